@@ -1,0 +1,5 @@
+"""The ``convattn`` command."""
+
+
+def main() -> None:
+    """Run the command."""
