@@ -1,5 +1,36 @@
-"""The ``convattn`` command."""
+"""The ``convattn`` command: one file per verb."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from convattn.cli.info import info
+from convattn.cli.list import list_models
+from convattn.cli.predict import predict
+from convattn.cli.train import train
+from convattn.cli.val import val
+from convattn.errors import UserError
+
+app = typer.Typer(
+    name="convattn",
+    help="Operators that are convolution and self-attention at once: train, validate, predict.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(train)
+app.command()(val)
+app.command()(predict)
+app.command()(info)
+app.command(name="list")(list_models)
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command; a :class:`UserError` becomes one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"[bold red]convattn:[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""``convattn info``."""
+
+
+def info() -> None:
+    """Not built yet."""

@@ -1,0 +1,5 @@
+"""``convattn list``."""
+
+
+def list_models() -> None:
+    """Not built yet."""

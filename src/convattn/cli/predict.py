@@ -1,0 +1,5 @@
+"""``convattn predict``."""
+
+
+def predict() -> None:
+    """Not built yet."""

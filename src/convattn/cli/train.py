@@ -1,0 +1,5 @@
+"""``convattn train``."""
+
+
+def train() -> None:
+    """Not built yet."""

@@ -1,0 +1,5 @@
+"""``convattn val``."""
+
+
+def val() -> None:
+    """Not built yet."""
