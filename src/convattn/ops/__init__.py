@@ -1,1 +1,28 @@
-"""Placeholder."""
+"""Pure functions over a :class:`Neighborhood`: no parameters, no state.
+
+Convolution and attention both project each pixel and then aggregate over a neighbourhood. :func:`correlate` and
+:func:`aggregate` are the two halves, :func:`attend` both with a softmax between, :func:`shift_aggregate` the static
+side.
+"""
+
+from convattn.ops._dispatch import backends
+from convattn.ops.aggregate import aggregate
+from convattn.ops.attend import attend
+from convattn.ops.correlate import correlate
+from convattn.ops.neighborhood import Border, Neighborhood
+from convattn.ops.scatter import scatter
+from convattn.ops.shift import ShiftForm, one_hot_kernel, shift, shift_aggregate
+
+__all__ = [
+    "Border",
+    "Neighborhood",
+    "ShiftForm",
+    "aggregate",
+    "attend",
+    "backends",
+    "correlate",
+    "one_hot_kernel",
+    "scatter",
+    "shift",
+    "shift_aggregate",
+]

@@ -1,0 +1,88 @@
+"""Argument checks and layout questions that the operators share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from convattn.ops.neighborhood import Neighborhood
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums run: float32 for the half types, else the tensor's own."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """``channels_last`` for a tensor that is laid out so, else ``contiguous_format``."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def check_map(name: str, x: Tensor) -> None:
+    """A floating-point ``[B, C, H, W]`` map of at least one pixel."""
+    if x.dim() != 4:
+        raise ValueError(f"{name} must be [B, C, H, W], got {x.dim()} dimensions: {list(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {x.dtype}")
+    if x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"{name} must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")
+
+
+def check_same(first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Two tensors of one dtype on one device."""
+    if a.dtype != b.dtype:
+        raise ValueError(
+            f"{first} and {second} must have one dtype, got {a.dtype} and {b.dtype}; convert one with .to(...)"
+        )
+    if a.device != b.device:
+        raise ValueError(
+            f"{first} and {second} must be on one device, got {a.device} and {b.device}; move one with .to(...)"
+        )
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """Channels that divide into heads."""
+    if num_heads < 1 or channels % num_heads:
+        fitting = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
+        raise ValueError(f"num_heads must divide the {channels} channels, got {num_heads}; {fitting} would do")
+
+
+def check_output_map(name: str, x: Tensor, nbhd: Neighborhood, height: int, width: int) -> None:
+    """A map at the output resolution of a neighbourhood on an ``H`` by ``W`` map."""
+    expected = nbhd.output_size(height, width)
+    if tuple(x.shape[-2:]) != expected:
+        raise ValueError(
+            f"{name} must measure {expected[0]}x{expected[1]}, the output of a {height}x{width} map at stride "
+            f"{nbhd.stride}, got {x.shape[-2]}x{x.shape[-1]}; subsample it with [..., ::stride, ::stride]"
+        )
+
+
+def check_weights(weights: Tensor, x: Tensor, nbhd: Neighborhood) -> None:
+    """Weights ``[B, N, K, Ho, Wo]`` that fit a map and a neighbourhood."""
+    if weights.dim() != 5 or weights.shape[2] != len(nbhd) or weights.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"weights must be [B, N, K, Ho, Wo] with B={x.shape[0]} and K={len(nbhd)} offsets, "
+            f"got {list(weights.shape)}"
+        )
+    check_heads(x.shape[1], weights.shape[1])
+
+
+def flat(nbhd: Neighborhood) -> tuple[list[int], list[int], str]:
+    """A neighbourhood as the plain arguments that a torch operator's schema allows."""
+    return [value for offset in nbhd.offsets for value in offset], list(nbhd.stride), nbhd.border
+
+
+def unflat(offsets: Sequence[int], stride: Sequence[int], border: str) -> Neighborhood:
+    """The inverse of :func:`flat`."""
+    return _unflat(tuple(offsets), tuple(stride), border)
+
+
+@lru_cache(maxsize=256)
+def _unflat(offsets: tuple[int, ...], stride: tuple[int, ...], border: str) -> Neighborhood:
+    pairs = tuple(zip(offsets[::2], offsets[1::2], strict=True))
+    return Neighborhood(pairs, (stride[0], stride[1]), border)  # type: ignore[arg-type]

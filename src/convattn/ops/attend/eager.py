@@ -1,0 +1,237 @@
+"""``attend`` by tiles of queries and their halo of keys: batched matrix products, forward and backward.
+
+Nothing but the inputs is kept between forward and backward; a tile's logits live for one step of a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convattn.ops._checks import accumulation_dtype, memory_format_of
+from convattn.ops._dispatch import working_set_bytes
+from convattn.ops.attend.tiles import Axis, plan, relation
+from convattn.ops.neighborhood import Neighborhood, put, take
+
+
+def _planes(x: Tensor, num_heads: int) -> Tensor:
+    """``[B, C, H, W]`` -> ``[B * N, H, W, d]`` in the dtype that sums run in."""
+    by_head = x.unflatten(1, (num_heads, -1)).permute(0, 1, 3, 4, 2)
+    return by_head.to(accumulation_dtype(x.dtype), memory_format=torch.contiguous_format).flatten(0, 1)
+
+
+def _map(planes: Tensor, like: Tensor) -> Tensor:
+    """``[B * N, H, W, d]`` -> ``[B, C, H, W]`` in the dtype and layout of ``like``."""
+    batch = like.shape[0]
+    by_head = planes.unflatten(0, (batch, -1)).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    return by_head.to(like.dtype).contiguous(memory_format=memory_format_of(like))
+
+
+@dataclass
+class _Tiling:
+    """A tiling of one map with its index tensors on one device."""
+
+    nbhd: Neighborhood
+    rows: Axis
+    columns: Axis
+    num_heads: int
+    scale: float
+    bias: Tensor
+    inverse: Tensor
+    key_offsets: Tensor | None
+    offset_index: Tensor
+    pixels: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    def cut_queries(self, x: Tensor, tiles: slice) -> Tensor:
+        """``[P, Ho, Wo, d]`` -> ``[P, tiles, tile pixels, d]`` for some rows of tiles."""
+        rows, columns = self.pixels[:2]
+        t = self.rows.tile
+        x = take(take(x, 1, rows[tiles.start * t : tiles.stop * t]), 2, columns)
+        return _to_tiles(x, t, self.columns.tile)
+
+    def cut_keys(self, x: Tensor, tiles: slice) -> Tensor:
+        """``[P, H, W, d]`` -> ``[P, tiles, halo pixels, d]`` for some rows of tiles."""
+        rows, columns = self.pixels[2:]
+        h = self.rows.halo
+        x = take(take(x, 1, rows[tiles.start * h : tiles.stop * h]), 2, columns)
+        return _to_tiles(x, h, self.columns.halo)
+
+    def add_keys(self, total: Tensor, x: Tensor, tiles: slice) -> None:
+        """The adjoint of :meth:`cut_keys`, added to ``total``."""
+        rows, columns = self.pixels[2:]
+        h = self.rows.halo
+        x = _from_tiles(x, h, self.columns.halo, len(self.columns.bases))
+        x = put(x, 2, columns, self.columns.size)
+        total += put(x, 1, rows[tiles.start * h : tiles.stop * h], self.rows.size)
+
+    def weights(self, q: Tensor, k: Tensor, heads: Tensor) -> Tensor:
+        """Softmax weights ``[P, tiles, tile pixels, halo pixels]`` of tiles of planes of the given heads."""
+        logits = q @ k.transpose(-1, -2)
+        if self.key_offsets is not None:
+            toward = q @ self.key_offsets[heads][:, None].transpose(-1, -2)
+            logits += toward.gather(-1, self.offset_index.expand(*toward.shape[:2], -1, -1))
+        logits = logits.mul_(self.scale).add_(self.bias[heads][:, None])
+        return logits.softmax(-1)
+
+
+def _to_tiles(x: Tensor, tile_h: int, tile_w: int) -> Tensor:
+    x = x.unflatten(2, (-1, tile_w)).unflatten(1, (-1, tile_h)).transpose(2, 3)
+    return x.flatten(3, 4).flatten(1, 2)
+
+
+def _from_tiles(x: Tensor, tile_h: int, tile_w: int, across: int) -> Tensor:
+    x = x.unflatten(1, (-1, across)).unflatten(3, (tile_h, tile_w)).transpose(2, 3)
+    return x.flatten(3, 4).flatten(1, 2)
+
+
+def _tiling(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None,
+    key_offsets: Tensor | None,
+    nbhd: Neighborhood,
+    num_heads: int,
+    scale: float,
+) -> _Tiling:
+    rows, columns = plan(nbhd, *k.shape[-2:])
+    index, inverse = (t.to(k.device) for t in relation(nbhd, rows, columns))
+    dtype = accumulation_dtype(q.dtype)
+    table = torch.zeros(1, len(nbhd), dtype=dtype, device=k.device) if bias is None else bias.to(dtype)
+    outside = index < 0
+    spread = table[:, index.clamp(min=0)].masked_fill(outside, float("-inf")).expand(num_heads, -1, -1)
+    if key_offsets is not None:
+        key_offsets = key_offsets.to(dtype).expand(num_heads, -1, -1)
+    pixels = (rows.queries(k.device), columns.queries(k.device), rows.keys(nbhd, k.device), columns.keys(nbhd, k.device))
+    return _Tiling(
+        nbhd, rows, columns, num_heads, scale, spread, inverse, key_offsets, index.clamp(min=0), pixels
+    )
+
+
+def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[slice, slice]]:
+    """Planes and rows of tiles to take at a time, so that their logits fit the working set."""
+    rows, columns = tiling.rows, tiling.columns
+    tile_rows = len(rows.bases)
+    logits = rows.tile * columns.tile * rows.halo * columns.halo * len(columns.bases) * element_size
+    budget = working_set_bytes(tiling.bias.device)
+    height = max(1, min(tile_rows, budget // logits))
+    depth = max(1, budget // (logits * height)) if height == tile_rows else 1
+    for start in range(0, planes, depth):
+        for top in range(0, tile_rows, height):
+            yield slice(start, min(start + depth, planes)), slice(top, min(top + height, tile_rows))
+
+
+def _place(total: Tensor, tiling: _Tiling, planes: slice, tiles: slice, x: Tensor) -> None:
+    """Write tiles ``[P, tiles, tile pixels, d]`` into their rows of queries in ``total``."""
+    t = tiling.rows.tile
+    total[planes, tiles.start * t : tiles.stop * t] = _from_tiles(
+        x, t, tiling.columns.tile, len(tiling.columns.bases)
+    )
+
+
+def _gather_outputs(total: Tensor, tiling: _Tiling) -> Tensor:
+    """Queries in the order of tiles ``[P, tiles * tile, tiles * tile, d]`` -> outputs ``[P, Ho, Wo, d]``."""
+    for dim, axis in ((1, tiling.rows), (2, tiling.columns)):
+        if axis.spacing == 1:
+            total = total.narrow(dim, 0, axis.count)
+        else:
+            total = total.index_select(dim, axis.outputs(total.device))
+    return total
+
+
+def _empty_queries(tiling: _Tiling, planes: Tensor) -> Tensor:
+    return planes.new_empty((planes.shape[0], len(tiling.pixels[0]), len(tiling.pixels[1]), planes.shape[-1]))
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key_offsets: Tensor | None,
+    nbhd: Neighborhood,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    """See :func:`convattn.ops.attend`."""
+    if q.numel() == 0:
+        return torch.empty_like(q)
+    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads, scale)
+    queries, keys, values = (_planes(x, num_heads) for x in (q, k, v))
+    out = _empty_queries(tiling, queries)
+    heads = torch.arange(len(queries), device=q.device) % num_heads
+    for planes, tiles in _steps(tiling, len(queries), queries.element_size()):
+        weights = tiling.weights(
+            tiling.cut_queries(queries[planes], tiles), tiling.cut_keys(keys[planes], tiles), heads[planes]
+        )
+        _place(out, tiling, planes, tiles, weights @ tiling.cut_keys(values[planes], tiles))
+    return _map(_gather_outputs(out, tiling), q)
+
+
+def attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key_offsets: Tensor | None,
+    nbhd: Neighborhood,
+    num_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, bias and key_offsets; the last two are empty where the input is None."""
+    dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias)
+    doffsets = q.new_zeros(0) if key_offsets is None else torch.zeros_like(key_offsets)
+    if q.numel() == 0:
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), dbias, doffsets
+    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads, scale)
+    queries, keys, values, douts = (_planes(x, num_heads) for x in (q, k, v, grad))
+    dq, dk, dv = _empty_queries(tiling, queries), torch.zeros_like(keys), torch.zeros_like(values)
+    heads = torch.arange(len(queries), device=q.device) % num_heads
+    real = _real_queries(tiling, q.device)
+    by_head = queries.new_zeros((num_heads, len(nbhd)))
+    toward_by_head = queries.new_zeros((num_heads, len(nbhd), queries.shape[-1]))
+    for planes, tiles in _steps(tiling, len(queries), 3 * queries.element_size()):
+        qt, kt = tiling.cut_queries(queries[planes], tiles), tiling.cut_keys(keys[planes], tiles)
+        vt, dt = tiling.cut_keys(values[planes], tiles), tiling.cut_queries(douts[planes], tiles)
+        dt = dt * real[tiles.start * len(tiling.columns.bases) : tiles.stop * len(tiling.columns.bases)]
+        weights = tiling.weights(qt, kt, heads[planes])
+        tiling.add_keys(dv[planes], weights.transpose(-1, -2) @ dt, tiles)
+        dlogits = dt @ vt.transpose(-1, -2)
+        dlogits = weights.mul_(dlogits - (weights * dlogits).sum(-1, keepdim=True))
+        per_offset = _per_offset(tiling, dlogits) if bias is not None or key_offsets is not None else None
+        if bias is not None and per_offset is not None:
+            by_head.index_add_(0, heads[planes], per_offset.sum((1, 2)))
+        dlogits = dlogits.mul_(scale)
+        dqt = dlogits @ kt
+        tiling.add_keys(dk[planes], dlogits.transpose(-1, -2) @ qt, tiles)
+        if tiling.key_offsets is not None and per_offset is not None:
+            per_offset = per_offset.mul_(scale)
+            dqt += per_offset @ tiling.key_offsets[heads[planes]][:, None]
+            toward_by_head.index_add_(0, heads[planes], (per_offset.transpose(-1, -2) @ qt).sum(1))
+        _place(dq, tiling, planes, tiles, dqt)
+    if bias is not None:
+        dbias = by_head.sum_to_size(bias.shape).to(bias.dtype)
+    if key_offsets is not None:
+        doffsets = toward_by_head.sum_to_size(key_offsets.shape).to(key_offsets.dtype)
+    return _map(_gather_outputs(dq, tiling), q), _map(dk, k), _map(dv, v), dbias, doffsets
+
+
+def _real_queries(tiling: _Tiling, device: torch.device) -> Tensor:
+    """1 where a tile's query is an output, 0 where it repeats the last one ``[tiles, tile pixels, 1]``."""
+    rows, columns = (_first_of_each(axis, device) for axis in (tiling.rows, tiling.columns))
+    grid = (rows[:, None] & columns[None]).to(tiling.bias.dtype)
+    return _to_tiles(grid[None, :, :, None], tiling.rows.tile, tiling.columns.tile)[0]
+
+
+def _first_of_each(axis: Axis, device: torch.device) -> Tensor:
+    real = torch.zeros(len(axis.bases) * axis.tile, dtype=torch.bool, device=device)
+    real[axis.outputs(device)] = True
+    return real
+
+
+def _per_offset(tiling: _Tiling, dlogits: Tensor) -> Tensor:
+    """``[P, tiles, tile pixels, halo pixels]`` -> ``[P, tiles, tile pixels, K]``."""
+    return dlogits.gather(-1, tiling.inverse.expand(*dlogits.shape[:2], -1, -1))

@@ -1,0 +1,108 @@
+"""How a map is cut into tiles of queries, each with the halo of keys that its queries look at.
+
+Queries of one tile lie so far apart that their offsets fall on one grid of keys: every ``spacing``-th output along an
+axis, keys every ``grid`` pixels. That keeps the halo dense for any stride and dilation, and the relation between the
+a-th query and the b-th key of a tile the same in every tile.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from convattn.ops.neighborhood import Neighborhood
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles along one axis."""
+
+    size: int
+    count: int
+    stride: int
+    first: int
+    last: int
+    grid: int
+    spacing: int
+    tile: int
+
+    @property
+    def ratio(self) -> int:
+        """Keys from one query of a tile to the next."""
+        return self.spacing * self.stride // self.grid
+
+    @property
+    def halo(self) -> int:
+        """Keys that a tile reads."""
+        return (self.tile - 1) * self.ratio + (self.last - self.first) // self.grid + 1
+
+    @property
+    def bases(self) -> list[int]:
+        """The first output of every tile."""
+        step = self.tile * self.spacing
+        return [base for phase in range(min(self.spacing, self.count)) for base in range(phase, self.count, step)]
+
+    def queries(self, device: torch.device) -> Tensor:
+        """Output index of every query ``[tiles * tile]``; those past the end repeat the last one."""
+        steps = torch.arange(self.tile, device=device) * self.spacing
+        return (torch.tensor(self.bases, device=device)[:, None] + steps).flatten().clamp(max=self.count - 1)
+
+    def outputs(self, device: torch.device) -> Tensor:
+        """Where every output ``[count]`` stands among the queries: the first query that carries its index."""
+        queries = self.queries(device)
+        place = torch.arange(len(queries), device=device)
+        first = torch.full((self.count,), len(queries), device=device)
+        return first.scatter_reduce(0, queries, place, "amin")
+
+    def keys(self, nbhd: Neighborhood, device: torch.device) -> Tensor:
+        """The pixel that every key ``[tiles * halo]`` reads; -1 reads zero."""
+        starts = torch.tensor(self.bases, device=device)[:, None] * self.stride + self.first
+        return nbhd.sources((starts + torch.arange(self.halo, device=device) * self.grid).flatten(), self.size)
+
+
+def _axis(nbhd: Neighborhood, axis: int, size: int, tile: int) -> Axis:
+    along = [offset[axis] for offset in nbhd.offsets]
+    stride, first, last = nbhd.stride[axis], min(along), max(along)
+    grid = math.gcd(*(o - first for o in along)) or stride
+    spacing = grid // math.gcd(grid, stride)
+    count = (size - 1) // stride + 1
+    return Axis(size, count, stride, first, last, grid, spacing, min(tile, -(-count // spacing)))
+
+
+def _cost(axis: Axis) -> float:
+    """Logits along the axis, queries past the end included, and a tile's own cost in units of a logit."""
+    return len(axis.bases) * (axis.tile * axis.halo + 8 * axis.halo)
+
+
+@lru_cache(maxsize=512)
+def plan(nbhd: Neighborhood, height: int, width: int) -> tuple[Axis, Axis]:
+    """The cheapest tiling of a map, rows and columns chosen apart."""
+    candidates = (4, 5, 6, 7, 8, 10, 12, 14, 16)
+    rows = min((_axis(nbhd, 0, height, tile) for tile in candidates), key=_cost)
+    columns = min((_axis(nbhd, 1, width, tile) for tile in candidates), key=_cost)
+    return rows, columns
+
+
+@lru_cache(maxsize=64)
+def relation(nbhd: Neighborhood, rows: Axis, columns: Axis) -> tuple[Tensor, Tensor]:
+    """Which offset leads from query to key in a tile.
+
+    Returns:
+        offset index ``[tile_h * tile_w, halo_h * halo_w]`` (-1: not in the neighbourhood), and its inverse, the key
+        that each offset of each query leads to, ``[tile_h * tile_w, K]``.
+    """
+    index = {offset: m for m, offset in enumerate(nbhd.offsets)}
+    table = torch.full((rows.tile, columns.tile, rows.halo, columns.halo), -1)
+    inverse = torch.empty((rows.tile, columns.tile, len(nbhd)), dtype=torch.long)
+    for (dy, dx), m in index.items():
+        y0, x0 = (dy - rows.first) // rows.grid, (dx - columns.first) // columns.grid
+        for a in range(rows.tile):
+            for c in range(columns.tile):
+                y, x = y0 + a * rows.ratio, x0 + c * columns.ratio
+                table[a, c, y, x] = m
+                inverse[a, c, m] = y * columns.halo + x
+    return table.flatten(2).flatten(0, 1), inverse.flatten(0, 1)

@@ -1,0 +1,182 @@
+"""Which pixels an output pixel looks at: the one place that knows index arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Border: TypeAlias = Literal["reflect", "zeros", "replicate"]
+IntPair: TypeAlias = int | tuple[int, int]
+
+BORDERS: tuple[Border, ...] = ("reflect", "zeros", "replicate")
+
+
+def as_pair(value: IntPair | Sequence[int], name: str, minimum: int = 1) -> tuple[int, int]:
+    """Turn ``3`` or ``(3, 3)`` into ``(3, 3)`` and refuse anything else by name.
+
+    Example:
+        >>> as_pair(3, "stride")
+        (3, 3)
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
+        raise ValueError(f"{name} must be an integer >= {minimum} or a pair of them (rows, columns), got {value!r}")
+    return pair
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """A set of offsets, a stride and a border rule.
+
+    Output pixel ``(i, j)`` looks at the positions ``(i * stride + dy, j * stride + dx)`` for every offset
+    ``(dy, dx)``, in the order given. The output measures ``ceil(H / stride)`` by ``ceil(W / stride)``, as that of a
+    convolution padded by half its kernel.
+
+    Args:
+        offsets: ``(dy, dx)`` in pixels, each at most once.
+        stride: distance between the centres of neighbouring outputs, in pixels.
+        border: what a position outside the map reads. ``"reflect"`` mirrors at the edge pixel and bounces as often
+            as needed (numpy's rule, so that a map of one pixel works), ``"zeros"`` reads zeros, ``"replicate"`` the
+            nearest pixel.
+
+    Raises:
+        ValueError: no offsets, an offset that is there twice, a stride below 1 or an unknown border.
+
+    Example:
+        >>> nbhd = Neighborhood.window(3, stride=2)
+        >>> len(nbhd), nbhd.output_size(7, 6)
+        (9, (4, 3))
+        >>> Neighborhood(((0, -1), (0, 1)), border="zeros").source(-1, 5) is None
+        True
+    """
+
+    offsets: tuple[tuple[int, int], ...]
+    stride: tuple[int, int] = (1, 1)
+    border: Border = "reflect"
+
+    def __post_init__(self) -> None:
+        """Check the three fields."""
+        offsets = tuple((int(dy), int(dx)) for dy, dx in self.offsets)
+        if not offsets:
+            raise ValueError("a Neighborhood needs at least one offset, got none")
+        if len(set(offsets)) < len(offsets):
+            twice = min(offset for offset in offsets if offsets.count(offset) > 1)
+            raise ValueError(f"every offset may stand once in a Neighborhood, {twice} stands there several times")
+        if self.border not in BORDERS:
+            raise ValueError(f"border must be one of {', '.join(map(repr, BORDERS))}, got {self.border!r}")
+        object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "stride", as_pair(self.stride, "stride"))
+
+    @classmethod
+    def window(
+        cls,
+        kernel_size: IntPair,
+        *,
+        dilation: IntPair = 1,
+        stride: IntPair = 1,
+        border: Border = "reflect",
+    ) -> Neighborhood:
+        """The offsets of a ``kernel_size`` window, row by row.
+
+        An odd window is centred; an even one reaches one step further up and left, as a convolution with
+        ``padding = dilation * (kernel_size // 2)`` does.
+
+        Example:
+            >>> Neighborhood.window((1, 3), dilation=2).offsets
+            ((0, -2), (0, 0), (0, 2))
+        """
+        (kernel_h, kernel_w), (step_h, step_w) = as_pair(kernel_size, "kernel_size"), as_pair(dilation, "dilation")
+        rows = [step_h * (m - kernel_h // 2) for m in range(kernel_h)]
+        columns = [step_w * (m - kernel_w // 2) for m in range(kernel_w)]
+        offsets = tuple((dy, dx) for dy in rows for dx in columns)
+        return cls(offsets, as_pair(stride, "stride"), border)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""
+        return (height - 1) // self.stride[0] + 1, (width - 1) // self.stride[1] + 1
+
+    def source(self, position: int, size: int) -> int | None:
+        """The pixel that a position on an axis of ``size`` pixels reads; None reads zero.
+
+        Example:
+            >>> [Neighborhood.window(3).source(p, 3) for p in range(-4, 6)]
+            [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]
+        """
+        if 0 <= position < size:
+            return position
+        if self.border == "zeros":
+            return None
+        if self.border == "replicate":
+            return 0 if position < 0 else size - 1
+        if size == 1:
+            return 0
+        while not 0 <= position < size:
+            position = -position if position < 0 else 2 * (size - 1) - position
+        return position
+
+    def sources(self, positions: Tensor, size: int) -> Tensor:
+        """:meth:`source` for a tensor of positions; outside a ``"zeros"`` border the answer is -1."""
+        if self.border == "zeros":
+            return torch.where((positions >= 0) & (positions < size), positions, -1)
+        if self.border == "replicate":
+            return positions.clamp(0, size - 1)
+        period = max(2 * (size - 1), 1)
+        folded = positions.remainder(period)
+        return torch.minimum(folded, period - folded)
+
+    def reach(self, axis: int) -> tuple[int, int]:
+        """How far the offsets reach beyond the map before and after it, on axis 0 (rows) or 1 (columns), in pixels."""
+        along = [offset[axis] for offset in self.offsets]
+        return max(0, -min(along)), max(0, *along)
+
+    def padded_sources(self, axis: int, size: int, device: torch.device) -> Tensor:
+        """The pixel that each position of the map, extended by :meth:`reach`, reads; -1 reads zero."""
+        before, after = self.reach(axis)
+        return self.sources(torch.arange(-before, size + after, device=device), size)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """``[..., H, W]`` extended by :meth:`reach` on all sides under the border rule."""
+        for axis in (0, 1):
+            if self.reach(axis) != (0, 0):
+                x = take(x, axis - 2, self.padded_sources(axis, x.shape[axis - 2], x.device))
+        return x
+
+    def unpad(self, padded: Tensor, height: int, width: int) -> Tensor:
+        """The adjoint of :meth:`pad`: every extended position is added to the pixel that it reads."""
+        for axis, size in ((0, height), (1, width)):
+            if self.reach(axis) != (0, 0):
+                padded = put(padded, axis - 2, self.padded_sources(axis, size, padded.device), size)
+        return padded
+
+    def views(self, padded: Tensor, height: int, width: int) -> Iterator[Tensor]:
+        """For every offset, the view of a padded ``[..., H, W]`` map that holds each output pixel's neighbour."""
+        (top, _), (left, _) = self.reach(0), self.reach(1)
+        (step_h, step_w), (out_h, out_w) = self.stride, self.output_size(height, width)
+        for dy, dx in self.offsets:
+            rows = slice(top + dy, top + dy + (out_h - 1) * step_h + 1, step_h)
+            columns = slice(left + dx, left + dx + (out_w - 1) * step_w + 1, step_w)
+            yield padded[..., rows, columns]
+
+
+def take(x: Tensor, dim: int, sources: Tensor) -> Tensor:
+    """``x`` indexed along ``dim``; a source of -1 gives zeros."""
+    taken = x.index_select(dim, sources.clamp(min=0))
+    outside = sources < 0
+    return taken.index_fill_(dim, outside.nonzero().flatten(), 0) if bool(outside.any()) else taken
+
+
+def put(x: Tensor, dim: int, sources: Tensor, size: int) -> Tensor:
+    """The adjoint of :func:`take`: slices of ``x`` added up at their sources along an axis of ``size``."""
+    kept = (sources >= 0).nonzero().flatten()
+    if len(kept) < len(sources):
+        x, sources = x.index_select(dim, kept), sources[kept]
+    shape = list(x.shape)
+    shape[dim] = size
+    return x.new_zeros(shape).index_add_(dim, sources, x)
