@@ -76,4 +76,4 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def working_set_bytes(device: torch.device) -> int:
     """How much a tile-wise loop may hold at once: about a core's cache on a CPU, enough to fill a GPU."""
-    return 8 << 20 if device.type == "cpu" else 512 << 20
+    return 4 << 20 if device.type == "cpu" else 512 << 20

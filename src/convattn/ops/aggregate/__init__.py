@@ -67,9 +67,7 @@ def _aggregate(
 
 
 @_aggregate.register_fake
-def _(
-    weights: Tensor, v: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, backend: str
-) -> Tensor:
+def _(weights: Tensor, v: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, backend: str) -> Tensor:
     shape = (v.shape[0], v.shape[1], weights.shape[3], weights.shape[4])
     return torch.empty(shape, dtype=v.dtype, device=v.device).contiguous(memory_format=memory_format_of(v))
 

@@ -160,7 +160,7 @@ def _attend_backward(
         grad, q, k, v, bias, key_offsets, unflat(offsets, stride, border), num_heads, scale
     )
     maps = (d.contiguous(memory_format=memory_format_of(x)) for d, x in ((dq, q), (dk, k), (dv, v)))
-    return *maps, dbias, doffsets  # type: ignore[return-value]
+    return *maps, dbias, doffsets
 
 
 @_attend_backward.register_fake
@@ -205,18 +205,18 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     """Differentiates the gradient of the composed form; the saved tensors keep their history, so any order works."""
     offsets, stride, border, num_heads, scale, _ = ctx.options
-    saved = ctx.saved_tensors
+    saved, keep_graph = ctx.saved_tensors, torch.is_grad_enabled()
     with torch.enable_grad():
-        aliases = [None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in saved]
+        aliases = [
+            None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in saved
+        ]
         grad, *inputs = aliases
-        out = _composed(*inputs, unflat(offsets, stride, border), num_heads, scale)  # type: ignore[arg-type]
+        out = _composed(*inputs, unflat(offsets, stride, border), num_heads, scale)  # type: ignore[arg-type, call-arg]
         present = [x for x in inputs if x is not None]
         first = torch.autograd.grad(out, present, grad, create_graph=True)
         weights = [g for g, x in zip(grads, inputs, strict=True) if x is not None]
         wanted = [grad, *present]
-        second = iter(
-            torch.autograd.grad(first, wanted, weights, create_graph=torch.is_grad_enabled(), allow_unused=True)
-        )
+        second = iter(torch.autograd.grad(first, wanted, weights, create_graph=keep_graph, allow_unused=True))
     return *(None if x is None else next(second) for x in aliases), *[None] * len(ctx.options)
 
 

@@ -104,10 +104,13 @@ def _tiling(
     spread = table[:, index.clamp(min=0)].masked_fill(outside, float("-inf")).expand(num_heads, -1, -1)
     if key_offsets is not None:
         key_offsets = key_offsets.to(dtype).expand(num_heads, -1, -1)
-    pixels = (rows.queries(k.device), columns.queries(k.device), rows.keys(nbhd, k.device), columns.keys(nbhd, k.device))
-    return _Tiling(
-        nbhd, rows, columns, num_heads, scale, spread, inverse, key_offsets, index.clamp(min=0), pixels
+    pixels = (
+        rows.queries(k.device),
+        columns.queries(k.device),
+        rows.keys(nbhd, k.device),
+        columns.keys(nbhd, k.device),
     )
+    return _Tiling(nbhd, rows, columns, num_heads, scale, spread, inverse, key_offsets, index.clamp(min=0), pixels)
 
 
 def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[slice, slice]]:
@@ -126,9 +129,7 @@ def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[sl
 def _place(total: Tensor, tiling: _Tiling, planes: slice, tiles: slice, x: Tensor) -> None:
     """Write tiles ``[P, tiles, tile pixels, d]`` into their rows of queries in ``total``."""
     t = tiling.rows.tile
-    total[planes, tiles.start * t : tiles.stop * t] = _from_tiles(
-        x, t, tiling.columns.tile, len(tiling.columns.bases)
-    )
+    total[planes, tiles.start * t : tiles.stop * t] = _from_tiles(x, t, tiling.columns.tile, len(tiling.columns.bases))
 
 
 def _gather_outputs(total: Tensor, tiling: _Tiling) -> Tensor:

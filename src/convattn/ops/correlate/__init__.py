@@ -40,7 +40,8 @@ def correlate(q: Tensor, k: Tensor, nbhd: Neighborhood, *, num_heads: int = 1, b
     Example:
         >>> import torch
         >>> from convattn.ops import Neighborhood, correlate
-        >>> correlate(torch.ones(1, 4, 5, 5), torch.ones(1, 4, 5, 5), Neighborhood.window(3), num_heads=2)[0, 0, 0, 0, 0]
+        >>> ones = torch.ones(1, 4, 5, 5)
+        >>> correlate(ones, ones, Neighborhood.window(3), num_heads=2)[0, 0, 0, 0, 0]
         tensor(2.)
     """
     check_map("q", q)
@@ -59,7 +60,7 @@ def _correlate(
     q: Tensor, k: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, num_heads: int, backend: str
 ) -> Tensor:
     nbhd = unflat(offsets, stride, border)
-    return _dispatch.select("correlate", backend, q, k)(q, k, nbhd, num_heads).contiguous()  # type: ignore[no-any-return]
+    return _dispatch.select("correlate", backend, q, k)(q, k, nbhd, num_heads).contiguous()
 
 
 @_correlate.register_fake

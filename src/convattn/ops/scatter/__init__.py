@@ -27,7 +27,8 @@ _dispatch.register_backend("scatter", "eager", _dispatch.Backend(eager.scatter))
 def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int], *, backend: str = "auto") -> Tensor:
     r"""Hands every output pixel's map to the pixels of its neighbourhood: the adjoint of :func:`aggregate`.
 
-    .. math:: g_{c,ab} = \sum_{(ij,m)\,:\,(i s + \Delta y_m,\, j s + \Delta x_m) \mapsto ab} w^{(n(c))}_{m,ij}\; u_{c,ij}
+    .. math:: g_{c,ab} = \sum_{(ij,m)\,:\,(i s + \Delta y_m,\, j s + \Delta x_m) \mapsto ab}
+        w^{(n(c))}_{m,ij}\; u_{c,ij}
 
     ``<scatter(w, u), v> == <u, aggregate(w, v)>``. With :func:`correlate` the three are closed under differentiation,
     which is why gradients of any order exist.

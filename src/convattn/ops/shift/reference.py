@@ -25,7 +25,9 @@ def shift_aggregate(
 ) -> Tensor:
     """Eq. 7 and 8 where ``weight`` is None, else the sum over groups, maps and taps of fig. 3c written out."""
     (kernel_h, kernel_w), (step_h, step_w) = kernel_size, dilation
-    taps = [((p - kernel_h // 2) * step_h, (q - kernel_w // 2) * step_w) for p in range(kernel_h) for q in range(kernel_w)]
+    taps = [
+        ((p - kernel_h // 2) * step_h, (q - kernel_w // 2) * step_w) for p in range(kernel_h) for q in range(kernel_w)
+    ]
     maps = x.unflatten(1, (groups, len(taps)))
     if weight is None:
         total = sum(shift(maps[:, :, m], *tap) for m, tap in enumerate(taps))
@@ -36,4 +38,4 @@ def shift_aggregate(
             moved = shift(maps, *tap)
             total = total + torch.einsum("bgmhw,gom->bgohw", moved, kernel[..., t])
         total = total.flatten(1, 2)
-    return total[..., :: stride[0], :: stride[1]]  # type: ignore[index, no-any-return]
+    return total[..., :: stride[0], :: stride[1]]  # type: ignore[index]

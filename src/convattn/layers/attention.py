@@ -1,0 +1,180 @@
+"""Attention paths: q, k and v maps in, a map out."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from convattn.ops import Neighborhood, attend
+from convattn.ops.neighborhood import IntPair, as_pair
+
+PositionKind: TypeAlias = Literal["linear", "table"]
+
+
+class LinearPosition(nn.Module):
+    r"""A position term linear in the pixel coordinates: :math:`q_i \cdot (p_i - p_j)`, :math:`p = W\,(x, y)`.
+
+    Coordinates run from -1 to 1 over the map, as in the authors' code, so what one pixel of distance means depends on
+    the map's size. :math:`q_i \cdot p_i` is constant over a softmax and a constant in p cancels: the term is exactly
+    ``k - p``, and p needs no bias.
+
+    Args:
+        head_dim: channels of one head; all heads share p.
+        device: where the parameter is made.
+        dtype: what the parameter is made of.
+
+    Example:
+        >>> import torch
+        >>> LinearPosition(4)(5, 7, like=torch.zeros(1)).shape
+        torch.Size([4, 5, 7])
+    """
+
+    def __init__(
+        self, head_dim: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head_dim, 2, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw W as the 1x1 convolution over the two coordinates would be drawn."""
+        nn.init.uniform_(self.weight, -(2**-0.5), 2**-0.5)
+
+    def forward(self, height: int, width: int, *, like: Tensor) -> Tensor:
+        """p at every pixel, ``[head_dim, H, W]``, on the device of ``like``."""
+        weight = self.weight
+        dtype = torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
+        x = torch.linspace(-1.0, 1.0, width, device=like.device, dtype=dtype)
+        y = torch.linspace(-1.0, 1.0, height, device=like.device, dtype=dtype)
+        along_x, along_y = weight.to(dtype).unbind(1)
+        return along_x[:, None, None] * x + along_y[:, None, None] * y[:, None]
+
+
+class TablePosition(nn.Module):
+    """A learned vector for every offset, of a row part and a column part (stand-alone self-attention, section 3.1).
+
+    Args:
+        kernel_size: rows and columns of the window.
+        head_dim: channels of one head; the first half holds the row part.
+        num_heads: every head has a table of its own.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Example:
+        >>> TablePosition((7, 7), head_dim=16, num_heads=4)().shape
+        torch.Size([4, 49, 16])
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        *,
+        head_dim: int,
+        num_heads: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        rows, columns = kernel_size
+        self.row = nn.Parameter(torch.empty(num_heads, rows, head_dim // 2, device=device, dtype=dtype))
+        self.column = nn.Parameter(
+            torch.empty(num_heads, columns, head_dim - head_dim // 2, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small random vectors."""
+        for table in (self.row, self.column):
+            nn.init.normal_(table, std=0.02)
+
+    def forward(self) -> Tensor:
+        """The vectors ``[N, K, head_dim]``, offsets row by row."""
+        rows, columns = self.row.shape[1], self.column.shape[1]
+        row = self.row.unsqueeze(2).expand(-1, -1, columns, -1)
+        column = self.column.unsqueeze(1).expand(-1, rows, -1, -1)
+        return torch.cat([row, column], -1).flatten(1, 2)
+
+
+class LocalAttention(nn.Module):
+    r"""Attention of every ``stride``-th pixel over the window around it (ACmix eq. 9-12; SASA).
+
+    See :func:`convattn.ops.attend`. The border is reflected.
+
+    Args:
+        channels: C of q, k, v and of the output.
+        kernel_size: the window, ``k_a``.
+        num_heads: N.
+        stride: distance between queries.
+        dilation: distance between the keys of a window.
+        position: ``"linear"`` (the authors' code, :class:`LinearPosition`), ``"table"`` (:class:`TablePosition`) or
+            None.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: channels that the heads do not divide, an unknown position term.
+
+    Example:
+        >>> import torch
+        >>> path = LocalAttention(8, num_heads=2, stride=2)
+        >>> q = k = v = torch.randn(1, 8, 9, 9)
+        >>> path(q, k, v).shape
+        torch.Size([1, 8, 5, 5])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: IntPair = 7,
+        num_heads: int = 4,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        position: PositionKind | None = "linear",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_division(channels, num_heads)
+        self.num_heads = num_heads
+        self.neighborhood = Neighborhood.window(kernel_size, dilation=dilation, stride=stride)
+        head_dim = channels // num_heads
+        self.position: LinearPosition | TablePosition | None
+        if position == "linear":
+            self.position = LinearPosition(head_dim, device=device, dtype=dtype)
+        elif position == "table":
+            window = as_pair(kernel_size, "attention_kernel_size")
+            self.position = TablePosition(window, head_dim=head_dim, num_heads=num_heads, device=device, dtype=dtype)
+        elif position is None:
+            self.position = None
+        else:
+            raise ValueError(f"position must be 'linear', 'table' or None, got {position!r}")
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``[B, C, H, W]`` three times -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
+        key_offsets = None
+        if isinstance(self.position, LinearPosition):
+            p = self.position(k.shape[-2], k.shape[-1], like=k)
+            k = (k.unflatten(1, (self.num_heads, -1)) - p.to(k.dtype)).flatten(1, 2)
+        elif self.position is not None:
+            key_offsets = self.position()
+        rows, columns = self.neighborhood.stride
+        q = q if (rows, columns) == (1, 1) else q[..., ::rows, ::columns]
+        return attend(q, k, v, self.neighborhood, num_heads=self.num_heads, key_offsets=key_offsets)
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return f"window={len(self.neighborhood)}, num_heads={self.num_heads}, stride={self.neighborhood.stride}"
+
+
+def check_division(channels: int, num_heads: int) -> None:
+    """Heads that divide the channels.
+
+    Raises:
+        ValueError: they do not; the message names some that do.
+    """
+    if num_heads < 1 or channels < 1 or channels % num_heads:
+        fitting = [n for n in range(1, min(max(channels, 1), 64) + 1) if channels % n == 0]
+        raise ValueError(f"out_channels={channels} must be divisible by num_heads, got {num_heads}; {fitting} would do")

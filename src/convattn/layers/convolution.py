@@ -1,0 +1,200 @@
+"""The convolution path of ACmix, and a convolution written as its two stages."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convattn.layers.attention import check_division
+from convattn.ops import one_hot_kernel, shift_aggregate
+from convattn.ops.neighborhood import IntPair, as_pair
+
+ShiftKind: TypeAlias = Literal["learnable", "random", "fixed", "tensor"]
+SHIFTS: tuple[ShiftKind, ...] = ("learnable", "random", "fixed", "tensor")
+
+
+def check_odd(kernel_size: IntPair) -> tuple[int, int]:
+    """A kernel that has a centre.
+
+    Raises:
+        ValueError: an even size.
+    """
+    kernel = as_pair(kernel_size, "kernel_size")
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}; {kernel[0] | 1} would do")
+    return kernel
+
+
+class ShiftConvolution(nn.Module):
+    r"""The convolution path: a fully connected layer over the heads, then shift and sum (ACmix fig. 2c and 3).
+
+    The 3N maps of a head channel become k² maps by one matrix that all head channels share, and each of these moves
+    toward its tap. With free kernels every head channel's k² maps give N outputs, so output channel ``d * N + n``
+    belongs to head channel d (the attention path's channel is ``n * head_dim + d``; both as in the authors' code).
+    Zeros lie beyond the border.
+
+    Args:
+        channels: C of q, k, v and of the output.
+        kernel_size: k, odd.
+        num_heads: N.
+        stride: distance between outputs.
+        dilation: distance between taps.
+        shift: table 7. ``"learnable"``: free kernels that start as shifts; ``"random"``: free kernels that start at
+            random; ``"fixed"``: one-hot kernels that stay; ``"tensor"``: tensors are moved. The last two have one
+            output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: an even kernel, channels that the heads do not divide, an unknown kind of shift.
+
+    Example:
+        >>> import torch
+        >>> q = k = v = torch.randn(1, 8, 5, 5)
+        >>> ShiftConvolution(8, num_heads=2)(q, k, v).shape
+        torch.Size([1, 8, 5, 5])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: IntPair = 3,
+        num_heads: int = 4,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        shift: ShiftKind = "learnable",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_division(channels, num_heads)
+        if shift not in SHIFTS:
+            raise ValueError(f"shift must be one of {', '.join(map(repr, SHIFTS))}, got {shift!r}")
+        self.kernel_size = check_odd(kernel_size)
+        self.stride, self.dilation = as_pair(stride, "stride"), as_pair(dilation, "dilation")
+        self.num_heads, self.head_dim, self.shift = num_heads, channels // num_heads, shift
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        self.fc = nn.Parameter(torch.empty(taps, 3 * num_heads, device=device, dtype=dtype))
+        self.kernel: nn.Parameter | None = None
+        if shift in ("learnable", "random"):
+            self.kernel = nn.Parameter(torch.empty(channels, taps, *self.kernel_size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the fully connected layer; the kernels become shifts (eq. 15), or random where so asked."""
+        nn.init.kaiming_uniform_(self.fc, a=5**0.5)
+        if self.kernel is None:
+            return
+        if self.shift == "random":
+            nn.init.kaiming_uniform_(self.kernel, a=5**0.5)
+        else:
+            with torch.no_grad():
+                self.kernel.copy_(one_hot_kernel(self.kernel_size, device=self.kernel.device, dtype=self.kernel.dtype))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``[B, C, H, W]`` three times -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
+        by_head = torch.cat([q, k, v], 1).unflatten(1, (3 * self.num_heads, self.head_dim))
+        maps = torch.einsum("mt,btdhw->bdmhw", self.fc.to(q.dtype), by_head).flatten(1, 2)
+        kernel = self.kernel if self.kernel is None else self.kernel.to(q.dtype)
+        out = shift_aggregate(
+            maps,
+            self.kernel_size,
+            groups=self.head_dim,
+            stride=self.stride,
+            dilation=self.dilation,
+            form="tensor" if self.shift == "tensor" else "grouped",
+            weight=kernel,
+        )
+        return out if self.kernel is not None else out.repeat_interleave(self.num_heads, 1)
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return (
+            f"kernel_size={self.kernel_size}, num_heads={self.num_heads}, stride={self.stride}, "
+            f"dilation={self.dilation}, shift={self.shift!r}"
+        )
+
+
+class ShiftConv2d(nn.Module):
+    r"""A convolution as its two stages: k² projections, then shift and sum (ACmix eq. 1-8).
+
+    Equal to ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
+    dilation)`` with the same ``weight`` and ``bias``, which have the same shapes, so a state dict of one loads into
+    the other. It keeps k² maps where a convolution keeps one: a demonstration, not a replacement.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: k, odd.
+        stride: distance between outputs.
+        dilation: distance between taps.
+        form: how maps are moved, see :func:`convattn.ops.shift_aggregate`.
+        bias: add a learned number to every output channel.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: an even kernel.
+
+    Example:
+        >>> import torch
+        >>> conv, ours = torch.nn.Conv2d(3, 5, 3, padding=1), ShiftConv2d(3, 5)
+        >>> _ = ours.load_state_dict(conv.state_dict())
+        >>> x = torch.randn(1, 3, 6, 6)
+        >>> bool(torch.allclose(ours(x), conv(x), atol=1e-5))
+        True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair = 3,
+        *,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        form: Literal["tensor", "depthwise", "grouped"] = "tensor",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, check_odd(kernel_size)
+        self.stride, self.dilation, self.form = as_pair(stride, "stride"), as_pair(dilation, "dilation"), form
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels, *self.kernel_size, device=device, dtype=dtype)
+        )
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias as ``nn.Conv2d`` does."""
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            bound = (self.in_channels * self.kernel_size[0] * self.kernel_size[1]) ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C_out, ceil(H/s), ceil(W/s)]``."""
+        projection = self.weight.flatten(2).transpose(1, 2).flatten(0, 1)[..., None, None]
+        maps = F.conv2d(x, projection)
+        out = shift_aggregate(
+            maps,
+            self.kernel_size,
+            groups=self.out_channels,
+            stride=self.stride,
+            dilation=self.dilation,
+            form=self.form,
+        )
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"dilation={self.dilation}, form={self.form!r}"
+        )
