@@ -1,3 +1,21 @@
 """Operators that are convolution and self-attention at once: ACmix and X-volution for PyTorch."""
 
+from convattn import cost, models, ops
+from convattn.convert import LoadReport, load_official
+from convattn.layers import ACmix, LocalAttention2d, ShiftConv2d
+from convattn.models import no_weight_decay
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ACmix",
+    "LoadReport",
+    "LocalAttention2d",
+    "ShiftConv2d",
+    "__version__",
+    "cost",
+    "load_official",
+    "models",
+    "no_weight_decay",
+    "ops",
+]
