@@ -1,5 +1,102 @@
 """``convattn info``."""
 
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
 
-def info() -> None:
-    """Not built yet."""
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import convattn
+
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow", "safetensors", "triton")
+
+HELP = """Show versions, devices, and which backends each operator can use here.
+
+[bold]Examples[/]
+
+  convattn info
+
+  convattn info --json                                  for a bug report or a script
+"""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+
+def info(as_json: AsJson = False) -> None:
+    """Show versions, devices, and which backends each operator can use here."""
+    found = collect()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console()
+    for title in ("versions", "machine"):
+        console.print(_pairs(title, found[title]), highlight=False)
+    console.print(_backends(found["ops"]), highlight=False)
+
+
+info.__doc__ = HELP
+
+
+def collect() -> dict[str, Any]:
+    """Return what the command shows, as plain values."""
+    return {"versions": _versions(), "machine": _machine(), "ops": convattn.ops.backends()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"convattn": convattn.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "system": platform.platform(),
+        "devices": _devices(),
+        "cuda": torch.version.cuda or "none",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "default dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+    }
+
+
+def _devices() -> list[str]:
+    import torch
+
+    found = ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        found.append(f"cuda:{index} {properties.name}, {memory:.0f} GiB, sm_{properties.major}{properties.minor}")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _pairs(title: str, values: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold", show_header=False)
+    for name, value in values.items():
+        table.add_row(name, escape("; ".join(value) if isinstance(value, list) else str(value)))
+    return table
+
+
+def _backends(ops: dict[str, dict[str, list[str]]]) -> Table:
+    """Return a row per operator and backend: available, or why not."""
+    table = Table(box=None, pad_edge=False, title="operators", title_justify="left", title_style="bold")
+    for name in ("operator", "backend", ""):
+        table.add_column(name, overflow="fold")
+    for op, backends in ops.items():
+        for place, (backend, reasons) in enumerate(backends.items()):
+            state = f"[yellow]off:[/] {escape('; '.join(reasons))}" if reasons else "[green]available[/]"
+            table.add_row(op if place == 0 else "", backend, state)
+    return table

@@ -1,5 +1,204 @@
 """``convattn predict``."""
 
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, TextIO
 
-def predict() -> None:
-    """Not built yet."""
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from convattn.errors import UserError
+
+if TYPE_CHECKING:
+    from convattn.data.types import SkippedFile
+    from convattn.tasks.inference import Prediction
+
+HELP = """Say what is on images.
+
+[bold]Examples[/]
+
+  convattn predict photo.jpg                            by the newest run, runs/latest
+
+  convattn predict photos/ --top-k 3                    all images below a folder
+
+  convattn predict --run runs/latest photos/ --format json > answers.json
+
+  convattn predict --run weights.safetensors photos/ --format csv --out answers.csv
+
+Images that cannot be read are listed on stderr and left out; exit code 2 where none could be read.
+"""
+
+
+class Format(str, Enum):
+    """How the answers are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class Writer(Protocol):
+    """Takes one answer after the other."""
+
+    def add(self, prediction: "Prediction") -> None:
+        """Take an answer."""
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+
+
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")]
+Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many classes per image.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Table for people; json, csv for programs.")]
+Out = Annotated[Path | None, typer.Option(help="File to write instead of the screen.", show_default=False)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+
+
+def predict(
+    images: Images,
+    run: Run = Path("runs/latest"),
+    top_k: TopK = 5,
+    format: FormatOption = Format.TABLE,
+    out: Out = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 32,
+) -> None:
+    """Say what is on images."""
+    files = find_images(images)
+    from convattn.data.types import SkippedFile
+    from convattn.tasks.inference import load_model, predict_images
+
+    loaded = load_model(run, device=device)
+    skipped: list[SkippedFile] = []
+    with _output(out) as stream, _writing(format, stream) as writer:
+        for answer in predict_images(loaded, files, top_k=top_k, batch_size=batch_size):
+            if isinstance(answer, SkippedFile):
+                skipped.append(answer)
+            else:
+                writer.add(answer)
+    _list_skipped(skipped, len(files))
+
+
+predict.__doc__ = HELP
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """Return the files that are named, and all images in the folders that are."""
+    from convattn.data.folder import list_images
+
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = list_images(path)
+        if not found:
+            raise UserError(f"{path}: no images in this folder; name images, or a folder that holds some")
+        files += [path / name for name in found]
+    return files
+
+
+class TableWriter:
+    """A row per image: the best class, its probability and those that follow."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, width=None if stream.isatty() else 160)
+        self.table = Table(box=None, pad_edge=False, header_style="bold")
+        self.table.add_column("image", overflow="fold")
+        self.table.add_column("class", style="bold", overflow="fold")
+        self.table.add_column("probability", justify="right")
+        self.table.add_column("then", overflow="fold")
+
+    def add(self, prediction: "Prediction") -> None:
+        """Add a row."""
+        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))
+        rest = ", ".join(f"{escape(name)} {probability:.1%}" for name, probability in pairs[1:])
+        name, probability = pairs[0]
+        self.table.add_row(escape(prediction.file), escape(name), f"{probability:.1%}", rest)
+
+    def close(self) -> None:
+        """Print the table, whose columns are as wide as all rows ask."""
+        if self.table.row_count:
+            self.console.print(self.table, highlight=False)
+
+
+class JsonWriter:
+    """A list with an object per image, written one by one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.separator = "["
+
+    def add(self, prediction: "Prediction") -> None:
+        """Write an object."""
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        classes = [{"class": name, "probability": round(probability, 6)} for name, probability in pairs]
+        line = json.dumps({"file": prediction.file, "predictions": classes}, ensure_ascii=False)
+        self.stream.write(f"{self.separator}\n  {line}")
+        self.separator = ","
+
+    def close(self) -> None:
+        """End the list."""
+        self.stream.write("[]\n" if self.separator == "[" else "\n]\n")
+
+
+class CsvWriter:
+    """A line per image and class."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.writer = csv.writer(stream, lineterminator="\n")
+        self.writer.writerow(("file", "rank", "class", "probability"))
+
+    def add(self, prediction: "Prediction") -> None:
+        """Write the lines of an image."""
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        for rank, (name, probability) in enumerate(pairs, start=1):
+            self.writer.writerow((prediction.file, rank, name, f"{probability:.6f}"))
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+
+
+@contextmanager
+def _writing(format: Format, stream: TextIO) -> Iterator[Writer]:
+    """Close the writer also where the run is broken off, so that what was found is there and well-formed."""
+    writer: Writer = {Format.TABLE: TableWriter, Format.JSON: JsonWriter, Format.CSV: CsvWriter}[format](stream)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _output(out: Path | None) -> Iterator[TextIO]:
+    if out is None:
+        yield sys.stdout
+        return
+    try:
+        stream = out.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written: {error.strerror}; give --out a file in a folder of yours"
+        ) from error
+    with stream:
+        yield stream
+
+
+def _list_skipped(skipped: list["SkippedFile"], total: int) -> None:
+    """Name the images that were left out, on stderr; exit with 2 where there were no others."""
+    if not skipped:
+        return
+    lines = [f"  {file.path}: {file.reason}" for file in skipped]
+    head = f"{len(skipped)} of {total} images could not be read and were left out:"
+    print("\n".join([head, *lines]), file=sys.stderr)
+    if len(skipped) == total:
+        raise typer.Exit(2)

@@ -1,5 +1,210 @@
 """``convattn train``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def train() -> None:
-    """Not built yet."""
+import typer
+from rich.console import Console
+
+from convattn.errors import UserError
+
+if TYPE_CHECKING:
+    from convattn.tasks.finishing import Result
+    from convattn.tasks.run_folder import RunFolder
+    from convattn.tasks.training import Job
+
+PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn")
+INTERRUPTED = 130
+
+HELP = """Train an image classifier and open a report.
+
+[bold]Examples[/]
+
+  convattn train                                        real digits, about 2 minutes, nothing to download
+
+  convattn train --data photos/                         your own images: photos/<class>/*.jpg, or photos/train and val
+
+  convattn train --data photos/ --model acmix_resnet50 --epochs 50 optimizer.lr=0.0005
+
+  convattn train --data imagenet/ --recipe imagenet-resnet --devices 8 --precision bf16-mixed
+
+  convattn train --resume runs/latest                   go on where a run was stopped or killed
+
+Any setting of the recipe can be given as key=value; an unknown key is answered with the nearest one.
+"""
+
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of images; without it the embedded digits.", show_default=False)
+]
+Model = Annotated[str | None, typer.Option(help="Model name; see convattn list.", show_default=False)]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Name or .yaml file; digits, or folder with --data.", show_default=False),
+]
+Out = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
+Resume = Annotated[Path | None, typer.Option(help="Run folder to continue.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.", show_default=False)]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step, over all devices.", show_default=False)]
+Devices = Annotated[str | None, typer.Option(help="Lightning: how many, which (0,1), or auto.", show_default=False)]
+Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps, auto.", show_default=False)]
+Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
+Precision = Annotated[
+    str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, 16-mixed, ...", show_default=False)
+]
+NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
+
+
+def train(
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    recipe: RecipeName = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    devices: Devices = None,
+    accelerator: Accelerator = None,
+    strategy: Strategy = None,
+    precision: Precision = None,
+    num_nodes: NumNodes = None,
+) -> None:
+    """Train an image classifier."""
+    from convattn.tasks.recipes import parse_overrides
+
+    options = {
+        "data.folder": None if data is None else str(data),
+        "model": model,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "trainer.devices": int(devices) if devices is not None and devices.lstrip("-").isdecimal() else devices,
+        "trainer.accelerator": accelerator,
+        "trainer.strategy": strategy,
+        "trainer.precision": precision,
+        "trainer.num_nodes": num_nodes,
+    }
+    overrides = {key: value for key, value in options.items() if value is not None}
+    overrides |= parse_overrides(settings or [])
+    with _training_packages():
+        if resume is None:
+            _start(recipe, overrides, out)
+        elif recipe is not None:
+            raise UserError("--resume goes on with the run's own recipe: leave --recipe out")
+        else:
+            _resume(resume, overrides)
+
+
+train.__doc__ = HELP
+
+
+def _start(recipe_name: str | None, overrides: dict[str, Any], out: Path) -> None:
+    from convattn.tasks.recipes import load_recipe
+
+    name = recipe_name or ("folder" if overrides.get("data.folder") else "digits")
+    recipe = load_recipe(name, overrides)
+    from convattn.tasks.training import prepare
+
+    console = _console()
+    with console.status("looking at the images"):
+        job = prepare(recipe, out)
+    _go(job, f"recipe {name}", console)
+
+
+def _resume(path: Path, overrides: dict[str, Any]) -> None:
+    from convattn.tasks.finishing import read_result
+    from convattn.tasks.run_folder import open_run
+    from convattn.tasks.training import prepare_resume
+
+    run, console = open_run(path), _console()
+    result = read_result(run)
+    if result is not None:
+        console.print(f"{path} is finished already.", highlight=False, markup=False)
+        _print_result(run, result, console)
+        return
+    with console.status("looking at the images"):
+        job = prepare_resume(run, overrides)
+    _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
+
+
+def _go(job: "Job", origin: str, console: Console) -> None:
+    from convattn.tasks.interrupt import RunInterrupted
+    from convattn.tasks.progress import ProgressBar
+    from convattn.tasks.training import train as run_training
+
+    _print_job(job, origin, console)
+    bar = ProgressBar(console)
+    try:
+        result = run_training(job, [bar])
+    except (RunInterrupted, KeyboardInterrupt) as error:
+        if bar.run is not None:
+            console.print(
+                f"Stopped. Go on with:\n  convattn train --resume {_shown(bar.run.path)}", highlight=False, markup=False
+            )
+        raise typer.Exit(INTERRUPTED) from error
+    if result is not None and bar.run is not None:
+        _print_result(bar.run, result, console)
+
+
+def _print_job(job: "Job", origin: str, console: Console) -> None:
+    recipe, data = job.recipe, job.data
+    parameters = sum(parameter.numel() for parameter in job.model.parameters())
+    source = recipe.data.folder or "scikit-learn's digits"
+    lines = [
+        f"{recipe.model} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
+        f" {len(data.train)} training and {len(data.val)} validation images",
+        f"{origin}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer.name},"
+        f" images of {recipe.data.image_size} px, seed {recipe.seed}",
+    ]
+    if data.skipped:
+        first = data.skipped[0]
+        lines.append(
+            f"skipped {len(data.skipped)} unreadable files (listed in skipped.csv), the first {first.path}: {first.reason}"
+        )
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_result(run: "RunFolder", result: "Result", console: Console) -> None:
+    from convattn.tasks.finishing import count_skipped
+
+    shown = _shown(run.path)
+    lines = [
+        f"validation accuracy {result.accuracy:.2%} (best epoch {result.best_epoch} of {result.epochs},"
+        f" {result.seconds:.0f} s of training)",
+        f"run folder  {shown}",
+        f"report      {shown / (result.report or '')}",
+        f"weights     {shown / result.weights}",
+    ]
+    skipped = count_skipped(run)
+    if skipped:
+        lines.append(f"skipped     {skipped} files, listed in {shown / run.skipped.name}")
+    lines.append(f"next        convattn predict --run {shown} IMAGE")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _shown(path: Path) -> Path:
+    """Return the path as a person would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _console() -> Console:
+    """Return the console of the main process; the others say nothing."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return Console(quiet=getattr(rank_zero_only, "rank", 0) != 0)
+
+
+@contextmanager
+def _training_packages() -> Iterator[None]:
+    """Turn a missing package of the ``train`` extra into advice."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in PACKAGES:
+            raise
+        raise UserError(
+            f'training needs {error.name}, which is not installed: pip install "convattn[train]"'
+        ) from error

@@ -1,5 +1,151 @@
 """``convattn val``."""
 
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-def val() -> None:
-    """Not built yet."""
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from convattn.errors import UserError
+
+if TYPE_CHECKING:
+    from convattn.data.types import LabelledImages, SkippedFile
+    from convattn.tasks.inference import Evaluation, LoadedModel
+
+WORST_CLASSES = 20
+
+HELP = """Measure a trained model on labelled images.
+
+[bold]Examples[/]
+
+  convattn val                                          the newest run, on its own validation images
+
+  convattn val --run runs/latest --data other-photos/   on other images: other-photos/<class>/*.jpg, or its val/
+
+  convattn val --json > scores.json
+"""
+
+Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of images by class; without it the run's own.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+
+
+def val(
+    run: Run = Path("runs/latest"),
+    data: Data = None,
+    as_json: AsJson = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 64,
+) -> None:
+    """Measure a trained model on labelled images."""
+    from convattn.tasks.inference import evaluate, load_model
+
+    loaded = load_model(run, device=device)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        looking = bar.add_task("looking at the images", total=None)
+        images, skipped, source = _open(run, data, loaded)
+        bar.update(looking, visible=False)
+        measuring = bar.add_task("measuring", total=len(images))
+        scores = evaluate(
+            loaded, images, batch_size=batch_size, progress=lambda done, _: bar.update(measuring, completed=done)
+        )
+    skipped = [*skipped, *scores.skipped]
+    if as_json:
+        print(json.dumps(_record(loaded, scores, skipped, source), indent=2, ensure_ascii=False))
+        return
+    _print_scores(loaded, scores, source)
+    if skipped:
+        lines = [f"  {file.path}: {file.reason}" for file in skipped]
+        print("\n".join([f"{len(skipped)} images could not be read and were left out:", *lines]), file=sys.stderr)
+
+
+val.__doc__ = HELP
+
+
+def _open(run: Path, data: Path | None, loaded: "LoadedModel") -> tuple["LabelledImages", list["SkippedFile"], str]:
+    """Return the images to measure on, the files that were left out and where the images come from."""
+    from convattn.data.folder import open_held_out
+
+    own = _own_folder(run)
+    if data is not None and (own is None or data.resolve() != own.resolve()):
+        images, skipped = open_held_out(data, loaded.classes)
+        return images, skipped, str(data)
+    return _open_own(run, loaded)
+
+
+def _own_folder(run: Path) -> Path | None:
+    """Return the folder that a run was trained on; None for the digits, or where ``run`` is a file."""
+    from convattn.tasks.run_folder import open_run
+
+    if not (run / "config.yaml").is_file():
+        return None
+    folder = open_run(run)[1].data.folder
+    return Path(folder) if folder is not None else None
+
+
+def _open_own(run: Path, loaded: "LoadedModel") -> tuple["LabelledImages", list["SkippedFile"], str]:
+    """Return the validation images of the run itself, by its config.yaml."""
+    from convattn.tasks.loaders import open_data
+    from convattn.tasks.run_folder import open_run
+
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run folder with a config.yaml, so its images are not known; give them with --data")
+    recipe = open_run(run)[1]
+    data = open_data(recipe)
+    source = f"{recipe.data.folder or 'digits'}, its validation images"
+    if data.classes != loaded.classes:
+        raise UserError(
+            f"{recipe.data.folder}: its classes ({_some(data.classes)}) are not those of the model "
+            f"({_some(loaded.classes)}); put the folders back as they were, or give other images with --data"
+        )
+    return data.val, data.skipped, source
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def _record(
+    loaded: "LoadedModel", scores: "Evaluation", skipped: list["SkippedFile"], source: str
+) -> dict[str, object]:
+    return {
+        "model": loaded.name,
+        "weights": str(loaded.source),
+        "data": source,
+        "images": scores.images,
+        "top1": scores.top1,
+        "top5": scores.top5,
+        "loss": scores.loss,
+        "per_class": [{**asdict(one), "accuracy": one.accuracy} for one in scores.per_class],
+        "skipped": [asdict(file) for file in skipped],
+    }
+
+
+def _print_scores(loaded: "LoadedModel", scores: "Evaluation", source: str) -> None:
+    console = Console()
+    console.print(f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {scores.images} images", highlight=False)
+    console.print(
+        f"top-1 [bold]{scores.top1:.2%}[/]   top-5 {scores.top5:.2%}   loss {scores.loss:.4f}", highlight=False
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class", overflow="fold")
+    for name in ("accuracy", "right", "images"):
+        table.add_column(name, justify="right")
+    measured = [(one.accuracy, one) for one in scores.per_class if one.accuracy is not None]
+    measured.sort(key=lambda pair: pair[0])
+    for accuracy, one in measured[:WORST_CLASSES]:
+        table.add_row(escape(one.name), f"{accuracy:.1%}", str(one.correct), str(one.images))
+    console.print(table, highlight=False)
+    if len(measured) > WORST_CLASSES:
+        console.print(f"the weakest {WORST_CLASSES} of {len(measured)} classes; --json has them all", highlight=False)

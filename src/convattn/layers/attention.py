@@ -46,10 +46,14 @@ class LinearPosition(nn.Module):
         """p at every pixel, ``[head_dim, H, W]``, on the device of ``like``."""
         weight = self.weight
         dtype = torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
-        x = torch.linspace(-1.0, 1.0, width, device=like.device, dtype=dtype)
-        y = torch.linspace(-1.0, 1.0, height, device=like.device, dtype=dtype)
+        x, y = (_coordinates(size, like.device, dtype) for size in (width, height))
         along_x, along_y = weight.to(dtype).unbind(1)
         return along_x[:, None, None] * x + along_y[:, None, None] * y[:, None]
+
+
+def _coordinates(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """``linspace(-1, 1, size)``, spelled so that an exported size stays free; a single pixel lies at -1."""
+    return torch.arange(size, device=device, dtype=dtype) * 2 / torch.sym_max(size - 1, 1) - 1
 
 
 class TablePosition(nn.Module):
@@ -160,9 +164,8 @@ class LocalAttention(nn.Module):
             k = (k.unflatten(1, (self.num_heads, -1)) - p.to(k.dtype)).flatten(1, 2)
         elif self.position is not None:
             key_offsets = self.position()
-        rows, columns = self.neighborhood.stride
-        q = q if (rows, columns) == (1, 1) else q[..., ::rows, ::columns]
-        return attend(q, k, v, self.neighborhood, num_heads=self.num_heads, key_offsets=key_offsets)
+        queries = self.neighborhood.centres(q)
+        return attend(queries, k, v, self.neighborhood, num_heads=self.num_heads, key_offsets=key_offsets)
 
     def extra_repr(self) -> str:
         """What the constructor got."""

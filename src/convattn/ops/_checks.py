@@ -17,8 +17,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """``channels_last`` for a tensor that is laid out so, else ``contiguous_format``."""
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    """``channels_last`` for a map whose channels lie next to each other (a slice of one too), else contiguous."""
+    if x.stride(1) == 1 and x.stride(3) >= x.shape[1] > 1:
         return torch.channels_last
     return torch.contiguous_format
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Border: TypeAlias = Literal["reflect", "zeros", "replicate"]
@@ -101,6 +102,17 @@ class Neighborhood:
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""
         return (height - 1) // self.stride[0] + 1, (width - 1) // self.stride[1] + 1
+
+    def centres(self, x: Tensor) -> Tensor:
+        """The pixels of ``[B, C, H, W]`` at which windows are centred: ``x[..., ::stride, ::stride]``.
+
+        A pooling over single pixels: unlike a slice, it keeps an exported size free and a channels_last layout whole.
+
+        Example:
+            >>> Neighborhood.window(3, stride=2).centres(torch.zeros(1, 1, 5, 6)).shape
+            torch.Size([1, 1, 3, 3])
+        """
+        return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
 
     def source(self, position: int, size: int) -> int | None:
         """The pixel that a position on an axis of ``size`` pixels reads; None reads zero.

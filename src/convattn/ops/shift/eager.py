@@ -1,5 +1,7 @@
 """Shifts by views of a zero-padded map; their sum also as one convolution."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,15 +23,16 @@ def one_hot_kernel(kernel_size: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def by_tensor_shifts(x: Tensor, nbhd: Neighborhood, groups: int) -> Tensor:
-    """Fig. 3a."""
+    """Fig. 3a. Strides last: slices with a step would tie an exported map to odd or even sizes."""
+    dense = replace(nbhd, stride=(1, 1))
     (top, bottom), (left, right) = nbhd.reach(0), nbhd.reach(1)
     height, width = x.shape[-2:]
     maps = F.pad(x, (left, right, top, bottom)).unflatten(1, (groups, len(nbhd)))
-    views = [view[:, :, m] for m, view in enumerate(nbhd.views(maps, height, width))]
+    views = [view[:, :, m] for m, view in enumerate(dense.views(maps, height, width))]
     total = views[0]
     for view in views[1:]:
         total = total + view
-    return total
+    return nbhd.centres(total)
 
 
 def by_convolution(

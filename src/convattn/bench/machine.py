@@ -1,0 +1,70 @@
+"""What a benchmark's record says about the machine it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+import convattn
+from convattn.bench.record import Environment
+
+PACKAGE = Path(convattn.__file__).parent
+
+
+def environment(threads: int) -> Environment:
+    """This machine and its software, as of now.
+
+    Example:
+        >>> environment(threads=1).threads
+        1
+    """
+    return Environment(
+        commit=commit(),
+        convattn=convattn.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=threads,
+        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0,
+    )
+
+
+def commit() -> str:
+    """The commit of the checkout that this package runs from."""
+    top = _git("rev-parse", "--show-toplevel")
+    if not top or Path(top) / "src" / "convattn" != PACKAGE.resolve():
+        return "unknown"
+    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    return f"{_git('rev-parse', '--short=12', 'HEAD') or 'unknown'}{'-dirty' if dirty else ''}"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        found = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,294 @@
+"""Folders of images, one subfolder per class, as a data set."""
+
+import hashlib
+import math
+import os
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from convattn.data.images import ImageError, check_image, is_image_name, open_image
+from convattn.data.types import ClassificationData, SkippedFile
+from convattn.errors import UserError
+
+VAL_NAMES = ("val", "valid", "validation")
+"""Folder names that hold the held-out images beside ``train/``."""
+
+FULL_CHECK_BYTES = 500_000_000
+"""Data sets up to this size are decoded whole when they are opened; of larger ones JPEGs are checked by their marks."""
+
+LAYOUT = """expected one of
+  ROOT/train/CLASS/*.jpg with ROOT/val/CLASS/*.jpg   (your own split)
+  ROOT/CLASS/*.jpg                                   (a fixed part of each class is held out)"""
+
+Item = tuple[str, int]
+"""An image's path below the data folder, and its label."""
+
+Progress = Callable[[int, int], None]
+"""Called with (images checked, images in all) while a folder is opened."""
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder, in the order of their paths; each is opened when it is asked for."""
+
+    root: Path
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index`` as upright RGB."""
+        return open_image(self.root / self.files[index])
+
+    def label(self, index: int) -> int:
+        """Return the class of image ``index``."""
+        return self.labels[index]
+
+    def name(self, index: int) -> str:
+        """Return the path of image ``index`` below the data folder."""
+        return self.files[index]
+
+
+def open_folder(
+    root: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int = 0, progress: Progress | None = None
+) -> ClassificationData:
+    """Open ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or ``root/CLASS/*`` with a fixed split.
+
+    Subfolders of a class belong to it, endings count in any case, hidden files and files that are no images are passed
+    over, links are followed. Every image is checked; the bad ones are left out and listed in ``skipped``.
+
+    The split takes ``val_fraction`` of each class (at least one image of two), by a hash of the path and the seed: the
+    same on every machine, and hardly changed by a file that comes or goes.
+
+    Raises:
+        UserError: The folder or its layout cannot be used; the message says what was found.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        ...     (root / name).parent.mkdir(exist_ok=True)
+        ...     Image.new("RGB", (8, 8)).save(root / name)
+        >>> data = open_folder(root, val_fraction=0.5)
+        >>> data.classes, len(data.train), len(data.val)
+        (['cat', 'dog'], 2, 2)
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction={val_fraction}: the held-out part of each class lies between 0 and 1, as in 0.2")
+    root = _existing_folder(root)
+    train_name, val_name = _split_names(root)
+    if not (root / train_name).is_dir():
+        raise UserError(f"{root}: found {val_name}/ but no train/; {LAYOUT}")
+    classes = _class_folders(root / train_name)
+    items = _list_items(root, train_name, classes)
+    _require_images(root / train_name, classes, items)
+    held_out = [] if val_name is None else _held_out_items(root, val_name, classes, f"{train_name}/")
+    skipped = _find_bad(root, [*items, *held_out], progress)
+    bad = {file.path for file in skipped}
+    items = [item for item in items if item[0] not in bad]
+    _require_readable(root / train_name, classes, items, skipped)
+    if val_name is None:
+        items, held_out = _split(items, len(classes), val_fraction, seed)
+    held_out = [item for item in held_out if item[0] not in bad]
+    if not held_out:
+        raise UserError(f"{root}: no readable image is left to validate on; add images{_first(skipped)}")
+    return ClassificationData(classes, _images(root, items), _images(root, held_out), skipped)
+
+
+def open_held_out(
+    root: str | os.PathLike[str], classes: list[str], *, progress: Progress | None = None
+) -> tuple[FolderImages, list[SkippedFile]]:
+    """Open the images of known classes to validate on: those of ``root/val`` if there is one, else all of ``root``.
+
+    Raises:
+        UserError: The folder cannot be used, or holds a class that is not among ``classes``.
+    """
+    root = _existing_folder(root)
+    items = _held_out_items(root, _split_names(root)[1] or ".", classes, "the model")
+    skipped = _find_bad(root, items, progress)
+    bad = {file.path for file in skipped}
+    good = [item for item in items if item[0] not in bad]
+    if not good:
+        raise UserError(f"{root}: none of its {len(items)} images can be read{_first(skipped)}")
+    return _images(root, good), skipped
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the paths of all images below ``folder``, relative to it, sorted; links are followed, loops are not.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt"):
+        ...     (root / name).touch()
+        >>> list_images(root)
+        ['a.png', 'b.JPG']
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(parent).relative_to(folder)
+        found += [(below / name).as_posix() for name in files if is_image_name(name)]
+    return sorted(found)
+
+
+def _existing_folder(root: str | os.PathLike[str]) -> Path:
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    what = "not a folder" if path.exists() else "no such folder"
+    raise UserError(f"{path}: {what}; give a folder of images, {LAYOUT}")
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder``, sorted; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except PermissionError as error:
+        raise UserError(f"{folder}: no permission to list it; change its permissions, as in chmod +rx") from error
+
+
+def _split_names(root: Path) -> tuple[str, str | None]:
+    """Return the folders below ``root`` that hold the classes to train and to validate on.
+
+    ``train`` or ``val`` without subfolders is a class of that name, not a split.
+    """
+    folders = _subfolders(root)
+    val = next((name for name in VAL_NAMES if _subfolders(root / name)), None)
+    if _subfolders(root / "train") or (val and set(folders) <= {"test", *VAL_NAMES}):
+        return "train", val
+    return ".", None
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders in ``folder``; raise where there are fewer than two."""
+    names = _subfolders(folder)
+    if len(names) >= 2:
+        return names
+    loose = sum(is_image_name(entry.name) for entry in os.scandir(folder))
+    if names:
+        found = f"only one class folder, {names[0]!r}, and a classifier needs two"
+    elif loose:
+        found = f"{_count(loose, 'image')} but no class folders"
+    else:
+        found = "neither class folders nor images"
+    raise UserError(f"{folder}: found {found}; {LAYOUT}")
+
+
+def _list_items(root: Path, below: str, classes: list[str]) -> list[Item]:
+    """List the images of ``root/below/CLASS`` by class and path."""
+    folders = [(Path(below) / name, label) for label, name in enumerate(classes) if (root / below / name).is_dir()]
+    return [((folder / file).as_posix(), label) for folder, label in folders for file in list_images(root / folder)]
+
+
+def _held_out_items(root: Path, below: str, classes: list[str], owner: str) -> list[Item]:
+    """List the images to validate on; a class with images that ``owner`` does not know is an error."""
+    folder = root / below
+    strange = [name for name in _subfolders(folder) if name not in set(classes) and list_images(folder / name)]
+    if strange:
+        raise UserError(
+            f"{folder}: {_name_some(strange)} not among the {len(classes)} classes of {owner} ({_name_some(classes)}); "
+            "rename or remove the folder"
+        )
+    items = _list_items(root, below, classes)
+    if not items:
+        raise UserError(f"{folder}: found no images in folders named after the classes ({_name_some(classes)})")
+    return items
+
+
+def _require_images(folder: Path, classes: list[str], items: list[Item]) -> None:
+    """Raise where a class folder has no image."""
+    present = {label for _, label in items}
+    empty = [name for label, name in enumerate(classes) if label not in present]
+    if len(empty) == len(classes):
+        raise UserError(f"{folder}: found {_count(len(classes), 'folder')} but no image in them; {LAYOUT}")
+    if empty:
+        raise UserError(f"{folder}: no images in the class folder {_name_some(empty)}; add images or remove the folder")
+
+
+def _require_readable(folder: Path, classes: list[str], items: list[Item], skipped: list[SkippedFile]) -> None:
+    """Raise where none of a class's images can be read."""
+    present = {label for _, label in items}
+    lost = [name for label, name in enumerate(classes) if label not in present]
+    if lost:
+        raise UserError(f"{folder}: no image of the class {_name_some(lost)} can be read{_first(skipped)}")
+
+
+def _find_bad(root: Path, items: list[Item], progress: Progress | None) -> list[SkippedFile]:
+    """Check every image in threads and return those that cannot be read."""
+    decode = sum(_size(root / file) for file, _ in items) <= FULL_CHECK_BYTES
+
+    def check(file: str) -> SkippedFile | None:
+        try:
+            check_image(root / file, decode=decode)
+        except ImageError as error:
+            return SkippedFile(file, error.reason)
+        return None
+
+    bad = []
+    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+        for done, result in enumerate(pool.map(check, (file for file, _ in items)), start=1):
+            if result is not None:
+                bad.append(result)
+            if progress is not None:
+                progress(done, len(items))
+    return bad
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _split(items: list[Item], classes: int, val_fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """Split the images of each class; those with the smallest hashes are held out."""
+
+    def rank(item: Item) -> bytes:
+        # Composed characters, since file systems differ in how they store an accent.
+        key = f"{seed}/{unicodedata.normalize('NFC', item[0])}"
+        return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+    by_class: list[list[Item]] = [[] for _ in range(classes)]
+    for item in items:
+        by_class[item[1]].append(item)
+    held_out: set[str] = set()
+    for members in by_class:
+        wanted = math.floor(len(members) * val_fraction + 0.5)
+        count = min(max(wanted, 1), len(members) - 1)
+        held_out |= {file for file, _ in sorted(members, key=rank)[:count]}
+    return [item for item in items if item[0] not in held_out], [item for item in items if item[0] in held_out]
+
+
+def _images(root: Path, items: list[Item]) -> FolderImages:
+    return FolderImages(root, tuple(file for file, _ in items), tuple(label for _, label in items))
+
+
+def _first(skipped: list[SkippedFile]) -> str:
+    """Name the first of the skipped files, to follow a message."""
+    return f"; {len(skipped)} skipped, the first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+
+
+def _name_some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,214 @@
+"""Open an image file: whatever arrives becomes an upright 8-bit RGB image, or an error that names the file."""
+
+import os
+import stat
+import struct
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+
+from convattn.errors import UserError
+
+MAX_PIXELS = 80_000_000
+"""The largest image that is decoded, 240 MB of RGB; below the size at which Pillow warns of a decompression bomb."""
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2"}
+)
+"""File name endings, in lower case, that count as images."""
+
+_CONVERT = "save it again as JPEG or PNG, or remove it"
+_BROKEN = "fetch or save the file again, or remove it"
+_SHRINK = "save a smaller copy, or remove it"
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(UserError):
+    """A file that gives no image: which file, why, and what to do about it.
+
+    Example:
+        >>> print(ImageError("cat.jpg", "the file is empty", "fetch it again"))
+        cat.jpg: the file is empty (fetch it again)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, remedy: str) -> None:
+        self.path = os.fspath(path)
+        self.reason = reason
+        self.remedy = remedy
+        # The three arguments, not the message: a DataLoader worker pickles the error on its way to the main process.
+        super().__init__(self.path, reason, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason} ({self.remedy})"
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name is that of an image: a known ending in any case, not hidden.
+
+    Example:
+        >>> [is_image_name(name) for name in ("cat.JPG", "._cat.jpg", "notes.txt")]
+        [True, False, False]
+    """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open an image file as upright 8-bit RGB.
+
+    16-bit grey is scaled by 255/65535, never clipped; transparent pixels are laid on white; of an animation the first
+    frame is taken; the camera's rotation (EXIF) is applied. A JPEG of more than ``max_pixels`` is decoded at 1/2, 1/4
+    or 1/8 of its size.
+
+    Raises:
+        ImageError: The file is missing, unreadable, empty, truncated, no image, or larger than ``max_pixels``.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "grey.png")
+        >>> Image.new("L", (4, 3)).save(path)
+        >>> image = open_image(path)
+        >>> image.mode, image.size
+        ('RGB', (4, 3))
+    """
+    with _open_file(path) as file:
+        image = _read_header(file, path)
+        _limit_size(image, path, max_pixels)
+        orientation = _orientation(image)
+        try:
+            image.load()
+            rgb = _to_rgb(image, path)
+        except UserError:
+            raise
+        except MemoryError as error:
+            raise ImageError(path, "too large for the memory of this machine", _SHRINK) from error
+        except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged data
+            raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def check_image(path: str | os.PathLike[str], *, decode: bool = True, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise :class:`ImageError` where :func:`open_image` would.
+
+    With ``decode=False`` a JPEG that has its header and its end mark counts as good: a truncated one has lost the
+    mark, and libjpeg reads over most other damage. That is about a hundred times faster.
+
+    Example:
+        >>> check_image("nowhere.png")
+        Traceback (most recent call last):
+        ...
+        convattn.data.images.ImageError: nowhere.png: no such file (check the path)
+    """
+    if not decode:
+        with _open_file(path) as file:
+            image = _read_header(file, path)
+            _limit_size(image, path, max_pixels)
+            if isinstance(image, JpegImagePlugin.JpegImageFile) and _ends_as_jpeg(file):
+                return
+    open_image(path, max_pixels=max_pixels)
+
+
+def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a non-empty regular file; raise an :class:`ImageError` for anything else."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            return open(path, "rb")
+    except PermissionError as error:
+        raise ImageError(
+            path, "no permission to read it", "change its permissions, for example with chmod +r"
+        ) from error
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise ImageError(path, "a link to a missing file", "mend or remove the link") from error
+        raise ImageError(path, "no such file", "check the path") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(path, f"cannot be opened: {_first_line(error)}", "check the path and the disk") from error
+    if stat.S_ISREG(status.st_mode):
+        raise ImageError(path, "the file is empty", _BROKEN)
+    raise ImageError(path, "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file", "name an image file")
+
+
+def _read_header(file: BinaryIO, path: str | os.PathLike[str]) -> Image.Image:
+    """Read size and mode; JPEGs go past Pillow's limit on pixels, since they can be decoded at a reduced size."""
+    is_jpeg = file.read(3) == b"\xff\xd8\xff"
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _limit_size gives the answer to it
+            return JpegImagePlugin.JpegImageFile(file) if is_jpeg else Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise ImageError(path, f"too many pixels: {_first_line(error)}", _SHRINK) from error
+    except UnidentifiedImageError as error:
+        if Path(path).suffix.lower() in (".heic", ".heif", ".avif"):
+            raise ImageError(path, "a format that this installation of Pillow cannot read", _CONVERT) from error
+        raise ImageError(path, "not an image that Pillow can read", _CONVERT) from error
+    except Exception as error:  # as above: damaged headers raise nearly every built-in type
+        raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
+
+
+def _limit_size(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:
+    """Have a JPEG decoded at a reduced size until it fits; refuse any other image that does not."""
+    width, height = image.size
+    if width * height <= max_pixels:
+        return
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        for scale in (2, 4, 8):
+            if -(-width // scale) * -(-height // scale) <= max_pixels:
+                image.draft(None, (width // scale, height // scale))
+                return
+    millions = f"{width * height / 1e6:.0f} million pixels, the limit is {max_pixels / 1e6:g}"
+    raise ImageError(path, f"too large: {width}×{height} = {millions}", _SHRINK)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return 1
+
+
+def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    """Convert any mode of Pillow to RGB."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _scale_to_8_bit(image, path).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_to_8_bit(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    """Scale grey values of more than 8 bits by the range of their type: 0..65535 for integers, 0..1 for floats."""
+    values = np.asarray(image, dtype=np.float32)
+    white = 1.0 if image.mode == "F" else 65535.0
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= white):
+        raise ImageError(path, f"grey values from {low:g} to {high:g}; 0 to {white:g} is known", _CONVERT)
+    return Image.fromarray(np.round(values * (255.0 / white)).astype(np.uint8))
+
+
+def _ends_as_jpeg(file: BinaryIO) -> bool:
+    """Tell whether the end-of-image mark stands at the end; cameras and editors may pad it with zeros."""
+    file.seek(0, os.SEEK_END)
+    file.seek(max(file.tell() - 64, 0))
+    return file.read().rstrip(b"\x00\r\n").endswith(b"\xff\xd9")
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__

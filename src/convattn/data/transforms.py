@@ -1,0 +1,88 @@
+"""From a PIL image to the tensor that a network reads: the one place where either transform is built."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+SMALL_IMAGE = 64
+CROP_FRACTION = 0.875
+
+
+def eval_transform(
+    input_size: Sequence[int], mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
+) -> Transform:
+    """Return the transform for evaluation: resize the shorter side, crop the centre, normalise.
+
+    The crop is 87.5 % of the resized image, as in the ResNet papers; inputs up to 64 px keep all of it.
+
+    Args:
+        input_size: (channels, height, width).
+        mean: Per channel, of values in [0, 1].
+        std: Per channel.
+        interpolation: How images are resized.
+
+    Example:
+        >>> transform = eval_transform((3, 224, 224), (0.5,) * 3, (0.5,) * 3)
+        >>> transform(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 224, 224])
+    """
+    return create_transform(
+        tuple(input_size),
+        is_training=False,
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation=interpolation,
+        crop_pct=1.0 if max(input_size[1:]) <= SMALL_IMAGE else CROP_FRACTION,
+    )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random part of a training image's transform, in timm's terms."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
+    vertical_flip: float = field(default=0.0, metadata={"min": 0, "max": 1})
+    color_jitter: float = field(default=0.0, metadata={"min": 0})
+    auto_augment: str | None = None
+    random_erasing: float = field(default=0.0, metadata={"min": 0, "max": 1})
+
+
+def train_transform(
+    input_size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    augmentation: Augmentation | None = None,
+) -> Transform:
+    """Return the random transform for training.
+
+    It draws from the global generators of ``random``, numpy and torch, so seeding those fixes the result.
+
+    Example:
+        >>> transform = train_transform((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+        >>> transform(Image.new("RGB", (8, 8))).shape
+        torch.Size([3, 32, 32])
+    """
+    augmentation = augmentation or Augmentation()
+    return create_transform(
+        tuple(input_size),
+        is_training=True,
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation=interpolation,
+        scale=augmentation.crop_scale,
+        ratio=augmentation.crop_ratio,
+        hflip=augmentation.horizontal_flip,
+        vflip=augmentation.vertical_flip,
+        color_jitter=augmentation.color_jitter or None,
+        auto_augment=augmentation.auto_augment,
+        re_prob=augmentation.random_erasing,
+        re_mode="pixel",
+    )

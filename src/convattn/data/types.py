@@ -1,0 +1,45 @@
+"""What a data set of labelled images is, for everything that reads one."""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+
+@runtime_checkable
+class LabelledImages(Protocol):
+    """Images with a class each, read one at a time by their index."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        ...
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index`` as RGB."""
+        ...
+
+    def label(self, index: int) -> int:
+        """Return the class of image ``index``, without opening it."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return the name that a person knows image ``index`` by: its path below the data folder, or "digit 1234"."""
+        ...
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """A data set for classification: its classes, the two splits and the files that were left out."""
+
+    classes: list[str]
+    train: LabelledImages
+    val: LabelledImages
+    skipped: list[SkippedFile] = field(default_factory=list)

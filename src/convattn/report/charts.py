@@ -1,0 +1,124 @@
+"""The report's charts: matplotlib draws them as SVG whose colours are the page's, so that they follow its dark mode."""
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+_STAND_INS = {"#0a0b01": "var(--c1)", "#0a0b02": "var(--c2)", "#0a0b03": "var(--muted)", "#0a0b04": "var(--line)"}
+"""Colours that matplotlib writes, and the page's variables that replace them."""
+
+FIRST, SECOND, MUTED, LINE = _STAND_INS
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": MUTED,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.labelcolor": MUTED,
+    "axes.formatter.useoffset": False,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line of a chart; NaN leaves a gap."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str = FIRST
+    opacity: float = 1.0
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    alt: str,
+    x_label: str = "epoch",
+    y_scale: Literal["linear", "log"] = "linear",
+    zero: bool = False,
+    legend: bool = True,
+) -> str:
+    """Draw lines over integers (epochs, or depths) as an ``<svg>``; ``zero`` adds a line at zero.
+
+    Example:
+        >>> chart = line_chart([Series("loss", [0, 1], [2.0, 1.0])], alt="Loss falls from 2 to 1")
+        >>> chart.startswith('<svg role="img" aria-label="Loss falls from 2 to 1"')
+        True
+    """
+
+    def draw(axes: Axes) -> None:
+        for one in series:
+            y = np.where(np.isfinite(one.y), one.y, np.nan)
+            marker = "o" if np.isfinite(y).sum() <= 20 else ""
+            axes.plot(one.x, y, color=one.color, alpha=one.opacity, marker=marker, label=one.name)
+        if zero:
+            axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if y_scale == "log" and any(value > 0 for one in series for value in one.y):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if legend and len(series) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0.2)
+
+    return _svg(draw, alt)
+
+
+def bars_chart(x: Sequence[int], values: Sequence[float], *, alt: str, x_label: str) -> str:
+    """Draw bars up and down from zero as an ``<svg>``: above zero in the first colour, below in the second."""
+
+    def draw(axes: Axes) -> None:
+        y = np.where(np.isfinite(values), values, 0.0)
+        axes.bar(x, y, color=[FIRST if value >= 0 else SECOND for value in y], width=0.7)
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(visible=False, axis="x")
+
+    return _svg(draw, alt)
+
+
+def _svg(draw: Callable[[Axes], None], alt: str) -> str:
+    """Run ``draw`` on fresh axes and return the figure as SVG to stand inside HTML."""
+    # The salt makes the ids inside the SVG a function of the chart: the same page for the same run, no two alike.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": alt}):
+        figure = Figure(figsize=(4.3, 2.7), layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    view_box = re.search(r'viewBox="[^"]*"', text)
+    body = text[text.index(">") + 1 :]
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r"font-family: [^;]*;", "", body)
+    body = re.sub(r' id="[A-Za-z.\d]+_\d+"', "", body)
+    for stand_in, variable in _STAND_INS.items():
+        body = body.replace(stand_in, variable)
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {view_box.group() if view_box else ""}>{body.strip()}'

@@ -1,0 +1,59 @@
+"""The validation images that the model got wrong, as pictures inside the page."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image
+
+from convattn.data.images import ImageError
+from convattn.data.types import LabelledImages
+from convattn.report.markup import escape, percent
+from convattn.report.run import PredictionRow
+
+PICTURES_LIMIT = 48
+PICTURE_SIZE = 176
+SMALL = 64
+
+
+def worst_first(predictions: Sequence[PredictionRow]) -> list[PredictionRow]:
+    """Return the wrong predictions, the most confident first."""
+    wrong = [row for row in predictions if row.label != row.predicted]
+    return sorted(wrong, key=lambda row: (-row.probability if math.isfinite(row.probability) else 0.0, row.index))
+
+
+def gallery_html(wrong: Sequence[PredictionRow], classes: Sequence[str], images: LabelledImages) -> str:
+    """Return the first wrong predictions as pictures with the true and the predicted class."""
+    if not wrong:
+        return ""
+    cards = "".join(_card(row, classes, images) for row in wrong[:PICTURES_LIMIT])
+    return f'<ul class="gallery">{cards}</ul>'
+
+
+def _card(row: PredictionRow, classes: Sequence[str], images: LabelledImages) -> str:
+    name, truth, said = escape(row.name), escape(classes[row.label]), escape(classes[row.predicted])
+    alt = f"{name}: {truth}, taken for {said}"
+    try:
+        picture = f'<img alt="{alt}" {_embed(images.image(row.index))}>'
+    except (ImageError, IndexError):
+        picture = '<div class="lost">cannot be read</div>'
+    return (
+        f'<li>{picture}<div class="said"><small>said</small> {said} <small>{percent(row.probability, 0)}</small></div>'
+        f'<div><small>is</small> {truth}</div><div class="file" title="{name}">{name}</div></li>'
+    )
+
+
+def _embed(image: Image.Image) -> str:
+    """Return ``src`` (and a class for tiny images, whose pixels the page enlarges as squares)."""
+    image = image.convert("RGB")
+    tiny = max(image.size) <= SMALL
+    image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if tiny:
+        image.save(buffer, format="PNG", optimize=True)
+    else:
+        image.save(buffer, format="JPEG", quality=82)
+    kind = "png" if tiny else "jpeg"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'{"class=pixels " if tiny else ""}src="data:image/{kind};base64,{data}"'

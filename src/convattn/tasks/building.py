@@ -1,0 +1,71 @@
+"""The network that a recipe names, checked against the images that it will see."""
+
+import dataclasses
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.optim import list_optimizers
+from torch import nn
+
+import convattn.models  # noqa: F401  registers the models with timm
+from convattn.errors import UserError
+from convattn.tasks.config import Recipe
+from convattn.tasks.recipes import nearest
+
+
+def build_model(recipe: Recipe, classes: int) -> nn.Module:
+    """Return the recipe's network for that many classes, freshly made on the current default device.
+
+    Raises:
+        UserError: for an unknown model or arguments that it does not take.
+
+    Example:
+        >>> build_model(Recipe(model="resnet10t"), classes=3).num_classes
+        3
+    """
+    if ":" not in recipe.model and not timm.is_model(recipe.model):
+        close = nearest(recipe.model, timm.list_models(), "").partition("?")[0]
+        hint = f"{close}? " if close.startswith("did you mean") else ""
+        raise UserError(f"no model {recipe.model!r}: {hint}convattn list shows them all")
+    arguments = {**recipe.model_args, "num_classes": classes}
+    try:
+        return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {error}") from error
+
+
+def resolve(recipe: Recipe, model: nn.Module) -> Recipe:
+    """Return the recipe with what it left to the model filled in: the mean and deviation of its inputs."""
+    if recipe.data.mean is not None and recipe.data.std is not None:
+        return recipe
+    theirs = resolve_data_config({}, model=model)
+    data = dataclasses.replace(
+        recipe.data, mean=recipe.data.mean or tuple(theirs["mean"]), std=recipe.data.std or tuple(theirs["std"])
+    )
+    return dataclasses.replace(recipe, data=data)
+
+
+def check_model(recipe: Recipe, model: nn.Module, classes: int) -> None:
+    """Raise unless the network turns images of the recipe's size into one logit per class."""
+    size = recipe.data.image_size
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise UserError(
+            f"model {recipe.model} cannot take images of {size}x{size} ({error}): set data.image_size to what it takes,"
+            " or give its own argument, such as model_args.img_size"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
+        raise UserError(f"model {recipe.model} with model_args {recipe.model_args} does not give one logit per class")
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raise for an optimizer that timm does not have."""
+    if recipe.optimizer.name not in list_optimizers():
+        close = nearest(recipe.optimizer.name, list_optimizers(), "optimizers")
+        raise UserError(f"optimizer.name: no optimizer {recipe.optimizer.name!r}: {close}")

@@ -1,0 +1,118 @@
+"""What a training run is made of: the typed settings that a recipe's YAML and the command line fill in."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from convattn.data.transforms import Augmentation
+
+
+def at_least(minimum: float, default: Any) -> Any:
+    """Return a dataclass field whose value may not fall below ``minimum``."""
+    return field(default=default, metadata={"min": minimum})
+
+
+def between(minimum: float, maximum: float, default: Any) -> Any:
+    """Return a dataclass field whose value lies in [``minimum``, ``maximum``]."""
+    return field(default=default, metadata={"min": minimum, "max": maximum})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they enter the network; no ``folder`` means the embedded digits."""
+
+    folder: str | None = None
+    val_fraction: float = between(0.01, 0.9, 0.2)
+    image_size: int = at_least(1, 224)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    workers: int | None = at_least(0, None)
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Mixup and CutMix of a batch; an alpha of 0 turns either off."""
+
+    mixup: float = at_least(0, 0.0)
+    cutmix: float = at_least(0, 0.0)
+    prob: float = between(0, 1, 1.0)
+    switch_prob: float = between(0, 1, 0.5)
+
+    @property
+    def on(self) -> bool:
+        """Whether any mixing takes place."""
+        return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer from ``timm.optim``; ``weight_decay`` spares biases, norms and the model's ``no_weight_decay()``."""
+
+    name: str = "adamw"
+    lr: float = at_least(0, 1e-3)
+    weight_decay: float = at_least(0, 0.05)
+    momentum: float = between(0, 1, 0.9)
+    clip_grad: float | None = at_least(0, None)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the run, set at every step."""
+
+    name: Literal["cosine", "poly", "tanh", "constant"] = "cosine"
+    warmup_epochs: float = at_least(0, 0.0)
+    warmup_lr: float = at_least(0, 1e-6)
+    min_lr: float = at_least(0, 0.0)
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """The moving average of the weights, which is what gets evaluated and shipped; no ``decay`` turns it off."""
+
+    decay: float | None = between(0, 1, None)
+    warmup: bool = True
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often ``last.ckpt`` is written inside an epoch; it is always written at an epoch's end."""
+
+    every_seconds: float | None = at_least(0, 30.0)
+    every_steps: int | None = at_least(1, None)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What is passed through to Lightning's ``Trainer``."""
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    strategy: str = "auto"
+    precision: int | str = "32-true"
+    num_nodes: int = at_least(1, 1)
+    sync_batchnorm: bool = False
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run; ``batch_size`` is the global batch, whatever the number of devices."""
+
+    model: str
+    epochs: int = at_least(1, 100)
+    batch_size: int = at_least(1, 64)
+    seed: int = between(0, 2**31 - 1, 0)
+    label_smoothing: float = between(0, 0.99, 0.0)
+    memory_format: Literal["channels_last", "contiguous"] = "contiguous"
+    pretrained: bool = False
+    model_args: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: Augmentation = field(default_factory=Augmentation)
+    mix: MixConfig = field(default_factory=MixConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    about: str = ""
+    published: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,344 @@
+"""Use a trained model: load it from wherever training left it, predict on images, evaluate on labelled ones."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import timm
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+
+import convattn.models  # noqa: F401  registers the models with timm
+from convattn.data.images import ImageError, open_image
+from convattn.data.transforms import eval_transform
+from convattn.data.types import LabelledImages, SkippedFile
+from convattn.errors import UserError
+from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model in evaluation mode, with all that it takes to feed it and to read its answers."""
+
+    model: nn.Module
+    classes: list[str]
+    transform: Callable[[Image.Image], Tensor]
+    input_size: tuple[int, int, int]
+    name: str
+    source: Path
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an image, best first."""
+
+    file: str
+    classes: list[str]
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How a class was recognised; ``accuracy`` is None where the data held no image of it."""
+
+    name: str
+    images: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The part of the class's images that were recognised."""
+        return self.correct / self.images if self.images else None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model on labelled images."""
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+    per_class: list[ClassScore]
+    skipped: list[SkippedFile]
+
+
+def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
+    """Load a model from a run folder, a ``weights.safetensors`` or a checkpoint.
+
+    A run folder gives its ``weights.safetensors``, or its best or last checkpoint where training has not ended.
+
+    Raises:
+        UserError: There is nothing there yet, or it is damaged, no checkpoint, or that of another model.
+
+    Example:
+        >>> load_model("nowhere")
+        Traceback (most recent call last):
+        ...
+        convattn.errors.UserError: nowhere: no such run or weights; train a model first with: convattn train
+    """
+    source = find_weights(Path(path))
+    description, weights = _read_safetensors(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
+    fields = _Description.parse(description, source)
+    target = _torch_device(device)
+    model = fields.build(source)
+    _load_weights(model, weights, fields.name, source)
+    return LoadedModel(
+        model=model.eval().to(target),
+        classes=fields.classes,
+        transform=eval_transform(fields.input_size, fields.mean, fields.std, fields.interpolation),
+        input_size=fields.input_size,
+        name=fields.name,
+        source=source,
+        device=target,
+    )
+
+
+def find_weights(path: Path) -> Path:
+    """Return the file to load for a run folder or a file; raise a :class:`UserError` where there is none."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such run or weights; train a model first with: convattn train")
+    for name in ("weights.safetensors", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        if (path / name).is_file():
+            return path / name
+    if (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path}: this run has no weights yet, it stopped before its first checkpoint; "
+            f"go on with: convattn train --resume {path}"
+        )
+    raise UserError(
+        f"{path}: not a run folder (no weights.safetensors, no checkpoints/); "
+        "give a folder that convattn train wrote, such as runs/latest"
+    )
+
+
+def predict_images(
+    loaded: LoadedModel, files: Iterable[str | Path], *, top_k: int = 5, batch_size: int = 32
+) -> Iterator[Prediction | SkippedFile]:
+    """Yield the ``top_k`` classes of each image file in order; a bad file yields a :class:`SkippedFile`."""
+    if top_k < 1:
+        raise UserError(f"top_k={top_k}: ask for at least one class")
+    count = min(top_k, len(loaded.classes))
+    for batch in _batches(files, batch_size):
+        read = _read_batch(loaded, lambda file: open_image(file), batch, str)
+        logits = _logits(loaded, [item for item in read if isinstance(item, Tensor)])
+        probabilities, indices = logits.softmax(-1).topk(count)
+        rows = iter(zip(probabilities.tolist(), indices.tolist(), strict=True))
+        for file, item in zip(batch, read, strict=True):
+            if isinstance(item, SkippedFile):
+                yield item
+            else:
+                row, order = next(rows)
+                yield Prediction(str(file), [loaded.classes[index] for index in order], row)
+
+
+def evaluate(
+    loaded: LoadedModel,
+    images: LabelledImages,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a model on labelled images; those that cannot be read are left out and listed.
+
+    Raises:
+        UserError: No image could be read, a label is none of the model's, or the model's output is not finite.
+    """
+    classes = len(loaded.classes)
+    seen, correct = torch.zeros(classes, dtype=torch.long), torch.zeros(classes, dtype=torch.long)
+    loss, in_top5, skipped = 0.0, 0, []
+    for batch in _batches(range(len(images)), batch_size):
+        read = _read_batch(loaded, images.image, batch, images.name)
+        skipped += [item for item in read if isinstance(item, SkippedFile)]
+        kept = [index for index, item in zip(batch, read, strict=True) if isinstance(item, Tensor)]
+        labels = torch.tensor([_checked_label(images, index, classes) for index in kept], dtype=torch.long)
+        logits = _logits(loaded, [item for item in read if isinstance(item, Tensor)])
+        hits = logits.topk(min(5, classes)).indices == labels[:, None]
+        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+        in_top5 += int(hits.sum())
+        seen += labels.bincount(minlength=classes)
+        correct += labels[hits[:, 0]].bincount(minlength=classes)
+        if progress is not None:
+            progress(batch[-1] + 1, len(images))
+    total = int(seen.sum())
+    if not total:
+        first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+        raise UserError(f"none of the {len(images)} images can be read{first}")
+    scores = zip(loaded.classes, seen.tolist(), correct.tolist(), strict=True)
+    return Evaluation(
+        images=total,
+        top1=int(correct.sum()) / total,
+        top5=in_top5 / total,
+        loss=loss / total,
+        per_class=[ClassScore(*score) for score in scores],
+        skipped=skipped,
+    )
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _read_batch(
+    loaded: LoadedModel, read: Callable[[T], Image.Image], items: Sequence[T], name: Callable[[T], str]
+) -> list[Tensor | SkippedFile]:
+    """Read and transform a batch in threads; an image that cannot be read gives a :class:`SkippedFile`."""
+
+    def one(item: T) -> Tensor | SkippedFile:
+        try:
+            return loaded.transform(read(item))
+        except ImageError as error:
+            return SkippedFile(name(item), error.reason)
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(one, items))
+
+
+@torch.inference_mode()
+def _logits(loaded: LoadedModel, inputs: list[Tensor]) -> Tensor:
+    """Run the model on a batch; the logits come back in fp32 on the CPU."""
+    if not inputs:
+        return torch.empty(0, len(loaded.classes))
+    logits = loaded.model(torch.stack(inputs).to(loaded.device)).float().cpu()
+    if not logits.isfinite().all():
+        raise UserError(
+            f"{loaded.source}: the model's output is not finite, its training diverged; "
+            "train again with a lower learning rate"
+        )
+    return logits
+
+
+def _checked_label(images: LabelledImages, index: int, classes: int) -> int:
+    label = images.label(index)
+    if not 0 <= label < classes:
+        raise UserError(f"{images.name(index)}: its label is {label}, the model's classes are 0 to {classes - 1}")
+    return label
+
+
+def _torch_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu") from error
+    return device
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a weights file says of itself."""
+
+    name: str
+    model_args: dict[str, Any]
+    classes: list[str]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    version: str
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, str], source: Path) -> "_Description":
+        if fields.get("format") != "convattn":
+            raise UserError(
+                f"{source}: holds weights, but not what model they belong to; "
+                "only files that convattn train wrote can be loaded"
+            )
+        try:
+            return cls(
+                name=fields["model"],
+                model_args=json.loads(fields["model_args"]),
+                classes=json.loads(fields["classes"]),
+                input_size=tuple(json.loads(fields["input_size"])),
+                mean=tuple(json.loads(fields["mean"])),
+                std=tuple(json.loads(fields["std"])),
+                interpolation=fields["interpolation"],
+                version=fields.get("convattn_version", "unknown"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source}: its description is incomplete or damaged ({error}); train again") from error
+
+    def build(self, source: Path) -> nn.Module:
+        """Build the model that is described, with fresh weights."""
+        args = {"num_classes": len(self.classes), **self.model_args}
+        try:
+            return timm.create_model(self.name, pretrained=False, **args)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{source}: its model {self.name!r} (written by convattn {self.version}) cannot be built here: "
+                f"{str(error).splitlines()[0]}; install that version of convattn and its timm, or see: convattn list"
+            ) from error
+
+
+def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(source, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{source}: no safetensors file, or damaged ({error}); train or fetch it again") from error
+
+
+def _read_checkpoint(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read a Lightning checkpoint: tensors and plain values only, never code."""
+    try:
+        stored = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(source):
+            raise UserError(
+                f"{source}: not a checkpoint; give a run folder or a file that convattn train wrote"
+            ) from error
+        raise UserError(
+            f"{source}: holds Python objects besides weights, which could run code when loaded, so it is refused; "
+            "give a checkpoint that convattn train wrote"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{source}: not a checkpoint, or a damaged one; use another one, or train again") from error
+    if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
+        raise UserError(f"{source}: no checkpoint of convattn train (it has no state_dict); give a run folder")
+    return stored.get(DESCRIPTION) or {}, shipped_weights(stored)
+
+
+def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: Path) -> None:
+    """Copy the weights into the model; raise with what does not fit, and where training diverged."""
+    expected = model.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in weights],
+        "unexpected": [key for key in weights if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in weights and weights[key].shape != value.shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"{len(keys)} {problem}: {_shorten(keys)}" for problem, keys in problems.items() if keys]
+        raise UserError(f"{source}: weights of another model than {name}; " + "; ".join(lines))
+    diverged = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if diverged:
+        raise UserError(
+            f"{source}: the weights are not finite ({_shorten(diverged)}), the training diverged; "
+            "train again with a lower learning rate"
+        )
+    model.load_state_dict(dict(weights))
+
+
+def _shorten(names: Sequence[str], limit: int = 3) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,234 @@
+"""Recipes: YAML files and ``key=value`` overrides resolved into a checked :class:`~convattn.tasks.config.Recipe`."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from convattn.errors import UserError
+from convattn.tasks.config import Recipe
+
+T = TypeVar("T")
+COMMAND_LINE = "command line"
+
+
+def nearest(word: str, known: Iterable[str], noun: str) -> str:
+    """Return the hint that follows an unknown word: the nearest known one and what exists.
+
+    Example:
+        >>> nearest("epoch", ["epochs", "seed"], "keys")
+        'did you mean epochs? keys: epochs, seed'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}{noun}: {', '.join(known)}"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package.
+
+    Example:
+        >>> "digits" in recipe_names()
+        True
+    """
+    files = (resources.files("convattn") / "recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe of that name, or of a YAML file, with dotted overrides such as ``{"optimizer.lr": 0.1}``.
+
+    Raises:
+        UserError: for an unknown recipe, key or value, naming the file and the key.
+
+    Example:
+        >>> load_recipe("digits", {"optimizer.lr": 0.5, "epochs": 3}).optimizer.lr
+        0.5
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read_recipe(Path(name), overrides)
+    if name not in recipe_names():
+        raise UserError(f"no recipe {name!r}: {nearest(name, recipe_names(), 'recipes')} (or a path to a .yaml file)")
+    text = (resources.files("convattn") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_recipe(text, f"recipe {name}", overrides)
+
+
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe in a YAML file, with overrides."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error})") from error
+    return parse_recipe(text, str(path), overrides)
+
+
+def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe that a YAML text holds; ``source`` names it in errors."""
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    recipe = build(Recipe, {} if mapping is None else mapping, source)
+    for key, value in (overrides or {}).items():
+        recipe = override(recipe, key, value)
+    check_together(recipe, source)
+    return recipe
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Return the overrides that ``key=value`` words name, their values read as YAML.
+
+    Example:
+        >>> parse_overrides(["optimizer.lr=1e-2", "ema.decay=null", "model_args.stem=small"])
+        {'optimizer.lr': '1e-2', 'ema.decay': None, 'model_args.stem': 'small'}
+    """
+    overrides = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"{word!r} is no setting: write key=value, such as optimizer.lr=0.1")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"{key}: {value!r} is not a YAML value") from error
+    return overrides
+
+
+def override(config: T, key: str, value: Any, prefix: str = "") -> T:
+    """Return the configuration with one dotted key changed."""
+    head, _, rest = key.partition(".")
+    known = _hints(type(config))
+    if head not in known:
+        raise UserError(f"{COMMAND_LINE}: unknown key {prefix + key!r}: {nearest(head, known, 'keys')}")
+    current = getattr(config, head)
+    if dataclasses.is_dataclass(current):
+        if not rest and not isinstance(value, Mapping):
+            inside = ", ".join(f"{prefix}{head}.{name}" for name in _hints(type(current)))
+            raise UserError(f"{COMMAND_LINE}: {prefix}{head} is a section; its keys: {inside}")
+        for inner, item in [(rest, value)] if rest else value.items():
+            current = override(current, inner, item, f"{prefix}{head}.")
+        return dataclasses.replace(config, **{head: current})
+    if rest:
+        if not isinstance(current, dict):
+            raise UserError(f"{COMMAND_LINE}: {prefix}{head} is one value, it has no key {rest!r}")
+        return dataclasses.replace(config, **{head: {**current, rest: value}})
+    return dataclasses.replace(config, **{head: _field_value(type(config), head, value, COMMAND_LINE, prefix)})
+
+
+def build(cls: type[T], mapping: Any, source: str, prefix: str = "") -> T:
+    """Return the dataclass filled from a mapping, every key and value checked."""
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{source}: {prefix.rstrip('.') or 'the file'} must be keys with values, got {mapping!r}")
+    known = _hints(cls)
+    for key in mapping:
+        if key not in known:
+            raise UserError(f"{source}: unknown key {prefix}{key}: {nearest(str(key), known, 'keys')}")
+    missing = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in mapping]  # type: ignore[arg-type]
+    if missing:
+        raise UserError(f"{source}: the key {prefix}{missing[0]} is missing")
+    return cls(**{key: _field_value(cls, key, value, source, prefix) for key, value in mapping.items()})
+
+
+def to_mapping(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain YAML types, the inverse of :func:`build`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(recipe))
+
+
+def check_together(recipe: Recipe, source: str) -> None:
+    """Raise where two settings, each valid, exclude one another."""
+    if recipe.mix.on and recipe.batch_size % 2:
+        raise UserError(f"{source}: batch_size {recipe.batch_size} is odd, but mix pairs the images: make it even")
+    if recipe.schedule.warmup_epochs >= recipe.epochs and recipe.schedule.warmup_epochs > 0:
+        raise UserError(
+            f"{source}: schedule.warmup_epochs ({recipe.schedule.warmup_epochs:g}) must be less than"
+            f" epochs ({recipe.epochs}); give schedule.warmup_epochs=0"
+        )
+    for key in ("crop_scale", "crop_ratio"):
+        low, high = getattr(recipe.augment, key)
+        if not 0 < low <= high:
+            raise UserError(f"{source}: augment.{key} must be [low, high] with 0 < low <= high, got [{low}, {high}]")
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _required(item: dataclasses.Field) -> bool:  # type: ignore[type-arg]
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _field_value(cls: type, key: str, value: Any, source: str, prefix: str) -> Any:
+    hint = _hints(cls)[key]
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, source, f"{prefix}{key}.")  # type: ignore[arg-type]
+    try:
+        converted = _convert(hint, value)
+    except (TypeError, ValueError):
+        raise UserError(f"{source}: {prefix}{key} must be {_describe(hint)}, got {value!r}") from None
+    limits = next(f.metadata for f in dataclasses.fields(cls) if f.name == key)
+    low, high = limits.get("min"), limits.get("max")
+    if converted is not None and ((low is not None and converted < low) or (high is not None and converted > high)):
+        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise UserError(f"{source}: {prefix}{key} must be {wanted}, got {value!r}")
+    return converted
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(args, value)
+    if origin is Literal:
+        if value in args:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(args):
+            return tuple(_convert(arg, item) for arg, item in zip(args, value, strict=True))
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return {str(key): _convert(args[1], item) for key, item in value.items()}
+    elif hint is float:
+        # YAML 1.1 reads 1e-3 as a word
+        if not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError
+
+
+def _convert_union(members: tuple[Any, ...], value: Any) -> Any:
+    if value is None and type(None) in members:
+        return None
+    for member in members:
+        if member is type(None):
+            continue
+        try:
+            return _convert(member, value)
+        except (TypeError, ValueError):
+            continue
+    raise TypeError
+
+
+def _describe(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(arg) for arg in args)
+    if origin is Literal:
+        return "one of " + ", ".join(args)
+    if origin is tuple:
+        return f"a list of {len(args)} numbers"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint, "keys with values")

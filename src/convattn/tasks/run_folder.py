@@ -1,0 +1,204 @@
+"""The run folder: every file that training leaves behind, and how each survives a kill."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from convattn.data.types import SkippedFile
+from convattn.errors import UserError
+from convattn.tasks.config import Recipe
+from convattn.tasks.recipes import to_mapping
+
+METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
+PATHS = ("epoch", "depth", "layer", "alpha", "beta")
+SKIPPED = ("file", "reason")
+PREDICTIONS = ("index", "name", "label", "predicted", "probability")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run, by name."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "config.yaml"
+
+    @property
+    def classes(self) -> Path:
+        """The names of the classes, one a line."""
+        return self.path / "classes.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def paths(self) -> Path:
+        """Alpha and beta of every ACmix layer, one row per layer and epoch."""
+        return self.path / "paths.csv"
+
+    @property
+    def skipped(self) -> Path:
+        """The files that were left out."""
+        return self.path / "skipped.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """The best weights' answers on the validation images."""
+        return self.path / "predictions.csv"
+
+    @property
+    def summary(self) -> Path:
+        """How the run ended."""
+        return self.path / "summary.json"
+
+    @property
+    def weights(self) -> Path:
+        """The best weights, for use."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a resume continues from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the best validation accuracy."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+
+def create_run(root: Path, recipe: Recipe) -> RunFolder:
+    """Make a folder of its own for a run, ``root/<time>-<model>``, and point ``root/latest`` at it."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{recipe.model.replace('/', '_').replace(':', '_')}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = _make_fresh(root, name)
+        (path / "checkpoints").mkdir()
+        _point_latest(root, path.name)
+    except OSError as error:
+        raise UserError(
+            f"cannot make a run folder in {root}: {error.strerror}; give another place with --out"
+        ) from error
+    return RunFolder(path)
+
+
+def open_run(path: Path) -> RunFolder:
+    """Return an existing run.
+
+    Raises:
+        UserError: where there is no run.
+    """
+    if not path.exists():
+        raise UserError(f"no such run: {path}{_runs_beside(path)}")
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path} is not a run folder (it has no config.yaml){_runs_beside(path)}")
+    return RunFolder(path.resolve())
+
+
+def write_start(run: RunFolder, recipe: Recipe, classes: Sequence[str], skipped: Iterable[SkippedFile]) -> None:
+    """Write what is known before the first step; the recipe last, since it makes the folder a run."""
+    write_text(run.classes, "".join(f"{name}\n" for name in classes))
+    write_table(run.skipped, SKIPPED, ([file.path, file.reason] for file in skipped))
+    write_table(run.metrics, METRICS, [])
+    write_table(run.paths, PATHS, [])
+    write_text(run.config, yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a whole CSV file at once."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def append_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Add rows to a CSV file; they are on the disk when this returns."""
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_table(path: Path, columns: Sequence[str], *, epochs: int) -> None:
+    """Keep the rows of the first ``epochs`` epochs: those that a resume will not write again, whole ones only."""
+    rows = []
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                if None in row or None in row.values() or not row["epoch"].isdecimal():
+                    break
+                if int(row["epoch"]) <= epochs:
+                    rows.append([row[column] for column in columns])
+    write_table(path, columns, rows)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file at once."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _make_fresh(root: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        path = root / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise UserError(f"{root} has a thousand runs of this second; give another place with --out")
+
+
+def _point_latest(root: Path, name: str) -> None:
+    """Make ``latest`` a link to the run; where links cannot be made, or it is a real folder, leave it."""
+    latest, temporary = root / "latest", root / f".latest-{name}"
+    if latest.exists() and not latest.is_symlink():
+        return
+    with suppress(OSError, NotImplementedError):
+        temporary.symlink_to(name, target_is_directory=True)
+        os.replace(temporary, latest)
+
+
+def _runs_beside(path: Path) -> str:
+    with suppress(OSError):
+        runs = sorted(entry for entry in path.parent.iterdir() if (entry / "config.yaml").is_file())
+        runs = [run for run in runs if not run.is_symlink()]
+        if runs:
+            return f"; the newest of the {len(runs)} runs in {path.parent} is {runs[-1]}"
+    return "; give the folder that convattn train printed, such as runs/latest"

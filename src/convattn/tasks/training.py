@@ -1,0 +1,196 @@
+"""A training run from its recipe to its report."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from convattn.data.sampler import GlobalBatchSampler
+from convattn.data.types import ClassificationData
+from convattn.errors import UserError
+from convattn.tasks.building import build_model, check_model, check_names, resolve
+from convattn.tasks.checkpoints import (
+    PROGRESS,
+    AtomicCheckpointIO,
+    check_same_model,
+    describe,
+    read_checkpoint,
+)
+from convattn.tasks.classification import Classifier
+from convattn.tasks.config import Recipe
+from convattn.tasks.finishing import Result, finish
+from convattn.tasks.interrupt import StopRequest
+from convattn.tasks.loaders import Shard, SkipLog, evaluation_loader, open_data, training_loader
+from convattn.tasks.recipes import read_recipe
+from convattn.tasks.recorder import RunRecorder
+from convattn.tasks.run_folder import RunFolder, create_run, write_start
+
+RESUMABLE = ("trainer.", "checkpoint.", "data.folder", "data.workers")
+"""The settings that a resume may change: none of them changes the result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run trains with, checked and ready."""
+
+    recipe: Recipe
+    data: ClassificationData
+    model: torch.nn.Module
+    open_folder: Callable[[], RunFolder]
+    checkpoint: Path | None = None
+
+
+def prepare(recipe: Recipe, out: Path) -> Job:
+    """Check a recipe against its data and its model, before anything is written.
+
+    Raises:
+        UserError: for whatever a person can mend.
+    """
+    check_names(recipe)
+    data = open_data(recipe)
+    model, recipe = _model(recipe, data)
+
+    def open_folder() -> RunFolder:
+        run = create_run(out, recipe)
+        write_start(run, recipe, data.classes, data.skipped)
+        return run
+
+    return Job(recipe, data, model, open_folder)
+
+
+def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None) -> Job:
+    """Check that a run can continue from its last checkpoint, or from its beginning if it has none yet.
+
+    Raises:
+        UserError: where the checkpoint, the data and the recipe do not belong together.
+    """
+    check_resume_overrides(overrides or {})
+    recipe = read_recipe(run.config, overrides)
+    data = open_data(recipe)
+    if run.classes.is_file() and (known := run.classes.read_text(encoding="utf-8").splitlines()) != data.classes:
+        raise UserError(
+            f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"
+            f" {', '.join(data.classes)}: put the folders back, or start a new run"
+        )
+    model, recipe = _model(recipe, data)
+    checkpoint = run.last if run.last.is_file() else None
+    if checkpoint is None:
+        shutil.rmtree(run.tensorboard, ignore_errors=True)
+    else:
+        stored = read_checkpoint(checkpoint)
+        check_same_model(stored, recipe, data.classes, checkpoint)
+    return Job(recipe, data, model, lambda: run, checkpoint)
+
+
+def check_resume_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raise for a setting that a run cannot change halfway."""
+    for key in overrides:
+        if not key.startswith(RESUMABLE):
+            raise UserError(
+                f"a resumed run keeps its {key}; what may change: {', '.join(RESUMABLE)}."
+                " Start a new run for other settings"
+            )
+
+
+def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
+    """Train until the recipe's last epoch, then evaluate the best weights and write the report.
+
+    Returns:
+        The run's result; None on all processes but the main one.
+
+    Raises:
+        RunInterrupted: after a Ctrl-C or SIGTERM; the run can be resumed.
+        UserError: for whatever a person can mend.
+    """
+    recipe, skip_log = job.recipe, SkipLog()
+    with quiet_lightning(), StopRequest() as stop:
+        trainer = make_trainer(recipe)
+        shard = Shard(trainer.global_rank, trainer.world_size)
+        sampler = GlobalBatchSampler(
+            len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=shard.rank, world=shard.world
+        )
+        module = Classifier(
+            job.model, recipe, classes=len(job.data.classes), batches_per_epoch=sampler.batches_per_epoch
+        )
+        description = describe(recipe, job.data.classes)
+        recorder = RunRecorder(job.open_folder, sampler, description, recipe.checkpoint, stop, skip_log)
+        trainer.callbacks.extend([recorder, *callbacks])
+        trainer.num_sanity_val_steps = float("inf") if _owes_validation(job, sampler.batches_per_epoch) else 0
+        trainer.fit(
+            module,
+            training_loader(recipe, job.data.train, sampler, skip_log),
+            evaluation_loader(recipe, job.data.val, skip_log, shard),
+            ckpt_path=job.checkpoint,
+        )
+    if not trainer.is_global_zero:
+        return None
+    return finish(recorder.run, recipe, job.data, job.model, trainer.strategy.root_device)
+
+
+def make_trainer(recipe: Recipe) -> Trainer:
+    """Return Lightning's trainer for a recipe, with its devices, strategy, precision and nodes."""
+    wanted = recipe.trainer
+    try:
+        return Trainer(
+            accelerator=wanted.accelerator,
+            devices=wanted.devices,
+            strategy=wanted.strategy,
+            precision=wanted.precision,  # type: ignore[arg-type]
+            num_nodes=wanted.num_nodes,
+            sync_batchnorm=wanted.sync_batchnorm,
+            deterministic=wanted.deterministic,
+            max_epochs=recipe.epochs,
+            gradient_clip_val=recipe.optimizer.clip_grad,
+            num_sanity_val_steps=0,
+            plugins=[AtomicCheckpointIO()],
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"Lightning cannot train with accelerator={wanted.accelerator}, devices={wanted.devices},"
+            f" strategy={wanted.strategy}, precision={wanted.precision}, num_nodes={wanted.num_nodes}: {error}"
+        ) from error
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's tips and its advice on workers and loggers off the screen; errors pass."""
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for module in ("lightning", "torch.utils.data", "torchmetrics", "torch.optim.lr_scheduler"):
+            warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _model(recipe: Recipe, data: ClassificationData) -> tuple[torch.nn.Module, Recipe]:
+    with quiet_lightning():
+        seed_everything(recipe.seed, verbose=False)
+    model = build_model(recipe, len(data.classes))
+    check_model(recipe, model, len(data.classes))
+    return model, resolve(recipe, model)
+
+
+def _owes_validation(job: Job, batches_per_epoch: int) -> bool:
+    """Return whether the checkpoint was written after an epoch's last batch, before its validation was over."""
+    if job.checkpoint is None:
+        return False
+    return read_checkpoint(job.checkpoint)[PROGRESS]["batch"] >= batches_per_epoch
