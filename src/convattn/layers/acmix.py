@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from convattn.layers.attention import LocalAttention, PositionKind, check_division
+from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.layers.attention import LocalAttention, PositionKind
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
 from convattn.ops.neighborhood import IntPair
 
@@ -232,25 +233,3 @@ class LocalAttention2d(nn.Module):
             return self.forward(x.unsqueeze(0)).squeeze(0)
         check_input(x, self.in_channels)
         return self.attention(*self.projection(x).chunk(3, 1))
-
-
-def check_channels(in_channels: int) -> None:
-    """At least one input channel.
-
-    Raises:
-        ValueError: fewer.
-    """
-    if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
-
-
-def check_input(x: Tensor, in_channels: int) -> None:
-    """A map of the channels that a layer was built for.
-
-    Raises:
-        ValueError: another shape.
-    """
-    if x.dim() != 4 or x.shape[1] != in_channels:
-        raise ValueError(f"the input must be [B, {in_channels}, H, W] or [{in_channels}, H, W], got {list(x.shape)}")
-    if x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"the input must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")

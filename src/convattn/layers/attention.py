@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._checks import check_division
 from convattn.ops import Neighborhood, attend
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -53,7 +54,8 @@ class LinearPosition(nn.Module):
 
 def _coordinates(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """``linspace(-1, 1, size)``, spelled so that an exported size stays free; a single pixel lies at -1."""
-    return torch.arange(size, device=device, dtype=dtype) * 2 / torch.sym_max(size - 1, 1) - 1
+    steps = torch.sym_max(size - 1, 1)
+    return torch.arange(size, device=device, dtype=dtype).mul(2).div(steps).sub(1)  # type: ignore[arg-type]
 
 
 class TablePosition(nn.Module):
@@ -170,14 +172,3 @@ class LocalAttention(nn.Module):
     def extra_repr(self) -> str:
         """What the constructor got."""
         return f"window={len(self.neighborhood)}, num_heads={self.num_heads}, stride={self.neighborhood.stride}"
-
-
-def check_division(channels: int, num_heads: int) -> None:
-    """Heads that divide the channels.
-
-    Raises:
-        ValueError: they do not; the message names some that do.
-    """
-    if num_heads < 1 or channels < 1 or channels % num_heads:
-        fitting = [n for n in range(1, min(max(channels, 1), 64) + 1) if channels % n == 0]
-        raise ValueError(f"out_channels={channels} must be divisible by num_heads, got {num_heads}; {fitting} would do")

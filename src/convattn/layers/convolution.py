@@ -8,24 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers.attention import check_division
+from convattn.layers._checks import check_channels, check_division, check_input, check_odd
 from convattn.ops import one_hot_kernel, shift_aggregate
 from convattn.ops.neighborhood import IntPair, as_pair
 
 ShiftKind: TypeAlias = Literal["learnable", "random", "fixed", "tensor"]
 SHIFTS: tuple[ShiftKind, ...] = ("learnable", "random", "fixed", "tensor")
-
-
-def check_odd(kernel_size: IntPair) -> tuple[int, int]:
-    """A kernel that has a centre.
-
-    Raises:
-        ValueError: an even size.
-    """
-    kernel = as_pair(kernel_size, "kernel_size")
-    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}; {kernel[0] | 1} would do")
-    return kernel
 
 
 class ShiftConvolution(nn.Module):
@@ -163,6 +151,7 @@ class ShiftConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_channels(in_channels)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, check_odd(kernel_size)
         self.stride, self.dilation, self.form = as_pair(stride, "stride"), as_pair(dilation, "dilation"), form
         self.weight = nn.Parameter(
@@ -179,7 +168,10 @@ class ShiftConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, C_out, ceil(H/s), ceil(W/s)]``."""
+        """``[B, C_in, H, W]`` -> ``[B, C_out, ceil(H/s), ceil(W/s)]``; ``[C_in, H, W]`` likewise."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.in_channels)
         projection = self.weight.flatten(2).transpose(1, 2).flatten(0, 1)[..., None, None]
         maps = F.conv2d(x, projection)
         out = shift_aggregate(

@@ -1,6 +1,8 @@
 """``attend`` by tiles of queries and their halo of keys: batched matrix products, forward and backward.
 
-Nothing but the inputs is kept between forward and backward; a tile's logits live for one step of a loop.
+Nothing but the inputs is kept between forward and backward; a tile's logits live for one step of a loop. Where a value
+is not finite the result is computed again offset by offset: in a product of matrices 0 * NaN would carry it beyond
+its window.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from convattn.ops._checks import accumulation_dtype, memory_format_of
 from convattn.ops._dispatch import working_set_bytes
+from convattn.ops.attend import offsets
 from convattn.ops.attend.tiles import Axis, plan, relation
 from convattn.ops.neighborhood import Neighborhood, put, take
 
@@ -39,7 +42,8 @@ class _Tiling:
     columns: Axis
     num_heads: int
     scale: float
-    bias: Tensor
+    bias: Tensor | None
+    outside: Tensor
     inverse: Tensor
     key_offsets: Tensor | None
     offset_index: Tensor
@@ -73,8 +77,10 @@ class _Tiling:
         if self.key_offsets is not None:
             toward = q @ self.key_offsets[heads][:, None].transpose(-1, -2)
             logits += toward.gather(-1, self.offset_index.expand(*toward.shape[:2], -1, -1))
-        logits = logits.mul_(self.scale).add_(self.bias[heads][:, None])
-        return logits.softmax(-1)
+        logits = logits.mul_(self.scale)
+        if self.bias is not None:
+            logits += self.bias[heads][:, None]
+        return logits.masked_fill_(self.outside, float("-inf")).softmax(-1)
 
 
 def _to_tiles(x: Tensor, tile_h: int, tile_w: int) -> Tensor:
@@ -99,9 +105,8 @@ def _tiling(
     rows, columns = plan(nbhd, *k.shape[-2:])
     index, inverse = (t.to(k.device) for t in relation(nbhd, rows, columns))
     dtype = accumulation_dtype(q.dtype)
-    table = torch.zeros(1, len(nbhd), dtype=dtype, device=k.device) if bias is None else bias.to(dtype)
-    outside = index < 0
-    spread = table[:, index.clamp(min=0)].masked_fill(outside, float("-inf")).expand(num_heads, -1, -1)
+    outside, index = index < 0, index.clamp(min=0)
+    spread = None if bias is None else bias.to(dtype)[:, index].expand(num_heads, -1, -1)
     if key_offsets is not None:
         key_offsets = key_offsets.to(dtype).expand(num_heads, -1, -1)
     pixels = (
@@ -110,7 +115,7 @@ def _tiling(
         rows.keys(nbhd, k.device),
         columns.keys(nbhd, k.device),
     )
-    return _Tiling(nbhd, rows, columns, num_heads, scale, spread, inverse, key_offsets, index.clamp(min=0), pixels)
+    return _Tiling(nbhd, rows, columns, num_heads, scale, spread, outside, inverse, key_offsets, index, pixels)
 
 
 def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[slice, slice]]:
@@ -118,7 +123,7 @@ def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[sl
     rows, columns = tiling.rows, tiling.columns
     tile_rows = len(rows.bases)
     logits = rows.tile * columns.tile * rows.halo * columns.halo * len(columns.bases) * element_size
-    budget = working_set_bytes(tiling.bias.device)
+    budget = working_set_bytes(tiling.outside.device)
     height = max(1, min(tile_rows, budget // logits))
     depth = max(1, budget // (logits * height)) if height == tile_rows else 1
     for start in range(0, planes, depth):
@@ -168,6 +173,8 @@ def attend(
             tiling.cut_queries(queries[planes], tiles), tiling.cut_keys(keys[planes], tiles), heads[planes]
         )
         _place(out, tiling, planes, tiles, weights @ tiling.cut_keys(values[planes], tiles))
+    if not bool(out.sum().isfinite()):
+        return offsets.attend(q, k, v, bias, key_offsets, nbhd, num_heads, scale)
     return _map(_gather_outputs(out, tiling), q)
 
 
@@ -192,7 +199,7 @@ def attend_backward(
     dq, dk, dv = _empty_queries(tiling, queries), torch.zeros_like(keys), torch.zeros_like(values)
     heads = torch.arange(len(queries), device=q.device) % num_heads
     real = _real_queries(tiling, q.device)
-    by_head = queries.new_zeros((num_heads, len(nbhd)))
+    by_head = queries.new_zeros((num_heads, len(nbhd)), dtype=torch.float64)
     toward_by_head = queries.new_zeros((num_heads, len(nbhd), queries.shape[-1]))
     for planes, tiles in _steps(tiling, len(queries), 3 * queries.element_size()):
         qt, kt = tiling.cut_queries(queries[planes], tiles), tiling.cut_keys(keys[planes], tiles)
@@ -204,7 +211,7 @@ def attend_backward(
         dlogits = weights.mul_(dlogits - (weights * dlogits).sum(-1, keepdim=True))
         per_offset = _per_offset(tiling, dlogits) if bias is not None or key_offsets is not None else None
         if bias is not None and per_offset is not None:
-            by_head.index_add_(0, heads[planes], per_offset.sum((1, 2)))
+            by_head.index_add_(0, heads[planes], per_offset.sum((1, 2), dtype=torch.float64))
         dlogits = dlogits.mul_(scale)
         dqt = dlogits @ kt
         tiling.add_keys(dk[planes], dlogits.transpose(-1, -2) @ qt, tiles)
@@ -213,6 +220,8 @@ def attend_backward(
             dqt += per_offset @ tiling.key_offsets[heads[planes]][:, None]
             toward_by_head.index_add_(0, heads[planes], (per_offset.transpose(-1, -2) @ qt).sum(1))
         _place(dq, tiling, planes, tiles, dqt)
+    if not bool((dq.sum() + dk.sum() + dv.sum()).isfinite()):
+        return offsets.attend_backward(grad, q, k, v, bias, key_offsets, nbhd, num_heads, scale)
     if bias is not None:
         dbias = by_head.sum_to_size(bias.shape).to(bias.dtype)
     if key_offsets is not None:
@@ -223,7 +232,7 @@ def attend_backward(
 def _real_queries(tiling: _Tiling, device: torch.device) -> Tensor:
     """1 where a tile's query is an output, 0 where it repeats the last one ``[tiles, tile pixels, 1]``."""
     rows, columns = (_first_of_each(axis, device) for axis in (tiling.rows, tiling.columns))
-    grid = (rows[:, None] & columns[None]).to(tiling.bias.dtype)
+    grid = rows[:, None] & columns[None]
     return _to_tiles(grid[None, :, :, None], tiling.rows.tile, tiling.columns.tile)[0]
 
 

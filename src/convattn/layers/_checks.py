@@ -1,0 +1,52 @@
+"""Argument checks that the layers share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from convattn.ops.neighborhood import IntPair, as_pair
+
+
+def check_odd(kernel_size: IntPair) -> tuple[int, int]:
+    """A kernel that has a centre.
+
+    Raises:
+        ValueError: an even size.
+    """
+    kernel = as_pair(kernel_size, "kernel_size")
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}; {kernel[0] | 1} would do")
+    return kernel
+
+
+def check_division(channels: int, num_heads: int) -> None:
+    """Heads that divide the channels.
+
+    Raises:
+        ValueError: they do not; the message names some that do.
+    """
+    if num_heads < 1 or channels < 1 or channels % num_heads:
+        fitting = [n for n in range(1, min(max(channels, 1), 64) + 1) if channels % n == 0]
+        raise ValueError(f"out_channels={channels} must be divisible by num_heads, got {num_heads}; {fitting} would do")
+
+
+def check_channels(in_channels: int) -> None:
+    """At least one input channel.
+
+    Raises:
+        ValueError: fewer.
+    """
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+
+
+def check_input(x: Tensor, in_channels: int) -> None:
+    """A map of the channels that a layer was built for.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise ValueError(f"the input must be [B, {in_channels}, H, W] or [{in_channels}, H, W], got {list(x.shape)}")
+    if x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"the input must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")

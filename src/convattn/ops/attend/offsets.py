@@ -1,0 +1,79 @@
+"""``attend`` offset by offset, forward and backward: one number a window position, whatever the values are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convattn.ops._checks import accumulation_dtype
+from convattn.ops.aggregate.eager import aggregate
+from convattn.ops.correlate.eager import correlate
+from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.scatter.eager import scatter
+
+
+def _weights(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None,
+    key_offsets: Tensor | None,
+    nbhd: Neighborhood,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    logits = correlate(q, k, nbhd, num_heads)
+    if key_offsets is not None:
+        vectors = key_offsets.to(q.dtype).expand(num_heads, -1, -1)
+        logits += torch.einsum("bnchw,nmc->bnmhw", q.unflatten(1, (num_heads, -1)), vectors)
+    logits *= scale
+    if bias is not None:
+        logits += bias.to(q.dtype)[..., None, None]
+    return logits.softmax(2)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key_offsets: Tensor | None,
+    nbhd: Neighborhood,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    """See :func:`convattn.ops.attend`."""
+    like, dtype = q, accumulation_dtype(q.dtype)
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    return aggregate(_weights(q, k, bias, key_offsets, nbhd, num_heads, scale), v, nbhd).to(like.dtype)
+
+
+def attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key_offsets: Tensor | None,
+    nbhd: Neighborhood,
+    num_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, bias and key_offsets; the last two are empty where the input is None."""
+    like, size = q, (k.shape[2], k.shape[3])
+    grad, q, k, v = (x.to(accumulation_dtype(q.dtype)) for x in (grad, q, k, v))
+    weights = _weights(q, k, bias, key_offsets, nbhd, num_heads, scale)
+    dv = scatter(weights, grad, nbhd, size)
+    dlogits = correlate(grad, v, nbhd, num_heads)
+    dlogits = weights * (dlogits - (weights * dlogits).sum(2, keepdim=True))
+    dbias, doffsets = like.new_zeros(0), like.new_zeros(0)
+    if bias is not None:
+        dbias = dlogits.sum((0, 3, 4)).sum_to_size(bias.shape).to(bias.dtype)
+    dlogits *= scale
+    dq = aggregate(dlogits, k, nbhd)
+    if key_offsets is not None:
+        vectors = key_offsets.to(q.dtype).expand(num_heads, -1, -1)
+        dq += torch.einsum("bnmhw,nmc->bnchw", dlogits, vectors).flatten(1, 2)
+        toward = torch.einsum("bnmhw,bnchw->nmc", dlogits, q.unflatten(1, (num_heads, -1)))
+        doffsets = toward.sum_to_size(key_offsets.shape).to(key_offsets.dtype)
+    dk = scatter(dlogits, q, nbhd, size)
+    return dq.to(like.dtype), dk.to(like.dtype), dv.to(like.dtype), dbias, doffsets

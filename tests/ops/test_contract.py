@@ -1,0 +1,196 @@
+"""What every operator owes its users, over dtypes, layouts and geometries, against the float64 reference."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convattn.ops import Neighborhood, aggregate, attend, correlate
+from convattn.ops.attend import eager, reference
+from tests.ops.cases import GEOMETRIES, OPERATORS, Attend, Geometry, lay_out
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+LAYOUTS = ["contiguous", "channels_last", "strided"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory_is_nan():
+    """A pixel that a kernel forgets to write shows as NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def with_gradients(function, inputs, geometry):
+    """Output and the gradients of all inputs under a fixed weighting of the output."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(leaves, geometry)
+    ramp = torch.linspace(-1, 2, max(out.numel(), 1), dtype=torch.float64)[: out.numel()].view(out.shape)
+    return [out.detach(), *torch.autograd.grad(out, leaves, ramp.to(out.dtype))]
+
+
+@cache
+def references(operator, geometry, dtype):
+    """For three draws: the inputs in ``dtype``, the float64 answer and plain torch's answer in ``dtype``."""
+    found = []
+    for seed in range(3):
+        rounded = [x.to(dtype) for x in operator.draw(geometry, torch.Generator().manual_seed(seed))]
+        true = with_gradients(operator.reference, [x.double() for x in rounded], geometry)
+        found.append((rounded, true, with_gradients(operator.reference, rounded, geometry)))
+    return found
+
+
+def error(got, true, floor):
+    """Root mean square over all draws, relative to the answer's; one that cancels is measured against ``floor``."""
+    size = torch.cat([t.flatten() for t in true]).pow(2).mean().sqrt()
+    off = torch.cat([(g.double() - t).flatten() for g, t in zip(got, true, strict=True)])
+    return (off.pow(2).mean().sqrt() / size.clamp(min=floor)).item()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, layout):
+    draws = references(operator, geometry, dtype)
+    ours = [with_gradients(operator.run, [lay_out(x, layout) for x in inputs], geometry) for inputs, _, _ in draws]
+    rounding = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
+    floor = max(x.pow(2).mean().sqrt() for _, true, _ in draws for x in true) / 5
+    columns = (zip(*answers, strict=True) for answers in (ours, [t for _, t, _ in draws], [p for _, _, p in draws]))
+    for got, true, plain in zip(*columns, strict=True):
+        assert {g.dtype for g in got} == {dtype}
+        assert [g.shape for g in got] == [t.shape for t in true]
+        assert error(got, true, floor) <= 2 * max(error(plain, true, floor), rounding)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("geometry", [Geometry(3, 2, 3, stride=2), Geometry(1, 2, (1, 3))], ids=str)
+def test_gradcheck_to_second_order(operator, geometry):
+    inputs = [x.requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(1))]
+    assert torch.autograd.gradcheck(lambda *xs: operator.run(xs, geometry), inputs)
+    assert torch.autograd.gradgradcheck(lambda *xs: operator.run(xs, geometry), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+def test_output_keeps_channels_last(operator):
+    geometry = Geometry(7, 6, 3, stride=2)
+    inputs = [lay_out(x, "channels_last") for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    out = operator.run(inputs, geometry)
+    assert out.dim() == 5 or out.is_contiguous(memory_format=torch.channels_last)
+    if operator is Attend:
+        leaves = [x.requires_grad_() for x in inputs]
+        for grad in torch.autograd.grad(operator.run(leaves, geometry).sum(), leaves[:3]):
+            assert grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+def test_empty_batch(operator):
+    geometry = Geometry(5, 4, 3)
+    drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
+    inputs = [x[:0] if x.dim() >= 4 else x for x in drawn]
+    out, *grads = with_gradients(operator.run, inputs, geometry)
+    assert out.shape == operator.run(drawn, geometry)[:0].shape
+    for grad, x in zip(grads, inputs, strict=True):
+        assert grad.shape == x.shape
+        assert not grad.any()
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value):
+    geometry = Geometry(12, 11, 3)
+    inputs = operator.draw(geometry, torch.Generator().manual_seed(0))
+    pixel = (Ellipsis, 2, 3)
+    inputs[1][pixel] = value
+    for got, true in zip(
+        with_gradients(operator.run, inputs, geometry),
+        with_gradients(operator.reference, inputs, geometry),
+        strict=True,
+    ):
+        assert torch.equal(got.isfinite(), true.isfinite())
+        torch.testing.assert_close(got.nan_to_num(0, 0, 0), true.nan_to_num(0, 0, 0))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout):
+    geometry = Geometry(5, 6, 3, stride=2)
+    inputs = [lay_out(x, layout).requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    calls = []
+    with _Recorder(calls):
+        torch.autograd.grad(operator.run(inputs, geometry).sum(), inputs)
+    assert calls
+    for op, args in calls:
+        clones = [a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]
+        torch.library.opcheck(op, clones)
+
+
+class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Keeps every call of an operator of ours."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "convattn":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    border=st.sampled_from(["reflect", "zeros", "replicate"]),
+    seed=st.integers(0, 1000),
+)
+def test_attend_on_any_shape(height, width, kernel, stride, dilation, border, seed):
+    geometry = Geometry(height, width, kernel, stride, dilation, border)
+    inputs = Attend.draw(geometry, torch.Generator().manual_seed(seed))
+    composed = torch.softmax(_logits(inputs, geometry), 2)
+    nbhd = geometry.neighborhood
+    torch.testing.assert_close(
+        Attend.run(inputs, geometry), aggregate(composed, inputs[2], nbhd), rtol=1e-10, atol=1e-10
+    )
+
+
+def _logits(inputs, geometry):
+    q, k, _, bias, key_offsets = inputs
+    by_head = q.unflatten(1, key_offsets.shape[::2])
+    toward = torch.einsum("bnchw,nmc->bnmhw", by_head, key_offsets)
+    logits = correlate(q, k, geometry.neighborhood, num_heads=len(key_offsets)) + toward
+    return logits * key_offsets.shape[2] ** -0.5 + bias[..., None, None]
+
+
+def test_any_list_of_offsets():
+    star = Neighborhood(((0, 0), (-3, 1), (4, 0), (0, -5), (1, 1)), stride=(2, 1), border="zeros")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 4, h, 9, generator=generator, dtype=torch.float64) for h in (6, 11, 11))
+    expected = reference.attend(q, k, v, None, None, star, 2, 0.7)
+    torch.testing.assert_close(attend(q, k, v, star, num_heads=2, scale=0.7), expected)
+
+
+def test_large_map_is_cut_into_several_steps(monkeypatch):
+    geometry = Geometry(23, 21, 3)
+    inputs = Attend.draw(geometry, torch.Generator().manual_seed(0))
+    whole = with_gradients(Attend.run, inputs, geometry)
+    monkeypatch.setattr(eager, "working_set_bytes", lambda device: 1)
+    for got, expected in zip(with_gradients(Attend.run, inputs, geometry), whole, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_third_derivative_exists():
+    nbhd = Neighborhood.window((1, 3))
+    q, k, v = torch.randn(3, 1, 2, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def second(q):
+        (first,) = torch.autograd.grad(attend(q, k, v, nbhd).pow(2).sum(), q, create_graph=True)
+        return torch.autograd.grad(first.pow(2).sum(), q, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(second, q.requires_grad_())
