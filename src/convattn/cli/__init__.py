@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from convattn.cli.info import info
 from convattn.cli.list import list_models
@@ -32,5 +33,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]convattn:[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]convattn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

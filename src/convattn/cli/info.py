@@ -21,7 +21,7 @@ HELP = """Show versions, devices, and which backends each operator can use here.
 
   convattn info
 
-  convattn info --json                                  for a bug report or a script
+  convattn info --json                       for a bug report or a script
 """
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
@@ -63,7 +63,7 @@ def _machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "devices": _devices(),
-        "cuda": torch.version.cuda or "none",
+        "built for": f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "default dtype": str(torch.get_default_dtype()).removeprefix("torch."),

@@ -14,11 +14,11 @@ HELP = """List the models and recipes to train.
 
 [bold]Examples[/]
 
-  convattn list                                         convattn's models, and the recipes
+  convattn list                              convattn's models, and the recipes
 
-  convattn list acmix                                   those with acmix in their name
+  convattn list acmix                        those with acmix in their name
 
-  convattn list --all 'convnext*'                       of timm's models too: all of them can be trained
+  convattn list --all 'convnext*'            timm's too: all can be trained
 """
 
 Pattern = Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.", show_default=False)]

@@ -24,13 +24,13 @@ HELP = """Say what is on images.
 
 [bold]Examples[/]
 
-  convattn predict photo.jpg                            by the newest run, runs/latest
+  convattn predict photo.jpg                 by runs/latest, the newest run
 
-  convattn predict photos/ --top-k 3                    all images below a folder
+  convattn predict photos/ --top-k 3         all images below a folder
 
-  convattn predict --run runs/latest photos/ --format json > answers.json
+  convattn predict photos/ --format json > answers.json
 
-  convattn predict --run weights.safetensors photos/ --format csv --out answers.csv
+  convattn predict photos/ --run weights.safetensors --format csv --out a.csv
 
 Images that cannot be read are listed on stderr and left out; exit code 2 where none could be read.
 """
@@ -54,7 +54,7 @@ class Writer(Protocol):
         """Write what is still to be written."""
 
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")]
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many classes per image.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Table for people; json, csv for programs.")]

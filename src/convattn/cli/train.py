@@ -36,7 +36,7 @@ Any setting of the recipe can be given as key=value; an unknown key is answered 
 """
 
 Data = Annotated[
-    Path | None, typer.Option(help="Folder of images; without it the embedded digits.", show_default=False)
+    Path | None, typer.Option(help="Folder of images; else the embedded digits.", show_default=False)
 ]
 Model = Annotated[str | None, typer.Option(help="Model name; see convattn list.", show_default=False)]
 RecipeName = Annotated[
@@ -51,7 +51,7 @@ Devices = Annotated[str | None, typer.Option(help="Lightning: how many, which (0
 Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps, auto.", show_default=False)]
 Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
 Precision = Annotated[
-    str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, 16-mixed, ...", show_default=False)
+    str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)
 ]
 NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
@@ -161,7 +161,8 @@ def _print_job(job: "Job", origin: str, console: Console) -> None:
     if data.skipped:
         first = data.skipped[0]
         lines.append(
-            f"skipped {len(data.skipped)} unreadable files (listed in skipped.csv), the first {first.path}: {first.reason}"
+            f"skipped {len(data.skipped)} unreadable files (listed in skipped.csv),"
+            f" the first {first.path}: {first.reason}"
         )
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 

@@ -24,9 +24,9 @@ HELP = """Measure a trained model on labelled images.
 
 [bold]Examples[/]
 
-  convattn val                                          the newest run, on its own validation images
+  convattn val                               runs/latest, on its own images
 
-  convattn val --run runs/latest --data other-photos/   on other images: other-photos/<class>/*.jpg, or its val/
+  convattn val --data photos/                on photos/<class>/*.jpg, or its val/
 
   convattn val --json > scores.json
 """
@@ -66,7 +66,8 @@ def val(
     _print_scores(loaded, scores, source)
     if skipped:
         lines = [f"  {file.path}: {file.reason}" for file in skipped]
-        print("\n".join([f"{len(skipped)} images could not be read and were left out:", *lines]), file=sys.stderr)
+        head = f"left out, since they cannot be read: {len(skipped)}"
+        print("\n".join([head, *lines]), file=sys.stderr)
 
 
 val.__doc__ = HELP
@@ -75,40 +76,24 @@ val.__doc__ = HELP
 def _open(run: Path, data: Path | None, loaded: "LoadedModel") -> tuple["LabelledImages", list["SkippedFile"], str]:
     """Return the images to measure on, the files that were left out and where the images come from."""
     from convattn.data.folder import open_held_out
+    from convattn.tasks.loaders import open_data
+    from convattn.tasks.recipes import read_recipe
 
-    own = _own_folder(run)
-    if data is not None and (own is None or data.resolve() != own.resolve()):
+    config = run / "config.yaml"
+    recipe = read_recipe(config) if config.is_file() else None
+    own = recipe.data.folder if recipe is not None else None
+    if data is not None and (own is None or data.resolve() != Path(own).resolve()):
         images, skipped = open_held_out(data, loaded.classes)
         return images, skipped, str(data)
-    return _open_own(run, loaded)
-
-
-def _own_folder(run: Path) -> Path | None:
-    """Return the folder that a run was trained on; None for the digits, or where ``run`` is a file."""
-    from convattn.tasks.run_folder import open_run
-
-    if not (run / "config.yaml").is_file():
-        return None
-    folder = open_run(run)[1].data.folder
-    return Path(folder) if folder is not None else None
-
-
-def _open_own(run: Path, loaded: "LoadedModel") -> tuple["LabelledImages", list["SkippedFile"], str]:
-    """Return the validation images of the run itself, by its config.yaml."""
-    from convattn.tasks.loaders import open_data
-    from convattn.tasks.run_folder import open_run
-
-    if not (run / "config.yaml").is_file():
+    if recipe is None:
         raise UserError(f"{run}: no run folder with a config.yaml, so its images are not known; give them with --data")
-    recipe = open_run(run)[1]
-    data = open_data(recipe)
-    source = f"{recipe.data.folder or 'digits'}, its validation images"
-    if data.classes != loaded.classes:
+    found = open_data(recipe)
+    if found.classes != loaded.classes:
         raise UserError(
-            f"{recipe.data.folder}: its classes ({_some(data.classes)}) are not those of the model "
+            f"{own}: its classes ({_some(found.classes)}) are not those of the model "
             f"({_some(loaded.classes)}); put the folders back as they were, or give other images with --data"
         )
-    return data.val, data.skipped, source
+    return found.val, found.skipped, f"{own or 'the digits'}, its validation images"
 
 
 def _some(names: list[str], limit: int = 5) -> str:

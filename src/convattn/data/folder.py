@@ -240,11 +240,17 @@ def _find_bad(root: Path, items: list[Item], progress: Progress | None) -> list[
             return SkippedFile(file, error.reason)
         return None
 
-    bad = []
+    def check_all(files: list[str]) -> list[SkippedFile | None]:
+        return [check(file) for file in files]
+
+    # Some files per task: the pool queues all its tasks at once, and there may be millions of files.
+    step = min(256, 1 + len(items) // 64)
+    tasks = ([file for file, _ in items[start : start + step]] for start in range(0, len(items), step))
+    bad, done = [], 0
     with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for done, result in enumerate(pool.map(check, (file for file, _ in items)), start=1):
-            if result is not None:
-                bad.append(result)
+        for results in pool.map(check_all, tasks):
+            bad += [result for result in results if result is not None]
+            done += len(results)
             if progress is not None:
                 progress(done, len(items))
     return bad

@@ -103,7 +103,7 @@ def check_image(path: str | os.PathLike[str], *, decode: bool = True, max_pixels
     """Raise :class:`ImageError` where :func:`open_image` would.
 
     With ``decode=False`` a JPEG that has its header and its end mark counts as good: a truncated one has lost the
-    mark, and libjpeg reads over most other damage. That is about a hundred times faster.
+    mark, and libjpeg reads over most other damage. That is many times faster.
 
     Example:
         >>> check_image("nowhere.png")

@@ -1,4 +1,4 @@
-"""The validation images that the model got wrong, as pictures inside the page."""
+"""Validation images as pictures inside the page: those that the model got wrong, those that it hardly got right."""
 
 import base64
 import io
@@ -13,6 +13,7 @@ from convattn.report.markup import escape, percent
 from convattn.report.run import PredictionRow
 
 PICTURES_LIMIT = 48
+UNSURE_LIMIT = 14
 PICTURE_SIZE = 176
 SMALL = 64
 
@@ -23,23 +24,31 @@ def worst_first(predictions: Sequence[PredictionRow]) -> list[PredictionRow]:
     return sorted(wrong, key=lambda row: (-row.probability if math.isfinite(row.probability) else 0.0, row.index))
 
 
-def gallery_html(wrong: Sequence[PredictionRow], classes: Sequence[str], images: LabelledImages) -> str:
-    """Return the first wrong predictions as pictures with the true and the predicted class."""
-    if not wrong:
+def least_sure(predictions: Sequence[PredictionRow]) -> list[PredictionRow]:
+    """Return the right predictions of the lowest probability, the least sure first."""
+    right = [row for row in predictions if row.label == row.predicted and math.isfinite(row.probability)]
+    return sorted(right, key=lambda row: (row.probability, row.index))[:UNSURE_LIMIT]
+
+
+def gallery_html(rows: Sequence[PredictionRow], classes: Sequence[str], images: LabelledImages) -> str:
+    """Return the first of the predictions as pictures with the true and the predicted class."""
+    if not rows:
         return ""
-    cards = "".join(_card(row, classes, images) for row in wrong[:PICTURES_LIMIT])
+    cards = "".join(_card(row, classes, images) for row in rows[:PICTURES_LIMIT])
     return f'<ul class="gallery">{cards}</ul>'
 
 
 def _card(row: PredictionRow, classes: Sequence[str], images: LabelledImages) -> str:
     name, truth, said = escape(row.name), escape(classes[row.label]), escape(classes[row.predicted])
-    alt = f"{name}: {truth}, taken for {said}"
+    right = row.label == row.predicted
+    alt = f"{name}: {truth}, recognised" if right else f"{name}: {truth}, taken for {said}"
+    kind, sure = "said good" if right else "said", percent(row.probability, 0)
     try:
         picture = f'<img alt="{alt}" {_embed(images.image(row.index))}>'
     except (ImageError, IndexError):
         picture = '<div class="lost">cannot be read</div>'
     return (
-        f'<li>{picture}<div class="said"><small>said</small> {said} <small>{percent(row.probability, 0)}</small></div>'
+        f'<li>{picture}<div class="{kind}"><small>said</small> {said} <small>{sure}</small></div>'
         f'<div><small>is</small> {truth}</div><div class="file" title="{name}">{name}</div></li>'
     )
 

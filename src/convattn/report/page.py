@@ -9,13 +9,18 @@ from convattn import __version__
 from convattn.data.types import LabelledImages
 from convattn.report.charts import FIRST, SECOND, Series, line_chart
 from convattn.report.confusion import Confusion, classes_html, matrix_html
-from convattn.report.gallery import PICTURES_LIMIT, gallery_html, worst_first
+from convattn.report.gallery import PICTURES_LIMIT, gallery_html, least_sure, worst_first
 from convattn.report.markup import count, details, duration, escape, figure, number, percent, section, table
 from convattn.report.rates import rates_html
 from convattn.report.run import EpochRow, Run, read_run
 from convattn.report.style import CSS, PAGE
 
 SKIPPED_LIMIT = 500
+
+FEW_WRONG = 8
+"""With fewer wrong answers than this, the least sure right ones are shown too."""
+
+LOSS_NOTE = "training: with augmentation and label smoothing; validation: without"
 
 
 def write_report(run: Path, val: LabelledImages) -> Path:
@@ -40,6 +45,7 @@ def write_report(run: Path, val: LabelledImages) -> Path:
 def _body(run: Run, title: str, val: LabelledImages) -> str:
     confusion = Confusion.of(run.classes, run.predictions)
     wrong = worst_first(run.predictions)
+    unsure = least_sure(run.predictions) if len(wrong) < FEW_WRONG else []
     shown = (
         f"the {PICTURES_LIMIT} most confident of {len(wrong)}"
         if len(wrong) > PICTURES_LIMIT
@@ -51,6 +57,7 @@ def _body(run: Run, title: str, val: LabelledImages) -> str:
         section("What it confuses", matrix_html(confusion)),
         section("Accuracy by class", classes_html(confusion), "The weakest first."),
         section("What it got wrong", gallery_html(wrong, run.classes, val), f"Validation images, {shown}."),
+        section("What it was least sure of", gallery_html(unsure, run.classes, val), "Right all the same."),
         section("Attention or convolution?", rates_html(run)),
         section("Use it", _commands(run)),
         section("Files left out", _skipped(run.skipped)),
@@ -81,11 +88,11 @@ def _header(run: Run, title: str, confusion: Confusion) -> str:
     tiles = [
         ("main", "validation accuracy", f"{percent(top, 2)} <small>{errors}</small>"),
         ("", "epochs", escape(trained)),
-        ("", "best epoch", number(1 + _summary_number(run, "best_epoch", best.epoch if best else math.nan))),
+        ("", "best epoch", number(_summary_number(run, "best_epoch", best.epoch if best else math.nan))),
         ("", "parameters", count(_summary_number(run, "parameters", math.nan))),
         ("", "classes", str(len(run.classes))),
         ("", "validated on", f"{total or '–'}"),
-        ("", "time", duration(_summary_number(run, "seconds", sum(row.seconds for row in run.epochs) or math.nan))),
+        ("", "time", duration(_summary_number(run, "seconds", run.epochs[-1].seconds if run.epochs else math.nan))),
     ]
     cells = "".join(f'<div class="{kind}"><dt>{name}</dt><dd>{value}</dd></div>' for kind, name, value in tiles)
     hint = "" if run.finished else f" · go on with <code>{escape(_resume(run))}</code>"
@@ -103,22 +110,26 @@ def _summary_number(run: Run, key: str, otherwise: float) -> float:
 def _curves(epochs: list[EpochRow]) -> str:
     if not epochs:
         return '<p class="intro">No epoch has ended yet.</p>'
-    x = [row.epoch + 1 for row in epochs]
+    x = [row.epoch for row in epochs]
     train, val = [row.train_loss for row in epochs], [row.val_loss for row in epochs]
     accuracy, lr = [100 * row.val_accuracy for row in epochs], [row.lr for row in epochs]
     loss = [Series("training", x, train, SECOND), Series("validation", x, val, FIRST)]
     charts = [
-        figure(line_chart(loss, alt=f"Training {_course(train)} Validation {_course(val)}", y_scale="log"), "Loss"),
+        figure(
+            line_chart(loss, alt=f"Training {_course(train)} Validation {_course(val)}", y_scale="log"),
+            "Loss",
+            LOSS_NOTE,
+        ),
         figure(
             line_chart([Series("accuracy", x, accuracy)], alt=f"In percent: {_course(accuracy)}"),
             "Validation accuracy, %",
         ),
         figure(line_chart([Series("learning rate", x, lr)], alt=_course(lr)), "Learning rate"),
     ]
-    head = ("epoch", "training loss", "validation loss", "accuracy", "learning rate", "seconds")
+    head = ("epoch", "training loss", "validation loss", "accuracy", "learning rate", "seconds so far")
     rows = [
         (
-            row.epoch + 1,
+            row.epoch,
             number(row.train_loss),
             number(row.val_loss),
             percent(row.val_accuracy, 2),
@@ -164,4 +175,5 @@ def _skipped(skipped: list[tuple[str, str]]) -> str:
         return ""
     rows = table(("file", "reason"), skipped[:SKIPPED_LIMIT], caption="Files left out")
     more = f"<p>… and {len(skipped) - SKIPPED_LIMIT} more in skipped.csv.</p>" if len(skipped) > SKIPPED_LIMIT else ""
-    return details(f"{len(skipped)} files could not be read", rows + more)
+    files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
+    return details(f"{files} could not be read", rows + more)

@@ -50,15 +50,15 @@ def _movement(rows: list[PathRow]) -> str:
     order = sorted(layers)
     series = [
         Series(
-            f"layer {depth}",
-            [row.epoch + 1 for row in layers[depth]],
+            f"depth {depth}",
+            [row.epoch for row in layers[depth]],
             [row.log_ratio for row in layers[depth]],
             opacity=1.0 if len(order) == 1 else 0.3 + 0.7 * place / (len(order) - 1),
         )
         for place, depth in enumerate(order)
     ]
     alt = f"log|α/β| of {len(order)} layers over {len({row.epoch for row in rows})} epochs."
-    chart = line_chart(series, alt=alt, zero=True, legend=len(order) <= 4)
+    chart = line_chart(series, alt=alt, zero=True, legend=len(order) <= 2)
     return figure(chart, "log|α/β| over the epochs", "a line per layer, the deeper the stronger")
 
 

@@ -12,7 +12,7 @@ import yaml
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of ``metrics.csv``; what was not measured is NaN."""
+    """One epoch of ``metrics.csv``, the first being 1; ``seconds`` count from the run's start, NaN is not measured."""
 
     epoch: int
     train_loss: float

@@ -59,7 +59,8 @@ break-inside:avoid}.bars .name{overflow-wrap:anywhere;line-height:1.25}
 .gallery img,.lost{width:100%;aspect-ratio:1;object-fit:contain;background:var(--paper);border-radius:8px;display:block;
 margin-bottom:6px}.lost{display:grid;place-items:center;color:var(--muted)}
 .pixels{image-rendering:pixelated}
-.gallery div{overflow-wrap:anywhere}.said{color:var(--c2);font-weight:600}.said small{font-weight:400}
+.gallery div{overflow-wrap:anywhere}.said{color:var(--c2);font-weight:600}.said.good{color:var(--good)}
+.said small{font-weight:400}
 .gallery .file{color:var(--muted);font-size:.78rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 pre{background:var(--code);border:1px solid var(--line);border-radius:10px;padding:12px 14px;overflow-x:auto;
 margin:4px 0 14px;font:.86rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -67,7 +68,8 @@ details{margin-top:12px}summary{cursor:pointer;color:var(--c1);font-weight:500}d
 summary:focus-visible{outline:2px solid var(--c1);outline-offset:2px}
 footer{color:var(--muted);font-size:.85rem;text-align:center}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
-@media(max-width:480px){.matrix{--cell:28px!important}.matrix th span{max-width:6.5em}
+@media(max-width:480px){.gallery{grid-template-columns:repeat(3,1fr);gap:12px 10px}.gallery li{font-size:.82rem}
+.matrix{--cell:28px!important}.matrix th span{max-width:6.5em}
 main{padding:12px 10px 32px}
 .tiles{grid-template-columns:repeat(3,1fr);gap:8px}.tiles div{padding:8px 10px}
 .tiles .main{grid-column:1/-1}.tiles dd{font-size:1.05rem}

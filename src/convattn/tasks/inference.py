@@ -264,7 +264,7 @@ class _Description:
         try:
             return cls(
                 name=fields["model"],
-                model_args=json.loads(fields["model_args"]),
+                model_args=dict(json.loads(fields["model_args"])),
                 classes=json.loads(fields["classes"]),
                 input_size=tuple(json.loads(fields["input_size"])),
                 mean=tuple(json.loads(fields["mean"])),

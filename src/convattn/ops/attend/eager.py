@@ -40,10 +40,7 @@ class _Tiling:
     nbhd: Neighborhood
     rows: Axis
     columns: Axis
-    num_heads: int
-    scale: float
-    bias: Tensor | None
-    outside: Tensor
+    mask: Tensor
     inverse: Tensor
     key_offsets: Tensor | None
     offset_index: Tensor
@@ -73,14 +70,13 @@ class _Tiling:
 
     def weights(self, q: Tensor, k: Tensor, heads: Tensor) -> Tensor:
         """Softmax weights ``[P, tiles, tile pixels, halo pixels]`` of tiles of planes of the given heads."""
-        logits = q @ k.transpose(-1, -2)
+        shape, keys = q.shape[:2], k.flatten(0, 1).transpose(1, 2)
+        mask = self.mask if len(self.mask) == 1 else self.mask[heads].repeat_interleave(shape[1], 0)
+        logits = torch.baddbmm(mask, q.flatten(0, 1), keys).unflatten(0, shape)
         if self.key_offsets is not None:
             toward = q @ self.key_offsets[heads][:, None].transpose(-1, -2)
-            logits += toward.gather(-1, self.offset_index.expand(*toward.shape[:2], -1, -1))
-        logits = logits.mul_(self.scale)
-        if self.bias is not None:
-            logits += self.bias[heads][:, None]
-        return logits.masked_fill_(self.outside, float("-inf")).softmax(-1)
+            logits += toward.gather(-1, self.offset_index.expand(*shape, -1, -1))
+        return logits.softmax(-1)
 
 
 def _to_tiles(x: Tensor, tile_h: int, tile_w: int) -> Tensor:
@@ -100,13 +96,15 @@ def _tiling(
     key_offsets: Tensor | None,
     nbhd: Neighborhood,
     num_heads: int,
-    scale: float,
 ) -> _Tiling:
     rows, columns = plan(nbhd, *k.shape[-2:])
     index, inverse = (t.to(k.device) for t in relation(nbhd, rows, columns))
     dtype = accumulation_dtype(q.dtype)
     outside, index = index < 0, index.clamp(min=0)
-    spread = None if bias is None else bias.to(dtype)[:, index].expand(num_heads, -1, -1)
+    mask = q.new_zeros(1, *index.shape, dtype=dtype) if bias is None else bias.to(dtype)[:, index]
+    mask = mask.masked_fill(outside, float("-inf"))
+    if bias is not None:
+        mask = mask.expand(num_heads, -1, -1)
     if key_offsets is not None:
         key_offsets = key_offsets.to(dtype).expand(num_heads, -1, -1)
     pixels = (
@@ -115,7 +113,7 @@ def _tiling(
         rows.keys(nbhd, k.device),
         columns.keys(nbhd, k.device),
     )
-    return _Tiling(nbhd, rows, columns, num_heads, scale, spread, outside, inverse, key_offsets, index, pixels)
+    return _Tiling(nbhd, rows, columns, mask, inverse, key_offsets, index, pixels)
 
 
 def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[slice, slice]]:
@@ -123,7 +121,7 @@ def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[sl
     rows, columns = tiling.rows, tiling.columns
     tile_rows = len(rows.bases)
     logits = rows.tile * columns.tile * rows.halo * columns.halo * len(columns.bases) * element_size
-    budget = working_set_bytes(tiling.outside.device)
+    budget = working_set_bytes(tiling.mask.device)
     height = max(1, min(tile_rows, budget // logits))
     depth = max(1, budget // (logits * height)) if height == tile_rows else 1
     for start in range(0, planes, depth):
@@ -164,8 +162,9 @@ def attend(
     """See :func:`convattn.ops.attend`."""
     if q.numel() == 0:
         return torch.empty_like(q)
-    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads, scale)
+    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads)
     queries, keys, values = (_planes(x, num_heads) for x in (q, k, v))
+    queries = queries * scale
     out = _empty_queries(tiling, queries)
     heads = torch.arange(len(queries), device=q.device) % num_heads
     for planes, tiles in _steps(tiling, len(queries), queries.element_size()):
@@ -194,8 +193,9 @@ def attend_backward(
     doffsets = q.new_zeros(0) if key_offsets is None else torch.zeros_like(key_offsets)
     if q.numel() == 0:
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), dbias, doffsets
-    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads, scale)
+    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads)
     queries, keys, values, douts = (_planes(x, num_heads) for x in (q, k, v, grad))
+    queries = queries * scale
     dq, dk, dv = _empty_queries(tiling, queries), torch.zeros_like(keys), torch.zeros_like(values)
     heads = torch.arange(len(queries), device=q.device) % num_heads
     real = _real_queries(tiling, q.device)
@@ -207,26 +207,28 @@ def attend_backward(
         dt = dt * real[tiles.start * len(tiling.columns.bases) : tiles.stop * len(tiling.columns.bases)]
         weights = tiling.weights(qt, kt, heads[planes])
         tiling.add_keys(dv[planes], weights.transpose(-1, -2) @ dt, tiles)
-        dlogits = dt @ vt.transpose(-1, -2)
-        dlogits = weights.mul_(dlogits - (weights * dlogits).sum(-1, keepdim=True))
+        dlogits = _softmax_backward(dt @ vt.transpose(-1, -2), weights)
         per_offset = _per_offset(tiling, dlogits) if bias is not None or key_offsets is not None else None
         if bias is not None and per_offset is not None:
             by_head.index_add_(0, heads[planes], per_offset.sum((1, 2), dtype=torch.float64))
-        dlogits = dlogits.mul_(scale)
         dqt = dlogits @ kt
         tiling.add_keys(dk[planes], dlogits.transpose(-1, -2) @ qt, tiles)
         if tiling.key_offsets is not None and per_offset is not None:
-            per_offset = per_offset.mul_(scale)
             dqt += per_offset @ tiling.key_offsets[heads[planes]][:, None]
             toward_by_head.index_add_(0, heads[planes], (per_offset.transpose(-1, -2) @ qt).sum(1))
         _place(dq, tiling, planes, tiles, dqt)
     if not bool((dq.sum() + dk.sum() + dv.sum()).isfinite()):
         return offsets.attend_backward(grad, q, k, v, bias, key_offsets, nbhd, num_heads, scale)
+    dq *= scale
     if bias is not None:
         dbias = by_head.sum_to_size(bias.shape).to(bias.dtype)
     if key_offsets is not None:
         doffsets = toward_by_head.sum_to_size(key_offsets.shape).to(key_offsets.dtype)
     return _map(_gather_outputs(dq, tiling), q), _map(dk, k), _map(dv, v), dbias, doffsets
+
+
+def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
 def _real_queries(tiling: _Tiling, device: torch.device) -> Tensor:

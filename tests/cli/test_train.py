@@ -1,0 +1,87 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from convattn.cli import app
+from convattn.errors import UserError
+
+QUICK = [
+    "model=acmix_resnet14",
+    "model_args={stem: small, channels: [8, 8, 8, 8]}",
+    "data.image_size=8",
+    "epochs=1",
+    "batch_size=256",
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_training_the_digits_tells_what_a_person_needs(here: Path) -> None:
+    done = CliRunner().invoke(app, ["train", *QUICK])
+    assert done.exit_code == 0, done.output
+    run = (here / "runs" / "latest").resolve()
+    assert "on scikit-learn's digits: 10 classes, 1437 training and 360 validation images" in done.output
+    assert "recipe digits: 1 epochs, batch 256" in done.output
+    assert "epoch 1/1  train loss" in done.output
+    assert "validation accuracy" in done.output
+    for name in ("", "/report.html", "/weights.safetensors"):
+        assert f"runs/{run.name}{name}\n" in done.output
+    assert f"convattn predict --run runs/{run.name} IMAGE" in done.output
+    for noise in ("Lightning", "litlogger", "GPU available", "num_workers", "Warning"):
+        assert noise not in done.output
+    assert (run / "report.html").is_file()
+    again = CliRunner().invoke(app, ["train", "--resume", "runs/latest"])
+    assert again.exit_code == 0
+    assert "is finished already" in again.output
+
+
+def test_help_shows_examples() -> None:
+    done = CliRunner().invoke(app, ["train", "--help"])
+    assert done.exit_code == 0
+    for word in ("convattn train --data photos/", "--resume", "--strategy", "--precision", "KEY=VALUE"):
+        assert word in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epoch=3"], "unknown key 'epoch': did you mean epochs?"),
+        (["--recipe", "digit"], "did you mean digits?"),
+        (["--model", "resnet5"], "no model 'resnet5'"),
+        (["--data", "absent"], "absent: no such folder"),
+        (["--recipe", "imagenet-resnet"], "give a folder of them with --data"),
+        (["--resume", "absent"], "no such run: absent"),
+        (["--resume", "absent", "--recipe", "digits"], "leave --recipe out"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--out", "taken"], "cannot make a run folder in taken"),
+    ],
+)
+def test_a_mistake_is_one_message(arguments: list[str], message: str, here: Path) -> None:
+    (here / "taken").write_text("a file")
+    done = CliRunner().invoke(app, ["train", *arguments])
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("package", ["lightning", "sklearn"])
+def test_a_missing_package_is_named_with_the_command_that_brings_it(package: str) -> None:
+    script = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from convattn.cli import app\n"
+        "from convattn.errors import UserError\n"
+        "try: app(['train'], standalone_mode=False)\n"
+        "except UserError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert 'pip install "convattn[train]"' in done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,78 @@
+"""``convattn val`` on a run that was really trained."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COLORS, Command, paint
+
+
+def test_the_runs_own_images(command: Command, trained: Path) -> None:
+    result = command("val", "--run", trained, "--json")
+    assert result.code == 0
+    scores = json.loads(result.out)
+    summary = json.loads((trained / "summary.json").read_text())
+    assert scores["images"] == 12
+    assert scores["top1"] == pytest.approx(summary["accuracy"])
+    assert scores["top5"] == 1
+    assert [one["name"] for one in scores["per_class"]] == list(COLORS)
+    assert scores["skipped"] == [{"path": "red/broken.png", "reason": "the file is empty"}]
+
+
+def test_the_last_checkpoint_too(command: Command, trained: Path, photos: Path) -> None:
+    result = command("val", "--run", trained / "checkpoints" / "last.ckpt", "--data", photos, "--json")
+    assert json.loads(result.out)["images"] == 60
+
+
+def test_the_runs_data_named_is_not_measured_on_training_images(command: Command, trained: Path, photos: Path) -> None:
+    assert json.loads(command("val", "--run", trained, "--data", photos, "--json").out)["images"] == 12
+
+
+def test_other_images_for_people(command: Command, trained: Path, tmp_path: Path) -> None:
+    for name, color in COLORS.items():
+        paint(tmp_path / "other" / name / "1.png", color, 200)
+    paint(tmp_path / "other" / "red" / "2.png", COLORS["blue"], 201)
+    (tmp_path / "other" / "green" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = command("val", "--run", trained, "--data", tmp_path / "other")
+    lines = result.out.splitlines()
+    assert lines[0] == f"test_resnet on {tmp_path / 'other'}: 4 images"
+    assert lines[1].startswith("top-1 75.00%   top-5 100.00%   loss ")
+    assert lines[3].split() == ["red", "50.0%", "1", "2"]
+    assert "left out, since they cannot be read: 1\n  green/cut.png: " in result.err
+
+
+def test_classes_that_the_model_does_not_know(command: Command, trained: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "red" / "1.png", (0, 0, 0), 1)
+    paint(tmp_path / "other" / "pink" / "1.png", (0, 0, 0), 1)
+    result = command("val", "--run", trained, "--data", tmp_path / "other")
+    assert result.code == 2
+    assert "'pink' not among the 3 classes of the model ('blue', 'green', 'red')" in result.err
+
+
+def test_own_images_that_changed(command: Command, trained: Path, photos: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "photos"
+    shutil.copytree(trained.resolve(), run)
+    shutil.copytree(photos, data)
+    (data / "red").rename(data / "rouge")
+    config = (run / "config.yaml").read_text().replace(str(photos), str(data))
+    (run / "config.yaml").write_text(config)
+    result = command("val", "--run", run)
+    assert result.code == 2
+    assert "its classes (blue, green, rouge) are not those of the model (blue, green, red)" in result.err
+    shutil.rmtree(data)
+    assert f"{data}: no such folder" in command("val", "--run", run).err
+
+
+def test_weights_without_a_run_need_images(command: Command, trained: Path) -> None:
+    result = command("val", "--run", trained / "weights.safetensors")
+    assert result.code == 2
+    assert "give them with --data" in result.err
+
+
+def test_no_run(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = command("val")
+    assert (result.code, result.out) == (2, "")
+    assert "runs/latest: no such run or weights; train a model first" in result.err
