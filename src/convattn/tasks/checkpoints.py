@@ -125,8 +125,13 @@ def shipped_weights(stored: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], description: dict[str, str]) -> None:
-    """Write the weights as safetensors, describing themselves."""
-    write_bytes(path, save(weights, metadata=description))
+    """Write the weights as safetensors, describing themselves; equal weights make equal files."""
+    content = save(weights, metadata=description)
+    size = int.from_bytes(content[:8], "little")
+    # the library writes the description in a random order
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + content[8 + size :])
 
 
 def _short(text: str) -> str:

@@ -81,7 +81,7 @@ class Classifier(LightningModule):
             optimizer,
             schedule.name,
             num_epochs=self.recipe.epochs,
-            warmup_epochs=schedule.warmup_epochs,
+            warmup_epochs=schedule.warmup * self.recipe.epochs,
             warmup_lr=schedule.warmup_lr,
             min_lr=schedule.min_lr,
             decay_rate=1.0,

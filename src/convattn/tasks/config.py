@@ -18,9 +18,10 @@ def between(minimum: float, maximum: float, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from and how they enter the network; no ``folder`` means the embedded digits."""
+    """Where the images come from, a ``folder`` or else an ``embedded`` data set, and how they enter the network."""
 
     folder: str | None = None
+    embedded: Literal["digits"] | None = None
     val_fraction: float = between(0.01, 0.9, 0.2)
     image_size: int = at_least(1, 224)
     mean: tuple[float, float, float] | None = None
@@ -57,10 +58,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over the run, set at every step."""
+    """The learning rate over the run, set at every step; ``warmup`` is the part of the run in which it rises."""
 
     name: Literal["cosine", "poly", "tanh", "constant"] = "cosine"
-    warmup_epochs: float = at_least(0, 0.0)
+    warmup: float = between(0, 0.9, 0.0)
     warmup_lr: float = at_least(0, 1e-6)
     min_lr: float = at_least(0, 0.0)
 

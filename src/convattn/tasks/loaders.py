@@ -99,12 +99,14 @@ def open_data(recipe: Recipe) -> ClassificationData:
     Raises:
         UserError: for a missing folder, a split without images, fewer than two classes or a label out of range.
     """
-    if recipe.data.folder is None:
-        data = open_digits(recipe.data.image_size)
-        where = "the digits"
-    else:
-        data = open_folder(recipe.data.folder, val_fraction=recipe.data.val_fraction)
+    if recipe.data.folder is not None:
         where = recipe.data.folder
+        data = open_folder(where, val_fraction=recipe.data.val_fraction)
+    elif recipe.data.embedded is not None:
+        where = "the digits"
+        data = open_digits(recipe.data.image_size)
+    else:
+        raise UserError("this recipe brings no images: give a folder of them with --data")
     check_data(data, where)
     wanted = recipe.model_args.get("num_classes", len(data.classes))
     if wanted != len(data.classes):

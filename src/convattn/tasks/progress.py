@@ -58,6 +58,7 @@ class ProgressBar(Callback):
             f"  val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:7.2%}"
             f"  {row['seconds']:.0f} s{mark}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: Classifier) -> None:

@@ -150,11 +150,6 @@ def check_together(recipe: Recipe, source: str) -> None:
     """Raise where two settings, each valid, exclude one another."""
     if recipe.mix.on and recipe.batch_size % 2:
         raise UserError(f"{source}: batch_size {recipe.batch_size} is odd, but mix pairs the images: make it even")
-    if recipe.schedule.warmup_epochs >= recipe.epochs and recipe.schedule.warmup_epochs > 0:
-        raise UserError(
-            f"{source}: schedule.warmup_epochs ({recipe.schedule.warmup_epochs:g}) must be less than"
-            f" epochs ({recipe.epochs}); give schedule.warmup_epochs=0"
-        )
     for key in ("crop_scale", "crop_ratio"):
         low, high = getattr(recipe.augment, key)
         if not 0 < low <= high:

@@ -90,14 +90,13 @@ class RunFolder:
         return self.path / "checkpoints" / "best.ckpt"
 
 
-def create_run(root: Path, recipe: Recipe) -> RunFolder:
-    """Make a folder of its own for a run, ``root/<time>-<model>``, and point ``root/latest`` at it."""
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{recipe.model.replace('/', '_').replace(':', '_')}"
+def create_run(root: Path, model: str) -> RunFolder:
+    """Make a folder of its own for a run: ``root/<time>-<model>``."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{model.replace('/', '_').replace(':', '_')}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         path = _make_fresh(root, name)
         (path / "checkpoints").mkdir()
-        _point_latest(root, path.name)
     except OSError as error:
         raise UserError(
             f"cannot make a run folder in {root}: {error.strerror}; give another place with --out"
@@ -119,12 +118,13 @@ def open_run(path: Path) -> RunFolder:
 
 
 def write_start(run: RunFolder, recipe: Recipe, classes: Sequence[str], skipped: Iterable[SkippedFile]) -> None:
-    """Write what is known before the first step; the recipe last, since it makes the folder a run."""
+    """Write what is known before the first step, the recipe last, since it makes the folder a run; then ``latest``."""
     write_text(run.classes, "".join(f"{name}\n" for name in classes))
     write_table(run.skipped, SKIPPED, ([file.path, file.reason] for file in skipped))
     write_table(run.metrics, METRICS, [])
     write_table(run.paths, PATHS, [])
     write_text(run.config, yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True))
+    _point_latest(run.path.parent, run.path.name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,15 @@ def prepare(recipe: Recipe, out: Path) -> Job:
         UserError: for whatever a person can mend.
     """
     check_names(recipe)
+    if recipe.data.folder is not None:
+        # a resume may come from another place
+        folder = str(Path(recipe.data.folder).expanduser().absolute())
+        recipe = replace(recipe, data=replace(recipe.data, folder=folder))
     data = open_data(recipe)
     model, recipe = _model(recipe, data)
 
     def open_folder() -> RunFolder:
-        run = create_run(out, recipe)
+        run = create_run(out, recipe.model)
         write_start(run, recipe, data.classes, data.skipped)
         return run
 

@@ -75,7 +75,7 @@ def _axis(nbhd: Neighborhood, axis: int, size: int, tile: int) -> Axis:
 
 def _cost(axis: Axis) -> float:
     """Logits along the axis, queries past the end included, and a tile's own cost in units of a logit."""
-    return len(axis.bases) * (axis.tile * axis.halo + 8 * axis.halo)
+    return len(axis.bases) * (axis.tile * axis.halo + 5 * axis.halo)
 
 
 @lru_cache(maxsize=512)
