@@ -24,7 +24,7 @@ HELP = """Train an image classifier and open a report.
 
   convattn train                                        real digits, about 2 minutes, nothing to download
 
-  convattn train --data photos/                         your own images: photos/<class>/*.jpg, or photos/train and val
+  convattn train --data photos/                         your own images, photos/<class>/*.jpg
 
   convattn train --data photos/ --model acmix_resnet50 --epochs 50 optimizer.lr=0.0005
 
@@ -35,9 +35,7 @@ HELP = """Train an image classifier and open a report.
 Any setting of the recipe can be given as key=value; an unknown key is answered with the nearest one.
 """
 
-Data = Annotated[
-    Path | None, typer.Option(help="Folder of images; else the embedded digits.", show_default=False)
-]
+Data = Annotated[Path | None, typer.Option(help="Folder of images; else the embedded digits.", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Model name; see convattn list.", show_default=False)]
 RecipeName = Annotated[
     str | None,
@@ -50,9 +48,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Images per step, over all d
 Devices = Annotated[str | None, typer.Option(help="Lightning: how many, which (0,1), or auto.", show_default=False)]
 Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps, auto.", show_default=False)]
 Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
-Precision = Annotated[
-    str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)
-]
+Precision = Annotated[str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)]
 NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 

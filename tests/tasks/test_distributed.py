@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from timm.layers import DropPath
+from torch import nn
+
+from convattn.tasks.checkpoints import read_checkpoint
+from convattn.tasks.randomness import share_drop_path
+
+SGD = [
+    *TINY,
+    "model=test_vit",
+    "model_args={img_size: 32, drop_path_rate: 0.3}",
+    "optimizer={name: sgd, lr: 0.05, momentum: 0.9}",
+    "epochs=2",
+    "trainer.accelerator=cpu",
+]
+
+
+def train(photos: Path, out: Path, *more: str) -> Path:
+    command = [
+        sys.executable,
+        str(Path(sys.executable).with_name("convattn")),
+        "train",
+        "--data",
+        str(photos),
+        "--out",
+        str(out),
+        *SGD,
+        *more,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (out / "latest").resolve()
+
+
+def test_two_processes_end_where_one_does(photos: Path, tmp_path: Path) -> None:
+    one = train(photos, tmp_path / "one")
+    two = train(photos, tmp_path / "two", "--devices=2", "--strategy=ddp")
+    assert [path.name for path in (tmp_path / "two").iterdir() if not path.is_symlink()] == [two.name]
+    ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (one, two))
+    assert any(name.startswith("student.") for name in ours)
+    for name, value in ours.items():
+        torch.testing.assert_close(
+            theirs[name], value, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    rows = [(run / "metrics.csv").read_text().splitlines() for run in (one, two)]
+    assert len(rows[0]) == len(rows[1]) == 3
+    for mine, other in zip(*(row[1:] for row in rows), strict=True):
+        numbers = [torch.tensor([float(item) for item in line.split(",")[:-1]]) for line in (mine, other)]
+        torch.testing.assert_close(*numbers, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_drop_path_is_timms_on_the_global_batch(world: int) -> None:
+    images = torch.arange(1.0, 9.0).view(8, 1).repeat(1, 3)
+    torch.manual_seed(0)
+    expected = DropPath(0.4).train()(images)
+    for rank in range(world):
+        model = nn.Sequential(DropPath(0.4)).train()
+        share_drop_path(model, rank=rank, world=world)
+        torch.manual_seed(0)
+        torch.testing.assert_close(model(images[rank::world]), expected[rank::world], rtol=0, atol=0)
+        assert torch.equal(model.eval()(images), images)

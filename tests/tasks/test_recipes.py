@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from convattn.errors import UserError
+from convattn.tasks.building import build_model, check_names
+from convattn.tasks.config import Recipe
+from convattn.tasks.recipes import load_recipe, parse_overrides, parse_recipe, read_recipe, recipe_names, to_mapping
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_parses_and_its_model_builds(name: str) -> None:
+    recipe = load_recipe(name)
+    check_names(recipe)
+    for model in {recipe.model, *recipe.published}:
+        with torch.device("meta"):
+            net = build_model(parse_recipe(f"model: {model}", "test"), classes=7)
+            assert net(torch.empty(1, 3, 64, 64)).shape == (1, 7)
+    with torch.device("meta"):
+        size = recipe.data.image_size
+        assert build_model(recipe, classes=7)(torch.empty(1, 3, size, size)).shape == (1, 7)
+
+
+def test_the_paper_stands_in_its_recipe() -> None:
+    recipe = load_recipe("imagenet-resnet")
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.batch_size, recipe.epochs) == ("sgd", 0.1, 256, 100)
+    assert (recipe.schedule.name, recipe.label_smoothing, recipe.data.image_size) == ("cosine", 0.1, 224)
+    assert [recipe.published[f"acmix_resnet{depth}"] for depth in (26, 38, 50)] == [76.1, 77.4, 77.8]
+    assert [recipe.published[f"conv_resnet{depth}"] for depth in (26, 38, 50)] == [73.6, 76.0, 76.9]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_recipe_reads_back_the_same(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, {"optimizer.clip_grad": 0.5, "data.workers": 3, "trainer.devices": 2})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_mapping(recipe)))
+    assert read_recipe(path) == recipe
+
+
+def test_overrides_reach_every_kind_of_key() -> None:
+    words = [
+        "optimizer.lr=1e-2",
+        "ema.decay=null",
+        "model_args.stem=small",
+        "model_args.channels=[8, 8, 8, 8]",
+        "epochs=3",
+    ]
+    words += ["trainer.devices=2", "trainer.precision=16", "mix={mixup: 0.5, prob: 0.3}", "data.mean=[0, 0, 0.5]"]
+    recipe = load_recipe("folder", parse_overrides(words))
+    assert recipe.optimizer.lr == 0.01
+    assert recipe.ema.decay is None
+    assert recipe.model_args == {"stem": "small", "channels": [8, 8, 8, 8]}
+    assert (recipe.epochs, recipe.trainer.devices, recipe.trainer.precision) == (3, 2, 16)
+    assert (recipe.mix.mixup, recipe.mix.prob) == (0.5, 0.3)
+    assert recipe.data.mean == (0.0, 0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("epoch=3", r"unknown key 'epoch': did you mean epochs\? keys: .*batch_size"),
+        ("optimizer.learning_rate=3", r"unknown key 'optimizer.learning_rate': .*keys: clip_grad, lr"),
+        ("optimizer.lrr=3", r"did you mean lr\?"),
+        ("optimizer=adam", r"optimizer is a section; its keys: optimizer.name"),
+        ("epochs.x=3", "epochs is one value"),
+        ("epochs=many", "command line: epochs must be a whole number, got 'many'"),
+        ("epochs=2.5", "epochs must be a whole number, got 2.5"),
+        ("epochs=true", "epochs must be a whole number, got True"),
+        ("epochs=0", "epochs must be at least 1, got 0"),
+        ("ema.decay=2", "ema.decay must be between 0 and 1, got 2"),
+        ("ema.decay=x", "ema.decay must be a number or null, got 'x'"),
+        ("ema.warmup=1", "ema.warmup must be true or false, got 1"),
+        ("schedule.name=step", "schedule.name must be one of cosine, poly, tanh, constant, got 'step'"),
+        ("data.mean=[1, 2]", "data.mean must be a list of 3 numbers or null"),
+        ("model_args=small", "model_args must be keys with values, got 'small'"),
+        ("epochs", "'epochs' is no setting: write key=value"),
+        ("=3", "no setting"),
+        ("epochs=[1", "not a YAML value"),
+        ("batch_size=7", "batch_size 7 is odd, but mix pairs the images"),
+        ("schedule.warmup=5", "schedule.warmup must be between 0 and 0.9, got 5"),
+        ("augment.crop_scale=[1, 0.5]", "augment.crop_scale must be"),
+    ],
+)
+def test_a_wrong_override_says_what_would_do(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe("folder", parse_overrides([word]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: x\noptimizer: {lrr: 1}", r"mine.yaml: unknown key optimizer.lrr: did you mean lr\?"),
+        ("model: x\nepochs: soon", "mine.yaml: epochs must be a whole number, got 'soon'"),
+        ("epochs: 3", "mine.yaml: the key model is missing"),
+        ("model: x\nema: 3", "mine.yaml: ema must be keys with values, got 3"),
+        ("- model", "mine.yaml: the file must be keys with values"),
+        ("model: [", "mine.yaml: not YAML"),
+        ("", "the key model is missing"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(path))
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no recipe 'digit': did you mean digits\?"):
+        load_recipe("digit")
+    with pytest.raises(UserError, match="cannot be read as a recipe"):
+        load_recipe("absent.yaml")
+    with pytest.raises(UserError, match=r"no model 'acmix_resnet51': did you mean acmix_resnet"):
+        build_model(Recipe(model="acmix_resnet51"), classes=2)
+    with pytest.raises(UserError, match=r"model acmix_resnet14 with model_args .*kernel"):
+        build_model(Recipe(model="acmix_resnet14", model_args={"operator_args": {"kernel": 3}}), classes=2)
+    with pytest.raises(UserError, match=r"no optimizer 'adamww': did you mean adamw\?"):
+        check_names(load_recipe("digits", {"optimizer.name": "adamww"}))

@@ -1,0 +1,142 @@
+import csv
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Start
+
+WAIT = 120
+
+
+def run_folder(root: Path) -> Path:
+    return (root / "latest").resolve()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "the run made no progress"
+        time.sleep(0.002)
+
+
+def changed(path: Path) -> Callable[[], bool]:
+    def stamp() -> int:
+        try:
+            return path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    before = stamp()
+    return lambda: stamp() != before
+
+
+def finish(start: Start, arguments: list[str]) -> None:
+    process = start(arguments)
+    process.join(WAIT)
+    assert process.exitcode == 0
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert (ours / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
+    for name in ("metrics.csv", "paths.csv", "predictions.csv", "skipped.csv", "classes.txt"):
+        assert table(ours / name) == table(theirs / name), name
+    for name in ("last.ckpt", "best.ckpt"):
+        stored = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (ours, theirs)]
+        for part in ("state_dict", "optimizer_states"):
+            for mine, other in zip(*(tensors(content[part]) for content in stored), strict=True):
+                assert torch.equal(mine, other), (name, part)
+
+
+def tensors(content: object) -> list[torch.Tensor]:
+    if isinstance(content, torch.Tensor):
+        return [content]
+    if isinstance(content, dict):
+        content = list(content.values())
+    return sum(map(tensors, content), []) if isinstance(content, list) else []  # noqa: RUF017
+
+
+def kill_five_times(start: Start, root: Path, arguments: list[str], spread: float, seed: int) -> None:
+    """SIGKILL at random moments: the first perhaps before any checkpoint, the others after some progress."""
+    moments = random.Random(seed)
+    train = ["train", "--out", str(root), *arguments]
+    for attempt in range(5):
+        process = start(train)
+        if attempt == 0:
+            wait_for(lambda: (root / "latest" / "config.yaml").is_file())
+        else:
+            wait_for(changed(run_folder(root) / "checkpoints" / "last.ckpt"))
+        time.sleep(moments.uniform(0, spread))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+        train = ["train", "--resume", str(root / "latest")]
+    finish(start, train)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_five_times_ends_bit_equal(workers: int, start: Start, photos: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, f"--data={photos}", f"data.workers={workers}"]
+    finish(start, ["train", "--out", str(tmp_path / "whole"), *TINY, f"--data={photos}"])
+    kill_five_times(start, tmp_path / "killed", arguments, spread=0.15, seed=workers)
+    assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_acmix_killed_five_times_ends_bit_equal(
+    workers: int, seed: int, start: Start, photos: Path, tmp_path: Path
+) -> None:
+    model = ["model=acmix_resnet14", "model_args={stem: small, channels: [8, 8, 16, 16], drop_path_rate: 0.2}"]
+    arguments = [
+        *TINY,
+        f"--data={photos}",
+        *model,
+        f"data.workers={workers}",
+        "memory_format=channels_last",
+        f"seed={seed}",
+    ]
+    finish(start, ["train", "--out", str(tmp_path / "whole"), *arguments])
+    kill_five_times(start, tmp_path / "killed", arguments, spread=2.0, seed=time.time_ns())
+    assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on_and_ends_bit_equal(
+    number: int, start: Start, photos: Path, tmp_path: Path
+) -> None:
+    arguments = [*TINY, f"--data={photos}", "epochs=10", "checkpoint={every_seconds: 1000, every_steps: null}"]
+    finish(start, ["train", "--out", str(tmp_path / "whole"), *arguments])
+    process = start(["train", "--out", str(tmp_path / "stopped"), *arguments])
+    wait_for(lambda: (tmp_path / "stopped" / "latest" / "tensorboard").is_dir())
+    time.sleep(0.3)
+    os.kill(process.pid, number)
+    process.join(WAIT)
+    run = run_folder(tmp_path / "stopped")
+    output = re.sub(r"\s+", " ", (tmp_path / "output.txt").read_text())
+    assert process.exitcode == 130
+    assert f"Go on with: convattn train --resume stopped/{run.name}" in output
+    assert "Traceback" not in output
+    assert not (run / "weights.safetensors").exists()
+    finish(start, ["train", "--resume", str(run)])
+    assert_same_run(run, run_folder(tmp_path / "whole"))
+
+
+def test_a_finished_run_is_shown_again_and_left_alone(start: Start, photos: Path, tmp_path: Path) -> None:
+    finish(start, ["train", "--out", str(tmp_path / "runs"), f"--data={photos}", *TINY, "epochs=1"])
+    run = run_folder(tmp_path / "runs")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    finish(start, ["train", "--resume", str(run)])
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    assert "is finished already" in (tmp_path / "output.txt").read_text()
