@@ -1,0 +1,46 @@
+# Every target makes the checkout's own environment (.venv) first, where it is not there yet: nothing to activate,
+# nothing installed outside this folder. Only Python 3.10 or newer and make are needed.
+
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test test-all lint types format bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv and install convattn with its development tools (the others do this by themselves)
+	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" tools/setup_venv.sh
+
+demo: setup ## train a small ACmix ResNet on real handwritten digits and print its accuracy and its run folder
+	@.venv/bin/convattn train
+
+test: setup ## the tests, without those marked slow
+	@$(PY) -m pytest
+
+test-all: setup ## every test
+	@$(PY) -m pytest -m ''
+
+lint: setup ## style and formatting (ruff)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: setup ## strict type check of ops and layers (mypy)
+	@$(PY) -m mypy
+
+format: setup ## put the code in form, mending what ruff can mend
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: setup ## peak memory of a layer beside its rivals; a record under results/
+	@$(PY) -m convattn.bench
+
+docs: setup ## the documentation as a website under site/
+	@$(PY) -m pip install --quiet --editable '.[docs]'
+	@$(PY) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean: ## remove .venv and everything built; runs/ and results/ stay
+	rm -rf .venv build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""For the documentation site: docstrings hold Sphinx roles and TeX, the site is Markdown.
+
+A griffe extension, named in mkdocs.yml. Equations become MathML while the site is built: no page loads a script.
+"""
+
+import re
+import textwrap
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+
+ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([^`]+)`")
+MATH = re.compile(r"\.\. math:: ?(.*(?:\n[ \t]+\S.*)*)")
+INLINE_MATH = re.compile(r":math:`([^`]+)`")
+
+
+class DocstringsToMarkdown(griffe.Extension):
+    """Rewrites every docstring as it is collected."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Rewrite one object's docstring."""
+        if obj.docstring is not None:
+            obj.docstring.value = to_markdown(obj.docstring.value)
+
+
+def to_markdown(docstring: str) -> str:
+    """The docstring with roles as code and equations as MathML."""
+    text = MATH.sub(lambda found: f"<div>{convert(_one_line(found[1]), display='block')}</div>", docstring)
+    text = INLINE_MATH.sub(lambda found: convert(found[1]), text)
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)  # the section that is shown as code
+    return ROLE.sub(r"`\1`", text)
+
+
+def _one_line(equation: str) -> str:
+    return " ".join(textwrap.dedent(equation).split())
