@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 import convattn
+from convattn.bench.memory import KEPT, PEAK
+from convattn.bench.record import read_record
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -227,3 +229,18 @@ class TestTheCheckers:
     def test_a_path_of_one_machine_is_found(self) -> None:
         assert MACHINE_PATH.search("see " + "/".join(["", "home", "me", "x"]))
         assert not MACHINE_PATH.search("your/home/x, https://example.org/home/x, runs/latest")
+
+
+MEMORY_ROW = re.compile(r"^\| (?P<layer>[^|]+) \| (?P<peak>\d+) \| (?P<kept>\d+) \|$", re.MULTILINE)
+
+
+def test_the_memory_table_is_what_its_record_holds() -> None:
+    page = (ROOT / "README.md").read_text()
+    named = re.search(r"\((results/memory-[\d-]+\.json)\)", page)
+    assert named, "README.md names no memory record"
+    record = read_record(ROOT / named[1])
+    measured = {
+        (layer, *(str(round(series[kind].median / 2**20)) for kind in (PEAK, KEPT)))
+        for layer, series in record.results.items()
+    }
+    assert {row.groups() for row in MEMORY_ROW.finditer(page)} == measured
