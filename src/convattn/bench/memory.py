@@ -6,6 +6,7 @@ it so, several times for every layer.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import subprocess
@@ -52,25 +53,31 @@ class MemoryCase:
     threads: int = 1
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM now; where the system does not say, the most it ever was."""
+def hand_back() -> bool:
+    """Give freed memory back to the system, so that it counts when it is used again; False where that cannot be had."""
     try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return False
+    return True
+
+
+def count_from_here() -> int:
+    """What :func:`peak_bytes` is to be compared with later.
+
+    Where the system can forget the peak, and the imports had one of their own, it is what is in RAM now; elsewhere it
+    is the peak until now.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
+    except OSError:
         return peak_bytes()
     return pages * resource.getpagesize()
 
 
-def reset_peak() -> None:
-    """Let the peak count from here where the system can: imports had one of their own."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def peak_bytes() -> int:
-    """The most memory that this process had in RAM since :func:`reset_peak`, else since its start."""
+    """The most memory that this process had in RAM since :func:`count_from_here`, or since its start."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -108,16 +115,20 @@ def measure_here(layer: str, case: MemoryCase) -> dict[str, int]:
     torch.set_num_threads(case.threads)
     dtype: torch.dtype = getattr(torch, case.dtype)
     module = LAYERS[layer](case.channels).to(dtype)
-    small = torch.randn(1, case.channels, 8, 8, dtype=dtype, requires_grad=True)
-    module(small).sum().backward()
+    shape = (case.batch, case.channels, case.height, case.width)
+    x, grad = _leaf_and_gradient(shape if hand_back() else (1, case.channels, 8, 8), dtype)
+    module(x).backward(grad)  # what the libraries load and set up once is not the layer's
     module.zero_grad()
-    x = torch.randn(case.batch, case.channels, case.height, case.width, dtype=dtype, requires_grad=True)
-    grad = torch.randn_like(x)
-    reset_peak()
-    before = resident_bytes()
+    x, grad = _leaf_and_gradient(shape, dtype)
+    hand_back()
+    before = count_from_here()
     module(x).backward(grad)
     growth = max(0, peak_bytes() - before)
     return {PEAK: growth, KEPT: bytes_kept(module, x)}
+
+
+def _leaf_and_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.randn(shape, dtype=dtype, requires_grad=True), torch.randn(shape, dtype=dtype)
 
 
 def measure(case: MemoryCase, *, layers: tuple[str, ...] = tuple(LAYERS), processes: int = 5) -> Record:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from convattn.ops._layout import memory_format_of
 
 Border: TypeAlias = Literal["reflect", "zeros", "replicate"]
 IntPair: TypeAlias = int | tuple[int, int]
@@ -106,13 +107,20 @@ class Neighborhood:
     def centres(self, x: Tensor) -> Tensor:
         """The pixels of ``[B, C, H, W]`` at which windows are centred: ``x[..., ::stride, ::stride]``.
 
-        A pooling over single pixels: unlike a slice, it keeps an exported size free and a channels_last layout whole.
+        By index and not by slice: a slice with a step, or a pooling, ties an exported size to odd or even numbers.
 
         Example:
             >>> Neighborhood.window(3, stride=2).centres(torch.zeros(1, 1, 5, 6)).shape
             torch.Size([1, 1, 3, 3])
         """
-        return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
+        if self.stride == (1, 1):
+            return x
+        out_h, out_w = self.output_size(x.shape[-2], x.shape[-1])
+        rows, columns = (
+            torch.arange(out, device=x.device) * s for out, s in zip((out_h, out_w), self.stride, strict=True)
+        )
+        centres = x.index_select(2, rows).index_select(3, columns)
+        return centres.contiguous(memory_format=memory_format_of(x))
 
     def source(self, position: int, size: int) -> int | None:
         """The pixel that a position on an axis of ``size`` pixels reads; None reads zero.

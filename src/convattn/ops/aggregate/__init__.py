@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._checks import (
-    check_map,
-    check_output_map,
-    check_same,
-    check_weights,
-    flat,
-    memory_format_of,
-    unflat,
-)
+from convattn.ops._checks import check_map, check_output_map, check_same, check_weights, flat, unflat
+from convattn.ops._layout import memory_format_of
 from convattn.ops.aggregate import eager
 from convattn.ops.neighborhood import Neighborhood
 

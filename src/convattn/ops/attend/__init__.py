@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, memory_format_of, unflat
+from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
+from convattn.ops._layout import memory_format_of
 from convattn.ops.aggregate import aggregate
 from convattn.ops.attend import eager
 from convattn.ops.correlate import correlate

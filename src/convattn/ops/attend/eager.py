@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convattn.ops._checks import accumulation_dtype, memory_format_of
 from convattn.ops._dispatch import working_set_bytes
+from convattn.ops._layout import accumulation_dtype, memory_format_of
 from convattn.ops.attend import offsets
 from convattn.ops.attend.tiles import Axis, plan, relation
 from convattn.ops.neighborhood import Neighborhood, put, take

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convattn.ops._checks import accumulation_dtype
+from convattn.ops._layout import accumulation_dtype
 from convattn.ops.aggregate.eager import aggregate
 from convattn.ops.correlate.eager import correlate
 from convattn.ops.neighborhood import Neighborhood

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from convattn.ops._checks import accumulation_dtype
+from convattn.ops._layout import accumulation_dtype
 from convattn.ops.neighborhood import Neighborhood
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._checks import accumulation_dtype, memory_format_of
+from convattn.ops._layout import accumulation_dtype, memory_format_of
 from convattn.ops.neighborhood import Neighborhood
 
 
