@@ -1,0 +1,18 @@
+"""Dtypes and memory layouts that the operators work in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums run: float32 for the half types, else the tensor's own."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """``channels_last`` for a map whose channels lie next to each other (a slice of one too), else contiguous."""
+    if x.stride(1) == 1 and x.stride(3) >= x.shape[1] > 1:
+        return torch.channels_last
+    return torch.contiguous_format
