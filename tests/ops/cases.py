@@ -43,6 +43,7 @@ GEOMETRIES = [
     Geometry(8, 9, (1, 3), stride=(1, 2), dilation=(1, 2), border="zeros"),
     Geometry(6, 7, 4),
     Geometry(17, 10, 3),
+    Geometry(18, 1, (2, 1), dilation=(2, 1)),
 ]
 
 

@@ -140,7 +140,7 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     height=st.integers(1, 20),
     width=st.integers(1, 20),

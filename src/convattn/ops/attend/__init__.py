@@ -11,9 +11,8 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
-from convattn.ops.aggregate import aggregate
 from convattn.ops.attend import eager
-from convattn.ops.correlate import correlate
+from convattn.ops.attend import offsets as offset_by_offset
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -82,27 +81,6 @@ def attend(
 def _check_table(name: str, table: Tensor | None, shape: tuple[int, ...]) -> None:
     if table is not None and (table.shape[1:] != shape[1:] or table.shape[0] not in (1, shape[0])):
         raise ValueError(f"{name} must be {list(shape)} or {[1, *shape[1:]]}, got {list(table.shape)}")
-
-
-def _composed(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    key_offsets: Tensor | None,
-    nbhd: Neighborhood,
-    num_heads: int,
-    scale: float,
-) -> Tensor:
-    """The same from operators that are differentiable to any order; serves the second derivative."""
-    logits = correlate(q, k, nbhd, num_heads=num_heads)
-    if key_offsets is not None:
-        by_head = q.unflatten(1, (num_heads, -1))
-        logits = logits + torch.einsum("bnchw,nmc->bnmhw", by_head, key_offsets.expand(num_heads, -1, -1).to(q.dtype))
-    logits = logits * scale
-    if bias is not None:
-        logits = logits + bias.to(q.dtype)[..., None, None]
-    return aggregate(logits.softmax(2), v, nbhd)
 
 
 @torch.library.custom_op("convattn::attend", mutates_args=())
@@ -204,7 +182,10 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiates the gradient of the composed form; the saved tensors keep their history, so any order works."""
+    """Differentiates the gradient of the form made of differentiable operators.
+
+    The saved tensors keep their history, so any order works.
+    """
     offsets, stride, border, num_heads, scale, _ = ctx.options
     saved, keep_graph = ctx.saved_tensors, torch.is_grad_enabled()
     with torch.enable_grad():
@@ -212,7 +193,7 @@ def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in saved
         ]
         grad, *inputs = aliases
-        out = _composed(*inputs, unflat(offsets, stride, border), num_heads, scale)  # type: ignore[arg-type, call-arg]
+        out = offset_by_offset.attend(*inputs, unflat(offsets, stride, border), num_heads, scale)  # type: ignore[arg-type, call-arg]
         present = [x for x in inputs if x is not None]
         first = torch.autograd.grad(out, present, grad, create_graph=True)
         weights = [g for g, x in zip(grads, inputs, strict=True) if x is not None]

@@ -233,12 +233,12 @@ def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
 
 def _real_queries(tiling: _Tiling, device: torch.device) -> Tensor:
     """1 where a tile's query is an output, 0 where it repeats the last one ``[tiles, tile pixels, 1]``."""
-    rows, columns = (_first_of_each(axis, device) for axis in (tiling.rows, tiling.columns))
+    rows, columns = (_real(axis, device) for axis in (tiling.rows, tiling.columns))
     grid = rows[:, None] & columns[None]
     return _to_tiles(grid[None, :, :, None], tiling.rows.tile, tiling.columns.tile)[0]
 
 
-def _first_of_each(axis: Axis, device: torch.device) -> Tensor:
+def _real(axis: Axis, device: torch.device) -> Tensor:
     real = torch.zeros(len(axis.bases) * axis.tile, dtype=torch.bool, device=device)
     real[axis.outputs(device)] = True
     return real

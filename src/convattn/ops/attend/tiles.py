@@ -46,17 +46,19 @@ class Axis:
         step = self.tile * self.spacing
         return [base for phase in range(min(self.spacing, self.count)) for base in range(phase, self.count, step)]
 
-    def queries(self, device: torch.device) -> Tensor:
-        """Output index of every query ``[tiles * tile]``; those past the end repeat the last one."""
+    def _places(self, device: torch.device) -> Tensor:
         steps = torch.arange(self.tile, device=device) * self.spacing
-        return (torch.tensor(self.bases, device=device)[:, None] + steps).flatten().clamp(max=self.count - 1)
+        return (torch.tensor(self.bases, device=device)[:, None] + steps).flatten()
+
+    def queries(self, device: torch.device) -> Tensor:
+        """Output index of every query ``[tiles * tile]``; those past the end read the last one and count nowhere."""
+        return self._places(device).clamp(max=self.count - 1)
 
     def outputs(self, device: torch.device) -> Tensor:
-        """Where every output ``[count]`` stands among the queries: the first query that carries its index."""
-        queries = self.queries(device)
-        place = torch.arange(len(queries), device=device)
-        first = torch.full((self.count,), len(queries), device=device)
-        return first.scatter_reduce(0, queries, place, "amin")
+        """Where every output ``[count]`` stands among the queries."""
+        places = self._places(device)
+        real = (places < self.count).nonzero().flatten()
+        return torch.empty_like(places[: self.count]).scatter_(0, places[real], real)
 
     def keys(self, nbhd: Neighborhood, device: torch.device) -> Tensor:
         """The pixel that every key ``[tiles * halo]`` reads; -1 reads zero."""
