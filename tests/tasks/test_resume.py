@@ -127,7 +127,9 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_bit_equal(
     output = re.sub(r"\s+", " ", (tmp_path / "output.txt").read_text())
     assert process.exitcode == 130
     assert f"Go on with: convattn train --resume stopped/{run.name}" in output
+    assert f"report so far stopped/{run.name}/report.html" in output
     assert "Traceback" not in output
+    assert (run / "report.html").is_file()
     assert not (run / "weights.safetensors").exists()
     finish(start, ["train", "--resume", str(run)])
     assert_same_run(run, run_folder(tmp_path / "whole"))

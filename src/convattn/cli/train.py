@@ -126,6 +126,7 @@ def _resume(path: Path, overrides: dict[str, Any]) -> None:
 
 
 def _go(job: "Job", origin: str, console: Console) -> None:
+    from convattn.report import write_report
     from convattn.tasks.interrupt import RunInterrupted
     from convattn.tasks.progress import ProgressBar
     from convattn.tasks.training import train as run_training
@@ -134,14 +135,22 @@ def _go(job: "Job", origin: str, console: Console) -> None:
     bar = ProgressBar(console)
     try:
         result = run_training(job, [bar])
-    except (RunInterrupted, KeyboardInterrupt) as error:
+    except RunInterrupted as error:
+        if bar.run is not None and not console.quiet:
+            report = write_report(bar.run.path, job.data.val)
+            _print_stop(bar.run, [f"report so far  {_shown(report)}"], console)
+        raise typer.Exit(INTERRUPTED) from error
+    except KeyboardInterrupt as error:
         if bar.run is not None:
-            console.print(
-                f"Stopped. Go on with:\n  convattn train --resume {_shown(bar.run.path)}", highlight=False, markup=False
-            )
+            _print_stop(bar.run, [], console)
         raise typer.Exit(INTERRUPTED) from error
     if result is not None and bar.run is not None:
         _print_result(bar.run, result, console)
+
+
+def _print_stop(run: "RunFolder", lines: list[str], console: Console) -> None:
+    lines = ["Stopped.", *lines, "Go on with:", f"  convattn train --resume {_shown(run.path)}"]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_job(job: "Job", origin: str, console: Console) -> None:
