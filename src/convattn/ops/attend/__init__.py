@@ -13,6 +13,7 @@ from convattn.ops._checks import check_heads, check_map, check_output_map, check
 from convattn.ops._layout import memory_format_of
 from convattn.ops.attend import eager
 from convattn.ops.attend import offsets as offset_by_offset
+from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -98,7 +99,8 @@ def _attend(
     backend: str,
 ) -> Tensor:
     run = _dispatch.select("attend", backend, q, k, v)
-    out: Tensor = run(q, k, v, bias, key_offsets, unflat(offsets, stride, border), num_heads, scale)
+    nbhd = unflat(offsets, stride, border)
+    out: Tensor = run(AttendInputs(q, k, v, bias, key_offsets, nbhd, num_heads, scale))
     return out.contiguous(memory_format=memory_format_of(q))
 
 
@@ -135,9 +137,9 @@ def _attend_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     run = _dispatch.select("attend_backward", backend, q, k, v)
-    dq, dk, dv, dbias, doffsets = run(
-        grad, q, k, v, bias, key_offsets, unflat(offsets, stride, border), num_heads, scale
-    )
+    nbhd = unflat(offsets, stride, border)
+    inputs = AttendInputs(q, k, v, bias, key_offsets, nbhd, num_heads, scale)
+    dq, dk, dv, dbias, doffsets = run(grad, inputs)
     maps = (d.contiguous(memory_format=memory_format_of(x)) for d, x in ((dq, q), (dk, k), (dv, v)))
     return *maps, dbias, doffsets
 
@@ -193,7 +195,8 @@ def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in saved
         ]
         grad, *inputs = aliases
-        out = offset_by_offset.attend(*inputs, unflat(offsets, stride, border), num_heads, scale)  # type: ignore[arg-type, call-arg]
+        nbhd = unflat(offsets, stride, border)
+        out = offset_by_offset.attend(AttendInputs(*inputs, nbhd, num_heads, scale))  # type: ignore[arg-type, call-arg]
         present = [x for x in inputs if x is not None]
         first = torch.autograd.grad(out, present, grad, create_graph=True)
         weights = [g for g, x in zip(grads, inputs, strict=True) if x is not None]

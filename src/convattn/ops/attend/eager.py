@@ -16,6 +16,7 @@ from torch import Tensor
 from convattn.ops._dispatch import working_set_bytes
 from convattn.ops._layout import accumulation_dtype, memory_format_of
 from convattn.ops.attend import offsets
+from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.tiles import Axis, plan, relation
 from convattn.ops.neighborhood import Neighborhood, put, take
 
@@ -89,31 +90,23 @@ def _from_tiles(x: Tensor, tile_h: int, tile_w: int, across: int) -> Tensor:
     return x.flatten(3, 4).flatten(1, 2)
 
 
-def _tiling(
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor | None,
-    key_offsets: Tensor | None,
-    nbhd: Neighborhood,
-    num_heads: int,
-) -> _Tiling:
+def _tiling(x: AttendInputs) -> _Tiling:
+    k, bias, nbhd = x.k, x.bias, x.nbhd
     rows, columns = plan(nbhd, *k.shape[-2:])
     index, inverse = (t.to(k.device) for t in relation(nbhd, rows, columns))
-    dtype = accumulation_dtype(q.dtype)
+    dtype = accumulation_dtype(k.dtype)
     outside, index = index < 0, index.clamp(min=0)
-    mask = q.new_zeros(1, *index.shape, dtype=dtype) if bias is None else bias.to(dtype)[:, index]
+    mask = k.new_zeros(1, *index.shape, dtype=dtype) if bias is None else bias.to(dtype)[:, index]
     mask = mask.masked_fill(outside, float("-inf"))
     if bias is not None:
-        mask = mask.expand(num_heads, -1, -1)
-    if key_offsets is not None:
-        key_offsets = key_offsets.to(dtype).expand(num_heads, -1, -1)
+        mask = mask.expand(x.num_heads, -1, -1)
     pixels = (
         rows.queries(k.device),
         columns.queries(k.device),
         rows.keys(nbhd, k.device),
         columns.keys(nbhd, k.device),
     )
-    return _Tiling(nbhd, rows, columns, mask, inverse, key_offsets, index, pixels)
+    return _Tiling(nbhd, rows, columns, mask, inverse, x.vectors(mask), index, pixels)
 
 
 def _steps(tiling: _Tiling, planes: int, element_size: int) -> Iterator[tuple[slice, slice]]:
@@ -149,58 +142,40 @@ def _empty_queries(tiling: _Tiling, planes: Tensor) -> Tensor:
     return planes.new_empty((planes.shape[0], len(tiling.pixels[0]), len(tiling.pixels[1]), planes.shape[-1]))
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    key_offsets: Tensor | None,
-    nbhd: Neighborhood,
-    num_heads: int,
-    scale: float,
-) -> Tensor:
+def attend(x: AttendInputs) -> Tensor:
     """See :func:`convattn.ops.attend`."""
-    if q.numel() == 0:
-        return torch.empty_like(q)
-    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads)
-    queries, keys, values = (_planes(x, num_heads) for x in (q, k, v))
-    queries = queries * scale
+    if x.q.numel() == 0:
+        return torch.empty_like(x.q)
+    tiling = _tiling(x)
+    queries, keys, values = (_planes(t, x.num_heads) for t in (x.q, x.k, x.v))
+    queries = queries * x.scale
     out = _empty_queries(tiling, queries)
-    heads = torch.arange(len(queries), device=q.device) % num_heads
+    heads = torch.arange(len(queries), device=queries.device) % x.num_heads
     for planes, tiles in _steps(tiling, len(queries), queries.element_size()):
         weights = tiling.weights(
             tiling.cut_queries(queries[planes], tiles), tiling.cut_keys(keys[planes], tiles), heads[planes]
         )
         _place(out, tiling, planes, tiles, weights @ tiling.cut_keys(values[planes], tiles))
     if not bool(out.sum().isfinite()):
-        return offsets.attend(q, k, v, bias, key_offsets, nbhd, num_heads, scale)
-    return _map(_gather_outputs(out, tiling), q)
+        return offsets.attend(x)
+    return _map(_gather_outputs(out, tiling), x.q)
 
 
-def attend_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    key_offsets: Tensor | None,
-    nbhd: Neighborhood,
-    num_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, bias and key_offsets; the last two are empty where the input is None."""
+    q, k, v, bias, key_offsets = x.q, x.k, x.v, x.bias, x.key_offsets
     dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias)
     doffsets = q.new_zeros(0) if key_offsets is None else torch.zeros_like(key_offsets)
     if q.numel() == 0:
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), dbias, doffsets
-    tiling = _tiling(q, k, bias, key_offsets, nbhd, num_heads)
-    queries, keys, values, douts = (_planes(x, num_heads) for x in (q, k, v, grad))
-    queries = queries * scale
+    tiling = _tiling(x)
+    queries, keys, values, douts = (_planes(t, x.num_heads) for t in (q, k, v, grad))
+    queries = queries * x.scale
     dq, dk, dv = _empty_queries(tiling, queries), torch.zeros_like(keys), torch.zeros_like(values)
-    heads = torch.arange(len(queries), device=q.device) % num_heads
+    heads = torch.arange(len(queries), device=q.device) % x.num_heads
     real = _real_queries(tiling, q.device)
-    by_head = queries.new_zeros((num_heads, len(nbhd)), dtype=torch.float64)
-    toward_by_head = queries.new_zeros((num_heads, len(nbhd), queries.shape[-1]))
+    by_head = queries.new_zeros((x.num_heads, len(x.nbhd)), dtype=torch.float64)
+    toward_by_head = queries.new_zeros((x.num_heads, len(x.nbhd), queries.shape[-1]))
     for planes, tiles in _steps(tiling, len(queries), 3 * queries.element_size()):
         qt, kt = tiling.cut_queries(queries[planes], tiles), tiling.cut_keys(keys[planes], tiles)
         vt, dt = tiling.cut_keys(values[planes], tiles), tiling.cut_queries(douts[planes], tiles)
@@ -218,8 +193,8 @@ def attend_backward(
             toward_by_head.index_add_(0, heads[planes], (per_offset.transpose(-1, -2) @ qt).sum(1))
         _place(dq, tiling, planes, tiles, dqt)
     if not bool((dq.sum() + dk.sum() + dv.sum()).isfinite()):
-        return offsets.attend_backward(grad, q, k, v, bias, key_offsets, nbhd, num_heads, scale)
-    dq *= scale
+        return offsets.attend_backward(grad, x)
+    dq *= x.scale
     if bias is not None:
         dbias = by_head.sum_to_size(bias.shape).to(bias.dtype)
     if key_offsets is not None:
