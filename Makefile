@@ -5,13 +5,16 @@ PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint types format bench docs clean
+.PHONY: help setup native demo test test-all asan lint types format bench docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv and install convattn with its development tools (the others do this by themselves)
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" tools/setup_venv.sh
+
+native: setup ## compile the CPU kernels of csrc/ again, in place
+	@$(PY) tools/build_native.py
 
 demo: setup ## train a small ACmix ResNet on real handwritten digits and print its accuracy and its run folder
 	@.venv/bin/convattn train
@@ -21,6 +24,9 @@ test: setup ## the tests, without those marked slow
 
 test-all: setup ## every test
 	@$(PY) -m pytest -m ''
+
+asan: setup ## the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	@PYTHON=$(PY) tools/test_sanitized.sh
 
 lint: setup ## style and formatting (ruff)
 	@$(PY) -m ruff check .
@@ -34,13 +40,16 @@ format: setup ## put the code in form, mending what ruff can mend
 	@$(PY) -m ruff format .
 
 bench: setup ## peak memory of a layer beside its rivals; a record under results/
-	@$(PY) -m convattn.bench
+	@.venv/bin/convattn bench memory
 
 docs: setup ## the documentation as a website under site/
 	@$(PY) -m pip install --quiet --editable '.[docs]'
 	@$(PY) -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+wheels: setup ## source distribution and wheel under dist/
+	@PYTHON=$(PY) tools/build_wheels.sh
+
 clean: ## remove .venv and everything built; runs/ and results/ stay
-	rm -rf .venv build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site src/*.egg-info src/convattn/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

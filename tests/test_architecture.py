@@ -18,12 +18,12 @@ PACKAGE = ROOT / "src" / "convattn"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SURFACE = Path(__file__).parent / "api_surface.json"
 
-# ops <- layers <- models <- convert, cost, detection, segmentation <- tasks <- cli
+# ops <- layers <- models <- convert, cost, optimize, detection, segmentation <- tasks <- cli
 CHAIN = (
     {"ops"},
     {"layers"},
     {"models"},
-    {"convert", "cost", "detection", "segmentation"},
+    {"convert", "cost", "optimize", "detection", "segmentation"},
     {"tasks"},
     {"cli"},
 )

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the checkout's own virtual environment, .venv, and installs the package with its development tools into it.
-# Does nothing where that is done already for this pyproject.toml; rebuilds an environment that is broken or half made.
+# Does nothing where that is done already for this pyproject.toml and csrc/; rebuilds an environment that is broken or
+# half made.
 # PYTHON=... names the interpreter to build on, EXTRAS=... other optional dependencies than "dev".
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,10 +13,14 @@ extras=${EXTRAS:-dev}
 say() { printf '%s\n' "$*" >&2; }
 
 # What this environment was made from. The path belongs to it: scripts and the editable install hold absolute paths.
+# The compilers do too: installing convattn compiles csrc/ where there is one.
 wanted() {
     pwd
     echo "$extras"
-    cat pyproject.toml
+    for compiler in ${CXX:-g++ c++ clang++}; do
+        command -v "$compiler" || :
+    done
+    cat pyproject.toml setup.py tools/build_native.py csrc/* 2>/dev/null || :
 }
 
 healthy() { "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }

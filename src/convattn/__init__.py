@@ -4,6 +4,7 @@ from convattn import cost, models, ops
 from convattn.convert import LoadReport, load_official
 from convattn.layers import ACmix, LocalAttention2d, ShiftConv2d
 from convattn.models import no_weight_decay
+from convattn.optimize import OptimizeReport, optimize
 
 __version__ = "0.1.0"
 
@@ -11,6 +12,7 @@ __all__ = [
     "ACmix",
     "LoadReport",
     "LocalAttention2d",
+    "OptimizeReport",
     "ShiftConv2d",
     "__version__",
     "cost",
@@ -18,4 +20,5 @@ __all__ = [
     "models",
     "no_weight_decay",
     "ops",
+    "optimize",
 ]

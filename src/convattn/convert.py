@@ -73,6 +73,11 @@ def load_official(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport
     ignored: dict[str, str] = {}
     for prefix, module in model.named_modules():
         if isinstance(module, ACmix):
+            if module.reparameterized is not None:
+                raise ValueError(
+                    f"{prefix or 'the operator'} is reparameterized and holds no trained parameters any more: load the "
+                    "checkpoint into a new model, then reparameterize that"
+                )
             mapped |= _map_operator(source, f"{prefix}." if prefix else "", module, ignored)
     mapped |= {name: value for name, value in source.items() if isinstance(value, Tensor)}
     fitting = {name: value for name, value in mapped.items() if name in target}

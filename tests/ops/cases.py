@@ -6,6 +6,7 @@ import torch
 
 from convattn import ops
 from convattn.ops import Neighborhood
+from convattn.ops.acmix import reference as acmix_reference
 from convattn.ops.aggregate import reference as aggregate_reference
 from convattn.ops.attend import reference as attend_reference
 from convattn.ops.correlate import reference as correlate_reference
@@ -76,9 +77,10 @@ class Attend:
         return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes.values()]
 
     @staticmethod
-    def run(inputs, geometry):
+    def run(inputs, geometry, backend="auto"):
         q, k, v, bias, key_offsets = inputs
-        return ops.attend(q, k, v, geometry.neighborhood, num_heads=HEADS, bias=bias, key_offsets=key_offsets)
+        options = {"num_heads": HEADS, "bias": bias, "key_offsets": key_offsets, "backend": backend}
+        return ops.attend(q, k, v, geometry.neighborhood, **options)
 
     @staticmethod
     def reference(inputs, geometry):
@@ -93,8 +95,8 @@ class Correlate:
         return Attend.draw(geometry, generator)[:2]
 
     @staticmethod
-    def run(inputs, geometry):
-        return ops.correlate(*inputs, geometry.neighborhood, num_heads=HEADS)
+    def run(inputs, geometry, backend="auto"):
+        return ops.correlate(*inputs, geometry.neighborhood, num_heads=HEADS, backend=backend)
 
     @staticmethod
     def reference(inputs, geometry):
@@ -111,8 +113,8 @@ class Aggregate:
         return [torch.randn(weights, generator=generator, dtype=torch.float64), k]
 
     @staticmethod
-    def run(inputs, geometry):
-        return ops.aggregate(*inputs, geometry.neighborhood)
+    def run(inputs, geometry, backend="auto"):
+        return ops.aggregate(*inputs, geometry.neighborhood, backend=backend)
 
     @staticmethod
     def reference(inputs, geometry):
@@ -128,12 +130,77 @@ class Scatter:
         return [weights, Attend.draw(geometry, generator)[0]]
 
     @staticmethod
-    def run(inputs, geometry):
-        return ops.scatter(*inputs, geometry.neighborhood, (geometry.height, geometry.width))
+    def run(inputs, geometry, backend="auto"):
+        size = (geometry.height, geometry.width)
+        return ops.scatter(*inputs, geometry.neighborhood, size, backend=backend)
 
     @staticmethod
     def reference(inputs, geometry):
         return scatter_reference.scatter(*inputs, geometry.neighborhood, (geometry.height, geometry.width))
 
 
+class WindowAttend:
+    """``attend`` in the shape that kernels of their own serve: a 7x7 window, no tables, 16 channels a head or more."""
+
+    name = "attend-window"
+    heads, head_dim = 3, 17
+
+    @classmethod
+    def draw(cls, geometry, generator):
+        out = geometry.neighborhood.output_size(geometry.height, geometry.width)
+        full, channels = (geometry.height, geometry.width), cls.heads * cls.head_dim
+        return [
+            torch.randn(BATCH, channels, *size, generator=generator, dtype=torch.float64) for size in (out, full, full)
+        ]
+
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
+        return ops.attend(*inputs, geometry.neighborhood, num_heads=cls.heads, backend=backend)
+
+    @classmethod
+    def reference(cls, inputs, geometry):
+        return attend_reference.attend(*inputs, None, None, geometry.neighborhood, cls.heads, cls.head_dim**-0.5)
+
+
+class Acmix:
+    """The whole operator; a bias and a ReLU at the end, which inference folds in."""
+
+    name = "acmix"
+    heads, head_dim, c_in = 2, 16, 5
+
+    @classmethod
+    def draw(cls, geometry, generator):
+        channels, size = cls.heads * cls.head_dim, (geometry.height, geometry.width)
+        shapes = {
+            "x": (BATCH, cls.c_in, *size),
+            "projection_weight": (3 * channels, cls.c_in, 1, 1),
+            "projection_bias": (3 * channels,),
+            "position": (cls.head_dim, 2),
+            "weight": (3 * cls.heads, 3, 3, cls.heads, cls.head_dim),
+            "scale": (1,),
+            "bias": (channels,),
+        }
+        drawn = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+        drawn["projection_weight"] *= cls.c_in**-0.5
+        drawn["weight"] *= (27 * cls.heads) ** -0.5
+        return list(drawn.values())
+
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
+        return ops.acmix(*inputs, nbhd=geometry.neighborhood, num_heads=cls.heads, backend=backend)
+
+    @classmethod
+    def reference(cls, inputs, geometry):
+        return acmix_reference.acmix(*inputs, nbhd=geometry.neighborhood, num_heads=cls.heads)
+
+
 OPERATORS = [Attend, Correlate, Aggregate, Scatter]
+WINDOW_OPERATORS = [WindowAttend, Acmix]
+WINDOWS = [
+    Geometry(1, 1, 7),
+    Geometry(2, 3, 7, stride=2),
+    Geometry(9, 7, 7),
+    Geometry(7, 9, 7, stride=2),
+    Geometry(5, 18, 7),
+    Geometry(6, 35, 7, stride=2),
+]

@@ -7,12 +7,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convattn.ops import Neighborhood, aggregate, attend, correlate
+from convattn.ops import Neighborhood, aggregate, attend, backends, correlate
 from convattn.ops.attend import eager, reference
-from tests.ops.cases import GEOMETRIES, OPERATORS, Attend, Geometry, lay_out
+from tests.ops.cases import (
+    GEOMETRIES,
+    OPERATORS,
+    WINDOW_OPERATORS,
+    WINDOWS,
+    Acmix,
+    Attend,
+    Geometry,
+    lay_out,
+)
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
+# The kernels for a GPU have a test of their own, in an interpreter of their own.
+BACKENDS = [name for name, reasons in backends()["attend"].items() if name != "triton" and not reasons]
+EVERYTHING = [
+    *((operator, geometry) for operator in OPERATORS for geometry in GEOMETRIES),
+    *((operator, geometry) for operator in WINDOW_OPERATORS for geometry in WINDOWS),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +38,10 @@ def _fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-def with_gradients(function, inputs, geometry):
+def with_gradients(function, inputs, geometry, *options):
     """Output and the gradients of all inputs under a fixed weighting of the output."""
     leaves = [x.detach().requires_grad_() for x in inputs]
-    out = function(leaves, geometry)
+    out = function(leaves, geometry, *options)
     ramp = torch.linspace(-1, 2, max(out.numel(), 1), dtype=torch.float64)[: out.numel()].view(out.shape)
     return [out.detach(), *torch.autograd.grad(out, leaves, ramp.to(out.dtype))]
 
@@ -51,11 +66,15 @@ def error(got, true, floor):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
-def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, layout):
+@pytest.mark.parametrize(("operator", "geometry"), EVERYTHING, ids=lambda x: getattr(x, "name", str(x)))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, layout, backend):
+    if backend == "native" and dtype == torch.float64:
+        pytest.skip("the CPU kernels compute in float32")
     draws = references(operator, geometry, dtype)
-    ours = [with_gradients(operator.run, [lay_out(x, layout) for x in inputs], geometry) for inputs, _, _ in draws]
+    ours = [
+        with_gradients(operator.run, [lay_out(x, layout) for x in inputs], geometry, backend) for inputs, _, _ in draws
+    ]
     rounding = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
     floor = max(x.pow(2).mean().sqrt() for _, true, _ in draws for x in true) / 5
     columns = (zip(*answers, strict=True) for answers in (ours, [t for _, t, _ in draws], [p for _, _, p in draws]))
@@ -65,7 +84,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, l
         assert error(got, true, floor) <= 2 * max(error(plain, true, floor), rounding)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("operator", [*OPERATORS, Acmix], ids=lambda o: o.name)
 @pytest.mark.parametrize("geometry", [Geometry(3, 2, 3, stride=2), Geometry(1, 2, (1, 3))], ids=str)
 def test_gradcheck_to_second_order(operator, geometry):
     inputs = [x.requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(1))]
@@ -73,11 +92,13 @@ def test_gradcheck_to_second_order(operator, geometry):
     assert torch.autograd.gradgradcheck(lambda *xs: operator.run(xs, geometry), inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
-def test_output_keeps_channels_last(operator):
-    geometry = Geometry(7, 6, 3, stride=2)
-    inputs = [lay_out(x, "channels_last") for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
-    out = operator.run(inputs, geometry)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operator", [*OPERATORS, *WINDOW_OPERATORS], ids=lambda o: o.name)
+def test_output_keeps_channels_last(operator, backend):
+    geometry = Geometry(7, 6, 7, stride=2)
+    drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
+    inputs = [lay_out(x.float(), "channels_last") for x in drawn]
+    out = operator.run(inputs, geometry, backend)
     assert out.dim() == 5 or out.is_contiguous(memory_format=torch.channels_last)
     if operator is Attend:
         leaves = [x.requires_grad_() for x in inputs]
@@ -85,42 +106,48 @@ def test_output_keeps_channels_last(operator):
             assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
-def test_empty_batch(operator):
-    geometry = Geometry(5, 4, 3)
-    drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
-    inputs = [x[:0] if x.dim() >= 4 else x for x in drawn]
-    out, *grads = with_gradients(operator.run, inputs, geometry)
-    assert out.shape == operator.run(drawn, geometry)[:0].shape
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operator", [*OPERATORS, *WINDOW_OPERATORS], ids=lambda o: o.name)
+def test_empty_batch(operator, backend):
+    geometry = Geometry(5, 4, 7)
+    drawn = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    batched = [x.dim() >= 4 and (operator is not Acmix or i == 0) for i, x in enumerate(drawn)]
+    inputs = [x[:0] if whole else x for x, whole in zip(drawn, batched, strict=True)]
+    out, *grads = with_gradients(operator.run, inputs, geometry, backend)
+    assert out.shape == operator.run(drawn, geometry, backend)[:0].shape
     for grad, x in zip(grads, inputs, strict=True):
         assert grad.shape == x.shape
         assert not grad.any()
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operator", [*OPERATORS, *WINDOW_OPERATORS], ids=lambda o: o.name)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value):
-    geometry = Geometry(12, 11, 3)
-    inputs = operator.draw(geometry, torch.Generator().manual_seed(0))
-    pixel = (Ellipsis, 2, 3)
-    inputs[1][pixel] = value
+def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backend):
+    geometry = Geometry(18, 19, 7) if operator in WINDOW_OPERATORS else Geometry(12, 11, 3)
+    dtype = torch.float32 if backend == "native" else torch.float64
+    inputs = [x.to(dtype) for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    inputs[0 if operator is Acmix else 1][..., 2, 3] = value
     for got, true in zip(
-        with_gradients(operator.run, inputs, geometry),
+        with_gradients(operator.run, inputs, geometry, backend),
         with_gradients(operator.reference, inputs, geometry),
         strict=True,
     ):
         assert torch.equal(got.isfinite(), true.isfinite())
-        torch.testing.assert_close(got.nan_to_num(0, 0, 0), true.nan_to_num(0, 0, 0))
+        rounding = {"rtol": 1e-4, "atol": 1e-4} if backend == "native" else {}
+        torch.testing.assert_close(got.nan_to_num(0, 0, 0), true.nan_to_num(0, 0, 0), **rounding)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operator", [*OPERATORS, *WINDOW_OPERATORS], ids=lambda o: o.name)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout):
-    geometry = Geometry(5, 6, 3, stride=2)
-    inputs = [lay_out(x, layout).requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout, backend):
+    geometry = Geometry(5, 6, 7, stride=2)
+    drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
+    inputs = [lay_out(x.float(), layout).requires_grad_() for x in drawn]
     calls = []
     with _Recorder(calls):
-        torch.autograd.grad(operator.run(inputs, geometry).sum(), inputs)
+        torch.autograd.grad(operator.run(inputs, geometry, backend).sum(), inputs)
     assert calls
     for op, args in calls:
         clones = [a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import convattn
-from convattn.bench.record import Environment
+from convattn.bench.record import Environment, Isa
 
 PACKAGE = Path(convattn.__file__).parent
 
 
-def environment(threads: int) -> Environment:
+def environment(threads: int, *, isa: Isa = "default", device: str = "cpu") -> Environment:
     """This machine and its software, as of now.
+
+    Args:
+        threads: that torch has.
+        isa: the instruction set that this process was started with.
+        device: where the measurement runs.
 
     Example:
         >>> environment(threads=1).threads
@@ -31,8 +38,19 @@ def environment(threads: int) -> Environment:
         cpu=cpu_name(),
         cores=usable_cores(),
         threads=threads,
-        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0,
+        load=load_average(),
+        gpu="none" if device == "cpu" else torch.cuda.get_device_name(device),
+        isa=isa,
+        kernels=kernels_isa(),
+        timm=version_of("timm"),
+        triton=version_of("triton"),
+        natten=version_of("natten"),
     )
+
+
+def now() -> str:
+    """The time for a record's ``taken``."""
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
 
 
 def commit() -> str:
@@ -50,6 +68,38 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def kernels_isa() -> str:
+    """The instruction set of our CPU kernels in this process, or why they are off."""
+    from convattn.ops import _native
+
+    reasons = _native.reasons()
+    if reasons:
+        return f"off: {'; '.join(reasons)}"
+    import ctypes
+
+    function = _native.library().convattn_isa
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+def version_of(package: str) -> str:
+    """A package's version.
+
+    Example:
+        >>> version_of("no-such-package")
+        'not installed'
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def load_average() -> float:
+    """The 1-minute load average; 0 where the system has none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
 def cpu_name() -> str:

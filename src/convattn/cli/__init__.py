@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from convattn.cli.bench import app as bench
 from convattn.cli.info import info
 from convattn.cli.list import list_models
 from convattn.cli.predict import predict
@@ -26,6 +27,7 @@ app.command()(val)
 app.command()(predict)
 app.command()(info)
 app.command(name="list")(list_models)
+app.add_typer(bench)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def info(as_json: AsJson = False) -> None:
         print(json.dumps(found, indent=2))
         return
     console = Console()
-    for title in ("versions", "machine"):
+    for title in ("versions", "machine", "native"):
         console.print(_pairs(title, found[title]), highlight=False)
     console.print(_backends(found["ops"]), highlight=False)
 
@@ -44,7 +44,12 @@ info.__doc__ = HELP
 
 def collect() -> dict[str, Any]:
     """Return what the command shows, as plain values."""
-    return {"versions": _versions(), "machine": _machine(), "ops": convattn.ops.backends()}
+    return {
+        "versions": _versions(),
+        "machine": _machine(),
+        "native": _native_library(),
+        "ops": convattn.ops.backends(),
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -68,6 +73,25 @@ def _machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "default dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
+
+
+def _native_library() -> dict[str, Any]:
+    """Return the state of the native CPU library; where it is off, why, and what the compiler said."""
+    from convattn.ops import _native
+
+    reasons = _native.reasons()
+    found: dict[str, Any] = {"state": f"off: {'; '.join(reasons)}" if reasons else "available"}
+    if not reasons:
+        found |= {"library": _native.LIBRARY, "instruction set": _native.instruction_set()}
+        found["threads"] = _native.threads()
+    record = _native.build_record()
+    if record is not None and record.built:
+        found["compiled for"] = list(record.isas)
+    if record is not None and record.compiler:
+        found["compiler"] = record.compiler
+    if record is not None and "\n" in record.reason:
+        found["compiler's message"] = record.reason.partition("\n")[2]
+    return found
 
 
 def _devices() -> list[str]:

@@ -78,7 +78,7 @@ def count(
 
 
 def _parts(module: nn.Module) -> dict[str, str]:
-    if isinstance(module, ACmix):
+    if isinstance(module, ACmix) and module.reparameterized is None:
         return {"stage I": "projection", "stage II attention": "attention", "stage II convolution": "convolution"}
     if isinstance(module, LocalAttention2d):
         return {"stage I": "projection", "stage II attention": "attention"}

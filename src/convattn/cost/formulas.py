@@ -55,6 +55,58 @@ def scatter(weights: Any, u: Any, offsets: Any, *args: Any, **kwargs: Any) -> in
     return 2 * _pairs(u, offsets)
 
 
+def _acmix_parts(x: Any, projection: Any, weight: Any, offsets: Any, stride: Any) -> tuple[int, int, int]:
+    """Multiply-adds of the projection, the attention path and the convolution path."""
+    batch, c_in, height, width = x
+    maps, kernel_h, kernel_w, heads, head_dim = weight
+    outputs = batch * ((height - 1) // stride[0] + 1) * ((width - 1) // stride[1] + 1)
+    channels = heads * head_dim
+    attention = 2 * outputs * channels * (len(offsets) // 2)
+    return batch * height * width * projection[0] * c_in, attention, outputs * channels * maps * kernel_h * kernel_w
+
+
+@register_flop_formula(_ops.acmix)
+def acmix(
+    x: Any,
+    projection_weight: Any,
+    projection_bias: Any,
+    position: Any,
+    weight: Any,
+    scale: Any,
+    bias: Any,
+    offsets: Any,
+    stride: Any,
+    *args: Any,
+    out_shape: Any = None,
+    **kwargs: Any,
+) -> int:
+    """The projection, logits and weighted sum, and the folded convolution."""
+    return 2 * sum(_acmix_parts(x, projection_weight, weight, offsets, stride))
+
+
+@register_flop_formula(_ops.acmix_backward)
+def acmix_backward(
+    grad: Any,
+    out: Any,
+    qkv: Any,
+    x: Any,
+    projection_weight: Any,
+    projection_bias: Any,
+    position: Any,
+    weight: Any,
+    scale: Any,
+    bias: Any,
+    offsets: Any,
+    stride: Any,
+    *args: Any,
+    out_shape: Any = None,
+    **kwargs: Any,
+) -> int:
+    """Two gradients of both convolutions, and of attention the logits once more and four gradients."""
+    projection, attention, convolution = _acmix_parts(x, projection_weight, weight, offsets, stride)
+    return 2 * (2 * projection + 5 * (attention // 2) + 2 * convolution)
+
+
 def attend_as_published(
     q: Any, k: Any, v: Any, bias: Any, key_offsets: Any, offsets: Any, *args: Any, out_shape: Any = None, **kwargs: Any
 ) -> int:

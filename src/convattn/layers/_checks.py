@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -50,3 +50,10 @@ def check_input(x: Tensor, in_channels: int) -> None:
         raise ValueError(f"the input must be [B, {in_channels}, H, W] or [{in_channels}, H, W], got {list(x.shape)}")
     if x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"the input must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody listens to a module or to a part of it, so that it has to be called itself."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    return any(part is not None and is_hooked(part) for part in module._modules.values())

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from convattn.layers._checks import check_division
 from convattn.ops import Neighborhood, attend
+from convattn.ops._layout import accumulation_dtype
+from convattn.ops.acmix.inputs import linear_position
 from convattn.ops.neighborhood import IntPair, as_pair
 
 PositionKind: TypeAlias = Literal["linear", "table"]
@@ -45,17 +47,8 @@ class LinearPosition(nn.Module):
 
     def forward(self, height: int, width: int, *, like: Tensor) -> Tensor:
         """p at every pixel, ``[head_dim, H, W]``, on the device of ``like``."""
-        weight = self.weight
-        dtype = torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
-        x, y = (_coordinates(size, like.device, dtype) for size in (width, height))
-        along_x, along_y = weight.to(dtype).unbind(1)
-        return along_x[:, None, None] * x + along_y[:, None, None] * y[:, None]
-
-
-def _coordinates(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """``linspace(-1, 1, size)``, spelled so that an exported size stays free; a single pixel lies at -1."""
-    steps = torch.sym_max(size - 1, 1)
-    return torch.arange(size, device=device, dtype=dtype).mul(2).div(steps).sub(1)  # type: ignore[arg-type]
+        weight = self.weight.to(like.device)
+        return linear_position(weight.to(accumulation_dtype(weight.dtype)), height, width)
 
 
 class TablePosition(nn.Module):

@@ -99,6 +99,14 @@ class ShiftConvolution(nn.Module):
         )
         return out if self.kernel is not None else out.repeat_interleave(self.num_heads, 1)
 
+    def folded_weight(self) -> Tensor:
+        """fc and the kernels as one grouped convolution, ``[3N, kh, kw, N, head_dim]``: see ``ops.acmix``."""
+        if self.kernel is None:
+            weight = self.fc.t().unflatten(1, self.kernel_size)
+            return weight[..., None, None].expand(-1, -1, -1, self.num_heads, self.head_dim)
+        kernel = self.kernel.unflatten(0, (self.head_dim, self.num_heads))
+        return torch.einsum("gomyx,mt->tyxog", kernel, self.fc)
+
     def extra_repr(self) -> str:
         """What the constructor got."""
         return (

@@ -2,10 +2,11 @@
 
 Convolution and attention both project each pixel and then aggregate over a neighbourhood. :func:`correlate` and
 :func:`aggregate` are the two halves, :func:`attend` both with a softmax between, :func:`shift_aggregate` the static
-side.
+side; :func:`acmix` is the whole operator.
 """
 
 from convattn.ops._dispatch import backends
+from convattn.ops.acmix import acmix
 from convattn.ops.aggregate import aggregate
 from convattn.ops.attend import attend
 from convattn.ops.correlate import correlate
@@ -17,6 +18,7 @@ __all__ = [
     "Border",
     "Neighborhood",
     "ShiftForm",
+    "acmix",
     "aggregate",
     "attend",
     "backends",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from convattn.ops import _native
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,8 @@ class Backend:
 
     Args:
         run: takes what the operator's custom op takes, less the backend's name.
-        not_supported_reasons: why it cannot run on this machine or on these tensors; empty when it can.
+        not_supported_reasons: why it cannot run on this machine or on these inputs (the operator's tensors, or what
+            stands for them); empty when it can.
     """
 
     run: Callable[..., Any]
@@ -46,8 +52,8 @@ def backends() -> dict[str, dict[str, list[str]]]:
     }
 
 
-def select(op: str, name: str, *tensors: Tensor) -> Callable[..., Any]:
-    """The implementation called ``name``, or under ``"auto"`` the first that can run on these tensors.
+def select(op: str, name: str, *inputs: Any) -> Callable[..., Any]:
+    """The implementation called ``name``, or under ``"auto"`` the first that can run on these inputs.
 
     Raises:
         ValueError: no backend of that name, or the one named cannot run; the message gives its reasons.
@@ -55,14 +61,81 @@ def select(op: str, name: str, *tensors: Tensor) -> Callable[..., Any]:
     named = _backends[op]
     if name == "auto":
         for backend in named.values():
-            if not backend.not_supported_reasons(*tensors):
+            if not backend.not_supported_reasons(*inputs):
                 return backend.run
     if name not in named:
         raise ValueError(f"{op} has no backend {name!r}; it has 'auto', {', '.join(map(repr, named))}")
-    reasons = named[name].not_supported_reasons(*tensors)
+    reasons = named[name].not_supported_reasons(*inputs)
     if reasons:
         raise ValueError(f"backend {name!r} of {op} cannot run here: {'; '.join(reasons)}")
     return named[name].run
+
+
+_native_reasons = tuple(_native.reasons())
+
+
+def native_reasons(*tensors: Tensor) -> list[str]:
+    """Why the CPU kernels cannot run on this machine or on these tensors; empty when they can."""
+    reasons = list(_native_reasons)
+    for x in tensors[:1]:
+        if x.device.type != "cpu":
+            reasons.append(f"needs tensors on the CPU, got {x.device.type}")
+        if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            reasons.append(f"computes in float32; got {x.dtype}")
+    return reasons
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def triton_reasons(*tensors: Tensor) -> list[str]:
+    """Why the GPU kernels cannot run on this machine or on these tensors; empty when they can.
+
+    Under ``TRITON_INTERPRET=1``, set before Python starts, Triton runs kernels on the CPU, slowly: for tests.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    reasons = []
+    if not interpreted and not torch.cuda.is_available():
+        reasons.append("needs an NVIDIA or AMD GPU; torch finds none")
+    if not _is_installed("triton"):
+        reasons.append("needs the package triton, which is not installed; pip install triton")
+    for x in tensors[:1]:
+        if x.device.type != "cuda" and not interpreted:
+            reasons.append(f"needs tensors on the GPU, got {x.device.type}")
+        elif x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):
+            major, minor = torch.cuda.get_device_capability(x.device)
+            reasons.append(f"needs an NVIDIA GPU of compute capability 8.0 or higher, got {major}.{minor}")
+        if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            reasons.append(f"computes in float32; got {x.dtype}")
+    return reasons
+
+
+def runs_directly(x: Tensor) -> bool:
+    """Whether an operator may call its implementation past torch's dispatcher, which costs as much as a small layer.
+
+    Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference.
+    """
+    return not (
+        torch.is_grad_enabled()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+_onednn = torch.backends.mkldnn.is_available()
+
+
+def pointwise_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution, through oneDNN where it can: on one thread torch prefers a form three times slower."""
+    if _onednn and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel():
+        return torch.mkldnn_convolution(x, weight, bias, [0, 0], [1, 1], [1, 1], 1)
+    return torch.nn.functional.conv2d(x, weight, bias)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -72,6 +72,11 @@ class Neighborhood:
             raise ValueError(f"border must be one of {', '.join(map(repr, BORDERS))}, got {self.border!r}")
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "stride", as_pair(self.stride, "stride"))
+        object.__setattr__(self, "_hash", hash((offsets, self.stride, self.border)))
+
+    def __hash__(self) -> int:
+        """Made once: a neighbourhood is looked up in tables at every call."""
+        return self._hash  # type: ignore[attr-defined]
 
     @classmethod
     def window(

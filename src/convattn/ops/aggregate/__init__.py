@@ -11,9 +11,11 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._checks import check_map, check_output_map, check_same, check_weights, flat, unflat
 from convattn.ops._layout import memory_format_of
-from convattn.ops.aggregate import eager
+from convattn.ops.aggregate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
 
+_dispatch.register_backend("aggregate", "native", _dispatch.Backend(native.aggregate, _dispatch.native_reasons))
+_dispatch.register_backend("aggregate", "triton", _dispatch.Backend(triton.aggregate, _dispatch.triton_reasons))
 _dispatch.register_backend("aggregate", "eager", _dispatch.Backend(eager.aggregate))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
-from convattn.ops.attend import eager
+from convattn.ops.attend import eager, native, triton
 from convattn.ops.attend import offsets as offset_by_offset
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.neighborhood import Neighborhood
@@ -209,5 +209,13 @@ _attend.register_autograd(_backward, setup_context=_save)
 _attend_backward.register_autograd(_double_backward, setup_context=_save_backward)
 
 
+_dispatch.register_backend("attend", "native", _dispatch.Backend(native.attend, _dispatch.native_reasons))
+_dispatch.register_backend(
+    "attend_backward", "native", _dispatch.Backend(native.attend_backward, _dispatch.native_reasons)
+)
+_dispatch.register_backend("attend", "triton", _dispatch.Backend(triton.attend, _dispatch.triton_reasons))
+_dispatch.register_backend(
+    "attend_backward", "triton", _dispatch.Backend(triton.attend_backward, _dispatch.triton_reasons)
+)
 _dispatch.register_backend("attend", "eager", _dispatch.Backend(eager.attend))
 _dispatch.register_backend("attend_backward", "eager", _dispatch.Backend(eager.attend_backward))

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
-from convattn.ops.correlate import eager
+from convattn.ops.correlate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
 
+_dispatch.register_backend("correlate", "native", _dispatch.Backend(native.correlate, _dispatch.native_reasons))
+_dispatch.register_backend("correlate", "triton", _dispatch.Backend(triton.correlate, _dispatch.triton_reasons))
 _dispatch.register_backend("correlate", "eager", _dispatch.Backend(eager.correlate))
 
 

@@ -12,8 +12,10 @@ from convattn.ops import _dispatch
 from convattn.ops._checks import check_map, check_output_map, check_same, check_weights, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
-from convattn.ops.scatter import eager
+from convattn.ops.scatter import eager, native, triton
 
+_dispatch.register_backend("scatter", "native", _dispatch.Backend(native.scatter, _dispatch.native_reasons))
+_dispatch.register_backend("scatter", "triton", _dispatch.Backend(triton.scatter, _dispatch.triton_reasons))
 _dispatch.register_backend("scatter", "eager", _dispatch.Backend(eager.scatter))
 
 

@@ -1,0 +1,76 @@
+// The C interface of convattn's CPU kernels: float32, no torch headers, called through ctypes.
+//
+// Every function below exists once per instruction set, with the suffix _avx512, _avx2 or _baseline; dispatch.cpp
+// exports the plain name, which calls the best that the processor runs. Nothing is checked here: the Python side does.
+#pragma once
+#include <stdint.h>
+
+// Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
+#define CONVATTN_ABI_VERSION 1
+
+// A map [B, C, H, W] anywhere in memory; strides in floats.
+struct ConvattnMap {
+    float* data;
+    int64_t image, channel, row, column;
+};
+
+// Local attention over a 7x7 window with a reflected border, and ACmix's folded convolution beside it. Maps are
+// channels-last: head n owns the channels n*head_dim to (n+1)*head_dim, and channel strides are 1.
+struct ConvattnWindow {
+    int32_t batch, height, width, heads, head_dim;
+    int32_t stride;  // 1 or 2
+    int32_t relu;    // forward: apply ReLU last
+    int32_t threads;
+    float softmax_scale;
+};
+
+// Any set of offsets. Position (y*stride_y + dy, x*stride_x + dx) for every offset, under a border rule.
+struct ConvattnOffsets {
+    int32_t batch, channels, heads, height, width, out_height, out_width;
+    int32_t taps, stride_y, stride_x;
+    int32_t border;  // 0 reflect, 1 zeros, 2 replicate
+    int32_t threads;
+    const int32_t* offsets;  // dy, dx of every tap
+    float softmax_scale;
+};
+
+#define CONVATTN_FUNCTIONS(X)                                                                                          \
+    /* out = bias + convolution + scale * attention, then ReLU if asked for. weight [3N][9][N][d], position [d][2] */  \
+    X(convattn_acmix_forward,                                                                                          \
+      (const ConvattnWindow* s, const float* qkv, const float* position, const float* scale, const float* weight,      \
+       const float* bias, float* out),                                                                                 \
+      (s, qkv, position, scale, weight, bias, out))                                                                    \
+    /* dqkv is written; the rest is added to, one copy per thread: dposition [d][2], dweight, dalpha */                \
+    X(convattn_acmix_backward,                                                                                         \
+      (const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,             \
+       const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha),                            \
+      (s, qkv, position, alpha, weight, dout, dqkv, dposition, dweight, dalpha))                                       \
+    /* local attention alone; q at the output resolution */                                                            \
+    X(convattn_window_forward,                                                                                         \
+      (const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                      \
+       const ConvattnMap* out),                                                                                        \
+      (s, q, k, v, out))                                                                                               \
+    X(convattn_window_backward,                                                                                        \
+      (const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                      \
+       const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk, const ConvattnMap* dv),                  \
+      (s, q, k, v, dout, dq, dk, dv))                                                                                  \
+    /* weights and logits are [B, N, K, Ho, Wo], contiguous */                                                         \
+    X(convattn_correlate,                                                                                              \
+      (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, float* logits), (s, q, k, logits))        \
+    X(convattn_aggregate,                                                                                              \
+      (const ConvattnOffsets* s, const float* weights, const ConvattnMap* v, const ConvattnMap* out),                  \
+      (s, weights, v, out))                                                                                            \
+    X(convattn_scatter,                                                                                                \
+      (const ConvattnOffsets* s, const float* weights, const ConvattnMap* u, const ConvattnMap* out),                  \
+      (s, weights, u, out))                                                                                            \
+    /* bias [N][K] and key_offsets [N][K][d] may be null */                                                            \
+    X(convattn_attend,                                                                                                 \
+      (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const float* bias,  \
+       const float* key_offsets, const ConvattnMap* out),                                                              \
+      (s, q, k, v, bias, key_offsets, out))                                                                            \
+    /* dbias [B][N][K] and dkey_offsets [B][N][K][d] are written where not null */                                     \
+    X(convattn_attend_backward,                                                                                        \
+      (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const float* bias,  \
+       const float* key_offsets, const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk,                \
+       const ConvattnMap* dv, double* dbias, double* dkey_offsets),                                                    \
+      (s, q, k, v, bias, key_offsets, dout, dq, dk, dv, dbias, dkey_offsets))

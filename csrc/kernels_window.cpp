@@ -1,0 +1,133 @@
+// Entry points over a 7x7 window. OpenMP calls stay unresolved in the library and bind to the runtime torch has loaded.
+#include "group_conv.h"
+#include "window_backward.h"
+#include "window_forward.h"
+
+namespace {
+
+// Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache.
+template <int L, int S>
+void acmix_rows(const Problem& p, const View& qkv, const float* scale, const float* weight, const float* bias, const View& out,
+                int b, int y_begin, int y_end) {
+    typedef ForwardAttention<L, S> Attention;
+    scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + 3 * p.C, 32 + 2 * p.N);
+    float* row = scratch.take((size_t)p.Wo * p.C);
+    float* zeros = scratch.take(3 * p.C);
+    memset(zeros, 0, 3 * p.C * 4);
+    typename Attention::Buffers buffers(p);
+    PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
+    auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
+        constexpr int V = v.value;
+        Vec<V> result = load<V>(o) + sum * load<V>(scale + c);
+        if (p.relu) result = result < 0.f ? Vec<V>{} : result;
+        store<V>(o, result);
+    };
+    for (int y = y_begin; y < y_end; y += block_rows) {
+        const int rows = smaller(block_rows, y_end - y);
+        conv_forward_rows(p, qkv, b, weight, bias, zeros, row, out, y, y + rows);
+        for (int n = 0; n < p.N; n++) Attention::block(p, buffers, keys[n], out, b, n, y, rows, finish);
+    }
+}
+
+template <int L, int S> void attention_rows(const Problem& p, const View& out, int b, int y_begin, int y_end) {
+    typedef ForwardAttention<L, S> Attention;
+    scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p), 32 + 2 * p.N);
+    typename Attention::Buffers buffers(p);
+    PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
+    for (int y = y_begin; y < y_end; y += block_rows)
+        for (int n = 0; n < p.N; n++)
+            Attention::block(p, buffers, keys[n], out, b, n, y, smaller(block_rows, y_end - y),
+                             [](auto v, float* o, int, auto sum) UNROLLED { store<v.value>(o, sum); });
+}
+
+View packed(const float* data, int height, int width, int channels) {
+    return View((float*)data, (ptrdiff_t)height * width * channels, (ptrdiff_t)width * channels, channels);
+}
+
+// q, k and v as the three thirds of one channels-last map; q at every stride-th pixel.
+void read_packed(Problem& p, const View& qkv, View& q, View& k, View& v) {
+    q = View(qkv.data, qkv.image, p.S * qkv.row, p.S * qkv.pixel);
+    k = View(qkv.data + p.C, qkv.image, qkv.row, qkv.pixel);
+    v = View(qkv.data + 2 * p.C, qkv.image, qkv.row, qkv.pixel);
+}
+
+}  // namespace
+
+ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const float* qkv, const float* position, const float* scale, const float* weight,
+                              const float* bias, float* out) {
+    Problem p(*s, position);
+    const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), out_map = packed(out, p.Ho, p.Wo, p.C);
+    read_packed(p, qkv_map, p.q, p.k, p.v);
+    choose_window(p, [&](auto L, auto S) {
+        over_bands(p, [&](int b, int y_begin, int y_end) {
+            acmix_rows<decltype(L)::value, decltype(S)::value>(p, qkv_map, scale, weight, bias, out_map, b, y_begin, y_end);
+        });
+    });
+}
+
+ENTRY(convattn_window_forward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const ConvattnMap* out) {
+    Problem p(*s, nullptr);
+    p.q = View(*q), p.k = View(*k), p.v = View(*v);
+    const View out_map(*out);
+    choose_window(p, [&](auto L, auto S) {
+        over_bands(p, [&](int b, int y_begin, int y_end) {
+            attention_rows<decltype(L)::value, decltype(S)::value>(p, out_map, b, y_begin, y_end);
+        });
+    });
+}
+
+// Which thread adds to which copy of the sums is fixed, so results repeat exactly.
+ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,
+                               const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha) {
+    Problem p(*s, position);
+    const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), dqkv_map = packed(dqkv, p.H, p.W, 3 * p.C);
+    const View dout_map = packed(dout, p.Ho, p.Wo, p.C);
+    read_packed(p, qkv_map, p.q, p.k, p.v);
+    WindowGradients shared;
+    read_packed(p, dqkv_map, shared.dq, shared.dk, shared.dv);
+    const size_t weights = (size_t)3 * p.N * conv_taps * p.C;
+    choose_window(p, [&](auto L, auto S) {
+        auto attention = [&](int slice, int b, int n) {
+            WindowGradients grad = shared;
+            grad.dposition = dposition ? dposition + slice * 2 * p.d : nullptr;
+            typedef BackwardAttention<decltype(L)::value, decltype(S)::value> Attention;
+            scratch.reserve(Attention::floats(p));
+            Attention head(p, grad, dout_map, alpha, b, n);
+            head.run();
+            dalpha[slice] += head.dalpha;
+        };
+        auto convolution = [&](int slice, int b) {
+            conv_backward_image(p, qkv_map, b, weight, dout_map, dqkv_map, dweight + slice * weights);
+        };
+        const bool whole_images = p.whole_images();
+#pragma omp parallel num_threads(p.threads) if (p.threads > 1)
+        {
+#pragma omp for schedule(static, 1)
+            for (int slice = 0; slice < p.threads; slice++)
+                for (int b = slice; b < p.B; b += p.threads) {
+                    convolution(slice, b);
+                    for (int n = 0; whole_images && n < p.N; n++) attention(slice, b, n);
+                }
+#pragma omp for schedule(static, 1)
+            for (int slice = 0; slice < p.threads; slice++)
+                for (int u = slice; !whole_images && u < p.B * p.N; u += p.threads) attention(slice, u / p.N, u % p.N);
+        }
+    });
+}
+
+ENTRY(convattn_window_backward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,
+                                const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk, const ConvattnMap* dv) {
+    Problem p(*s, nullptr);
+    p.q = View(*q), p.k = View(*k), p.v = View(*v);
+    const WindowGradients grad = {View(*dq), View(*dk), View(*dv), nullptr};
+    const View dout_map(*dout);
+    choose_window(p, [&](auto L, auto S) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
+        for (int u = 0; u < p.B * p.N; u++) {
+            typedef BackwardAttention<decltype(L)::value, decltype(S)::value> Attention;
+            scratch.reserve(Attention::floats(p));
+            Attention head(p, grad, dout_map, 1.f, u / p.N, u % p.N);
+            head.run();
+        }
+    });
+}

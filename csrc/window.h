@@ -1,0 +1,271 @@
+// Local attention over a reflected K x K window of channels-last maps: the problem and its two layouts on vector lanes.
+//
+//   * dot products over channels (logits; dout . v): lanes are PIXELS. Keys go through a small ring of rows stored
+//     planar ([channel][column]), with the border reflected and the position p subtracted on the way in.
+//   * everything else (weighted sums, their transposes, the group convolution): lanes are CHANNELS, which is how the
+//     maps already lie, so nothing is transposed and a border is only a change of address.
+#pragma once
+#include "convattn.h"
+#include "softmax.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr int K = 7, reach = K / 2, window_taps = K * K;
+constexpr int block_rows = 4;  // query rows that share the key rows they load
+
+// A channels-last map: head 0's channel 0 of a pixel, and the floats from one image, row and pixel to the next.
+struct View {
+    float* data;
+    ptrdiff_t image, row, pixel;
+    View() = default;
+    View(float* data, ptrdiff_t image, ptrdiff_t row, ptrdiff_t pixel) : data(data), image(image), row(row), pixel(pixel) {}
+    explicit View(const ConvattnMap& m) : View(m.data, m.image, m.row, m.column) {}
+    float* at(int b, int y = 0, int x = 0) const { return data + b * image + y * row + x * pixel; }
+};
+
+// Index i of an endless row that bounces between 0 and n-1 (numpy's "reflect"); n = 1 gives 0.
+INLINE int reflect(int i, int n) {
+    if (n == 1) return 0;
+    const int period = 2 * (n - 1);
+    i %= period;
+    if (i < 0) i += period;
+    return i < n ? i : period - i;
+}
+
+struct Problem {
+    int B, H, W, N, d, C, S, Ho, Wo, relu, threads;
+    float softmax_scale;
+    View q, k, v;  // q at the output resolution
+    // The position p of pixel (y, x), in coordinates from -1 to 1, is weight_x * x + weight_y * y; null for none.
+    const float *weight_x, *weight_y;
+    // For every padded column, from `reach` before the map on: its pixel, and that pixel's coordinate.
+    const int* column;
+    const float* column_x;
+    float* tables;
+
+    Problem(const ConvattnWindow& s, const float* position)
+        : B(s.batch), H(s.height), W(s.width), N(s.heads), d(s.head_dim), C(N * d), S(s.stride), Ho((H - 1) / S + 1),
+          Wo((W - 1) / S + 1), relu(s.relu), threads(s.threads), softmax_scale(s.softmax_scale) {
+        const int columns = S * (Wo + 4 * native_lanes) + K;
+        tables = (float*)malloc((2 * columns + 2 * d) * sizeof(float));
+        if (!tables) abort();
+        int* pixels = (int*)tables;
+        float *coordinates = tables + columns, *weights = tables + 2 * columns;
+        for (int k = 0; k < columns; k++) {
+            pixels[k] = reflect(k - reach, W);
+            coordinates[k] = W > 1 ? 2.f * pixels[k] / (W - 1) - 1.f : -1.f;
+        }
+        for (int c = 0; position && c < d; c++) weights[c] = position[2 * c], weights[d + c] = position[2 * c + 1];
+        column = pixels, column_x = coordinates;
+        weight_x = position ? weights : nullptr, weight_y = position ? weights + d : nullptr;
+    }
+    Problem(const Problem&) = delete;
+    ~Problem() { free(tables); }
+
+    float row_y(int y) const { return H > 1 ? 2.f * y / (H - 1) - 1.f : -1.f; }
+    // Images go to threads whole where there are enough of them, else their rows or heads are shared out too.
+    bool whole_images() const { return B % threads == 0 || B >= 4 * threads; }
+};
+
+// The position of the keys in a row, from some padded column on; no weights where there is none.
+struct KeyPosition {
+    const float *weight_x, *weight_y, *x;
+    float y;
+};
+
+// dst[c*dst_step + lane] = factor * (src[offset[lane] + c] - p[c])
+template <int L>
+void to_planar(const float* src, const int* offset, float factor, int channels, float* dst, size_t dst_step,
+               KeyPosition p = {nullptr, nullptr, nullptr, 0.f}) {
+    int c = 0;
+    for (; c + L <= channels; c += L) {
+        Vec<L> r[L];
+        repeat<L>([&](auto i) UNROLLED { r[i] = load<L>(src + offset[i] + c); });
+        transpose<L>(r);
+        if (p.weight_x) {
+            const Vec<L> x = load<L>(p.x);
+            repeat<L>([&](auto i) UNROLLED { r[i] -= x * p.weight_x[c + i] + p.y * p.weight_y[c + i]; });
+        }
+        repeat<L>([&](auto i) UNROLLED { store<L>(dst + (c + i) * dst_step, r[i] * factor); });
+    }
+    for (; c < channels; c++)
+        for (int i = 0; i < L; i++) {
+            const float at = p.weight_x ? p.x[i] * p.weight_x[c] + p.y * p.weight_y[c] : 0.f;
+            dst[c * dst_step + i] = factor * (src[offset[i] + c] - at);
+        }
+}
+
+// The rows of k - p (or of v) that a block of query rows looks at, one head of one image, planar.
+// Padded column S*i + f of channel c of row y is row(y)[(c*S + f)*plane + i].
+template <int L> struct PlanarRows {
+    const Problem& p;
+    const float* src;  // the head's channel 0 in pixel (0, 0)
+    ptrdiff_t src_row, src_pixel;
+    bool positioned;  // whether p is subtracted
+    int slots, plane, filled, next;
+    size_t slot_size;
+    float* data;
+
+    static void* operator new(size_t, void* where) { return where; }
+    static int span(const Problem& p) { return (K - 1) / p.S + 1; }
+    static int plane_size(const Problem& p) {
+        const int n = round_up(p.Wo + larger(2 * L, L + span(p)), L);
+        return n % 32 ? n : n + 16;  // a multiple of 32 would put all channels into few cache sets
+    }
+    static int slot_count(const Problem& p) { return smaller(p.H, p.S * (block_rows - 1) + K + p.S); }
+    static size_t floats(const Problem& p) { return (size_t)slot_count(p) * p.d * p.S * plane_size(p); }
+
+    PlanarRows(const Problem& p, const View& map, int image, int head, bool positioned, int first_row)
+        : p(p), src(map.at(image) + head * p.d), src_row(map.row), src_pixel(map.pixel), positioned(positioned),
+          slots(slot_count(p)), plane(plane_size(p)), filled(smaller(plane, round_up(p.Wo + span(p), L))),
+          next(first_row), slot_size((size_t)p.d * p.S * plane), data(scratch.take(floats(p))) {
+        memset(data, 0, floats(p) * 4);
+    }
+    float* row(int y) const { return data + (y % slots) * slot_size; }
+
+    void load_until(int last) {
+        const bool with_position = positioned && p.weight_x;
+        for (; next <= last; next++)
+            for (int f = 0; f < p.S; f++)
+                for (int i0 = 0; i0 < filled; i0 += L) {
+                    int offset[L];
+                    alignas(64) float x[L];
+                    for (int l = 0; l < L; l++) {
+                        const int column = p.S * (i0 + l) + f;
+                        offset[l] = (int)(p.column[column] * src_pixel);
+                        x[l] = p.column_x[column];
+                    }
+                    const KeyPosition at = {with_position ? p.weight_x : nullptr, p.weight_y, x, p.row_y(next)};
+                    to_planar<L>(src + next * src_row, offset, 1.f, p.d, row(next) + f * plane + i0, (size_t)p.S * plane, at);
+                }
+    }
+};
+
+// logits[i][dy*K+dx][lane] = sum_c q[c][i][lane] * key(row S*i+dy, column S*lane+dx)[c], for R query rows.
+// Each key row serves all the query rows that see it; the K shifts of a row come from two loads.
+template <int L, int S, int R>
+void similarity(const float* q, const float* const* key_rows, int x0, int plane, int channels, float* logits) {
+    repeat<S*(R - 1) + K>([&](auto r) UNROLLED {
+        constexpr int first = larger(0, ceil_div(r.value - K + 1, S)), last = smaller(R - 1, r.value / S);
+        constexpr int rows = last - first + 1;
+        if constexpr (rows > 0) {
+            constexpr int budget = vector_registers == 32 ? 21 : 12;  // registers for sums
+            constexpr int pieces = ceil_div(K, larger(1, budget / rows));
+            repeat<pieces>([&](auto piece) UNROLLED {
+                constexpr int dx0 = piece.value * K / pieces, columns = (piece.value + 1) * K / pieces - dx0;
+                Vec<L> sum[rows][columns] = {};
+                const float* key = key_rows[r] + x0;
+                const float* query = q + first * L;
+                for (int c = 0; c < channels; c++, key += S * plane, query += R * L) {
+                    Vec<L> a[S], b[S], qv[rows];
+                    if constexpr (L == 16)
+                        repeat<S>([&](auto f) UNROLLED {
+                            a[f] = load<L>(key + f * plane);
+                            b[f] = load<L>(key + f * plane + L);
+                            PIN(a[f]);
+                            PIN(b[f]);
+                        });
+                    repeat<rows>([&](auto i) UNROLLED {
+                        qv[i] = load<L>(query + i * L);
+                        PIN(qv[i]);
+                    });
+                    repeat<columns>([&](auto j) UNROLLED {
+                        constexpr int dx = dx0 + j.value;
+                        Vec<L> k;
+                        if constexpr (L == 16) k = lanes_from<L, dx / S>(a[dx % S], b[dx % S]);
+                        else k = load<L>(key + (dx % S) * plane + dx / S);
+                        PIN(k);
+                        repeat<rows>([&](auto i) UNROLLED { sum[i][j] += qv[i] * k; });
+                    });
+                }
+                repeat<rows>([&](auto i) UNROLLED {
+                    constexpr int dy = r.value - S * (first + i.value);
+                    repeat<columns>([&](auto j) UNROLLED {
+                        store<L>(logits + (((first + i) * K + dy) * K + dx0 + j) * L, sum[i][j]);
+                    });
+                });
+            });
+        }
+    });
+}
+
+template <int L, int S>
+void similarity_of_rows(int rows, const float* q, const float* const* key_rows, int x0, int plane, int channels, float* logits) {
+    if (rows == 4) similarity<L, S, 4>(q, key_rows, x0, plane, channels, logits);
+    else if (rows == 3) similarity<L, S, 3>(q, key_rows, x0, plane, channels, logits);
+    else if (rows == 2) similarity<L, S, 2>(q, key_rows, x0, plane, channels, logits);
+    else similarity<L, S, 1>(q, key_rows, x0, plane, channels, logits);
+}
+
+// q (or dout) of a tile, planar: dst[c][row][lane]. `map` points at row and column 0 of the tile's head.
+template <int L>
+void planar_queries(const float* map, const View& view, int rows, int x0, int last_x, float factor, int channels, float* dst) {
+    int offset[L];
+    for (int l = 0; l < L; l++) offset[l] = (int)(smaller(x0 + l, last_x) * view.pixel);
+    for (int i = 0; i < rows; i++)
+        to_planar<L>(map + i * view.row, offset, factor, channels, dst + i * L, (size_t)rows * L);
+}
+
+// Calls f(Index<V>, c0) for vectors of channels, then for what is left over.
+template <class F> INLINE void over_channels(int d, F f) {
+    int c = 0;
+    for (; c + native_lanes <= d; c += native_lanes) f(Index<native_lanes>{}, c);
+    if constexpr (native_lanes > 4)
+        for (; c + 4 <= d; c += 4) f(Index<4>{}, c);
+    for (; c < d; c++) f(Index<1>{}, c);
+}
+
+// Cuts the queries of a tile into strips that fit the registers: f(Index<Q>, first query). A multiple of 7 suits maps
+// of 7, 14, 28 and 56 columns, a power of two the others.
+template <int L, int S, class F> INLINE void in_strips(int valid, F f) {
+    constexpr int wide = S == 1 ? L : L / 2, narrow = L >= 8 ? wide * 7 / 8 : wide;
+    if (narrow < wide && valid <= L / wide * narrow)
+        for (int x = 0; x < valid; x += narrow) f(Index<narrow>{}, x);
+    else
+        for (int x = 0; x < valid; x += wide) f(Index<wide>{}, x);
+}
+
+// For Q queries from `first` on: finish(query, sum_j weights[j][query] * source(row of j, column of j)).
+template <int L, int V, int S, int Q, class Source, class Finish>
+INLINE void weighted_sum(const float* weights, int first, int valid, Source source, Finish finish) {
+    Vec<V> sum[Q] = {};
+    for (int dy = 0; dy < K; dy++) {
+        const float* w = weights + dy * K * L + first;
+        repeat<S*(Q - 1) + K>([&](auto k) UNROLLED {
+            Vec<V> key = source(dy, S * first + k);
+            PIN(key);
+            repeat<K>([&](auto dx) UNROLLED {
+                constexpr int at = k.value - dx.value;
+                if constexpr (at >= 0 && at % S == 0 && at / S < Q) sum[at / S] += key * w[dx * L + at / S];
+            });
+        });
+    }
+    repeat<Q>([&](auto i) UNROLLED {
+        if (first + i < valid) finish(first + i, sum[i]);
+    });
+}
+
+// finish(Index<V>, c0, query, sum) for all queries of a tile row and all channels; weights [K*K][L].
+template <int L, int S, class Source, class Finish>
+INLINE void weighted_sums(const Problem& p, const float* weights, int valid, Source source, Finish finish) {
+    over_channels(p.d, [&](auto v, int c0) UNROLLED {
+        constexpr int V = v.value;
+        auto at = [&](int dy, int k) UNROLLED { return source(v, c0, dy, k); };
+        auto done = [&](int x, Vec<V> sum) UNROLLED { finish(v, c0, x, sum); };
+        if constexpr (V == native_lanes) {
+            in_strips<L, S>(valid, [&](auto Q, int x) UNROLLED { weighted_sum<L, V, S, Q.value>(weights, x, valid, at, done); });
+        } else {
+            for (int x = 0; x < valid; x++) {
+                Vec<V> sum = {};
+                for (int dy = 0; dy < K; dy++)
+                    for (int dx = 0; dx < K; dx++) sum += at(dy, S * x + dx) * weights[(dy * K + dx) * L + x];
+                done(x, sum);
+            }
+        }
+    });
+}
+
+INLINE int tile_width(int width, int lanes) { return ceil_div(width, ceil_div(width, lanes)); }
+
+}  // namespace

@@ -1,0 +1,89 @@
+// Local attention, forward: one head of one image, a block of query rows at a time, from the top down.
+#pragma once
+#include "window.h"
+
+namespace {
+
+template <int L, int S> struct ForwardAttention {
+    static constexpr int key_span = S * (block_rows - 1) + K;
+
+    // What the heads of a thread share: they take turns.
+    struct Buffers {
+        float *q, *logits, *inverse;
+        int* offsets;  // of every padded column of the map in a row of v
+        const float **key_rows, **value_rows;
+        static int columns(const Problem& p) { return S * (p.Wo + 2 * L) + K; }
+        static size_t floats(const Problem& p) {
+            return (size_t)block_rows * (p.d + window_taps) * L + L + columns(p) + 4 * key_span;
+        }
+        explicit Buffers(const Problem& p)
+            : q(scratch.take((size_t)block_rows * p.d * L)), logits(scratch.take((size_t)block_rows * window_taps * L)),
+              inverse(scratch.take(L)), offsets(scratch.take_ints(columns(p))),
+              key_rows(scratch.take_array<const float*>(key_span)), value_rows(scratch.take_array<const float*>(key_span)) {
+            for (int k = 0; k < columns(p); k++) offsets[k] = (int)(p.column[k] * p.v.pixel);
+        }
+    };
+
+    // finish(Index<V>, output, channel, sum) for head n and query rows y to y+rows-1 of image b
+    template <class Finish>
+    static void block(const Problem& p, const Buffers& m, PlanarRows<L>& keys, const View& out, int b, int n, int y, int rows, Finish finish) {
+        const int span = S * (rows - 1) + K;
+        keys.load_until(smaller(p.H - 1, larger(reach, S * (y + rows - 1) + reach)));
+        for (int r = 0; r < span; r++) {
+            const int key_y = reflect(S * y + r - reach, p.H);
+            m.key_rows[r] = keys.row(key_y);
+            m.value_rows[r] = p.v.at(b, key_y) + n * p.d;
+        }
+        const float to_base_2 = 1.4426950408889634f * p.softmax_scale;
+        const int tile = tile_width(p.Wo, L);
+        for (int x0 = 0; x0 < p.Wo; x0 += tile) {
+            const int valid = smaller(tile, p.Wo - x0);
+            const int* offset = m.offsets + S * x0;
+            planar_queries<L>(p.q.at(b, y) + n * p.d, p.q, rows, x0, p.Wo - 1, to_base_2, p.d, m.q);
+            similarity_of_rows<L, S>(rows, m.q, m.key_rows, x0, keys.plane, p.d, m.logits);
+            for (int i = 0; i < rows; i++) {
+                float* weights = m.logits + (size_t)i * window_taps * L;
+                softmax<L>(weights, window_taps, m.inverse);
+                const float* const* value_row = m.value_rows + S * i;
+                float* out_row = out.at(b, y + i, x0) + n * p.d;
+                weighted_sums<L, S>(
+                    p, weights, valid,
+                    [&](auto v, int c0, int dy, int k) UNROLLED { return load<v.value>(value_row[dy] + offset[k] + c0); },
+                    [&](auto v, int c0, int x, auto sum) UNROLLED {
+                        finish(v, out_row + x * out.pixel + c0, n * p.d + c0, sum * m.inverse[x]);
+                    });
+            }
+        }
+    }
+};
+
+// f(Index<L>, Index<S>) with the specialisation for p; maps of at most 8 columns use half vectors.
+template <class F> void choose_window(const Problem& p, F f) {
+    constexpr int L = native_lanes, half = L > 8 ? 8 : L;
+    const bool narrow = p.Wo <= 8;
+    if (p.S == 1) narrow ? f(Index<half>{}, Index<1>{}) : f(Index<L>{}, Index<1>{});
+    else narrow ? f(Index<half>{}, Index<2>{}) : f(Index<L>{}, Index<2>{});
+}
+
+// Calls f(image, first row, last row) in parallel: images, cut into bands where there are few.
+template <class F> void over_bands(const Problem& p, F f) {
+    const int bands = p.whole_images() ? 1 : smaller(p.threads, ceil_div(p.Ho, block_rows));
+    const int blocks = ceil_div(p.Ho, block_rows);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
+    for (int u = 0; u < p.B * bands; u++) {
+        const int band = u % bands;
+        f(u / bands, blocks * band / bands * block_rows, smaller(p.Ho, blocks * (band + 1) / bands * block_rows));
+    }
+}
+
+template <int L> PlanarRows<L>* key_rings(const Problem& p, int b, int y_begin) {
+    PlanarRows<L>* keys = scratch.take_array<PlanarRows<L>>(p.N);
+    for (int n = 0; n < p.N; n++)
+        new (keys + n) PlanarRows<L>(p, p.k, b, n, true, larger(0, p.S * y_begin - reach));
+    return keys;
+}
+template <int L> size_t key_ring_floats(const Problem& p) {
+    return p.N * (PlanarRows<L>::floats(p) + 16 + sizeof(PlanarRows<L>) / 4 + 1);
+}
+
+}  // namespace

@@ -1,0 +1,106 @@
+"""Tensors and neighbourhoods as the structures of ``csrc/convattn.h``."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from convattn.ops._native import library
+from convattn.ops.neighborhood import BORDERS, Neighborhood
+
+WINDOW = 7
+
+
+class Map(ctypes.Structure):
+    """``ConvattnMap``: where a float32 ``[B, C, H, W]`` lies."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("image", ctypes.c_int64),
+        ("channel", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("column", ctypes.c_int64),
+    )
+
+
+class Window(ctypes.Structure):
+    """``ConvattnWindow``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("batch", "height", "width", "heads", "head_dim", "stride", "relu")),
+        ("threads", ctypes.c_int32),
+        ("softmax_scale", ctypes.c_float),
+    )
+
+
+class Offsets(ctypes.Structure):
+    """``ConvattnOffsets``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in ("batch", "channels", "heads", "height", "width", "out_height", "out_width")
+        ),
+        *((name, ctypes.c_int32) for name in ("taps", "stride_y", "stride_x", "border", "threads")),
+        ("offsets", ctypes.c_void_p),
+        ("softmax_scale", ctypes.c_float),
+    )
+
+
+def map_of(x: Tensor) -> Map:
+    """The structure of a float32 map; the tensor must outlive it."""
+    return Map(x.data_ptr(), *x.stride())
+
+
+@lru_cache(maxsize=256)
+def _offsets_of(nbhd: Neighborhood) -> ctypes.Array[ctypes.c_int32]:
+    flat = [value for offset in nbhd.offsets for value in offset]
+    return (ctypes.c_int32 * len(flat))(*flat)
+
+
+def geometry_of(k: Tensor, nbhd: Neighborhood, num_heads: int, scale: float = 1.0) -> Offsets:
+    """The geometry of a neighbourhood on a map."""
+    batch, channels, height, width = k.shape
+    return offsets_of(nbhd, batch, channels, num_heads, (height, width), scale)
+
+
+def offsets_of(
+    nbhd: Neighborhood, batch: int, channels: int, num_heads: int, size: tuple[int, int], scale: float = 1.0
+) -> Offsets:
+    """The geometry of a neighbourhood on a map of ``size``."""
+    return Offsets(
+        batch,
+        channels,
+        num_heads,
+        *size,
+        *nbhd.output_size(*size),
+        len(nbhd),
+        *nbhd.stride,
+        BORDERS.index(nbhd.border),
+        torch.get_num_threads(),
+        ctypes.cast(_offsets_of(nbhd), ctypes.c_void_p),
+        scale,
+    )
+
+
+@lru_cache(maxsize=256)
+def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:
+    """Whether the kernels for 7x7 windows serve this neighbourhood; channels fill their vectors from 16 on."""
+    stride = nbhd.stride[0]
+    return head_dim >= 16 and stride in (1, 2) and nbhd == Neighborhood.window(WINDOW, stride=stride)
+
+
+def call(function: str, *arguments: ctypes.Structure | Tensor | float | None) -> None:
+    """Call a kernel: structures by reference, tensors by address, None as null."""
+    getattr(library(), function)(*map(_as_argument, arguments))
+
+
+def _as_argument(value: ctypes.Structure | Tensor | float | None) -> object:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, ctypes.Structure):
+        return ctypes.byref(value)
+    return ctypes.c_void_p(None) if value is None else ctypes.c_float(value)

@@ -1,0 +1,127 @@
+"""What the Triton backends share: a neighbourhood as index tables on the device, memory layout, launch options.
+
+Nothing here imports ``triton``, so that the package imports where there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from convattn.ops.neighborhood import Neighborhood
+
+FUSED_MULTIPLY_ADD = {"enable_fp_fusion": True}
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """A neighbourhood on a map of one size, so that no kernel knows a border rule; all int32.
+
+    The extended map is the map and what the offsets reach beyond it; :meth:`Neighborhood.padded_sources` says which
+    pixel each of its positions reads.
+
+    Args:
+        taps: ``[K, 2]`` row and column of every offset in the extended map, seen from pixel (0, 0).
+        rows: the pixel row that every row of the extended map reads, -1 outside a ``"zeros"`` border.
+        columns: the same for columns.
+        row_readers: ``[shifts, H, R]`` the rows of outputs that read each pixel row through an offset of that row
+            (as in ``taps``), filled up with -1; several where a border folds them onto one pixel.
+        column_readers: the same for columns.
+        row_most: ``[H]`` how many of the R there are at most, over all shifts.
+        column_most: the same for columns.
+    """
+
+    taps: Tensor
+    rows: Tensor
+    columns: Tensor
+    row_readers: Tensor
+    column_readers: Tensor
+    row_most: Tensor
+    column_most: Tensor
+
+    @property
+    def gathered(self) -> tuple[Tensor, ...]:
+        """What a kernel over outputs reads."""
+        return self.taps, self.rows, self.columns
+
+    @property
+    def scattered(self) -> tuple[Tensor, ...]:
+        """What a kernel over pixels of the map reads."""
+        return self.taps, self.row_readers, self.column_readers, self.row_most, self.column_most
+
+    @property
+    def folds(self) -> tuple[int, int]:
+        """R of rows and of columns."""
+        return self.row_readers.shape[2], self.column_readers.shape[2]
+
+
+@lru_cache(maxsize=256)
+def tables(nbhd: Neighborhood, size: tuple[int, int], device: torch.device) -> Tables:
+    """The index tables of a neighbourhood on a map of ``size``; made on the host once and kept."""
+    (top, _), (left, _) = nbhd.reach(0), nbhd.reach(1)
+    taps = torch.tensor([(top + dy, left + dx) for dy, dx in nbhd.offsets])
+    sources = [nbhd.padded_sources(axis, size[axis], torch.device("cpu")) for axis in (0, 1)]
+    outputs = nbhd.output_size(*size)
+    found = [_readers(sources[axis], size[axis], outputs[axis], nbhd.stride[axis]) for axis in (0, 1)]
+    most = [(readers >= 0).sum(2).amax(0) for readers in found]
+    return Tables(*(part.to(device, torch.int32) for part in (taps, *sources, *found, *most)))
+
+
+def _readers(sources: Tensor, size: int, outputs: int, stride: int) -> Tensor:
+    """The outputs that read each pixel through each shift: ``[shifts, size, R]``, -1 where there are fewer than R.
+
+    Example:
+        >>> _readers(torch.tensor([1, 0, 1, 2, 1]), 3, 3, 1)[0].tolist()
+        [[1, -1], [0, 2], [-1, -1]]
+    """
+    shifts = len(sources) - size + 1
+    found: list[list[list[int]]] = [[[] for _ in range(size)] for _ in range(shifts)]
+    pixels = sources.tolist()
+    for shift in range(shifts):
+        for output in range(outputs):
+            pixel = pixels[output * stride + shift]
+            if pixel >= 0:
+                found[shift][pixel].append(output)
+    folds = max(len(readers) for by_pixel in found for readers in by_pixel)
+    return torch.tensor([[r + [-1] * (folds - len(r)) for r in by_pixel] for by_pixel in found])
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` itself where its channels lie next to each other (a slice of a wider map too), else a copy that does."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def map_strides(x: Tensor) -> tuple[int, int, int]:
+    """Image, row and column stride of a channels_last map."""
+    return x.stride(0), x.stride(2), x.stride(3)
+
+
+def next_power_of_two(n: int) -> int:
+    """The smallest power of two that is at least ``n``.
+
+    Example:
+        >>> [next_power_of_two(n) for n in (1, 3, 16, 17)]
+        [1, 4, 16, 32]
+    """
+    return 1 << (n - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the offset-wise kernels cut a map: a program takes ``pixels`` pixels of ``heads`` heads, ``channels`` each."""
+
+    pixels: int
+    heads: int
+    channels: int
+
+    @classmethod
+    def choose(cls, num_heads: int, head_dim: int) -> Blocks:
+        """About 64 adjacent channels, which fill cache lines, and 16 numbers a thread."""
+        channels = min(next_power_of_two(head_dim), 64)
+        heads = min(next_power_of_two(num_heads), 64 // channels)
+        return cls(max(16, min(128, 2048 // (channels * heads))), heads, channels)

@@ -1,0 +1,306 @@
+"""``acmix``: the whole ACmix operator, projection, attention, convolution, mix and what follows, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from convattn.ops import _dispatch
+from convattn.ops._checks import check_heads, check_map, check_same, flat, unflat
+from convattn.ops._layout import memory_format_of
+from convattn.ops.acmix import composed, native
+from convattn.ops.acmix.inputs import AcmixInputs
+from convattn.ops.neighborhood import IntPair, Neighborhood, as_pair
+
+Activation: TypeAlias = Literal["none", "relu"]
+
+
+def acmix(
+    x: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor | None,
+    position: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    nbhd: Neighborhood,
+    num_heads: int,
+    dilation: IntPair = 1,
+    activation: Activation = "none",
+    backend: str = "auto",
+) -> Tensor:
+    r"""ACmix with its convolution path folded into one grouped convolution.
+
+    .. math:: o = \mathrm{act}\bigl(b + F_{conv}(q, k, v) + \gamma\, \mathrm{attend}(q, k - p, v)\bigr),
+        \qquad [q; k; v] = W x + b_p
+
+    ACmix's eq. 9-13, fig. 2c. Nothing of the attention is kept for the gradient.
+
+    Args:
+        x: ``[B, C_in, H, W]``.
+        projection_weight: W, ``[3C, C_in, 1, 1]``.
+        projection_bias: ``[3C]``.
+        position: ``[C/N, 2]``: p at a pixel is this times its coordinates (x, y), which run from -1 to 1; the same
+            for every head.
+        weight: ``[3N, kh, kw, N, C/N]``: output channel ``g * N + o`` of the convolution path sums
+            ``weight[t, :, :, o, g]`` over channel g of map t of q, k and v, which have N maps each. Zeros lie beyond
+            the border.
+        scale: γ, ``[1]`` or, for every output channel, ``[C]``.
+        bias: b, ``[C]``.
+        nbhd: the attention's offsets and border, and the stride of both paths.
+        num_heads: N.
+        dilation: distance between the taps of the convolution path.
+        activation: ``"none"`` or ``"relu"``, last.
+        backend: ``"auto"`` or the name of one (:func:`convattn.ops.backends`).
+
+    Returns:
+        ``[B, C, ceil(H/s), ceil(W/s)]``, channels_last where ``x`` is.
+
+    Raises:
+        ValueError: shapes, dtypes or heads that do not fit, or a backend that cannot run.
+
+    Example:
+        >>> import torch
+        >>> from convattn.ops import Neighborhood, acmix
+        >>> x, projection = torch.randn(1, 8, 5, 7), torch.randn(3 * 8, 8, 1, 1)
+        >>> weight, scale = torch.randn(3 * 2, 3, 3, 2, 4), torch.ones(1)
+        >>> acmix(x, projection, None, None, weight, scale, nbhd=Neighborhood.window(7), num_heads=2).shape
+        torch.Size([1, 8, 5, 7])
+    """
+    x, projection_weight, *others = _dispatch.autocast(
+        x, projection_weight, *([] if projection_bias is None else [projection_bias])
+    )
+    projection_bias = others[0] if others else None
+    steps = as_pair(dilation, "dilation")
+    inputs = AcmixInputs(
+        x, projection_weight, projection_bias, position, weight, scale, bias, nbhd, num_heads, steps, activation
+    )
+    _check(inputs)
+    if _dispatch.runs_directly(x):
+        out: Tensor = _dispatch.select("acmix", backend, inputs)(inputs, False)[0]
+        return out.contiguous(memory_format=memory_format_of(x))
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors)
+    keep = training and not native.not_supported_reasons(inputs) and native.keeps_projection(inputs)
+    options = (*flat(nbhd), num_heads, list(steps), activation, keep, backend)
+    return _acmix(*inputs.tensors, *options)[0]
+
+
+def has_kernel(
+    x: Tensor, nbhd: Neighborhood, head_dim: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> bool:
+    """Whether ``acmix`` is more than a composition of other operators for these inputs on this machine."""
+    return not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
+
+
+def _check(x: AcmixInputs) -> None:
+    check_map("x", x.x)
+    check_same("x", x.x, "projection_weight", x.projection_weight)
+    if x.activation not in ("none", "relu"):
+        raise ValueError(f"activation must be 'none' or 'relu', got {x.activation!r}")
+    if x.projection_weight.dim() != 4 or x.projection_weight.shape[0] % 3:
+        raise ValueError(f"projection_weight must be [3C, C_in, 1, 1], got {list(x.projection_weight.shape)}")
+    channels, heads = x.channels, x.num_heads
+    check_heads(channels, heads)
+    d, kernel = channels // heads, tuple(x.weight.shape[1:3])
+    _check_shape("projection_weight", x.projection_weight, (3 * channels, x.x.shape[1], 1, 1))
+    _check_shape("projection_bias", x.projection_bias, (3 * channels,))
+    _check_shape("position", x.position, (d, 2))
+    _check_shape("weight", x.weight, (3 * heads, *kernel, heads, d))
+    _check_shape("scale", x.scale, (1,), (channels,))
+    _check_shape("bias", x.bias, (channels,))
+    if x.weight.shape[1] % 2 == 0 or x.weight.shape[2] % 2 == 0:
+        raise ValueError(f"weight must have odd kernel sizes, got {list(x.weight.shape[1:3])}")
+
+
+def _check_shape(name: str, tensor: Tensor | None, *fitting: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.shape not in fitting:
+        expected = " or ".join(str(list(shape)) for shape in fitting)
+        raise ValueError(f"{name} must be {expected}, got {list(tensor.shape)}")
+
+
+@torch.library.custom_op("convattn::acmix", mutates_args=())
+def _acmix(
+    x: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor | None,
+    position: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    dilation: Sequence[int],
+    activation: str,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    tensors = (x, projection_weight, projection_bias, position, weight, scale, bias)
+    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation)
+    out, qkv = _dispatch.select("acmix", backend, inputs)(inputs, keep)
+    return out.contiguous(memory_format=memory_format_of(x)), qkv
+
+
+@_acmix.register_fake
+def _(
+    x: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor | None,
+    position: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    dilation: Sequence[int],
+    activation: str,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    tensors = (x, projection_weight, projection_bias, position, weight, scale, bias)
+    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation)
+    out = x.new_empty(inputs.output_shape).contiguous(memory_format=memory_format_of(x))
+    if not keep:
+        return out, x.new_empty(0)
+    qkv = x.new_empty((x.shape[0], projection_weight.shape[0], *x.shape[2:]))
+    return out, qkv.contiguous(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("convattn::acmix_backward", mutates_args=())
+def _acmix_backward(
+    grad: Tensor,
+    out: Tensor,
+    qkv: Tensor,
+    x: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor | None,
+    position: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    dilation: Sequence[int],
+    activation: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tensors = (x, projection_weight, projection_bias, position, weight, scale, bias)
+    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation)
+    dx, *others = _dispatch.select("acmix_backward", backend, inputs)(grad, inputs, out, qkv)
+    shaped = (d if t is None else d.contiguous() for d, t in zip(others, tensors[1:], strict=True))
+    return dx.contiguous(memory_format=memory_format_of(x)), *shaped
+
+
+@_acmix_backward.register_fake
+def _(
+    grad: Tensor,
+    out: Tensor,
+    qkv: Tensor,
+    x: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor | None,
+    position: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    dilation: Sequence[int],
+    activation: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tensors = (projection_weight, projection_bias, position, weight, scale, bias)
+    dx = x.new_empty(x.shape).contiguous(memory_format=memory_format_of(x))
+    others = (x.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
+    return dx, *others  # type: ignore[return-value]
+
+
+def _inputs(
+    tensors: Sequence[Tensor | None],
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    dilation: Sequence[int],
+    activation: str,
+) -> AcmixInputs:
+    nbhd, steps = unflat(offsets, stride, border), (dilation[0], dilation[1])
+    return AcmixInputs(*tensors, nbhd, num_heads, steps, activation)  # type: ignore[arg-type, call-arg]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    out, qkv = output
+    *options, _, backend = inputs[7:]
+    ctx.mark_non_differentiable(qkv)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(out if options[-1] == "relu" else out.new_empty(0), qkv, *inputs[:7])
+    ctx.options = (*options, backend)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors[2:]
+    unused = [None] * (len(ctx.options) + 1)
+    if grad is None:
+        return *[None] * len(tensors), *unused
+    grads = torch.ops.convattn.acmix_backward(grad, *ctx.saved_tensors, *ctx.options)
+    return *(None if t is None else d for t, d in zip(tensors, grads, strict=True)), *unused
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[0], *inputs[3:10])
+    ctx.options = inputs[10:]
+
+
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiates the gradient of the composition, which is made of differentiable operators."""
+    saved, keep_graph = ctx.saved_tensors, torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [
+            None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in saved
+        ]
+        grad, *inputs = aliases
+        out = composed.acmix(_inputs(inputs, *ctx.options[:-1]))
+        present = [t for t in inputs if t is not None]
+        first = torch.autograd.grad(out, present, grad, create_graph=True)
+        weights = [g for g, t in zip(grads, inputs, strict=True) if t is not None]
+        pairs = [(f, w) for f, w in zip(first, weights, strict=True) if f.requires_grad]
+        wanted = [grad, *present]
+        second = iter(
+            torch.autograd.grad(
+                [f for f, _ in pairs], wanted, [w for _, w in pairs], create_graph=keep_graph, allow_unused=True
+            )
+        )
+    of_grad, *of_inputs = (None if t is None else next(second) for t in aliases)
+    return of_grad, None, None, *of_inputs, *[None] * len(ctx.options)
+
+
+_acmix.register_autograd(_backward, setup_context=_save)
+_acmix_backward.register_autograd(_double_backward, setup_context=_save_backward)
+
+
+def _composed(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
+    out = composed.acmix(x)
+    if not keep:
+        return out, x.x.new_empty(0)
+    return out, torch.nn.functional.conv2d(x.x, x.projection_weight, x.projection_bias).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+_dispatch.register_backend("acmix", "native", _dispatch.Backend(native.acmix, native.not_supported_reasons))
+_dispatch.register_backend("acmix", "eager", _dispatch.Backend(_composed))
+_dispatch.register_backend(
+    "acmix_backward", "native", _dispatch.Backend(native.acmix_backward, native.not_supported_reasons)
+)
+_dispatch.register_backend("acmix_backward", "eager", _dispatch.Backend(composed.acmix_backward))

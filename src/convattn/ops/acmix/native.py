@@ -1,0 +1,124 @@
+"""``acmix`` by the CPU kernels of ``csrc/kernels_window.cpp``: one 1x1 convolution, then everything else in one pass.
+
+The projection runs over a few images at a time, so that q, k and v stay in the cache and fresh memory is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from convattn.ops import _dispatch
+from convattn.ops._abi import Window, call, is_fast_window
+from convattn.ops.acmix import composed
+from convattn.ops.acmix.inputs import AcmixInputs
+from convattn.ops.neighborhood import Neighborhood
+
+CHUNK_BYTES = 6 << 20
+KEPT_BYTES = 2 << 20
+
+
+def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
+    """Why the kernels cannot run here, or not on these inputs."""
+    if x is None:
+        return _dispatch.native_reasons()
+    kernel = (x.weight.shape[1], x.weight.shape[2])
+    return geometry_reasons(x.x, x.nbhd, x.channels // x.num_heads, kernel, x.dilation)
+
+
+def geometry_reasons(
+    x: Tensor, nbhd: Neighborhood, head_dim: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> list[str]:
+    """Why the kernels do not serve this window, kernel and input."""
+    reasons = _dispatch.native_reasons(x)
+    if not is_fast_window(nbhd, head_dim):
+        reasons.append("needs a 7x7 window, stride 1 or 2, a reflected border and 16 channels a head or more")
+    if kernel_size != (3, 3) or dilation != (1, 1):
+        reasons.append(f"needs a 3x3 kernel without dilation, got {list(kernel_size)}, dilation {list(dilation)}")
+    return reasons
+
+
+def keeps_projection(x: AcmixInputs) -> bool:
+    """Whether training keeps q, k and v for the backward; where they are large, projecting again is faster."""
+    return 12 * x.channels * x.x.shape[-2] * x.x.shape[-1] < KEPT_BYTES
+
+
+def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
+    """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
+    scale = x.scale.float().expand(x.channels).contiguous()
+    tables = (_float(x.position), scale, _float(x.weight), _float(x.bias))
+    out = _channels_last_empty(x.output_shape, x.x.dtype)
+    kept = _channels_last_empty((x.x.shape[0], 3 * x.channels, *x.x.shape[-2:]), x.x.dtype) if keep else None
+    for part in _chunks(x):
+        qkv = _project(x, part)
+        if kept is not None:
+            kept[part] = qkv
+        target = out[part] if out.dtype == torch.float32 else out[part].float()
+        call("convattn_acmix_forward", _window(x, len(target)), qkv.float(), *tables, target)
+        if out.dtype != torch.float32:
+            out[part] = target
+    return out, x.x.new_empty(0) if kept is None else kept
+
+
+def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of :attr:`AcmixInputs.tensors`; an empty tensor for one that is not there."""
+    if x.scale.shape[0] != 1:
+        return composed.acmix_backward(grad, x, out, qkv)
+    grad = grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    threads, position, weight = torch.get_num_threads(), _float(x.position), _float(x.weight)
+    dposition = None if position is None else torch.zeros((threads, *position.shape), dtype=torch.float64)
+    dweight = torch.zeros((threads, *x.weight.shape), dtype=torch.float64)
+    dscale = torch.zeros(threads, dtype=torch.float64)
+    alpha = float(x.scale)
+    parts = list(_chunks(x))
+    dx: list[Tensor] = []
+    dprojection: list[tuple[Tensor, Tensor]] = []
+    for part in parts:
+        maps = (qkv[part] if qkv.numel() else _project(x, part)).float()
+        dqkv = torch.empty_like(maps, memory_format=torch.channels_last)
+        arguments = (maps, position, alpha, weight, grad[part].float(), dqkv, dposition, dweight, dscale)
+        call("convattn_acmix_backward", _window(x, len(maps)), *arguments)
+        dpart, dw, db = composed.project_backward(dqkv.to(x.x.dtype), x, part)
+        dx.append(dpart)
+        dprojection.append((dw, db))
+    found = (
+        torch.cat(dx) if len(dx) > 1 else dx[0] if dx else torch.zeros_like(x.x),
+        sum((dw for dw, _ in dprojection), torch.zeros_like(x.projection_weight)),
+        None if x.projection_bias is None else sum((db for _, db in dprojection), torch.zeros_like(x.projection_bias)),
+        None if dposition is None else dposition.sum(0),
+        dweight.sum(0),
+        dscale.sum().reshape(1),
+        None if x.bias is None else grad.sum((0, 2, 3), dtype=torch.float32),
+    )
+    return tuple(
+        x.x.new_empty(0) if d is None or t is None else d.to(t.dtype) for d, t in zip(found, x.tensors, strict=True)
+    )
+
+
+def _chunks(x: AcmixInputs) -> Iterator[slice]:
+    batch, _, height, width = x.x.shape
+    fit = CHUNK_BYTES // (12 * x.channels * height * width)
+    images = max(1, torch.get_num_threads(), fit)
+    return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
+
+
+def _project(x: AcmixInputs, part: slice) -> Tensor:
+    qkv = _dispatch.pointwise_convolution(x.x[part], x.projection_weight, x.projection_bias)
+    return qkv.contiguous(memory_format=torch.channels_last)
+
+
+def _window(x: AcmixInputs, batch: int) -> Window:
+    relu = int(x.activation == "relu")
+    head_dim, stride = x.channels // x.num_heads, x.nbhd.stride[0]
+    return Window(batch, *x.x.shape[-2:], x.num_heads, head_dim, stride, relu, torch.get_num_threads(), x.softmax_scale)
+
+
+def _float(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().contiguous()
+
+
+def _channels_last_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)

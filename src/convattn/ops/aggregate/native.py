@@ -1,0 +1,16 @@
+"""``aggregate`` by the CPU kernels of ``csrc/kernels_offsets.cpp``."""
+
+from torch import Tensor
+
+from convattn.ops._abi import call, geometry_of, map_of
+from convattn.ops._layout import memory_format_of
+from convattn.ops.neighborhood import Neighborhood
+
+
+def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
+    """See :func:`convattn.ops.aggregate`."""
+    values = v.float()
+    out = values.new_empty((*v.shape[:2], *weights.shape[-2:])).contiguous(memory_format=memory_format_of(v))
+    geometry = geometry_of(values, nbhd, weights.shape[1])
+    call("convattn_aggregate", geometry, weights.float().contiguous(), map_of(values), map_of(out))
+    return out.to(v.dtype)

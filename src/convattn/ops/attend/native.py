@@ -1,0 +1,75 @@
+"""``attend`` by the CPU kernels: those for the papers' 7x7 window, else those for any set of offsets (``csrc/``)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convattn.ops._abi import Window, call, geometry_of, is_fast_window, map_of
+from convattn.ops._layout import memory_format_of
+from convattn.ops.attend.inputs import AttendInputs
+
+
+def attend(x: AttendInputs) -> Tensor:
+    """See :func:`convattn.ops.attend`."""
+    q, k, v = (t.float() for t in (x.q, x.k, x.v))
+    if _fast(x):
+        q, k, v = (_channels_last(t) for t in (q, k, v))
+        out = torch.empty_like(q, memory_format=torch.channels_last)
+        call("convattn_window_forward", _window(x), *(map_of(t) for t in (q, k, v, out)))
+        return out.to(x.q.dtype)
+    out = torch.empty(q.shape).contiguous(memory_format=memory_format_of(x.q))
+    geometry = geometry_of(k, x.nbhd, x.num_heads, x.scale)
+    call("convattn_attend", geometry, *(map_of(t) for t in (q, k, v)), *_tables(x), map_of(out))
+    return out.to(x.q.dtype)
+
+
+def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, bias and key_offsets; an empty tensor for a table that is not there."""
+    q, k, v, dout = (t.float() for t in (x.q, x.k, x.v, grad))
+    if _fast(x):
+        q, k, v, dout = (_channels_last(t) for t in (q, k, v, dout))
+        dq, dk, dv = (torch.zeros_like(t, memory_format=torch.channels_last) for t in (q, k, v))
+        call("convattn_window_backward", _window(x), *(map_of(t) for t in (q, k, v, dout, dq, dk, dv)))
+        none = (x.q.new_empty(0), x.q.new_empty(0))
+        return *(d.to(x.q.dtype) for d in (dq, dk, dv)), *none  # type: ignore[return-value]
+    dq = torch.empty_like(q)
+    dk, dv = (torch.zeros_like(t) for t in (k, v))
+    heads, taps, head_dim = x.num_heads, len(x.nbhd), k.shape[1] // x.num_heads
+    dbias = None if x.bias is None else k.new_empty((k.shape[0], heads, taps), dtype=torch.float64)
+    doffsets = None
+    if x.key_offsets is not None:
+        doffsets = k.new_empty((k.shape[0], heads, taps, head_dim), dtype=torch.float64)
+    geometry = geometry_of(k, x.nbhd, heads, x.scale)
+    maps = [map_of(t) for t in (q, k, v)], [map_of(t) for t in (dout, dq, dk, dv)]
+    call("convattn_attend_backward", geometry, *maps[0], *_tables(x), *maps[1], dbias, doffsets)
+    tables = (
+        x.q.new_empty(0) if d is None else _like(d.sum(0), t) for d, t in ((dbias, x.bias), (doffsets, x.key_offsets))
+    )
+    return *(d.to(x.q.dtype) for d in (dq, dk, dv)), *tables  # type: ignore[return-value]
+
+
+def _fast(x: AttendInputs) -> bool:
+    return x.bias is None and x.key_offsets is None and is_fast_window(x.nbhd, x.k.shape[1] // x.num_heads)
+
+
+def _window(x: AttendInputs) -> Window:
+    batch, channels, height, width = x.k.shape
+    stride, threads = x.nbhd.stride[0], torch.get_num_threads()
+    return Window(batch, height, width, x.num_heads, channels // x.num_heads, stride, 0, threads, x.scale)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def _tables(x: AttendInputs) -> tuple[Tensor | None, Tensor | None]:
+    return tuple(  # type: ignore[return-value]
+        None if t is None else t.float().expand(x.num_heads, *t.shape[1:]).contiguous() for t in (x.bias, x.key_offsets)
+    )
+
+
+def _like(total: Tensor, table: Tensor | None) -> Tensor:
+    """A gradient for every head, summed where the heads share the table."""
+    shared = table is not None and table.shape[0] == 1
+    return (total.sum(0, keepdim=True) if shared else total).to(table.dtype if table is not None else total.dtype)

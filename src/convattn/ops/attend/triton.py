@@ -1,0 +1,251 @@
+"""``attend`` on a GPU: tiles of products for odd square windows, else offset by offset; the kernels say how.
+
+Both keep nothing but the inputs between forward and backward, and use no atomics: results repeat bit by bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convattn.ops._triton import (
+    FUSED_MULTIPLY_ADD,
+    Tables,
+    channels_last,
+    map_strides,
+    next_power_of_two,
+    tables,
+)
+from convattn.ops.attend import offsets
+from convattn.ops.attend.inputs import AttendInputs
+from convattn.ops.attend.triton_tiles import Kind, Tile, Work, choose_tile
+from convattn.ops.neighborhood import Neighborhood
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+MOST_CHANNELS = 128  # of a head, that a program holds at once
+
+
+def attend(x: AttendInputs) -> Tensor:
+    """See :func:`convattn.ops.attend`."""
+    if x.q.numel() == 0:
+        return torch.empty_like(x.q)
+    if _head_dim(x) > MOST_CHANNELS:
+        return offsets.attend(x)
+    with torch.cuda.device_of(x.q):
+        return _window_forward(x) if window_radius(x) else _offsets_forward(x)
+
+
+def attend_backward(grad: Tensor, x: AttendInputs) -> Gradients:
+    """Gradients of q, k, v, bias and key_offsets; the last two are empty where the input is None."""
+    if x.q.numel() == 0:
+        tensors = (x.q, x.k, x.v, x.bias, x.key_offsets)
+        return tuple(x.q.new_zeros(0) if t is None else torch.zeros_like(t) for t in tensors)  # type: ignore
+    if _head_dim(x) > MOST_CHANNELS:
+        return offsets.attend_backward(grad, x)
+    with torch.cuda.device_of(x.q):
+        return _window_backward(grad, x) if window_radius(x) else _offsets_backward(grad, x)
+
+
+def window_radius(x: AttendInputs) -> int:
+    """The radius of a window that the kernels on tiles serve, 0 of any other neighbourhood.
+
+    Odd squares without dilation, at stride 1 or 2. A number for each offset cannot be counted by pixel where a border
+    reflects; a map so small that a position bounces twice is small enough for any form.
+    """
+    if x.bias is not None or x.key_offsets is not None or x.nbhd.border == "replicate":
+        return 0
+    radius = _square_radius(x.nbhd)
+    too_small = x.nbhd.border == "reflect" and min(x.k.shape[-2:]) <= radius + 1
+    return 0 if too_small else radius
+
+
+def _square_radius(nbhd: Neighborhood) -> int:
+    radius = max(0, nbhd.offsets[-1][0])
+    if nbhd.stride not in ((1, 1), (2, 2)) or len(nbhd) != (2 * radius + 1) ** 2:
+        return 0
+    return radius if nbhd == Neighborhood.window(2 * radius + 1, stride=nbhd.stride, border=nbhd.border) else 0
+
+
+def _head_dim(x: AttendInputs) -> int:
+    return x.k.shape[1] // x.num_heads
+
+
+def _empty(like: Tensor) -> Tensor:
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _sums(x: AttendInputs) -> Tensor:
+    """Room for what the key kernels read of every softmax: its maximum, total and inner product ``[3, B, N, Ho, Wo]``."""
+    return x.q.new_empty((3, x.q.shape[0], x.num_heads, *x.q.shape[-2:]), dtype=torch.float32)
+
+
+def _tables(x: AttendInputs) -> Tables:
+    return tables(x.nbhd, (x.k.shape[2], x.k.shape[3]), x.k.device)
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How products multiply float32: as torch's own under ``torch.set_float32_matmul_precision``.
+
+    ``"highest"`` takes three tensor-core products, which lose about as little as float32 itself does.
+    """
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return "tf32x3" if exact else "tf32"
+
+
+def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, ...], Tile, dict[str, object]]:
+    """Grid, sizes, tile and compile-time constants of a window kernel."""
+    (batch, channels, height, width), (out_h, out_w) = x.k.shape, x.q.shape[-2:]
+    dim = channels // x.num_heads
+    work = Work(
+        kind, window_radius(x), x.nbhd.stride[0], (height, width), (out_h, out_w), dim, x.num_heads, batch, x.k.dtype
+    )
+    tile = choose_tile(work)
+    down, across = tile.programs(work.own)
+    constants = {
+        "C": dim,
+        "CP": work.padded_dim,
+        "RADIUS": work.radius,
+        "STRIDE": work.stride,
+        "REFLECT": x.nbhd.border == "reflect",
+        "PRECISION": precision_of(x.k.dtype),
+        **tile.constants(),
+        **FUSED_MULTIPLY_ADD,
+    }
+    programs = batch * (x.num_heads // tile.heads) * down * across
+    return (programs,), (x.num_heads, height, width, out_h, out_w, down, across), tile, constants
+
+
+def _window_forward(x: AttendInputs) -> Tensor:
+    from convattn.ops.attend.triton_window import forward_kernel
+
+    q, k, v = (channels_last(t) for t in (x.q, x.k, x.v))
+    out, t = _empty(q), _tables(x)
+    grid, sizes, _, constants = _window_launch("forward", x)
+    strides = (stride for m in (q, k, v, out) for stride in map_strides(m))
+    forward_kernel[grid](q, k, v, out, *t.gathered, *strides, *sizes, x.scale, **constants)
+    return out
+
+
+def _window_backward(grad: Tensor, x: AttendInputs) -> Gradients:
+    from convattn.ops.attend.triton_window import key_kernel, query_kernel
+
+    q, k, v, grad = (channels_last(t) for t in (x.q, x.k, x.v, grad))
+    dq, dk, dv, t = _empty(q), _empty(k), _empty(v), _tables(x)
+    sums = _sums(x)
+    read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
+    grid, sizes, _, constants = _window_launch("query", x)
+    query_kernel[grid](
+        q, k, v, grad, *sums, dq, *t.gathered, *read, *map_strides(dq), *sizes, x.scale, **constants
+    )
+    grid, sizes, _, constants = _window_launch("key", x)
+    key_kernel[grid](
+        *(q, k, v, grad, *sums, dk, dv, *t.scattered),
+        *read,
+        *map_strides(dk),
+        *sizes,
+        *t.folds,
+        x.scale,
+        **constants,
+    )
+    return dq, dk, dv, q.new_zeros(0), q.new_zeros(0)
+
+
+@dataclass(frozen=True)
+class _OffsetsLaunch:
+    """What the offset-wise kernels are launched with."""
+
+    bias: Tensor
+    vectors: Tensor
+    pixels: int
+    constants: dict[str, object]
+
+    @classmethod
+    def of(cls, x: AttendInputs) -> _OffsetsLaunch:
+        dim = _head_dim(x)
+        padded = next_power_of_two(dim)
+        pixels = max(16, min(128, 2048 // padded))
+        constants = {
+            "C": dim,
+            "CP": padded,
+            "PIXELS": pixels,
+            "HAS_BIAS": x.bias is not None,
+            "HAS_VECTORS": x.key_offsets is not None,
+            "num_warps": 4,
+            **FUSED_MULTIPLY_ADD,
+        }
+        none = x.q.new_empty(1, dtype=torch.float32)
+        found = (
+            none if table is None else table.float().expand(x.num_heads, *table.shape[1:]).contiguous()
+            for table in (x.bias, x.key_offsets)
+        )
+        return cls(*found, pixels, constants)
+
+    def tiles(self, size: tuple[int, int]) -> int:
+        return -(-size[0] * size[1] // self.pixels)
+
+
+def _offsets_forward(x: AttendInputs) -> Tensor:
+    from convattn.ops.attend.triton_offsets import forward_kernel
+
+    q, k, v = (channels_last(t) for t in (x.q, x.k, x.v))
+    out, t, launch = _empty(q), _tables(x), _OffsetsLaunch.of(x)
+    out_h, out_w = q.shape[-2:]
+    tiles = launch.tiles((out_h, out_w))
+    forward_kernel[(q.shape[0] * x.num_heads * tiles,)](
+        *(q, k, v, launch.bias, launch.vectors, out, *t.gathered),
+        *(stride for m in (q, k, v, out) for stride in map_strides(m)),
+        *(x.num_heads, tiles, out_h, out_w, len(x.nbhd), *x.nbhd.stride, x.scale),
+        **launch.constants,
+    )
+    return out
+
+
+def _offsets_backward(grad: Tensor, x: AttendInputs) -> Gradients:
+    from convattn.ops.attend.triton_offsets import key_kernel, query_kernel
+
+    q, k, v, grad = (channels_last(t) for t in (x.q, x.k, x.v, grad))
+    dq, dk, dv, t, launch = _empty(q), _empty(k), _empty(v), _tables(x), _OffsetsLaunch.of(x)
+    (batch, _, height, width), (out_h, out_w) = k.shape, q.shape[-2:]
+    sums = _sums(x)
+    learns = x.bias is not None or x.key_offsets is not None
+    dlogits = sums.new_empty((batch, x.num_heads, len(x.nbhd), out_h, out_w) if learns else 1)
+    read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
+    tiles = launch.tiles((out_h, out_w))
+    query_kernel[(batch * x.num_heads * tiles,)](
+        *(q, k, v, launch.bias, launch.vectors, grad, *sums, dq, dlogits, *t.gathered),
+        *read,
+        *map_strides(dq),
+        *(x.num_heads, tiles, out_h, out_w, len(x.nbhd), *x.nbhd.stride, x.scale),
+        **launch.constants,
+    )
+    tiles = launch.tiles((height, width))
+    key_kernel[(batch * x.num_heads * tiles,)](
+        *(q, k, v, launch.bias, launch.vectors, grad, *sums, dk, dv, *t.scattered),
+        *read,
+        *map_strides(dk),
+        *(x.num_heads, tiles, height, width, out_h, out_w, len(x.nbhd), *t.folds, x.scale),
+        **launch.constants,
+    )
+    return dq, dk, dv, *_table_gradients(dlogits, x)
+
+
+def _table_gradients(dlogits: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor]:
+    """Gradients of bias and key_offsets from those of the logits ``[B, N, K, Ho, Wo]``."""
+    dbias, doffsets = x.q.new_zeros(0), x.q.new_zeros(0)
+    if x.bias is not None:
+        dbias = dlogits.sum((0, 3, 4), dtype=torch.float64).sum_to_size(x.bias.shape).to(x.bias.dtype)
+    if x.key_offsets is not None:
+        rows = _rows_together(*x.q.shape[-2:])
+        queries = x.q.float().unflatten(1, (x.num_heads, -1)).unflatten(3, (-1, rows))
+        toward = torch.einsum("bnmrhw,bncrhw->bnrmc", dlogits.unflatten(3, (-1, rows)), queries)
+        toward = toward.sum((0, 2), dtype=torch.float64) * x.scale
+        doffsets = toward.sum_to_size(x.key_offsets.shape).to(x.key_offsets.dtype)
+    return dbias, doffsets
+
+
+def _rows_together(height: int, width: int) -> int:
+    """Rows of a map to sum in float32 before float64 takes over: a divisor of the height, up to about 64 pixels."""
+    return max(rows for rows in range(1, height + 1) if height % rows == 0 and (rows == 1 or rows * width <= 64))

@@ -1,0 +1,149 @@
+"""How the window kernels cut a map: how many pixels a program takes, and how much of their halo at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import torch
+
+from convattn.ops._triton import next_power_of_two
+
+Kind: TypeAlias = Literal["forward", "query", "key"]
+
+PIXELS = 16  # of a group: the rows of a tensor core's product
+PROGRAMS_TO_FILL = 1024  # about two waves of the programs that a large GPU holds at once
+
+@dataclass(frozen=True)
+class Step:
+    """Halo pixels that a group takes at a time, groups and warps of a program, stages of its pipeline."""
+
+    pixels: int
+    stages: int
+    groups: int = 4
+    warps: int = 4
+
+
+# By kernel and head_dim: the largest that the walk over the halo takes without spilling registers, in a consumer
+# GPU's shared memory (tests/ops/test_triton_compile.py).
+HALF_STEPS: dict[Kind, dict[int, Step]] = {
+    "forward": {16: Step(128, 2), 32: Step(64, 2), 64: Step(64, 2), 128: Step(32, 2)},
+    "query": {16: Step(128, 2), 32: Step(64, 1), 64: Step(32, 2), 128: Step(16, 2)},
+    "key": {16: Step(64, 1), 32: Step(64, 1), 64: Step(32, 1), 128: Step(16, 1)},
+}
+FLOAT_STEPS: dict[Kind, dict[int, Step]] = {
+    "forward": {16: Step(32, 1), 32: Step(32, 1), 64: Step(16, 1, 2), 128: Step(16, 1, 2)},
+    "query": {16: Step(32, 1), 32: Step(16, 1), 64: Step(16, 1, 2), 128: Step(16, 1, 1)},
+    "key": {16: Step(16, 1), 32: Step(16, 1), 64: Step(16, 1, 2), 128: Step(16, 1, 1)},
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's shape: ``rows`` x ``cols`` pixels in each of ``step.groups`` groups, one above the other, reading
+    ``steps`` x ``halo_rows`` x ``halo_cols`` pixels of its halo, for ``heads`` heads one after the other.
+    """
+
+    step: Step
+    rows: int
+    cols: int
+    halo_rows: int
+    halo_cols: int
+    steps: int
+    heads: int = 1
+
+    @property
+    def logits(self) -> int:
+        """Logits computed per program and head."""
+        return self.step.groups * self.rows * self.cols * self.steps * self.halo_rows * self.halo_cols
+
+    def programs(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How many rows and columns of tiles cover a map."""
+        return -(-size[0] // (self.step.groups * self.rows)), -(-size[1] // self.cols)
+
+    def constants(self) -> dict[str, int]:
+        """As the kernels' compile-time constants and launch options."""
+        return {
+            "HEADS": self.heads,
+            "G": self.step.groups,
+            "TH": self.rows,
+            "TW": self.cols,
+            "LH": self.halo_rows,
+            "LW": self.halo_cols,
+            "STEPS": self.steps,
+            "num_warps": self.step.warps,
+            "num_stages": self.step.stages,
+        }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kernel has to do.
+
+    Args:
+        kind: the kernel.
+        radius: of the window.
+        stride: of the outputs.
+        size: of the map.
+        out_size: of the output.
+        head_dim: channels of a head.
+        heads: heads of an image.
+        images: in the batch.
+        dtype: of the maps.
+    """
+
+    kind: Kind
+    radius: int
+    stride: int
+    size: tuple[int, int]
+    out_size: tuple[int, int]
+    head_dim: int
+    heads: int
+    images: int
+    dtype: torch.dtype
+
+    @property
+    def own(self) -> tuple[int, int]:
+        """The map that the programs share out."""
+        return self.size if self.kind == "key" else self.out_size
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """The map that they read around their own pixels."""
+        return self.out_size if self.kind == "key" else self.size
+
+    def reach(self, pixels: int) -> int:
+        """Halo pixels that a run of ``pixels`` own pixels needs along one axis."""
+        if self.kind == "key":
+            return (pixels - 1 + 2 * self.radius) // self.stride + 1
+        return (pixels - 1) * self.stride + 1 + 2 * self.radius
+
+    @property
+    def padded_dim(self) -> int:
+        """Channels of a head as the products take them."""
+        return max(next_power_of_two(self.head_dim), 16)
+
+
+def _tile(work: Work, rows: int, step: Step) -> Tile:
+    cols = PIXELS // rows
+    need_rows, need_cols = min(work.reach(rows), work.halo[0]), min(work.reach(cols), work.halo[1])
+    halo_cols = next_power_of_two(need_cols)
+    halo_rows = min(max(step.pixels // halo_cols, 1), next_power_of_two(need_rows))
+    halo_rows = max(halo_rows, PIXELS // halo_cols)
+    return Tile(step, rows, cols, halo_rows, halo_cols, -(-need_rows // halo_rows))
+
+
+@lru_cache(maxsize=512)
+def choose_tile(work: Work) -> Tile:
+    """The tile that wastes fewest logits, with as many heads, which share the counts, as still fill a GPU."""
+    step = (FLOAT_STEPS if work.dtype == torch.float32 else HALF_STEPS)[work.kind][work.padded_dim]
+
+    def tiles(tile: Tile) -> int:
+        down, across = tile.programs(work.own)
+        return down * across
+
+    best = min((_tile(work, rows, step) for rows in (1, 2, 4)), key=lambda tile: tile.logits * tiles(tile))
+    programs = work.images * work.heads * tiles(best)
+    fitting = (n for n in (4, 2, 1) if work.heads % n == 0 and (n == 1 or programs // n >= PROGRAMS_TO_FILL))
+    return replace(best, heads=next(fitting))

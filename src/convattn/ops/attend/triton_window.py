@@ -1,0 +1,335 @@
+# mypy: ignore-errors
+# Triton compiles these functions from their source; their parameters are pointers and numbers of the device.
+"""``attend`` over an odd square window by products of matrices on tiles: forward, and the gradients without atomics.
+
+A reflected border makes several positions of a window fall on one pixel, but it never takes a position further from
+the window's centre than it was. So a window touches only pixels inside its own clipped square, and the softmax over
+its positions equals a softmax over those pixels, each counted as often as it is met: log2 of the count joins the
+logit, -inf where it is 0. The count is a product of one for rows and one for columns. Hence no kernel pads or gathers
+by index: each loads a tile and its clipped halo, and the gradient of a key gathers from the queries whose square
+holds it, with the same count.
+
+A program has G groups of TH x TW pixels, one above the other and a warp each, and goes through HEADS heads. Where a
+sum is not finite it computes its pixels again offset by offset: in a product of matrices 0 * NaN would leave its
+window. Terms as in ``triton_offsets``, but logits are in base 2 until ``top`` is stored.
+"""
+
+import triton
+import triton.language as tl
+
+from convattn.ops._triton_kernels import load_vectors, store_vectors
+from convattn.ops.attend.triton_offsets import FLOOR, LOG2E, forward_pixels, key_pixels, query_pixels
+
+LN2 = tl.constexpr(0.6931471805599453)
+NOWHERE = tl.constexpr(1 << 24)  # a coordinate that no window reaches, for what lies outside the map
+
+
+@triton.jit
+def _log_count(centre, pixel, size, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
+    """log2 of how many window positions around ``centre`` fall on ``pixel`` along one axis; -inf for none.
+
+    The map is larger than RADIUS + 1, so that a position bounces off one border at most.
+    """
+    twice = (centre + pixel) < 0
+    if REFLECT:
+        last = size - 1
+        twice = (pixel > 0) & (centre + pixel <= RADIUS)
+        twice = twice | ((pixel < last) & (2 * last - centre - pixel <= RADIUS))
+    return tl.where(tl.abs(centre - pixel) <= RADIUS, tl.where(twice, 1.0, 0.0), float("-inf"))
+
+
+@triton.jit
+def _inside(centre, size, RADIUS: tl.constexpr):
+    """How many of the window positions around ``centre`` fall inside the map."""
+    return tl.minimum(centre + RADIUS, size - 1) - tl.maximum(centre - RADIUS, 0) + 1
+
+
+@triton.jit
+def _load(base, y, x, keep, stride_y, stride_x, C: tl.constexpr, CP: tl.constexpr):
+    """The channels of the pixels (y, x) ``[G, pixels]`` as ``[G, pixels, CP]``."""
+    c = tl.arange(0, CP)
+    at = base + (y * stride_y + x * stride_x)[:, :, None] + c[None, None, :]
+    return tl.load(at, mask=keep[:, :, None] & (c < C)[None, None, :], other=0.0)
+
+
+@triton.jit
+def _store(base, value, y, x, keep, stride_y, stride_x, C: tl.constexpr, CP: tl.constexpr):
+    c = tl.arange(0, CP)
+    at = base + (y * stride_y + x * stride_x)[:, :, None] + c[None, None, :]
+    tl.store(at, value.to(base.dtype.element_ty), mask=keep[:, :, None] & (c < C)[None, None, :])
+
+
+@triton.jit
+def _dot(a, b, PRECISION: tl.constexpr):
+    """``[G, M, CP] x [G, S, CP] -> [G, M, S]``."""
+    return tl.dot(a, tl.permute(b, (0, 2, 1)), input_precision=PRECISION)
+
+
+@triton.jit
+def _logits(query, key, cy, jy, across, H, scale_log2e, RADIUS: tl.constexpr, REFLECT: tl.constexpr,
+            PRECISION: tl.constexpr):  # fmt: skip
+    """Logits of queries in rows cy toward keys in rows jy, counts included; ``across`` are those of the columns."""
+    down = _log_count(cy[:, :, None], tl.where(jy < H, jy, NOWHERE)[:, None, :], H, RADIUS, REFLECT)
+    return _dot(query, key, PRECISION) * scale_log2e + across + down
+
+
+@triton.jit
+def _beyond(cy, cx, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
+    """Where a running softmax starts: from the window positions beyond a zeros border, of logit 0 and value 0."""
+    top = tl.full(cy.shape, FLOOR, tl.float32)
+    total = tl.zeros(cy.shape, tl.float32)
+    if not REFLECT:
+        side: tl.constexpr = 2 * RADIUS + 1
+        outside = side * side - _inside(cy, H, RADIUS) * _inside(cx, W, RADIUS)
+        top = tl.where(outside > 0, 0.0, FLOOR)
+        total = outside.to(tl.float32)
+    return top, total
+
+
+@triton.jit
+def _is_spoiled(spoiled, keep):
+    """Whether a sum of 0 * results over the pixels that there are is NaN."""
+    return tl.sum(tl.sum(tl.where(keep, spoiled, 0.0), 1), 0) != 0.0
+
+
+@triton.jit
+def _program(heads, tiles_x, tiles_y, HEADS: tl.constexpr):
+    """Image, first head, tile row, tile column. Heads vary fastest: they share cache lines."""
+    program = tl.program_id(0)
+    shares = heads // HEADS
+    share = program % shares
+    program = program // shares
+    tile_x = program % tiles_x
+    program = program // tiles_x
+    return (program // tiles_y).to(tl.int64), share * HEADS, program % tiles_y, tile_x
+
+
+@triton.jit
+def _tile(tile_y, tile_x, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
+    """First row of each group ``[G]``, rows and columns of its pixels ``[G, TH * TW]``."""
+    g = tl.arange(0, G)
+    t = tl.arange(0, TH * TW)
+    first = (tile_y * G + g) * TH
+    return first, first[:, None] + (t // TW)[None, :], tile_x * TW + (t % TW)[None, :] + g[:, None] * 0
+
+
+@triton.jit
+def _group(group, tile_y, tile_x, H, W, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
+    """The pixels (y, x) of one group ``[TH * TW]``, and which of them there are."""
+    t = tl.arange(0, TH * TW)
+    y = (tile_y * G + group) * TH + t // TW
+    x = tile_x * TW + t % TW
+    return y, x, (y < H) & (x < W)
+
+
+SIZES = ["heads", "H", "W", "HO", "WO", "tiles_y", "tiles_x", "FOLDS_Y", "FOLDS_X"]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward_kernel(
+    q, k, v, out, taps, rows, columns,
+    qb, qy, qx, kb, ky, kx, vb, vy, vx, ob, oy, ox,
+    heads, H, W, HO, WO, tiles_y, tiles_x, scale,
+    C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, LH: tl.constexpr, LW: tl.constexpr,
+    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Groups of queries walk over their halo of keys, LH rows of LW pixels at a time."""
+    SIDE: tl.constexpr = 2 * RADIUS + 1
+    image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
+    first, iy, ix = _tile(tile_y, tile_x, G, TH, TW)
+    is_query = (iy < HO) & (ix < WO)
+    cy = iy * STRIDE
+    cx = ix * STRIDE
+    y_first = tl.maximum(first * STRIDE - RADIUS, 0)
+    s = tl.arange(0, LH * LW)
+    jx = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0) + (s % LW)[None, :] + first[:, None] * 0
+    across = _log_count(cx[:, :, None], tl.where(jx < W, jx, NOWHERE)[:, None, :], W, RADIUS, REFLECT)
+    spoiled = tl.zeros([G, TH * TW], tl.float32)
+    for head in range(first_head, first_head + HEADS):
+        query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
+        top, total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
+        acc = tl.zeros([G, TH * TW, CP], tl.float32)
+        for step in range(STEPS):
+            jy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
+            keep = (jy < H) & (jx < W)
+            key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
+            value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
+            logit = _logits(query, key, cy, jy, across, H, scale * LOG2E, RADIUS, REFLECT, PRECISION)
+            new_top = tl.maximum(top, tl.max(logit, 2))
+            shrink = tl.exp2(top - new_top)
+            weight = tl.exp2(logit - new_top[:, :, None])
+            total = total * shrink + tl.sum(weight, 2)
+            acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, :, None], input_precision=PRECISION)
+            top = new_top
+        acc = acc / tl.where(is_query, total, 1.0)[:, :, None]
+        spoiled += tl.sum(acc * 0.0, 2)
+        _store(out + image * ob + head * C, acc, iy, ix, is_query, oy, ox, C, CP)
+    if _is_spoiled(spoiled, is_query):
+        tl.debug_barrier()
+        for number in range(HEADS * G):
+            head = first_head + number // G
+            y, x, there = _group(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
+            own = load_vectors(q + image * qb + head * C, y, x, there, qy, qx, C, CP)
+            exact = forward_pixels(
+                own, k + image * kb + head * C, v + image * vb + head * C, q, q, y, x, there, taps, rows, columns,
+                SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, scale, C, CP, False, False,
+            )  # fmt: skip
+            store_vectors(out + image * ob + head * C, exact, y, x, there, oy, ox, C, CP)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def query_kernel(
+    q, k, v, dout, top, total, inner, dq, taps, rows, columns,
+    qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
+    heads, H, W, HO, WO, tiles_y, tiles_x, scale,
+    C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, LH: tl.constexpr, LW: tl.constexpr,
+    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the queries on the forward's tiles, and the softmax's sums, which the key kernel reads.
+
+    A halo that fits one step is walked once, a longer one twice: first for the sums.
+    """
+    SIDE: tl.constexpr = 2 * RADIUS + 1
+    image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
+    first, iy, ix = _tile(tile_y, tile_x, G, TH, TW)
+    is_query = (iy < HO) & (ix < WO)
+    cy = iy * STRIDE
+    cx = ix * STRIDE
+    y_first = tl.maximum(first * STRIDE - RADIUS, 0)
+    s = tl.arange(0, LH * LW)
+    jx = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0) + (s % LW)[None, :] + first[:, None] * 0
+    across = _log_count(cx[:, :, None], tl.where(jx < W, jx, NOWHERE)[:, None, :], W, RADIUS, REFLECT)
+    spoiled = tl.zeros([G, TH * TW], tl.float32)
+    for head in range(first_head, first_head + HEADS):
+        query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
+        grad = _load(dout + image * gb + head * C, iy, ix, is_query, gy, gx, C, CP)
+        own_top, own_total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
+        own_inner = tl.zeros([G, TH * TW], tl.float32)
+        if STEPS > 1:
+            for step in range(STEPS):
+                jy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
+                keep = (jy < H) & (jx < W)
+                key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
+                value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
+                logit = _logits(query, key, cy, jy, across, H, scale * LOG2E, RADIUS, REFLECT, PRECISION)
+                new_top = tl.maximum(own_top, tl.max(logit, 2))
+                shrink = tl.exp2(own_top - new_top)
+                weight = tl.exp2(logit - new_top[:, :, None])
+                own_total = own_total * shrink + tl.sum(weight, 2)
+                own_inner = own_inner * shrink + tl.sum(weight * _dot(grad, value, PRECISION), 2)
+                own_top = new_top
+            own_total = tl.where(is_query, own_total, 1.0)
+            own_inner = own_inner / own_total
+            norm = own_top + tl.log2(own_total)
+        acc = tl.zeros([G, TH * TW, CP], tl.float32)
+        for step in range(STEPS):
+            jy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
+            keep = (jy < H) & (jx < W)
+            key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
+            value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
+            logit = _logits(query, key, cy, jy, across, H, scale * LOG2E, RADIUS, REFLECT, PRECISION)
+            toward = _dot(grad, value, PRECISION)
+            if STEPS == 1:
+                new_top = tl.maximum(own_top, tl.max(logit, 2))
+                weight = tl.exp2(logit - new_top[:, :, None])
+                own_total = tl.where(is_query, own_total * tl.exp2(own_top - new_top) + tl.sum(weight, 2), 1.0)
+                own_inner = tl.sum(weight * toward, 2) / own_total
+                own_top = new_top
+            else:
+                weight = tl.exp2(logit - norm[:, :, None])
+            dlogit = weight * (toward - own_inner[:, :, None])
+            acc = tl.dot(dlogit.to(key.dtype), key, acc, input_precision=PRECISION)
+        if STEPS == 1:
+            acc = acc / own_total[:, :, None]
+        at = ((image * heads + head) * HO + iy) * WO + ix
+        tl.store(top + at, own_top * LN2, mask=is_query)
+        tl.store(total + at, own_total, mask=is_query)
+        tl.store(inner + at, own_inner, mask=is_query)
+        spoiled += tl.sum(acc * 0.0, 2)
+        _store(dq + image * ob + head * C, acc * scale, iy, ix, is_query, oy, ox, C, CP)
+    if _is_spoiled(spoiled, is_query):
+        tl.debug_barrier()
+        for number in range(HEADS * G):
+            head = first_head + number // G
+            y, x, there = _group(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
+            own = load_vectors(q + image * qb + head * C, y, x, there, qy, qx, C, CP)
+            own_grad = load_vectors(dout + image * gb + head * C, y, x, there, gy, gx, C, CP)
+            exact, exact_top, exact_total, exact_inner = query_pixels(
+                own, own_grad, k + image * kb + head * C, v + image * vb + head * C, q, q, inner, y, x, there,
+                taps, rows, columns, SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, 0, scale,
+                C, CP, False, False, False,
+            )  # fmt: skip
+            at_pixel = ((image * heads + head) * HO + y) * WO + x
+            tl.store(top + at_pixel, exact_top, mask=there)
+            tl.store(total + at_pixel, exact_total, mask=there)
+            tl.store(inner + at_pixel, exact_inner, mask=there)
+            store_vectors(dq + image * ob + head * C, exact * scale, y, x, there, oy, ox, C, CP)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def key_kernel(
+    q, k, v, dout, top, total, inner, dk, dv, taps, row_readers, column_readers, row_most, column_most,
+    qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
+    heads, H, W, HO, WO, tiles_y, tiles_x, FOLDS_Y, FOLDS_X, scale,
+    C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, LH: tl.constexpr, LW: tl.constexpr,
+    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of keys and values: groups of pixels walk over the queries whose windows can hold them.
+
+    dk and dv have the same strides.
+    """
+    SIDE: tl.constexpr = 2 * RADIUS + 1
+    image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
+    first, jy, jx = _tile(tile_y, tile_x, G, TH, TW)
+    is_key = (jy < H) & (jx < W)
+    jy_in = tl.where(jy < H, jy, NOWHERE)
+    jx_in = tl.where(jx < W, jx, NOWHERE)
+    # The first query whose window reaches the tile: ceil((pixel - RADIUS) / STRIDE), of a numerator kept positive.
+    y_first = tl.maximum((first - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
+    x_first = tl.maximum((tile_x * TW - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
+    s = tl.arange(0, LH * LW)
+    ix = x_first + (s % LW)[None, :] + first[:, None] * 0
+    across = _log_count((ix * STRIDE)[:, None, :], jx_in[:, :, None], W, RADIUS, REFLECT)
+    spoiled = tl.zeros([G, TH * TW], tl.float32)
+    for head in range(first_head, first_head + HEADS):
+        key = _load(k + image * kb + head * C, jy, jx, is_key, ky, kx, C, CP)
+        value = _load(v + image * vb + head * C, jy, jx, is_key, vy, vx, C, CP)
+        plane = (image * heads + head) * HO * WO
+        dkey = tl.zeros([G, TH * TW, CP], tl.float32)
+        dvalue = tl.zeros([G, TH * TW, CP], tl.float32)
+        for step in range(STEPS):
+            iy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
+            keep = (iy < HO) & (ix < WO)
+            query = _load(q + image * qb + head * C, iy, ix, keep, qy, qx, C, CP)
+            grad = _load(dout + image * gb + head * C, iy, ix, keep, gy, gx, C, CP)
+            at = plane + iy * WO + ix
+            norm = tl.load(top + at, mask=keep, other=float("inf"))  # no query: weight 0
+            norm = norm * LOG2E + tl.log2(tl.load(total + at, mask=keep, other=1.0))
+            own_inner = tl.load(inner + at, mask=keep, other=0.0)
+            down = _log_count((iy * STRIDE)[:, None, :], jy_in[:, :, None], H, RADIUS, REFLECT)
+            logit = _dot(key, query, PRECISION) * (scale * LOG2E) + across + down
+            weight = tl.exp2(logit - norm[:, None, :])
+            dvalue = tl.dot(weight.to(grad.dtype), grad, dvalue, input_precision=PRECISION)
+            dlogit = weight * (_dot(value, grad, PRECISION) - own_inner[:, None, :])
+            dkey = tl.dot(dlogit.to(query.dtype), query, dkey, input_precision=PRECISION)
+        spoiled += tl.sum(dkey * 0.0, 2) + tl.sum(dvalue * 0.0, 2)
+        _store(dk + image * ob + head * C, dkey * scale, jy, jx, is_key, oy, ox, C, CP)
+        _store(dv + image * ob + head * C, dvalue, jy, jx, is_key, oy, ox, C, CP)
+    if _is_spoiled(spoiled, is_key):
+        tl.debug_barrier()
+        for number in range(HEADS * G):
+            head = first_head + number // G
+            y, x, there = _group(number % G, tile_y, tile_x, H, W, G, TH, TW)
+            own = load_vectors(k + image * kb + head * C, y, x, there, ky, kx, C, CP)
+            own_value = load_vectors(v + image * vb + head * C, y, x, there, vy, vx, C, CP)
+            plane = (image * heads + head) * HO * WO
+            exact_key, exact_value = key_pixels(
+                own, own_value, q + image * qb + head * C, dout + image * gb + head * C, top + plane, total + plane,
+                inner + plane, q, q, y, x, there, taps, row_readers, column_readers, row_most, column_most,
+                SIDE * SIDE, H, W, WO, FOLDS_Y, FOLDS_X, qy, qx, gy, gx, scale, C, CP, False, False,
+            )  # fmt: skip
+            store_vectors(dk + image * ob + head * C, exact_key * scale, y, x, there, oy, ox, C, CP)
+            store_vectors(dv + image * ob + head * C, exact_value, y, x, there, oy, ox, C, CP)

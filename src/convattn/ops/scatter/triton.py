@@ -1,0 +1,37 @@
+"""``scatter`` on a GPU, written as a gather: one program for some pixels of some heads, without atomics."""
+
+import torch
+from torch import Tensor
+
+from convattn.ops._triton import FUSED_MULTIPLY_ADD, Blocks, channels_last, map_strides, tables
+from convattn.ops.neighborhood import Neighborhood
+
+
+def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int]) -> Tensor:
+    """See :func:`convattn.ops.scatter`."""
+    from convattn.ops.scatter.triton_kernels import scatter_kernel
+
+    batch, channels, out_h, out_w = u.shape
+    num_heads, (height, width) = weights.shape[1], size
+    shape = (batch, channels, height, width)
+    out = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
+    if out.numel() == 0:
+        return out
+    weights, u, head_dim = weights.contiguous(), channels_last(u), channels // num_heads
+    t = tables(nbhd, (height, width), u.device)
+    cut = Blocks.choose(num_heads, head_dim)
+    blocks, tiles = -(-num_heads // cut.heads), -(-height * width // cut.pixels)
+    with torch.cuda.device_of(u):
+        scatter_kernel[(batch * blocks * tiles, -(-head_dim // cut.channels))](
+            *(weights, u, out, *t.scattered),
+            *map_strides(u),
+            *map_strides(out),
+            *(num_heads, blocks, tiles, height, width, out_h, out_w, len(nbhd), *t.folds),
+            D=head_dim,
+            PIXELS=cut.pixels,
+            HEADS=cut.heads,
+            CHANNELS=cut.channels,
+            num_warps=4,
+            **FUSED_MULTIPLY_ADD,
+        )
+    return out

@@ -1,0 +1,215 @@
+"""The exact inference form of a whole network."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from convattn.layers import ACmix
+from convattn.optimize.dataflow import observed_readers, traced_readers
+from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
+from convattn.optimize.report import OptimizeReport, largest_difference
+
+__all__ = ["OptimizeReport", "optimize"]
+
+CostKind: TypeAlias = Literal["counted", "measured"]
+Example: TypeAlias = Tensor | tuple[Any, ...]
+_METHODS = ("fuse", "reparameterize", "switch_to_deploy")
+_log = logging.getLogger("convattn.optimize")
+
+
+@torch.no_grad()
+def optimize(
+    model: nn.Module,
+    example: Example | None = None,
+    *,
+    cost: CostKind = "counted",
+    report: Callable[[OptimizeReport], object] | None = None,
+) -> nn.Module:
+    """A copy of a network for inference: same outputs, fewer and cheaper steps.
+
+    - Every ACmix is reparameterized (:meth:`convattn.ACmix.reparameterize`), and every other module that has timm's
+      ``fuse``, ``reparameterize`` or ``switch_to_deploy``.
+    - Every batch norm folds into the convolution, ACmix or LocalAttention2d before it, where it alone reads its
+      output, and an ``nn.Identity`` stands in its place. A ReLU after an ACmix goes into the operator likewise.
+    - The copy is in eval mode, wants no gradients of its parameters and is in channels_last.
+
+    Modules keep their classes and names. The ways through the network are found by symbolic tracing. Where that fails
+    (the way depends on the data), one run on the ``example`` shows them, and inputs should take the way that it takes.
+
+    Args:
+        model: any network; it is left as it is. Optimize it before ``torch.compile``.
+        example: an input, or a tuple of inputs. With it, the outputs before and after are compared, and a warning
+            says so where they differ by more than rounding.
+        cost: how the form of each ACmix is chosen: ``"counted"``: the fewest multiply-adds, which is the same
+            everywhere, so that the state dict of one optimized network loads into another; ``"measured"``: the least
+            time on the ``example``.
+        report: is called with what was done and the largest difference of an output; ``print`` will do.
+
+    Raises:
+        ValueError: ``cost="measured"`` without an example, or an unknown cost.
+        TypeError: a compiled network.
+
+    Example:
+        >>> import timm
+        >>> from convattn.optimize import optimize
+        >>> net = timm.create_model("acmix_resnet14", num_classes=10, channels=(16, 16, 24, 32))
+        >>> fast = optimize(net)
+        >>> fast.layer1[0].bn2, fast.layer1[0].conv2.reparameterized.form
+        (Identity(), 'grouped')
+    """
+    _check(model, example, cost)
+    model = copy.deepcopy(model).eval()
+    inputs = example if isinstance(example, tuple) or example is None else (example,)
+    comparable = inputs is not None and not any(t.is_meta for t in _tensors((inputs, list(model.parameters()))))
+    before: list[Tensor] = []
+    seen: dict[nn.Module, Tensor] = {}
+    if inputs is not None and comparable:
+        before = _run(model, inputs, seen if cost == "measured" else None)
+    reparameterized = _reparameterize(model, seen)
+    folded = _fold(model, inputs)
+    _finish(model)
+    difference = largest_difference(before, _run(model, inputs)) if inputs is not None and comparable else None
+    done = OptimizeReport(
+        operators={
+            name: m.reparameterized.form
+            for name, m in model.named_modules()
+            if isinstance(m, ACmix) and m.reparameterized
+        },
+        reparameterized=reparameterized,
+        **asdict(folded),
+        max_difference=difference and difference[0],
+        relative_difference=difference and difference[1],
+    )
+    _log.info("%s", done)
+    if report is not None:
+        report(done)
+    if difference is not None:
+        _warn_of_difference(difference[1], before)
+    return model
+
+
+def _check(model: nn.Module, example: Example | None, cost: str) -> None:
+    if cost not in get_args(CostKind):
+        raise ValueError(f"cost must be one of {get_args(CostKind)}, got {cost!r}")
+    if cost == "measured" and example is None:
+        raise ValueError("cost='measured' needs an example: pass an input of the size that the network will see")
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("the network is compiled: optimize it first, then torch.compile what comes out")
+
+
+def _warn_of_difference(relative: float, outputs: list[Tensor]) -> None:
+    """Rounding is some epsilons deep; half of the digits gone is no rounding."""
+    rounding = max((torch.finfo(t.dtype).eps for t in outputs), default=0.0) ** 0.5
+    if relative > rounding:
+        warnings.warn(
+            f"the optimized network's outputs differ by {relative:.1e} of the largest, rounding explains "
+            f"{rounding:.1e}. Outputs that are sorted or thresholded (detections) may jump: compare what they are "
+            "made of. A network in half precision: optimize it in float32, then convert it",
+            stacklevel=4,
+        )
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """The floating-point tensors among values of any nesting."""
+    return [t for t in tree_leaves(values) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...], seen: dict[nn.Module, Tensor] | None = None) -> list[Tensor]:
+    """The outputs; ``seen`` is filled with what every ACmix was given."""
+    handles = []
+    if seen is not None:
+        note = seen.__setitem__
+        for module in model.modules():
+            if isinstance(module, ACmix):
+                handles.append(module.register_forward_pre_hook(lambda m, args: note(m, args[0])))
+    try:
+        return _tensors(model(*_fresh(inputs)))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fresh(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies, for a network that writes into its inputs."""
+    return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs)
+
+
+def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor]) -> list[str]:
+    """Every ACmix, and every other module that has timm's methods, whose names are returned."""
+    others: list[str] = []
+    done: dict[nn.Module, nn.Module] = {}
+
+    def visit(module: nn.Module, name: str) -> nn.Module:
+        if module in done:
+            return done[module]
+        fused = module
+        if isinstance(module, ACmix):
+            module.reparameterize(example=seen.get(module))
+        elif name and (method := _own_method(module)) is not None:
+            fused = _by_own_method(module, method)
+            others.append(name)
+        done[module] = fused
+        for child_name, child in list(fused.named_children()):
+            replacement = visit(child, f"{name}.{child_name}" if name else child_name)
+            if replacement is not child:
+                setattr(fused, child_name, replacement)
+        return fused
+
+    visit(model, "")
+    return others
+
+
+def _finish(model: nn.Module) -> None:
+    """No gradients, channels_last; a module's own conversion would refuse a network with 3-d convolutions."""
+    model.requires_grad_(False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def _by_own_method(module: nn.Module, method: Callable[[], Any]) -> nn.Module:
+    """What the method returns, or the module itself; some of timm's make float32 on the CPU out of anything."""
+    like = {(t.device, t.dtype) for t in module.parameters()}
+    result = method()
+    fused = result if isinstance(result, nn.Module) else module
+    return fused.to(*like.pop()) if len(like) == 1 else fused
+
+
+def _own_method(module: nn.Module) -> Callable[[], Any] | None:
+    """timm's convention: the first of its methods that the module has, if it takes no argument."""
+    for name in _METHODS:
+        method = getattr(module, name, None)
+        if not callable(method) or isinstance(method, nn.Module):
+            continue
+        if all(p.default is not p.empty for p in inspect.signature(method).parameters.values()):
+            return method
+    return None
+
+
+def _fold(model: nn.Module, inputs: tuple[Any, ...] | None) -> Folded:
+    try:
+        readers = traced_readers(model, LEAVES, inputs)
+    except Exception as error:  # whatever a network's own code raises on a symbolic input
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+    else:
+        return fold_following(model, readers)
+    if inputs is not None:
+        return fold_following(model, observed_readers(model, LEAVES, _fresh(inputs)))
+    left = [name for name, module in model.named_modules() if type(module) in BATCH_NORMS]
+    if left:
+        warnings.warn(
+            f"{len(left)} batch norms stay: the network cannot be traced ({reason}). Pass an example, "
+            "optimize(model, example), and they are found in a run",
+            stacklevel=4,
+        )
+    return Folded(left=dict.fromkeys(left, "the network cannot be traced: pass an example"))

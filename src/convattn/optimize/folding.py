@@ -1,0 +1,156 @@
+"""A batch norm, and for ACmix a ReLU, taken into the module that it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath, FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from convattn.layers import ACmix, LocalAttention, LocalAttention2d, ShiftConv2d
+from convattn.layers._checks import is_hooked
+from convattn.layers.reparameterized import batch_norm_line
+
+# Exact classes: a subclass may compute something else (a standardised weight, say).
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame, ShiftConv2d)
+PRODUCERS = (*CONVOLUTIONS, nn.ConvTranspose2d, LocalAttention2d, ACmix)
+WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *WITH_ACTIVATION)
+# What hands its input on in eval mode.
+NO_OPS = (nn.Identity, nn.Dropout, nn.Dropout2d, DropBlock2d, DropPath)
+LEAVES = (*PRODUCERS, *BATCH_NORMS, *NO_OPS)
+
+
+@dataclass
+class Folded:
+    """What was folded into what, by the modules' names.
+
+    Args:
+        batch_norms: batch norm -> the module that took it over.
+        activations: ReLU -> the ACmix that took it over.
+        left: batch norm -> why it stays.
+    """
+
+    batch_norms: dict[str, str] = field(default_factory=dict)
+    activations: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def fold_following(model: nn.Module, readers: Mapping[str, str]) -> Folded:
+    """Fold, in place, every batch norm into the convolution or operator that it alone reads.
+
+    Args:
+        model: in eval mode.
+        readers: module -> the one that alone reads its output (:mod:`convattn.optimize.dataflow`).
+    """
+    folded = Folded()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, module in modules.items():
+        if type(module) not in PRODUCERS or is_hooked(module):
+            continue
+        following = _following(name, readers, modules)
+        reader = next(following, None)
+        if reader is not None and type(modules[reader]) in BATCH_NORMS:
+            why = _reason_to_leave(modules[reader], module)
+            if why is not None:
+                folded.left[reader] = why
+                continue
+            _take_over(module, modules[reader])
+            folded.batch_norms[reader] = name
+            rest = _rest_of(modules[reader])
+            if _absorbs(module, rest):
+                folded.activations[f"{reader}.act"], rest = name, nn.Identity()
+            _put(model, modules[reader], rest)
+            reader = next(following, None) if type(rest) in NO_OPS else None
+        if reader is not None and _absorbs(module, modules[reader]):
+            folded.activations[reader] = name
+            _put(model, modules[reader], nn.Identity())
+    for name, module in model.named_modules():
+        if type(module) in BATCH_NORMS:
+            folded.left.setdefault(name, "no convolution or operator is right before it and read by it alone")
+    return folded
+
+
+def _following(name: str, readers: Mapping[str, str], modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """The modules after this one for as long as each alone reads the one before, no-ops left out."""
+    while name in readers:
+        name = readers[name]
+        if type(modules[name]) not in NO_OPS or is_hooked(modules[name]):
+            yield name
+
+
+def _reason_to_leave(batch_norm: nn.Module, module: nn.Module) -> str | None:
+    if is_hooked(batch_norm):
+        return "it has hooks"
+    if getattr(batch_norm, "running_mean", None) is None:
+        return "it keeps no running statistics"
+    if isinstance(module, LocalAttention2d) and not _averages(module):
+        return "the attention before it is not an average of values"
+    return None
+
+
+def _averages(module: LocalAttention2d) -> bool:
+    """Whether outputs are averages of values: weights that sum to one, over pixels of the map alone."""
+    return type(module.attention) is LocalAttention and module.attention.neighborhood.border != "zeros"
+
+
+def _take_over(module: nn.Module, batch_norm: nn.Module) -> None:
+    if isinstance(module, ACmix):
+        module.reparameterize()
+        if module.reparameterized is not None:
+            module.reparameterized.absorb(batch_norm)
+        return
+    gain, shift = batch_norm_line(batch_norm)
+    if isinstance(module, LocalAttention2d):
+        # an average of values scales and shifts as the values do; q and k stay
+        gain = torch.cat([torch.ones_like(gain).repeat(2), gain])
+        shift = torch.cat([torch.zeros_like(shift).repeat(2), shift])
+        module = module.projection
+    _multiply_outputs(module, gain, shift)
+
+
+def _multiply_outputs(conv: nn.Module, gain: Tensor, shift: Tensor) -> None:
+    """New weight and bias, so that what shares the old ones keeps them."""
+    weight, bias = conv.weight, conv.bias
+    exact = weight.detach().to(gain.device, torch.float64)
+    if isinstance(conv, nn.ConvTranspose2d):
+        by_output = gain.view(conv.groups, 1, -1, 1, 1)
+        exact = (exact.unflatten(0, (conv.groups, -1)) * by_output).flatten(0, 1)
+    else:
+        exact = exact * gain.view(-1, 1, 1, 1)
+    if bias is not None:
+        shift = shift + bias.detach().to(gain.device, torch.float64) * gain
+    conv.weight = nn.Parameter(exact.to(weight.device, weight.dtype), weight.requires_grad)
+    conv.bias = nn.Parameter(shift.to(weight.device, weight.dtype), weight.requires_grad)
+
+
+def _rest_of(batch_norm: nn.Module) -> nn.Module:
+    """What stays of a batch norm: timm's have a dropout and an activation inside."""
+    if not isinstance(batch_norm, WITH_ACTIVATION):
+        return nn.Identity()
+    drop, act = batch_norm.drop, batch_norm.act
+    return act if type(drop) in NO_OPS else nn.Sequential(drop, act)
+
+
+def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
+    """Let an ACmix take a ReLU over, where both are such."""
+    if not isinstance(module, ACmix) or type(activation) is not nn.ReLU or is_hooked(activation):
+        return False
+    if module.reparameterized is None:
+        module.reparameterize()
+    if module.reparameterized is not None:
+        module.reparameterized.absorb(activation="relu")
+    return True
+
+
+def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """``new`` wherever ``old`` stands."""
+    new.train(old.training)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, name, new)

@@ -1,0 +1,99 @@
+"""Every GPU kernel compiles, for GPUs that are not there, and takes no more than leaves two programs to a processor.
+
+Triton's interpreter accepts programs that its compiler rejects, and a step too large spills thousands of registers.
+"""
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels are interpreted, not compiled", allow_module_level=True)
+
+from convattn.ops import Neighborhood
+from convattn.ops.aggregate import triton as aggregate
+from convattn.ops.attend import triton as attend
+from convattn.ops.attend.inputs import AttendInputs
+from convattn.ops.correlate import triton as correlate
+from convattn.ops.scatter import triton as scatter
+from tests.ops.triton_resources import launches, resources
+
+BATCH, HEADS = 64, 4
+SHARED_OF_A_CONSUMER_GPU = 99 * 1024
+SPILLS = {torch.bfloat16: 0, torch.float16: 0, torch.float32: 8}
+BFLOAT, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
+SCATTERED = tuple((dy, dx) for r in (1, 2, 3) for dy in (-r, 0, r) for dx in (-r, 0, r) if (dy, dx) != (0, 0))
+
+
+def maps(channels, *sizes, dtype):
+    meta = [torch.empty(BATCH, channels, *size, dtype=dtype, device="meta") for size in sizes]
+    return [x.to(memory_format=torch.channels_last) for x in meta]
+
+
+def attention(channels, size, nbhd, dtype, *, tables=False):
+    """Forward and backward of ``attend``; with tables by the general kernels."""
+    bias = torch.empty(1, len(nbhd), dtype=dtype, device="meta") if tables else None
+    vectors = torch.empty(HEADS, len(nbhd), channels // HEADS, dtype=dtype, device="meta") if tables else None
+    q, k, v = maps(channels, nbhd.output_size(size, size), (size, size), (size, size), dtype=dtype)
+    inputs = AttendInputs(q, k, v, bias, vectors, nbhd, HEADS, 0.25)
+    return lambda: (attend.attend(inputs), attend.attend_backward(q, inputs))
+
+
+def offset_wise(channels, num_heads, size, nbhd, dtype):
+    """The three operators that are each other's gradients."""
+    q, k = maps(channels, nbhd.output_size(size, size), (size, size), dtype=dtype)
+    weights = torch.empty(BATCH, num_heads, len(nbhd), *q.shape[-2:], dtype=dtype, device="meta")
+    return lambda: (
+        correlate.correlate(q, k, nbhd, num_heads),
+        aggregate.aggregate(weights, k, nbhd),
+        scatter.scatter(weights, q, nbhd, (size, size)),
+    )
+
+
+WINDOW = Neighborhood.window(7)
+STRIDED = Neighborhood.window(7, stride=2)
+ZEROS = Neighborhood.window(7, border="zeros")
+RESNET = ((64, 56), (128, 28), (256, 14), (512, 7))
+STRIDED_RESNET = ((128, 56), (256, 28), (512, 14))
+GATE = {
+    **{f"attend-{c}@{s}-bf16": (attention(c, s, WINDOW, BFLOAT), 90) for c, s in (RESNET[0], RESNET[3])},
+    "attend-128@28-fp32-sm80": (attention(128, 28, WINDOW, FLOAT), 80),
+    "attend-128@56-stride2-bf16": (attention(128, 56, STRIDED, BFLOAT), 90),
+    "attend-tables-256@14-bf16": (attention(256, 14, ZEROS, BFLOAT, tables=True), 90),
+    "san-64@56-bf16": (offset_wise(64, 8, 56, WINDOW, BFLOAT), 90),
+}
+REST = {
+    **{f"attend-{c}@{s}-bf16": (attention(c, s, WINDOW, BFLOAT), 90) for c, s in RESNET[1:3]},
+    **{f"attend-{c}@{s}-bf16-sm80": (attention(c, s, WINDOW, BFLOAT), 80) for c, s in RESNET},
+    **{f"attend-{c}@{s}-fp16": (attention(c, s, WINDOW, HALF), 90) for c, s in RESNET},
+    **{f"attend-{c}@{s}-fp32": (attention(c, s, WINDOW, FLOAT), 90) for c, s in RESNET},
+    **{f"attend-{c}@{s}-fp32-sm80": (attention(c, s, WINDOW, FLOAT), 80) for c, s in (RESNET[0], *RESNET[2:])},
+    **{f"attend-{c}@{s}-stride2-bf16": (attention(c, s, STRIDED, BFLOAT), 90) for c, s in STRIDED_RESNET[1:]},
+    **{f"attend-{c}@{s}-stride2-bf16-sm80": (attention(c, s, STRIDED, BFLOAT), 80) for c, s in STRIDED_RESNET},
+    **{f"attend-{c}@{s}-stride2-fp32": (attention(c, s, STRIDED, FLOAT), 90) for c, s in STRIDED_RESNET},
+    "attend-64@56-zeros-bf16": (attention(64, 56, ZEROS, BFLOAT), 90),
+    "attend-64@56-3x3-bf16": (attention(64, 56, Neighborhood.window(3), BFLOAT), 90),
+    "attend-80@9-5x5-bf16": (attention(80, 9, Neighborhood.window(5), BFLOAT), 90),
+    "attend-tables-512@7-fp32-sm80": (attention(512, 7, ZEROS, FLOAT, tables=True), 80),
+    "san-64@56-fp32-sm80": (offset_wise(64, 8, 56, WINDOW, FLOAT), 80),
+    "pssa-96@56-bf16": (offset_wise(96, 1, 56, Neighborhood(SCATTERED), BFLOAT), 90),
+    "one-pixel-bf16": (offset_wise(8, 8, 1, WINDOW, BFLOAT), 90),
+}
+CASES = [pytest.param(*case, id=name) for name, case in GATE.items()] + [
+    pytest.param(*case, id=name, marks=pytest.mark.slow) for name, case in REST.items()
+]
+
+
+@pytest.mark.parametrize(("work", "arch"), CASES)
+def test_kernels_compile_within_bounds(work, arch, monkeypatch):
+    found = launches(monkeypatch, work)
+    assert len(found) == 3
+    for launch in found:
+        taken = resources(launch, arch)
+        print(launch.name, taken)
+        (dtype,) = {x.dtype for name, x in launch.arguments.items() if name in ("k", "v", "u")}
+        assert taken.shared <= SHARED_OF_A_CONSUMER_GPU, launch.name
+        assert taken.programs_per_sm >= 2, launch.name
+        assert taken.spills <= SPILLS[dtype], launch.name

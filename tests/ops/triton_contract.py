@@ -1,0 +1,223 @@
+"""What the Triton backend owes its users: ``test_triton.py`` runs this file under Triton's interpreter, or on a GPU.
+
+The references and tolerances are those of ``test_contract.py``. On a GPU the eager backend is held to them too.
+"""
+
+import os
+
+import pytest
+import torch
+
+from convattn import ops
+from convattn.ops import Neighborhood
+from convattn.ops.attend import reference as attend_reference
+from convattn.ops.attend import triton as attend_triton
+from tests.ops.cases import (
+    GEOMETRIES,
+    HEAD_DIM,
+    HEADS,
+    OPERATORS,
+    WINDOWS,
+    Attend,
+    Geometry,
+    WindowAttend,
+    lay_out,
+)
+from tests.ops.test_contract import _Recorder as Recorder
+from tests.ops.test_contract import error, references, with_gradients
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BACKENDS = ["triton", "eager"] if DEVICE.type == "cuda" else ["triton"]
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from tests.ops.interpreter import mend
+
+    mend()
+
+on_backends = pytest.mark.parametrize("backend", BACKENDS)
+slow_in_the_interpreter = [pytest.mark.slow] if DEVICE.type == "cpu" else []
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory_is_nan():
+    """A pixel that a kernel forgets to write shows as NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+class Window(Attend):
+    """``attend`` without tables, which the window kernels serve where the window is odd and square."""
+
+    name = "window"
+
+    @staticmethod
+    def draw(geometry, generator):
+        return Attend.draw(geometry, generator)[:3]
+
+    @staticmethod
+    def run(inputs, geometry, backend="auto"):
+        return ops.attend(*inputs, geometry.neighborhood, num_heads=HEADS, backend=backend)
+
+    @staticmethod
+    def reference(inputs, geometry):
+        return attend_reference.attend(*inputs, None, None, geometry.neighborhood, HEADS, HEAD_DIM**-0.5)
+
+
+EVERY = [Window, *OPERATORS]
+
+
+def by(operator, backend):
+    """The operator on DEVICE by the backend named; the answer on the CPU."""
+    return lambda inputs, geometry: operator.run([x.to(DEVICE) for x in inputs], geometry, backend).cpu()
+
+
+FLOAT, BFLOAT, HALF = torch.float32, torch.bfloat16, torch.float16
+# What the gate runs under the interpreter; there everything else is slow.
+GATE = {
+    (Window, 1, FLOAT), (Window, 4, FLOAT), (Window, 4, BFLOAT), (Window, 4, HALF),
+    (WindowAttend, 2, FLOAT), (WindowAttend, 3, BFLOAT),
+    (Attend, 3, FLOAT), (Attend, 6, FLOAT), (Attend, 6, BFLOAT), (Attend, 9, FLOAT),
+    *((operator, number, FLOAT) for operator in OPERATORS[1:] for number in (3, 5, 6, 9)),
+    *((operator, 6, HALF) for operator in OPERATORS[1:]),
+}  # fmt: skip
+CASES = [
+    pytest.param(
+        operator,
+        geometry,
+        dtype,
+        id=f"{operator.name}-{geometry}-{str(dtype).removeprefix('torch.')}",
+        marks=[] if (operator, number, dtype) in GATE else slow_in_the_interpreter,
+    )
+    for operator in [*EVERY, WindowAttend]
+    for number, geometry in enumerate(WINDOWS if operator is WindowAttend else GEOMETRIES)
+    for dtype in (FLOAT, BFLOAT, HALF)
+]
+
+
+@on_backends
+@pytest.mark.parametrize(("operator", "geometry", "dtype"), CASES)
+def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, backend):
+    draws = references(operator, geometry, dtype)
+    layouts = ["contiguous", "channels_last", "strided"]
+    ours = [
+        with_gradients(by(operator, backend), [lay_out(x, layout) for x in inputs], geometry)
+        for layout, (inputs, _, _) in zip(layouts, draws, strict=True)
+    ]
+    floor = max(x.pow(2).mean().sqrt() for _, true, _ in draws for x in true) / 5
+    columns = (zip(*answers, strict=True) for answers in (ours, [t for _, t, _ in draws], [p for _, _, p in draws]))
+    for got, true, plain in zip(*columns, strict=True):
+        assert {g.dtype for g in got} == {dtype}
+        assert [g.shape for g in got] == [t.shape for t in true]
+        assert error(got, true, floor) <= 2 * max(error(plain, true, floor), torch.finfo(dtype).eps)
+
+
+@on_backends
+@pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), pytest.param(float("-inf"), marks=slow_in_the_interpreter)]
+)
+def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backend):
+    geometry = Geometry(5, 6, 3)
+    inputs = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    for spoiled in inputs[1:3] if issubclass(operator, Attend) else inputs[1:2]:
+        given = [x.clone() for x in inputs]
+        given[next(i for i, x in enumerate(inputs) if x is spoiled)][..., 2, 3] = value
+        for got, true in zip(
+            with_gradients(by(operator, backend), given, geometry),
+            with_gradients(operator.reference, given, geometry),
+            strict=True,
+        ):
+            assert torch.equal(got.isfinite(), true.isfinite())
+            torch.testing.assert_close(got.nan_to_num(0, 0, 0), true.nan_to_num(0, 0, 0), rtol=1e-4, atol=1e-5)
+
+
+@on_backends
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("border", ["reflect", "zeros"])
+@pytest.mark.parametrize(
+    ("head_dim", "dtype"),
+    [(16, FLOAT), (20, BFLOAT), *(pytest.param(d, t, marks=slow_in_the_interpreter) for d in (32, 64, 128)
+                                  for t in (FLOAT, HALF, BFLOAT))],
+)  # fmt: skip
+def test_window_kernels_of_every_head_dim(head_dim, dtype, border, stride, backend):
+    nbhd = Neighborhood.window(7, stride=stride, border=border)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 2 * head_dim, *size) for size in (nbhd.output_size(9, 13), (9, 13), (9, 13))]
+    maps = [lay_out(torch.randn(s, generator=generator).to(dtype), "channels_last") for s in shapes]
+
+    def answer(maps, backend):
+        leaves = [x.to(DEVICE).requires_grad_() for x in maps]
+        out = ops.attend(*leaves, nbhd, num_heads=2, backend=backend)
+        ramp = torch.linspace(-1, 2, out.numel(), dtype=torch.float64, device=DEVICE).view(out.shape)
+        return [out.detach(), *torch.autograd.grad(out, leaves, ramp.to(out.dtype))]
+
+    for got, true in zip(answer(maps, backend), answer([x.double() for x in maps], "eager"), strict=True):
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        assert (got.double() - true).norm() <= 5 * torch.finfo(dtype).eps * true.norm()
+
+
+@on_backends
+@pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
+def test_empty_batch(operator, backend):
+    geometry = Geometry(7, 5, 3)
+    drawn = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    inputs = [x[:0] if x.dim() >= 4 else x for x in drawn]
+    _, *grads = with_gradients(by(operator, backend), inputs, geometry)
+    for grad, x in zip(grads, inputs, strict=True):
+        assert grad.shape == x.shape
+        assert not grad.any()
+
+
+@on_backends
+@pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
+def test_results_repeat_bit_by_bit(operator, backend):
+    geometry = Geometry(7, 6, 3, stride=2)
+    inputs = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    first, second = (with_gradients(by(operator, backend), inputs, geometry) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@on_backends
+@pytest.mark.parametrize("heads", [1, 4])
+def test_offsets_anywhere_and_heads_of_many_channels(heads, backend):
+    star = Neighborhood(((0, 0), (-3, 1), (4, 0), (0, -5), (1, 1)), stride=(2, 1), border="zeros")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 136, h, 9, generator=generator) for h in (6, 11, 11))
+    expected = ops.attend(q.double(), k.double(), v.double(), star, num_heads=heads, scale=0.1, backend="eager")
+    got = ops.attend(*(x.to(DEVICE) for x in (q, k, v)), star, num_heads=heads, scale=0.1, backend=backend)
+    torch.testing.assert_close(got.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_half_gradients_beyond_half_range_are_finite():
+    """Loss scaling makes gradients large; a product of them that overflows float16 inside a kernel must not show."""
+    nbhd = Neighborhood.window(3)
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(1, 16, 6, 6, generator=generator).half().to(DEVICE).requires_grad_() for _ in range(3)]
+    out = ops.attend(*leaves, nbhd, backend="triton", scale=1e-4)
+    grads = torch.autograd.grad(out, leaves, torch.full_like(out, 3e4))
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_slices_of_one_projection_are_read_in_place(monkeypatch):
+    copied = []
+    contiguous = torch.Tensor.contiguous
+    q, k, v = torch.randn(1, 3 * 32, 7, 6).contiguous(memory_format=torch.channels_last).to(DEVICE).chunk(3, 1)
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, **kw: copied.append(x.shape) or contiguous(x, **kw))
+    inputs = attend_triton.AttendInputs(q, k, v, None, None, Neighborhood.window(5), 2, 0.25)
+    assert attend_triton.window_radius(inputs) == 2
+    attend_triton.attend(inputs)
+    assert not copied
+
+
+@pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
+def test_schema_and_fake_agree_with_the_kernel(operator):
+    geometry = Geometry(4, 5, 3, stride=2)
+    drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
+    inputs = [lay_out(x.float(), "channels_last").to(DEVICE).requires_grad_() for x in drawn]
+    calls = []
+    with Recorder(calls):
+        torch.autograd.grad(operator.run(inputs, geometry, "triton").sum(), inputs)
+    assert len(calls) > 1
+    for op, args in calls:
+        detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
+        torch.library.opcheck(op, detached, test_utils=("test_schema", "test_faketensor"))

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Runs the tests of the CPU kernels on a library built with AddressSanitizer and UndefinedBehaviorSanitizer.
+# It goes into a copy of the package under build/asan, so the checkout's own library stays as it is.
+# Arguments are pytest's; without any: tests/ops -k native. Needs GCC; compiling takes minutes the first time.
+set -eu
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+case $python in
+/*) ;;
+*/*) python=$PWD/$python ;;
+esac
+copy=build/asan/src
+
+rm -rf "$copy"
+mkdir -p "$copy"
+cp -R src/convattn "$copy/"
+rm -rf "$copy/convattn/_native"
+"$python" tools/build_native.py --sanitize --objects build/asan/objects --out "$copy/convattn/_native"
+
+# Python itself is not instrumented, so the sanitizers' runtime has to be there before it starts.
+runtime=$(${CXX:-g++} -print-file-name=libasan.so)
+[ $# -gt 0 ] || set -- tests/ops -k native
+export PYTHONPATH="$PWD/$copy${PYTHONPATH:+:$PYTHONPATH}"
+# Python and torch keep much until the process ends: leaks are not looked for.
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0
+export UBSAN_OPTIONS=print_stacktrace=1
+
+LD_PRELOAD=$runtime "$python" -c '
+import sys
+from pathlib import Path
+from convattn.ops import _native
+if _native.reasons() or Path("build/asan").resolve() not in _native.FOLDER.resolve().parents:
+    sys.exit(f"the sanitized library is not the one that loads: {_native.FOLDER}: {_native.reasons()}")
+'
+LD_PRELOAD=$runtime exec "$python" -m pytest -p no:cacheprovider -s "$@"
