@@ -1,5 +1,5 @@
-# Every target makes the checkout's own environment (.venv) first, where it is not there yet: nothing to activate,
-# nothing installed outside this folder. Only Python 3.10 or newer and make are needed.
+# Every target but native and clean makes the checkout's own environment (.venv) first, where it is not there yet:
+# nothing to activate, nothing installed outside this folder. Only Python 3.10 or newer and make are needed.
 
 PY := .venv/bin/python
 
@@ -13,8 +13,8 @@ help: ## list the targets
 setup: ## make .venv and install convattn with its development tools (the others do this by themselves)
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" tools/setup_venv.sh
 
-native: setup ## compile the CPU kernels of csrc/ again, in place
-	@$(PY) tools/build_native.py
+native: ## compile the CPU kernels of csrc/ again, in place; for whichever environment convattn is installed in
+	@$(or $(PYTHON),python3) tools/build_native.py
 
 demo: setup ## train a small ACmix ResNet on real handwritten digits and print its accuracy and its run folder
 	@.venv/bin/convattn train

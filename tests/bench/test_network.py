@@ -30,6 +30,7 @@ class Noisy(nn.Module):
         return self.net(x) + 10 * torch.randn(x.shape[0], 1000, dtype=x.dtype)
 
 
+@pytest.mark.filterwarnings("ignore:the optimized network's outputs differ")
 @pytest.mark.parametrize("kind", ["model", "train"])
 def test_a_wrong_network_is_found(kind):
     _, check = checked(kind, Noisy(), SMALL)

@@ -244,7 +244,7 @@ class TestConventions:
         net = nn.Sequential(nn.Conv2d(3, 16, 3), trained(16, 8, dtype=None), nn.Sequential(ACmix(8, 16), nn.ReLU()))
         x = torch.randn(1, 3, 9, 9)
         fast = timm.utils.reparameterize_model(net)
-        assert (fast[1].reparameterized.form, fast[2][0].reparameterized.form) == ("grouped", "dense")
+        assert (fast[1].reparameterized.form, fast[2][0].reparameterized.form) == ("grouped", "grouped")
         assert net[1].reparameterized is None
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
 

@@ -91,6 +91,7 @@ CASES = [
     for operator in [*EVERY, WindowAttend]
     for number, geometry in enumerate(WINDOWS if operator is WindowAttend else GEOMETRIES)
     for dtype in (FLOAT, BFLOAT, HALF)
+    if dtype == FLOAT or DEVICE.type == "cuda" or issubclass(operator, (Window, WindowAttend)) or number in (3, 6)
 ]
 
 
@@ -114,7 +115,8 @@ def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, b
 @on_backends
 @pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), pytest.param(float("-inf"), marks=slow_in_the_interpreter)]
+    "value",
+    [float("nan"), *(pytest.param(x, marks=slow_in_the_interpreter) for x in (float("inf"), float("-inf")))],
 )
 def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backend):
     geometry = Geometry(5, 6, 3)

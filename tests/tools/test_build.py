@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the native library is built on Linux only")
+
 
 def load_builder():
     spec = importlib.util.spec_from_file_location("build_native", ROOT / "tools" / "build_native.py")
@@ -175,11 +177,7 @@ class TestWithoutACompiler:
     def test_none_is_there(self, project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert project.build().reason == (
-            "no usable C++ compiler: g++ not found; c++ not found; clang++ not found"
-            if sys.platform == "linux"
-            else build_native.find_compiler.__doc__
-        )
+        assert project.build().reason == "no usable C++ compiler: g++ not found; c++ not found; clang++ not found"
 
     @pytest.mark.parametrize(
         ("macros", "said"),

@@ -1,4 +1,5 @@
-"""Benchmarks: what an operator costs on this machine, as validated records.
+"""Benchmarks: what operators and networks cost on this machine, as validated records.
 
-``python -m convattn.bench`` runs them. :mod:`convattn.bench.record` is the one schema of a record.
+``convattn bench`` runs them. :mod:`convattn.bench.record` is the one schema of a record, and
+:mod:`convattn.bench.requirements` says what has to be reached.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -28,8 +29,8 @@ from convattn.errors import UserError
 Kind: TypeAlias = Literal["model", "train"]
 
 # Largest difference of the outputs over the largest output; in training, of all gradients as one vector, by norms.
-TOLERANCES = {"model": {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}, "train": {"float32": 2e-2}}
-HALF_TRAIN_TOLERANCE = 5e-1
+TOLERANCES = {"model": {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}, "train": {"float32": 2e-3}}
+HALF_TRAIN_TOLERANCE = 2e-1
 CHECKED_IMAGES = 2
 
 
@@ -164,10 +165,7 @@ def checked(kind: Kind, model: nn.Module, run: NetworkRun) -> tuple[Timed, Check
         return Timed(step), step.check(tolerance_of(kind, run))
     exact = copy.deepcopy(model).to(run.device).double().eval()
     x = images_of(run, min(run.batch, CHECKED_IMAGES), getattr(torch, run.dtype))
-    try:
-        fast = inference(model, run)
-    except RuntimeError as error:  # the folding found out first
-        return Timed(lambda: None), Check("wrong", None, tolerance_of(kind, run), str(error).splitlines()[0])
+    fast = inference(model, run)
     with torch.inference_mode():
         found = fast(x)
         with only(FALLBACK):
@@ -185,7 +183,7 @@ def tolerance_of(kind: Kind, run: NetworkRun) -> float:
 def _verdict(error: float, tolerance: float) -> Check:
     if error <= tolerance:
         return Check("right", error, tolerance)
-    finite = error if error < float("inf") else None
+    finite = error if math.isfinite(error) else None
     return Check("wrong", finite, tolerance, f"differs from the reference by {error:.1e}")
 
 
@@ -213,31 +211,44 @@ class TrainingStep:
     def __call__(self) -> None:
         """One step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(self.images, self.labels).backward()
+        self.loss(self.images, self.labels, self.model).backward()
         self.optimizer.step()
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor, model: nn.Module) -> Tensor:
         """Cross-entropy, under autocast where half precision is asked for."""
         half = self.run.dtype != "float32"
         with torch.autocast(self.run.device.split(":")[0], getattr(torch, self.run.dtype) if half else None, half):
-            return F.cross_entropy(self.model(images).float(), labels)
+            return F.cross_entropy(model(images).float(), labels)
 
     def check(self, tolerance: float) -> Check:
-        """Compare all gradients, as one vector, with those of float64 without our kernels."""
+        """Compare all gradients, as one vector, with those of float64 without our kernels.
+
+        Both networks get SiLUs for their ReLUs: rounding turns a few ReLUs on or off, and each moves the gradient of
+        everything before it by far more than rounding.
+        """
         few = min(self.run.batch, CHECKED_IMAGES)
         images, labels = self.images[:few], self.labels[:few]
-        exact = copy.deepcopy(self.model).double()
-        found = self._gradient(self.model, self.loss(images, labels))
+        smooth = _with_silu(copy.deepcopy(self.model))
+        exact = copy.deepcopy(smooth).double()
+        found = self._gradient(smooth, self.loss(images, labels, smooth))
         with only(FALLBACK):
             expected = self._gradient(exact, F.cross_entropy(exact(images.double()), labels))
         distance, norm = float((found - expected).norm()), float(expected.norm())
-        return _verdict(distance / norm if distance == distance else float("inf"), tolerance)
+        return _verdict(distance / norm if math.isfinite(distance) else math.inf, tolerance)
 
     @staticmethod
     def _gradient(model: nn.Module, loss: Tensor) -> Tensor:
         parameters = [p for p in model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters)
         return torch.cat([g.detach().double().flatten() for g in grads])
+
+
+def _with_silu(model: nn.Module) -> nn.Module:
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.SiLU())
+    return model
 
 
 def peak_here(kind: Kind, name: str, run: dict[str, Any], tell: Tell = silent) -> int:

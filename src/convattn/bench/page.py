@@ -8,13 +8,14 @@ from pathlib import Path
 from convattn.bench.cases import ABOUT, CASES
 from convattn.bench.memory import KEPT
 from convattn.bench.plots import Chart, Group, description_of, draw
-from convattn.bench.record import PEAK, TIME, Environment, Record
+from convattn.bench.record import PEAK, TIME, Environment, Record, milliseconds
 from convattn.bench.requirements import REQUIREMENTS, Finding, find
 
 PAGE = "benchmarks.md"
 COMMANDS = """convattn bench op 'acmix*' 'san*' 'pssa*' --batch 1,8
 convattn bench op 'acmix*' --mode train --batch 8
-convattn bench model acmix_resnet50 --batch 1,8
+convattn bench model acmix_resnet50 --batch 1 --processes 0
+convattn bench model acmix_resnet50 --batch 8
 convattn bench model acmix_resnet50 --batch 1,8 --threads 1 --processes 0
 convattn bench model acmix_resnet50 --batch 1,8 --isa avx2 --processes 0
 convattn bench train acmix_resnet50 --batch 8
@@ -150,11 +151,11 @@ def _op_cell(record: Record, subject: str) -> str:
         return f"**wrong**: {_cell(record.checks[subject].note)}" if wrong else "–"
     median = record.results[subject][TIME].median
     if subject == record.base:
-        return f"{median * 1e3:.3g}"
+        return milliseconds(median)
     floors = "" if record.floor is None else f"; {median / record.floor.seconds:.1f} floors"
     ratio = record.ratio(subject)
     low, high = ratio.quartiles
-    return f"{median * 1e3:.3g}; {_marked(ratio.median)} ({_short(low)}–{_short(high)}){floors}"
+    return f"{milliseconds(median)}; {_marked(ratio.median)} ({_short(low)}–{_short(high)}){floors}"
 
 
 def _absences(records: list[Record]) -> list[str]:
@@ -289,7 +290,7 @@ def _short(ratio: float) -> str:
 def _milliseconds(record: Record, subject: str) -> list[str]:
     times = record.results[subject][TIME]
     low, high = times.quartiles
-    return [f"{times.median * 1e3:.3g}", f"{low * 1e3:.3g}–{high * 1e3:.3g}"]
+    return [milliseconds(times.median), f"{milliseconds(low)}–{milliseconds(high)}"]
 
 
 def _mib(value: float) -> str:

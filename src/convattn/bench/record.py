@@ -306,6 +306,17 @@ def from_json(text: str) -> Record:
     return Record(plain["kind"], plain["taken"], where, dict(_table("case", plain["case"])), results, checks, floor)
 
 
+def milliseconds(seconds: float) -> str:
+    """A time for people.
+
+    Example:
+        >>> milliseconds(0.0004567), milliseconds(8.5761)
+        ('0.457', '8576')
+    """
+    value = seconds * 1e3
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 _RATES = ("bandwidth", "peak")
 
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from convattn.bench.memory import KEPT
-from convattn.bench.record import PEAK, TIME, Record
+from convattn.bench.record import PEAK, TIME, Record, milliseconds
 
 
 def as_table(records: Sequence[Record]) -> Table:
@@ -70,12 +70,12 @@ _WRONG = "[bold red]wrong[/]"
 def _timed(record: Record, subject: str) -> list[str]:
     times = record.results[subject][TIME]
     low, high = times.quartiles
-    milliseconds = f"{times.median * 1e3:.3g} ({low * 1e3:.3g}-{high * 1e3:.3g})"
+    shown = f"{milliseconds(times.median)} ({milliseconds(low)}-{milliseconds(high)})"
     if subject == record.base:
-        return [milliseconds, "1"]
+        return [shown, "1"]
     ratio = record.ratio(subject)
     low, high = ratio.quartiles
-    return [milliseconds, f"{_marked(ratio.median)} ({low:.2f}-{high:.2f})"]
+    return [shown, f"{_marked(ratio.median)} ({low:.2f}-{high:.2f})"]
 
 
 def _networks(records: Sequence[Record]) -> Table:

@@ -11,7 +11,7 @@ from torch import Tensor
 from convattn.ops._native import library
 from convattn.ops.neighborhood import BORDERS, Neighborhood
 
-WINDOW = 7
+_window_offsets = Neighborhood.window(7).flat_offsets
 
 
 class Map(ctypes.Structure):
@@ -57,8 +57,7 @@ def map_of(x: Tensor) -> Map:
 
 @lru_cache(maxsize=256)
 def _offsets_of(nbhd: Neighborhood) -> ctypes.Array[ctypes.c_int32]:
-    flat = [value for offset in nbhd.offsets for value in offset]
-    return (ctypes.c_int32 * len(flat))(*flat)
+    return (ctypes.c_int32 * (2 * len(nbhd)))(*nbhd.flat_offsets)
 
 
 def geometry_of(k: Tensor, nbhd: Neighborhood, num_heads: int, scale: float = 1.0) -> Offsets:
@@ -86,11 +85,10 @@ def offsets_of(
     )
 
 
-@lru_cache(maxsize=256)
 def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:
     """Whether the kernels for 7x7 windows serve this neighbourhood; channels fill their vectors from 16 on."""
-    stride = nbhd.stride[0]
-    return head_dim >= 16 and stride in (1, 2) and nbhd == Neighborhood.window(WINDOW, stride=stride)
+    strided = nbhd.stride in ((1, 1), (2, 2)) and nbhd.border == "reflect"
+    return head_dim >= 16 and strided and nbhd.flat_offsets == _window_offsets
 
 
 def call(function: str, *arguments: ctypes.Structure | Tensor | float | None) -> None:

@@ -59,10 +59,9 @@ def check_weights(weights: Tensor, x: Tensor, nbhd: Neighborhood) -> None:
     check_heads(x.shape[1], weights.shape[1])
 
 
-@lru_cache(maxsize=256)
 def flat(nbhd: Neighborhood) -> tuple[list[int], list[int], str]:
     """A neighbourhood as the plain arguments that a torch operator's schema allows."""
-    return [value for offset in nbhd.offsets for value in offset], list(nbhd.stride), nbhd.border
+    return list(nbhd.flat_offsets), list(nbhd.stride), nbhd.border
 
 
 def unflat(offsets: Sequence[int], stride: Sequence[int], border: str) -> Neighborhood:

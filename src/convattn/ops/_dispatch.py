@@ -138,6 +138,11 @@ def pointwise_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     return torch.nn.functional.conv2d(x, weight, bias)
 
 
+def triton_takes_tiles() -> bool:
+    """Whether kernels on tiles, sized for an NVIDIA GPU's shared memory, fit the GPU: AMD's has less."""
+    return torch.version.hip is None
+
+
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in the dtype that ``torch.autocast`` asks for, as a convolution's would be; float64 stays."""
     device_type = tensors[0].device.type

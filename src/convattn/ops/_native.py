@@ -17,8 +17,10 @@ FOLDER = Path(__file__).parent.parent / "_native"
 LIBRARY = "libconvattn.so"
 RECORD = "build.json"
 
-_REBUILD = "run `make native` in a checkout, else `pip install --force-reinstall --no-deps --no-binary convattn convattn`"
-_INSTALL = f"install GCC 12 or newer and {_REBUILD}"
+_REBUILD = (
+    "run `make native` in a checkout, else `pip install --force-reinstall --no-deps --no-cache-dir .` in the sources"
+)
+_INSTALL = f"install GCC 12 or newer, then {_REBUILD}"
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def next_power_of_two(n: int) -> int:
 
 @dataclass(frozen=True)
 class Blocks:
-    """How the offset-wise kernels cut a map: a program takes ``pixels`` pixels of ``heads`` heads, ``channels`` each."""
+    """A program of the offset-wise kernels: ``pixels`` pixels of ``heads`` heads, ``channels`` of each."""
 
     pixels: int
     heads: int

@@ -73,6 +73,7 @@ class Neighborhood:
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "stride", as_pair(self.stride, "stride"))
         object.__setattr__(self, "_hash", hash((offsets, self.stride, self.border)))
+        object.__setattr__(self, "_flat", tuple(value for offset in offsets for value in offset))
 
     def __hash__(self) -> int:
         """Made once: a neighbourhood is looked up in tables at every call."""
@@ -104,6 +105,11 @@ class Neighborhood:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def flat_offsets(self) -> tuple[int, ...]:
+        """``dy, dx`` of every offset, one after the other."""
+        return self._flat  # type: ignore[attr-defined]
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""

@@ -6,10 +6,12 @@ Both keep nothing but the inputs between forward and backward, and use no atomic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from convattn.ops._dispatch import triton_takes_tiles
 from convattn.ops._triton import (
     FUSED_MULTIPLY_ADD,
     Tables,
@@ -20,7 +22,7 @@ from convattn.ops._triton import (
 )
 from convattn.ops.attend import offsets
 from convattn.ops.attend.inputs import AttendInputs
-from convattn.ops.attend.triton_tiles import Kind, Tile, Work, choose_tile
+from convattn.ops.attend.triton_tiles import Kind, Work, choose_tile
 from convattn.ops.neighborhood import Neighborhood
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -52,19 +54,20 @@ def attend_backward(grad: Tensor, x: AttendInputs) -> Gradients:
 def window_radius(x: AttendInputs) -> int:
     """The radius of a window that the kernels on tiles serve, 0 of any other neighbourhood.
 
-    Odd squares without dilation, at stride 1 or 2. A number for each offset cannot be counted by pixel where a border
-    reflects; a map so small that a position bounces twice is small enough for any form.
+    Odd squares without dilation, at stride 1 or 2, on a border that reflects or is zero. A number for each offset can
+    not be counted by pixel where a border reflects; a map so small that a position bounces twice suits any form.
     """
-    if x.bias is not None or x.key_offsets is not None or x.nbhd.border == "replicate":
+    if x.bias is not None or x.key_offsets is not None or not triton_takes_tiles():
         return 0
     radius = _square_radius(x.nbhd)
     too_small = x.nbhd.border == "reflect" and min(x.k.shape[-2:]) <= radius + 1
     return 0 if too_small else radius
 
 
+@lru_cache(maxsize=256)
 def _square_radius(nbhd: Neighborhood) -> int:
     radius = max(0, nbhd.offsets[-1][0])
-    if nbhd.stride not in ((1, 1), (2, 2)) or len(nbhd) != (2 * radius + 1) ** 2:
+    if nbhd.stride not in ((1, 1), (2, 2)) or nbhd.border == "replicate" or len(nbhd) != (2 * radius + 1) ** 2:
         return 0
     return radius if nbhd == Neighborhood.window(2 * radius + 1, stride=nbhd.stride, border=nbhd.border) else 0
 
@@ -78,7 +81,7 @@ def _empty(like: Tensor) -> Tensor:
 
 
 def _sums(x: AttendInputs) -> Tensor:
-    """Room for what the key kernels read of every softmax: its maximum, total and inner product ``[3, B, N, Ho, Wo]``."""
+    """Room for what the key kernels read of every softmax, ``top``, ``total`` and ``inner``: ``[3, B, N, Ho, Wo]``."""
     return x.q.new_empty((3, x.q.shape[0], x.num_heads, *x.q.shape[-2:]), dtype=torch.float32)
 
 
@@ -95,8 +98,8 @@ def precision_of(dtype: torch.dtype) -> str:
     return "tf32x3" if exact else "tf32"
 
 
-def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, ...], Tile, dict[str, object]]:
-    """Grid, sizes, tile and compile-time constants of a window kernel."""
+def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, ...], dict[str, object]]:
+    """Grid, sizes and compile-time constants of a window kernel."""
     (batch, channels, height, width), (out_h, out_w) = x.k.shape, x.q.shape[-2:]
     dim = channels // x.num_heads
     work = Work(
@@ -115,7 +118,7 @@ def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, 
         **FUSED_MULTIPLY_ADD,
     }
     programs = batch * (x.num_heads // tile.heads) * down * across
-    return (programs,), (x.num_heads, height, width, out_h, out_w, down, across), tile, constants
+    return (programs,), (x.num_heads, height, width, out_h, out_w, down, across), constants
 
 
 def _window_forward(x: AttendInputs) -> Tensor:
@@ -123,7 +126,7 @@ def _window_forward(x: AttendInputs) -> Tensor:
 
     q, k, v = (channels_last(t) for t in (x.q, x.k, x.v))
     out, t = _empty(q), _tables(x)
-    grid, sizes, _, constants = _window_launch("forward", x)
+    grid, sizes, constants = _window_launch("forward", x)
     strides = (stride for m in (q, k, v, out) for stride in map_strides(m))
     forward_kernel[grid](q, k, v, out, *t.gathered, *strides, *sizes, x.scale, **constants)
     return out
@@ -136,11 +139,9 @@ def _window_backward(grad: Tensor, x: AttendInputs) -> Gradients:
     dq, dk, dv, t = _empty(q), _empty(k), _empty(v), _tables(x)
     sums = _sums(x)
     read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
-    grid, sizes, _, constants = _window_launch("query", x)
-    query_kernel[grid](
-        q, k, v, grad, *sums, dq, *t.gathered, *read, *map_strides(dq), *sizes, x.scale, **constants
-    )
-    grid, sizes, _, constants = _window_launch("key", x)
+    grid, sizes, constants = _window_launch("query", x)
+    query_kernel[grid](q, k, v, grad, *sums, dq, *t.gathered, *read, *map_strides(dq), *sizes, x.scale, **constants)
+    grid, sizes, constants = _window_launch("key", x)
     key_kernel[grid](
         *(q, k, v, grad, *sums, dk, dv, *t.scattered),
         *read,
@@ -160,7 +161,7 @@ class _OffsetsLaunch:
     bias: Tensor
     vectors: Tensor
     pixels: int
-    constants: dict[str, object]
+    constants: dict[str, int]
 
     @classmethod
     def of(cls, x: AttendInputs) -> _OffsetsLaunch:
@@ -177,11 +178,11 @@ class _OffsetsLaunch:
             **FUSED_MULTIPLY_ADD,
         }
         none = x.q.new_empty(1, dtype=torch.float32)
-        found = (
+        bias, vectors = (
             none if table is None else table.float().expand(x.num_heads, *table.shape[1:]).contiguous()
             for table in (x.bias, x.key_offsets)
         )
-        return cls(*found, pixels, constants)
+        return cls(bias, vectors, pixels, constants)
 
     def tiles(self, size: tuple[int, int]) -> int:
         return -(-size[0] * size[1] // self.pixels)

@@ -37,7 +37,7 @@ def _logit(query, key, tap, bias, scale, HAS_BIAS: tl.constexpr):
 
 @triton.jit
 def _exp(x):
-    """exp of x <= 0. The hardware's exp2 of the rounded x * log2(e) loses accuracy where x is large; split, it does not.
+    """exp of x <= 0. exp2 of the rounded x * log2(e) loses accuracy where x is large; of its parts it does not.
 
     ln(2) stands in two parts, the first short enough for its product with an integer to be exact.
     """
@@ -87,7 +87,7 @@ def query_pixels(
     scale,
     C: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VECTORS: tl.constexpr, KEEP_DLOGITS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the queries of the outputs (y, x) before scaling ``[P, CP]``, ``top``, ``total`` and ``inner`` ``[P]``.
+    """The gradient of the queries (y, x) before scaling ``[P, CP]``, and ``top``, ``total`` and ``inner`` ``[P]``.
 
     Two walks: the first for the softmax's sums. ``dlogits`` points at the outputs' first offset, ``plane`` numbers
     before the next.

@@ -15,6 +15,7 @@ Kind: TypeAlias = Literal["forward", "query", "key"]
 PIXELS = 16  # of a group: the rows of a tensor core's product
 PROGRAMS_TO_FILL = 1024  # about two waves of the programs that a large GPU holds at once
 
+
 @dataclass(frozen=True)
 class Step:
     """Halo pixels that a group takes at a time, groups and warps of a program, stages of its pipeline."""

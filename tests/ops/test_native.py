@@ -1,0 +1,153 @@
+"""The CPU kernels: every instruction set, sizes that cut the work into pieces, threads, the layer on top."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import convattn
+from convattn.ops import Neighborhood, _native, acmix, aggregate, attend, correlate, scatter
+from convattn.ops.acmix import reference as acmix_reference
+from tests.ops.cases import Acmix, Geometry
+
+pytestmark = pytest.mark.skipif(bool(_native.reasons()), reason=f"no CPU kernels here: {_native.reasons()}")
+
+LARGE = Neighborhood.window((5, 3), dilation=(2, 1), stride=(2, 1))
+STAR = Neighborhood(((0, 0), (-9, 1), (4, 0), (0, -11), (1, 13)), border="zeros")
+
+
+@pytest.mark.parametrize("isa", ["avx2", "baseline"])
+def test_contract_holds_on_lower_instruction_sets(isa):
+    chosen = "native and float32 and channels_last and error"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_contract.py"]
+    environment = {**os.environ, "CONVATTN_CPU_ISA": isa}
+    done = subprocess.run([*command, "-k", chosen], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    asked = [sys.executable, "-c", "from convattn.ops import _native; print(_native.instruction_set())"]
+    found = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1]
+    assert found in (isa, "baseline")
+
+
+@pytest.mark.parametrize("nbhd", [LARGE, STAR, Neighborhood.window(7), Neighborhood.window(7, stride=2)], ids=len)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_map_that_is_cut_into_bands_agrees_with_the_eager_form(nbhd, channels_last):
+    generator = torch.Generator().manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    height, width, heads, channels = 83, 61, 2, 34
+    out = nbhd.output_size(height, width)
+
+    def draw(*shape):
+        x = torch.randn(shape, generator=generator)
+        return x.contiguous(memory_format=layout) if len(shape) == 4 else x
+
+    q, k, v = draw(2, channels, *out), draw(2, channels, height, width), draw(2, channels, height, width)
+    weights = draw(2, heads, len(nbhd), *out)
+    calls = {
+        "attend": (lambda q, k, v, b: attend(q, k, v, nbhd, num_heads=heads, backend=b), (q, k, v)),
+        "correlate": (lambda q, k, b: correlate(q, k, nbhd, num_heads=heads, backend=b), (q, k)),
+        "aggregate": (lambda w, v, b: aggregate(w, v, nbhd, backend=b), (weights, v)),
+        "scatter": (lambda w, u, b: scatter(w, u, nbhd, (height, width), backend=b), (weights, q)),
+    }
+    for function, inputs in calls.values():
+        found = _with_gradients(lambda *xs, f=function: f(*xs, "native"), inputs)
+        expected = _with_gradients(lambda *xs, f=function: f(*xs, "eager"), [x.double() for x in inputs])
+        for got, true in zip(found, expected, strict=True):
+            torch.testing.assert_close(got.double(), true, rtol=1e-4, atol=1e-4)
+
+
+def _with_gradients(function, inputs):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out).cumsum(-1) * 0.1)]
+
+
+def test_any_number_of_heads():
+    heads, d = 70, 16
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 4, 3, 5), (3 * heads * d, 4, 1, 1), (3 * heads * d,), (d, 2), (3 * heads, 3, 3, heads, d), (1,)]
+    inputs = [torch.randn(shape, generator=generator) * 0.3 for shape in shapes]
+    nbhd = Neighborhood.window(7)
+    found = acmix(*inputs, nbhd=nbhd, num_heads=heads, backend="native")
+    expected = acmix_reference.acmix(*[x.double() for x in inputs], None, nbhd=nbhd, num_heads=heads)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_threads_change_nothing_but_rounding_and_runs_repeat_to_the_bit(batch):
+    geometry = Geometry(11, 20, 7)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [x.float() for x in Acmix.draw(geometry, generator)]
+    inputs[0] = torch.randn(batch, Acmix.c_in, 11, 20, generator=generator)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = _with_gradients(lambda *xs: Acmix.run(xs, geometry, "native"), inputs)
+        torch.set_num_threads(3)
+        first, second = (_with_gradients(lambda *xs: Acmix.run(xs, geometry, "native"), inputs) for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+    for a, b, c in zip(alone, first, second, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert torch.equal(b, c)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_layer_runs_as_one_kernel_and_computes_what_its_parts_do(stride):
+    torch.manual_seed(0)
+    layer = convattn.ACmix(8, 64, stride=stride)
+    x = torch.randn(2, 8, 15, 13, requires_grad=True)
+    parameters = [x, *layer.parameters()]
+    calls = []
+    with _Operators(calls):
+        whole = layer(x)
+    assert [name for name in calls if name.startswith("convattn")] == ["convattn::acmix"]
+    handle = layer.attention.register_forward_hook(lambda *_: None)
+    with _Operators(calls := []):
+        parts = layer(x)
+    handle.remove()
+    assert "convattn::acmix" not in calls
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+    ramp = torch.linspace(-1, 1, whole.numel()).view_as(whole)
+    for one, other in zip(
+        torch.autograd.grad(whole, parameters, ramp), torch.autograd.grad(parts, parameters, ramp), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+
+
+class _Operators(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_reparameterized_layer_compiles_and_exports_with_free_sizes():
+    torch.manual_seed(0)
+    layer = convattn.ACmix(16, 64, stride=2).eval()
+    layer.reparameterize("grouped")
+    small, large = torch.randn(2, 16, 9, 12), torch.randn(3, 16, 14, 11)
+    with torch.no_grad():
+        expected = [layer(x) for x in (small, large)]
+        sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        exported = torch.export.export(layer, (small,), dynamic_shapes=(sizes,)).module()
+        compiled = torch.compile(layer, backend="aot_eager", dynamic=True)
+        for x, y in zip((small, large), expected, strict=True):
+            torch.testing.assert_close(exported(x), y)
+            torch.testing.assert_close(compiled(x), y)
+
+
+def test_autocast_and_half_types_keep_their_dtype():
+    layer, x = convattn.ACmix(16, 64), torch.randn(1, 16, 9, 9)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
+    halves = layer.half()(x.half())
+    assert halves.dtype == torch.float16
+    torch.testing.assert_close(halves.float(), expected, rtol=0.01, atol=0.01)
