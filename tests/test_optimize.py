@@ -353,7 +353,7 @@ def test_measured_cost():
 
 def test_a_bare_operator_and_a_root_convolution():
     _, report = optimized(trained(ACmix(8, 8)), torch.randn(1, 8, 5, 5, dtype=torch.float64))
-    assert report.operators == {"": "dense"}
+    assert report.operators == {"": "grouped"}
     optimized(nn.Conv2d(3, 4, 1).double(), torch.randn(1, 3, 5, 5, dtype=torch.float64))
 
 

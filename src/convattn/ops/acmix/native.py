@@ -59,6 +59,7 @@ def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
         call("convattn_acmix_forward", _window(x, len(target)), qkv.float(), *tables, target)
         if out.dtype != torch.float32:
             out[part] = target
+        del qkv  # before the next is made: two at a time would be fresh memory every time
     return out, x.x.new_empty(0) if kept is None else kept
 
 
@@ -84,6 +85,7 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
         dpart, dw, db = composed.project_backward(dqkv.to(x.x.dtype), x, part)
         dx.append(dpart)
         dprojection.append((dw, db))
+        del maps, dqkv, arguments
     found = (
         torch.cat(dx) if len(dx) > 1 else dx[0] if dx else torch.zeros_like(x.x),
         sum((dw for dw, _ in dprojection), torch.zeros_like(x.projection_weight)),
