@@ -48,7 +48,8 @@ INLINE void conv_tile(const float* const* pixel, int c0, int inputs, int in_step
 // the row that tap row dy reads, or of zeros; output x reads the columns S*x to S*x + KX-1.
 template <int KY, int KX, int S, class Input, class Result>
 void conv_row(int width, int d, int inputs, int outputs, ConvWeights w, Input input, Result result) {
-    constexpr int P = 7, columns = S * (P - 1) + KX, O = vector_registers == 32 ? 2 : 1;
+    // At stride 2 outputs share few inputs: all four of a pixel at once, so that its inputs are read once.
+    constexpr int P = S == 1 ? 7 : 4, columns = S * (P - 1) + KX, O = vector_registers < 32 ? 1 : S == 1 ? 2 : 4;
     for (int x0 = 0; x0 < width; x0 += P) {
         const float* pixel[KY * columns];
         for (int dy = 0; dy < KY; dy++)

@@ -114,6 +114,15 @@ class Effort:
     sample: float = 4e-3
 
 
+def _settle_allocator() -> None:
+    """Free one large block, as any network soon does with its activations.
+
+    glibc gives memory back to the system beyond twice the largest block freed so far (at most 32 MiB), and then what
+    is timed is page faults, of whoever allocates next.
+    """
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
+
+
 def in_turns(subjects: Mapping[str, Timed], clock: Clock, effort: Effort, tell: Tell = silent) -> dict[str, Series]:
     """Time subjects in rounds; the n-th values of all are of round n.
 
@@ -122,6 +131,7 @@ def in_turns(subjects: Mapping[str, Timed], clock: Clock, effort: Effort, tell: 
         >>> [len(series.values) for series in times.values()]
         [3, 3]
     """
+    _settle_allocator()
     plans = {name: _plan(timed, clock, effort) for name, timed in subjects.items()}
     values: dict[str, list[float]] = {name: [] for name in subjects}
     rounds = max(plan.rounds for plan in plans.values())

@@ -16,8 +16,12 @@ from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import Neighborhood
 
-CHUNK_BYTES = 6 << 20
-KEPT_BYTES = 2 << 20
+CHUNK_BYTES = 10 << 20
+"""How much of q, k and v is made at a time; measured on 32 MiB of shared cache."""
+BACKWARD_CHUNK_BYTES = 5 << 20
+"""The same where their gradients are as large again."""
+KEPT_PIXELS = 8
+"""Up to how many pixels of a map for each channel training keeps q, k and v."""
 
 
 def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
@@ -41,8 +45,8 @@ def geometry_reasons(
 
 
 def keeps_projection(x: AcmixInputs) -> bool:
-    """Whether training keeps q, k and v for the backward; where they are large, projecting again is faster."""
-    return 12 * x.channels * x.x.shape[-2] * x.x.shape[-1] < KEPT_BYTES
+    """Whether training keeps q, k and v for the backward. For few channels, projecting a large map again is faster."""
+    return x.x.shape[-2] * x.x.shape[-1] <= KEPT_PIXELS * x.channels
 
 
 def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
@@ -50,17 +54,15 @@ def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
     scale = x.scale.float().expand(x.channels).contiguous()
     tables = (_float(x.position), scale, _float(x.weight), _float(x.bias))
     out = _channels_last_empty(x.output_shape, x.x.dtype)
-    kept = _channels_last_empty((x.x.shape[0], 3 * x.channels, *x.x.shape[-2:]), x.x.dtype) if keep else None
-    for part in _chunks(x):
-        qkv = _project(x, part)
-        if kept is not None:
-            kept[part] = qkv
+    qkv = _project(x, slice(None)) if keep else None
+    for part in _chunks(x, CHUNK_BYTES):
+        maps = _project(x, part) if qkv is None else qkv[part]
         target = out[part] if out.dtype == torch.float32 else out[part].float()
-        call("convattn_acmix_forward", _window(x, len(target)), qkv.float(), *tables, target)
+        call("convattn_acmix_forward", _window(x, len(target)), maps.float(), *tables, target)
         if out.dtype != torch.float32:
             out[part] = target
-        del qkv  # before the next is made: two at a time would be fresh memory every time
-    return out, x.x.new_empty(0) if kept is None else kept
+        del maps  # before the next are made: two at a time would be fresh memory every time
+    return out, x.x.new_empty(0) if qkv is None else qkv
 
 
 def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor, ...]:
@@ -74,22 +76,27 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     dweight = torch.zeros((threads, *x.weight.shape), dtype=torch.float64)
     dscale = torch.zeros(threads, dtype=torch.float64)
     alpha = float(x.scale)
-    parts = list(_chunks(x))
-    dx: list[Tensor] = []
-    dprojection: list[tuple[Tensor, Tensor]] = []
-    for part in parts:
+    dx = _channels_last_empty(tuple(x.x.shape), x.x.dtype)
+    dprojection: Tensor | None = None
+    dprojection_bias: Tensor | None = None
+    dmaps = None
+    for part in _chunks(x, BACKWARD_CHUNK_BYTES):
         maps = (qkv[part] if qkv.numel() else _project(x, part)).float()
-        dqkv = torch.empty_like(maps, memory_format=torch.channels_last)
-        arguments = (maps, position, alpha, weight, grad[part].float(), dqkv, dposition, dweight, dscale)
+        dmaps = torch.empty_like(maps, memory_format=torch.channels_last) if dmaps is None else dmaps[: len(maps)]
+        arguments = (maps, position, alpha, weight, grad[part].float(), dmaps, dposition, dweight, dscale)
         call("convattn_acmix_backward", _window(x, len(maps)), *arguments)
-        dpart, dw, db = composed.project_backward(dqkv.to(x.x.dtype), x, part)
-        dx.append(dpart)
-        dprojection.append((dw, db))
-        del maps, dqkv, arguments
+        dpart, dw, db = composed.project_backward(dmaps.to(x.x.dtype), x, part)
+        if len(dpart) == len(dx):
+            dx = dpart
+        else:
+            dx[part] = dpart
+        dprojection = dw if dprojection is None else dprojection.add_(dw)
+        dprojection_bias = db if dprojection_bias is None or db is None else dprojection_bias.add_(db)
+        del maps, arguments
     found = (
-        torch.cat(dx) if len(dx) > 1 else dx[0] if dx else torch.zeros_like(x.x),
-        sum((dw for dw, _ in dprojection), torch.zeros_like(x.projection_weight)),
-        None if x.projection_bias is None else sum((db for _, db in dprojection), torch.zeros_like(x.projection_bias)),
+        dx,
+        torch.zeros_like(x.projection_weight) if dprojection is None else dprojection,
+        dprojection_bias if dprojection_bias is not None or x.projection_bias is None else torch.zeros_like(x.projection_bias),
         None if dposition is None else dposition.sum(0),
         dweight.sum(0),
         dscale.sum().reshape(1),
@@ -100,9 +107,9 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     )
 
 
-def _chunks(x: AcmixInputs) -> Iterator[slice]:
+def _chunks(x: AcmixInputs, size: int) -> Iterator[slice]:
     batch, _, height, width = x.x.shape
-    fit = CHUNK_BYTES // (12 * x.channels * height * width)
+    fit = size // (12 * x.channels * height * width)
     images = max(1, torch.get_num_threads(), fit)
     return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
 
