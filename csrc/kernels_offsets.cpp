@@ -7,6 +7,7 @@
 namespace {
 
 constexpr int group = 8;                      // channels whose sums are held in registers
+constexpr int weights_ahead = 64;             // how many floats ahead the weights of every tap are fetched
 constexpr size_t band_floats = 128 * 1024;    // planes of one band: half a core's second-level cache
 
 ptrdiff_t* distances(const Geometry& g) {
@@ -23,7 +24,7 @@ int rows_of_band(const Geometry& g, size_t floats_per_row) {
 }
 // The same where bands are the units of work: enough of them for all threads.
 int rows_of_unit(const Geometry& g, size_t floats_per_row) {
-    const int share = ceil_div(g.B * g.N * g.Ho, 2 * g.threads);
+    const int share = ceil_div(g.B * g.N * g.Ho, g.threads);
     return larger(1, smaller(rows_of_band(g, floats_per_row), share));
 }
 
@@ -220,6 +221,8 @@ ENTRY(convattn_aggregate)(const ConvattnOffsets* s, const float* weights, const 
                     const float* at = w + (size_t)(y0 + r) * g.Wo + x;
                     const int valid = smaller(L, g.Wo - x);
                     const float* value = values.at(0, g.sy * r) + x;
+                    // too many streams for the processor to foresee
+                    for (int m = 0; m < g.taps; m++) __builtin_prefetch(at + m * plane + weights_ahead, 0, 2);
                     auto store_sum = [&](int c, Vec<L> sum) UNROLLED { store<L>(result.at(c, r) + x, sum); };
                     if (valid == L)
                         aggregate_all<L>(value, values.channel_step(), distance, nullptr, g.d, g.taps,

@@ -1,5 +1,6 @@
 """``aggregate`` by the CPU kernels of ``csrc/kernels_offsets.cpp``."""
 
+import torch
 from torch import Tensor
 
 from convattn.ops._abi import call, geometry_of, map_of
@@ -10,7 +11,8 @@ from convattn.ops.neighborhood import Neighborhood
 def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
     """See :func:`convattn.ops.aggregate`."""
     values = v.float()
-    out = values.new_empty((*v.shape[:2], *weights.shape[-2:])).contiguous(memory_format=memory_format_of(v))
+    shape = (*v.shape[:2], *weights.shape[-2:])
+    out = torch.empty(shape, dtype=values.dtype, memory_format=memory_format_of(v))
     geometry = geometry_of(values, nbhd, weights.shape[1])
     call("convattn_aggregate", geometry, weights.float().contiguous(), map_of(values), map_of(out))
     return out.to(v.dtype)
