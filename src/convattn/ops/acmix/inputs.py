@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from torch import Tensor
 from convattn.ops.neighborhood import Neighborhood
 
 
-@dataclass(frozen=True, eq=False)
-class AcmixInputs:
+class AcmixInputs(NamedTuple):
     """Checked arguments of :func:`convattn.ops.acmix`; see there for shapes."""
 
     x: Tensor
