@@ -146,6 +146,8 @@ def triton_takes_tiles() -> bool:
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in the dtype that ``torch.autocast`` asks for, as a convolution's would be; float64 stays."""
+    if not torch._C._is_any_autocast_enabled():
+        return tensors
     device_type = tensors[0].device.type
     if device_type == "meta" or not torch.is_autocast_enabled(device_type):
         return tensors

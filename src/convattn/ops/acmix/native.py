@@ -22,6 +22,7 @@ BACKWARD_CHUNK_BYTES = 5 << 20
 """The same where their gradients are as large again."""
 KEPT_PIXELS = 8
 """Up to how many pixels of a map for each channel training keeps q, k and v."""
+_ALL = slice(None)
 
 
 def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
@@ -54,10 +55,10 @@ def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
     scale = x.scale.float().expand(x.channels).contiguous()
     tables = (_float(x.position), scale, _float(x.weight), _float(x.bias))
     out = _channels_last_empty(x.output_shape, x.x.dtype)
-    qkv = _project(x, slice(None)) if keep else None
+    qkv = _project(x, _ALL) if keep else None
     for part in _chunks(x, CHUNK_BYTES):
         maps = _project(x, part) if qkv is None else qkv[part]
-        target = out[part] if out.dtype == torch.float32 else out[part].float()
+        target = _of(out, part).float()
         call("convattn_acmix_forward", _window(x, len(target)), maps.float(), *tables, target)
         if out.dtype != torch.float32:
             out[part] = target
@@ -111,11 +112,17 @@ def _chunks(x: AcmixInputs, size: int) -> Iterator[slice]:
     batch, _, height, width = x.x.shape
     fit = size // (12 * x.channels * height * width)
     images = max(1, torch.get_num_threads(), fit)
+    if 0 < batch <= images:
+        return iter((_ALL,))
     return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
 
 
+def _of(x: Tensor, part: slice) -> Tensor:
+    return x if part is _ALL else x[part]
+
+
 def _project(x: AcmixInputs, part: slice) -> Tensor:
-    qkv = _dispatch.pointwise_convolution(x.x[part], x.projection_weight, x.projection_bias)
+    qkv = _dispatch.pointwise_convolution(_of(x.x, part), x.projection_weight, x.projection_bias)
     return qkv.contiguous(memory_format=torch.channels_last)
 
 
@@ -126,7 +133,9 @@ def _window(x: AcmixInputs, batch: int) -> Window:
 
 
 def _float(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float().contiguous()
+    if x is None or (x.dtype == torch.float32 and x.is_contiguous()):
+        return x
+    return x.float().contiguous()
 
 
 def _channels_last_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
