@@ -97,7 +97,9 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     found = (
         dx,
         torch.zeros_like(x.projection_weight) if dprojection is None else dprojection,
-        dprojection_bias if dprojection_bias is not None or x.projection_bias is None else torch.zeros_like(x.projection_bias),
+        dprojection_bias
+        if dprojection_bias is not None or x.projection_bias is None
+        else torch.zeros_like(x.projection_bias),
         None if dposition is None else dposition.sum(0),
         dweight.sum(0),
         dscale.sum().reshape(1),
