@@ -1,9 +1,9 @@
 """Operators that are convolution and self-attention at once: ACmix and X-volution for PyTorch."""
 
 from convattn import cost, models, ops
-from convattn.convert import LoadReport, load_official
 from convattn.layers import ACmix, LocalAttention2d, ShiftConv2d
 from convattn.models import no_weight_decay
+from convattn.official import LoadReport, load_official
 from convattn.optimize import OptimizeReport, optimize
 
 __version__ = "0.1.0"

@@ -180,3 +180,31 @@ def test_generic_reinitialisation_leaves_the_shift():
 def test_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class TestConvolutionPath:
+    def test_smaller_keys_and_values_count_as_their_nearest_enlargement(self):
+        path = ShiftConvolution(8, num_heads=2, bias=True, dtype=torch.float64)
+        q = torch.randn(2, 8, 7, 9, dtype=torch.float64)
+        k, v = torch.randn(2, 2, 8, 3, 4, dtype=torch.float64)
+        enlarged = (torch.nn.functional.interpolate(x, size=q.shape[-2:], mode="nearest") for x in (k, v))
+        torch.testing.assert_close(path(q, k, v), path(q, *enlarged), rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("shift", ["learnable", "fixed", "tensor"])
+    def test_the_bias_ends_at_the_border(self, shift):
+        path = ShiftConvolution(8, num_heads=2, bias=True, shift=shift, dtype=torch.float64)
+        zeros = torch.zeros(1, 8, 4, 5, dtype=torch.float64)
+        ones = torch.ones(1, 1, 4, 5, dtype=torch.float64)
+        expected = torch.nn.functional.conv2d(ones, path.folded_bias(), padding=1)
+        torch.testing.assert_close(path(zeros, zeros, zeros), expected, rtol=1e-12, atol=1e-12)
+        assert (expected[..., 0, 0] != expected[..., 1, 1]).all()
+
+    def test_queries_that_do_not_divide_into_maps(self):
+        attention = torch.nn.Identity()
+        attention.query_channels = 3
+        with pytest.raises(ValueError, match="multiple of the 2 channels of a head, got 3"):
+            ACmix(8, 8, attention=attention)
+
+    def test_no_maps(self):
+        with pytest.raises(ValueError, match="maps must be at least 1, got 0"):
+            ShiftConvolution(8, maps=0)

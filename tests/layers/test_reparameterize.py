@@ -46,6 +46,15 @@ def assert_same(layer, folded, c_in):
         torch.testing.assert_close(folded(x), layer(x), **EXACT)
 
 
+class FewQueries(nn.Module):
+    """An attention path whose queries and keys have a quarter of the channels."""
+
+    query_channels = 2
+
+    def forward(self, q, k, v):
+        return v * (q * k).sum(1, keepdim=True).sigmoid()
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -70,6 +79,17 @@ class TestEveryForm:
     def test_geometry(self, form, kernel, stride, dilation):
         layer = trained(3, 6, num_heads=2, kernel_size=kernel, stride=stride, dilation=dilation)
         assert_same(layer, folded_copy(layer, form), 3)
+
+    @pytest.mark.parametrize("shift", ["learnable", "fixed", "tensor"])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_any_attention_path_and_the_bias_of_fc(self, form, shift, bias):
+        layer = trained(6, 8, attention=FewQueries(), convolution_bias=bias, shift=shift)
+        assert layer.convolution.maps == 6
+        folded = folded_copy(layer, form)
+        assert_same(layer, folded, 6)
+        norm = trained_batch_norm(8)
+        folded.reparameterized.absorb(norm)
+        assert_same(nn.Sequential(layer, norm), folded, 6)
 
     @pytest.mark.parametrize("shift", ["learnable", "fixed"])
     @pytest.mark.parametrize("affine", [True, False])

@@ -103,7 +103,9 @@ class ACmix(nn.Module):
         mix: how the paths are summed (table 6), see :class:`PathMix`.
         attention: another attention path in place of the local one: a module that takes the q, k and v maps
             ``[B, C, H, W]`` and returns ``[B, C, ceil(H/stride), ceil(W/stride)]``. ``attention_kernel_size`` and
-            ``position`` then have no effect.
+            ``position`` then have no effect. Where it has an attribute ``query_channels``, q and k get so many
+            channels: a multiple of C/N.
+        convolution_bias: the fully connected layer of the convolution path has a bias (as in Swin-ACmix).
         device: where the parameters are made.
         dtype: what the parameters are made of.
 
@@ -131,14 +133,22 @@ class ACmix(nn.Module):
         shift: ShiftKind = "learnable",
         mix: MixKind = "free",
         attention: nn.Module | None = None,
+        convolution_bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_channels(in_channels)
         check_division(out_channels, num_heads)
+        query_channels = int(getattr(attention, "query_channels", out_channels))
+        if query_channels < 1 or query_channels % (out_channels // num_heads):
+            raise ValueError(
+                f"the attention path's query_channels must be a multiple of the {out_channels // num_heads} channels "
+                f"of a head, got {query_channels}"
+            )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, device=device, dtype=dtype)
+        self.split = (query_channels, query_channels, out_channels)
+        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, device=device, dtype=dtype)
         self.attention = attention or LocalAttention(
             out_channels,
             kernel_size=attention_kernel_size,
@@ -155,6 +165,8 @@ class ACmix(nn.Module):
             num_heads=num_heads,
             stride=stride,
             dilation=dilation,
+            maps=sum(self.split) * num_heads // out_channels,
+            bias=convolution_bias,
             shift=shift,
             device=device,
             dtype=dtype,
@@ -172,7 +184,7 @@ class ACmix(nn.Module):
         attention = self._attention_of_the_kernel(x)
         if attention is not None:
             return self._as_one(x, attention)
-        q, k, v = self.projection(x).chunk(3, 1)
+        q, k, v = self.projection(x).split(self.split, 1)
         return self.mix(self.attention(q, k, v), self.convolution(q, k, v))
 
     def _attention_of_the_kernel(self, x: Tensor) -> LocalAttention | None:
@@ -185,7 +197,7 @@ class ACmix(nn.Module):
             return None
         nbhd, kernel_size, dilation = attention.neighborhood, convolution.kernel_size, convolution.dilation
         same = (nbhd.stride, attention.num_heads) == (convolution.stride, convolution.num_heads)
-        if not same or isinstance(attention.position, TablePosition):
+        if not same or isinstance(attention.position, TablePosition) or convolution.fc_bias is not None:
             return None
         return attention if has_kernel(x, nbhd, convolution.head_dim, kernel_size, dilation) else None
 

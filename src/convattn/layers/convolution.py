@@ -22,7 +22,8 @@ class ShiftConvolution(nn.Module):
     The 3N maps of a head channel become k² maps by one matrix that all head channels share, and each of these moves
     toward its tap. With free kernels every head channel's k² maps give N outputs, so output channel ``d * N + n``
     belongs to head channel d (the attention path's channel is ``n * head_dim + d``; both as in the authors' code).
-    Zeros lie beyond the border.
+    Zeros lie beyond the border. k and v may be smaller than q (spatial reduction): their part of the k² maps is
+    enlarged to q's size, every pixel taking the nearest.
 
     Args:
         channels: C of q, k, v and of the output.
@@ -30,6 +31,8 @@ class ShiftConvolution(nn.Module):
         num_heads: N.
         stride: distance between outputs.
         dilation: distance between taps.
+        maps: how many maps of ``channels / N`` channels q, k and v have together; None: 3N.
+        bias: the fully connected layer adds a learned number to each of its k² outputs (as in Swin-ACmix).
         shift: table 7. ``"learnable"``: free kernels that start as shifts; ``"random"``: free kernels that start at
             random; ``"fixed"``: one-hot kernels that stay; ``"tensor"``: tensors are moved. The last two have one
             output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
@@ -54,19 +57,25 @@ class ShiftConvolution(nn.Module):
         num_heads: int = 4,
         stride: IntPair = 1,
         dilation: IntPair = 1,
+        maps: int | None = None,
+        bias: bool = False,
         shift: ShiftKind = "learnable",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_division(channels, num_heads)
+        if maps is not None and maps < 1:
+            raise ValueError(f"maps must be at least 1, got {maps}; None means 3 for every head")
         if shift not in SHIFTS:
             raise ValueError(f"shift must be one of {', '.join(map(repr, SHIFTS))}, got {shift!r}")
         self.kernel_size = check_odd(kernel_size)
         self.stride, self.dilation = as_pair(stride, "stride"), as_pair(dilation, "dilation")
         self.num_heads, self.head_dim, self.shift = num_heads, channels // num_heads, shift
+        self.maps = 3 * num_heads if maps is None else maps
         taps = self.kernel_size[0] * self.kernel_size[1]
-        self.fc = nn.Parameter(torch.empty(taps, 3 * num_heads, device=device, dtype=dtype))
+        self.fc = nn.Parameter(torch.empty(taps, self.maps, device=device, dtype=dtype))
+        self.fc_bias = nn.Parameter(torch.empty(taps, device=device, dtype=dtype)) if bias else None
         self.kernel: nn.Parameter | None = None
         if shift in ("learnable", "random"):
             self.kernel = nn.Parameter(torch.empty(channels, taps, *self.kernel_size, device=device, dtype=dtype))
@@ -75,6 +84,8 @@ class ShiftConvolution(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the fully connected layer; the kernels become shifts (eq. 15), or random where so asked."""
         nn.init.kaiming_uniform_(self.fc, a=5**0.5)
+        if self.fc_bias is not None:
+            nn.init.uniform_(self.fc_bias, -(self.maps**-0.5), self.maps**-0.5)
         if self.kernel is None:
             return
         if self.shift == "random":
@@ -84,9 +95,17 @@ class ShiftConvolution(nn.Module):
                 self.kernel.copy_(one_hot_kernel(self.kernel_size, device=self.kernel.device, dtype=self.kernel.dtype))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """``[B, C, H, W]`` three times -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
-        by_head = torch.cat([q, k, v], 1).unflatten(1, (3 * self.num_heads, self.head_dim))
-        maps = torch.einsum("mt,btdhw->bdmhw", self.fc.to(q.dtype), by_head).flatten(1, 2)
+        """q ``[B, C_q, H, W]``, k and v, all their channels making the maps -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
+        if q.shape[-2:] == k.shape[-2:]:
+            maps = self._connect(torch.cat([q, k, v], 1), self.fc)
+        else:
+            of_q = q.shape[1] // self.head_dim
+            small = self._connect(torch.cat([k, v], 1), self.fc[:, of_q:])
+            large = F.interpolate(small.flatten(1, 2), size=q.shape[-2:], mode="nearest")
+            maps = self._connect(q, self.fc[:, :of_q]) + large.unflatten(1, small.shape[1:3])
+        if self.fc_bias is not None:
+            maps = maps + self.fc_bias.to(maps.dtype)[:, None, None]
+        maps = maps.flatten(1, 2)
         kernel = self.kernel if self.kernel is None else self.kernel.to(q.dtype)
         out = shift_aggregate(
             maps,
@@ -99,18 +118,32 @@ class ShiftConvolution(nn.Module):
         )
         return out if self.kernel is not None else out.repeat_interleave(self.num_heads, 1)
 
+    def _connect(self, maps: Tensor, fc: Tensor) -> Tensor:
+        """The fully connected layer, ``[B, T * d, H, W]`` -> ``[B, d, k², H, W]``."""
+        by_map = maps.unflatten(1, (fc.shape[1], self.head_dim))
+        return torch.einsum("mt,btdhw->bdmhw", fc.to(maps.dtype), by_map)
+
     def folded_weight(self) -> Tensor:
-        """fc and the kernels as one grouped convolution, ``[3N, kh, kw, N, head_dim]``: see ``ops.acmix``."""
+        """fc and the kernels as one grouped convolution, ``[maps, kh, kw, N, head_dim]``: see ``ops.acmix``."""
         if self.kernel is None:
             weight = self.fc.t().unflatten(1, self.kernel_size)
             return weight[..., None, None].expand(-1, -1, -1, self.num_heads, self.head_dim)
         kernel = self.kernel.unflatten(0, (self.head_dim, self.num_heads))
         return torch.einsum("gomyx,mt->tyxog", kernel, self.fc)
 
+    def folded_bias(self) -> Tensor | None:
+        """What the bias of fc adds, as the convolution ``[C, 1, kh, kw]`` of a map of ones: zeros lie beyond it too."""
+        if self.fc_bias is None:
+            return None
+        if self.kernel is None:
+            bias = self.fc_bias.unflatten(0, self.kernel_size)
+            return bias.expand(self.num_heads * self.head_dim, 1, -1, -1)
+        return torch.einsum("cmyx,m->cyx", self.kernel, self.fc_bias).unsqueeze(1)
+
     def extra_repr(self) -> str:
         """What the constructor got."""
         return (
-            f"kernel_size={self.kernel_size}, num_heads={self.num_heads}, stride={self.stride}, "
+            f"kernel_size={self.kernel_size}, num_heads={self.num_heads}, maps={self.maps}, stride={self.stride}, "
             f"dilation={self.dilation}, shift={self.shift!r}"
         )
 

@@ -1,8 +1,8 @@
 r"""ACmix for inference: everything linear in it folded together, in whichever exact form is cheapest.
 
-The fully connected layer, the grouped convolution and β are one grouped convolution from the 3N maps of a head
-channel to its N outputs (``"grouped"``). With the projection before it, it is one convolution of the input
-(``"dense"``). A batch norm that follows scales and shifts the outputs of both paths, so it folds too.
+The fully connected layer, the grouped convolution and β are one grouped convolution from the maps of a head channel,
+3N for most attention paths, to its N outputs (``"grouped"``). With the projection before it, it is one convolution of
+the input (``"dense"``). A batch norm that follows scales and shifts the outputs of both paths, so it folds too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Parts:
         plain = isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
         if not plain or conv.padding not in (0, (0, 0), "valid", "same"):
             raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d of stride 1, got {conv}")
-        if not isinstance(path, ShiftConvolution):
+        if type(path) is not ShiftConvolution:
             raise TypeError(f"reparameterize folds a convolution path that is a ShiftConvolution, got {path}")
 
 
@@ -74,14 +74,14 @@ def multiply_adds(parts: Parts) -> dict[Form, int]:
     path, c_in = parts.convolution, parts.projection.in_channels
     channels, taps = path.num_heads * path.head_dim, path.kernel_size[0] * path.kernel_size[1]
     inputs = path.stride[0] * path.stride[1]
-    projection = 3 * channels * c_in * inputs
+    projection = parts.projection.out_channels * c_in * inputs
     # a sum of shifted maps counts as a multiply-add a tap
     shifted = {"tensor": taps * path.head_dim * inputs, "fixed": taps * taps * path.head_dim}
     shift = shifted.get(path.shift, taps * taps * channels)
     return {
-        "grouped": projection + 3 * path.num_heads * taps * channels,
+        "grouped": projection + path.maps * taps * channels,
         "dense": projection + taps * channels * (c_in + 1),
-        "unfused": projection + 3 * taps * channels * inputs + shift,
+        "unfused": projection + path.maps * taps * path.head_dim * inputs + shift,
     }
 
 
@@ -134,14 +134,19 @@ class ReparameterizedACmix(nn.Module):
         super().__init__()
         self.projection = _copy_of(parts.projection)
         self.attention = parts.attention
+        channels = parts.convolution.num_heads * parts.convolution.head_dim
+        query_channels = (self.projection.out_channels - channels) // 2
+        self.split = (query_channels, query_channels, channels)
         self.scale = _parameter(_exact(parts.alpha), parts.convolution.fc)
         self.bias: nn.Parameter | None = None
+        self.border: nn.Parameter | None = None
+        self.stride, self.dilation = parts.convolution.stride, parts.convolution.dilation
         self.activation: Activation = "none"
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
         qkv = self.projection(x)
-        attention, convolution = self.attention(*qkv.chunk(3, 1)), self.convolve(x, qkv)
+        attention, convolution = self.attention(*qkv.split(self.split, 1)), self.convolve(x, qkv)
         out = attention * self.scale.to(attention.dtype)[:, None, None] + convolution
         return F.relu(out) if self.activation == "relu" else out
 
@@ -163,7 +168,7 @@ class ReparameterizedACmix(nn.Module):
             raise ValueError("a batch norm after a ReLU cannot be taken over: absorb it before the activation")
         if batch_norm is not None:
             gain, shift = batch_norm_line(batch_norm)
-            channels = self.projection.out_channels // 3
+            channels = self.split[-1]
             if len(gain) != channels:
                 raise ValueError(f"the batch norm has {len(gain)} channels, the operator {channels}")
             self._multiply_convolution(gain)
@@ -173,9 +178,18 @@ class ReparameterizedACmix(nn.Module):
         if activation != "none":
             self.activation = activation
 
+    def convolve_ones(self, x: Tensor, border: Tensor, padding: tuple[int, int]) -> Tensor:
+        """``[C, 1, k, k]`` over a map of ones of the input's size: what a bias before a zero border adds."""
+        ones = torch.ones(1, 1, x.shape[2], x.shape[3], device=x.device, dtype=x.dtype)
+        return F.conv2d(ones, border, None, self.stride, padding, self.dilation)
+
     def _multiply_convolution(self, gain: Tensor) -> None:
         """Multiply the outputs of the convolution path, less the bias, by ``[C]``."""
         raise NotImplementedError
+
+    def _multiply_border(self, gain: Tensor) -> None:
+        if self.border is not None:
+            self.border = _parameter(_exact(self.border) * gain[:, None, None, None], self.border)
 
     def extra_repr(self) -> str:
         """The form, and what was taken over."""
@@ -198,10 +212,13 @@ class GroupedACmix(ReparameterizedACmix):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         path = parts.convolution
-        self.kernel_size, self.stride, self.dilation = path.kernel_size, path.stride, path.dilation
+        self.kernel_size = path.kernel_size
         self.num_heads, self.head_dim = path.num_heads, path.head_dim
         # three dimensions: a module's conversion to channels_last refuses parameters of five
         self.weight = _parameter(_folded_weight(parts).flatten(0, 2), path.fc)
+        self.maps = path.maps
+        border = _folded_bias(parts)
+        self.border = None if border is None else _parameter(border, path.fc)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
@@ -230,22 +247,25 @@ class GroupedACmix(ReparameterizedACmix):
             return None
         if is_hooked(path) or is_hooked(self.projection):
             return None
-        return path if (path.num_heads, path.neighborhood.stride) == (self.num_heads, self.stride) else None
+        same = (path.num_heads, path.neighborhood.stride) == (self.num_heads, self.stride)
+        return path if same and self.border is None else None
 
     def kernel(self) -> Tensor:
-        """``[3N, k, k, N, head_dim]``: from map t and tap (y, x) to output n of a head channel."""
-        return self.weight.view(3 * self.num_heads, *self.kernel_size, *self.weight.shape[1:])
+        """``[maps, k, k, N, head_dim]``: from map t and tap (y, x) to output n of a head channel."""
+        return self.weight.view(self.maps, *self.kernel_size, *self.weight.shape[1:])
 
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The convolution path, bias included, from the projection."""
-        maps = qkv.unflatten(1, (3 * self.num_heads, self.head_dim)).transpose(1, 2).flatten(1, 2)
+        maps = qkv.unflatten(1, (self.maps, self.head_dim)).transpose(1, 2).flatten(1, 2)
         kernel = self.kernel().permute(4, 3, 0, 1, 2).flatten(0, 1)
         padding = _padding(self.kernel_size, self.dilation)
-        return F.conv2d(maps, kernel, self.bias, self.stride, padding, self.dilation, self.head_dim)
+        out = F.conv2d(maps, kernel, self.bias, self.stride, padding, self.dilation, self.head_dim)
+        return out if self.border is None else out + self.convolve_ones(x, self.border, padding)
 
     def _multiply_convolution(self, gain: Tensor) -> None:
         by_group = gain.unflatten(0, (self.head_dim, self.num_heads)).t()
         self.weight = _parameter(_exact(self.weight) * by_group, self.weight)
+        self._multiply_border(gain)
 
 
 class DenseACmix(ReparameterizedACmix):
@@ -263,29 +283,25 @@ class DenseACmix(ReparameterizedACmix):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         path, like = parts.convolution, self.projection.weight
-        self.stride, self.dilation = path.stride, path.dilation
         self.padding = _padding(path.kernel_size, path.dilation)
         weight = _folded_weight(parts)
-        into = _exact(self.projection.weight).flatten(1).unflatten(0, (3 * path.num_heads, path.head_dim))
+        into = _exact(self.projection.weight).flatten(1).unflatten(0, (path.maps, path.head_dim))
         self.weight = _parameter(torch.einsum("tyxog,tgc->gocyx", weight, into).flatten(0, 1), like)
-        self.border: nn.Parameter | None = None
+        border = _folded_bias(parts)
         if self.projection.bias is not None:
-            bias = _exact(self.projection.bias).unflatten(0, (3 * path.num_heads, path.head_dim))
-            self.border = _parameter(torch.einsum("tyxog,tg->goyx", weight, bias).flatten(0, 1).unsqueeze(1), like)
+            bias = _exact(self.projection.bias).unflatten(0, (path.maps, path.head_dim))
+            of_projection = torch.einsum("tyxog,tg->goyx", weight, bias).flatten(0, 1).unsqueeze(1)
+            border = of_projection if border is None else of_projection + border
+        self.border = None if border is None else _parameter(border, like)
 
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The convolution path, bias included, from the input."""
         out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        if self.border is None:
-            return out
-        ones = torch.ones(1, 1, x.shape[2], x.shape[3], device=x.device, dtype=x.dtype)
-        return out + F.conv2d(ones, self.border, None, self.stride, self.padding, self.dilation)
+        return out if self.border is None else out + self.convolve_ones(x, self.border, self.padding)
 
     def _multiply_convolution(self, gain: Tensor) -> None:
-        by_output = gain[:, None, None, None]
-        self.weight = _parameter(_exact(self.weight) * by_output, self.weight)
-        if self.border is not None:
-            self.border = _parameter(_exact(self.border) * by_output, self.border)
+        self.weight = _parameter(_exact(self.weight) * gain[:, None, None, None], self.weight)
+        self._multiply_border(gain)
 
 
 class UnfusedACmix(ReparameterizedACmix):
@@ -306,18 +322,23 @@ class UnfusedACmix(ReparameterizedACmix):
             num_heads=path.num_heads,
             stride=path.stride,
             dilation=path.dilation,
+            maps=path.maps,
+            bias=path.fc_bias is not None,
             shift=path.shift,
             device="meta",
         )
         fc = _exact(path.fc)
-        self.convolution.fc = _parameter(fc * _exact(parts.beta).to(fc.device), path.fc)
+        beta = _exact(parts.beta).to(fc.device)
+        self.convolution.fc = _parameter(fc * beta, path.fc)
+        if path.fc_bias is not None:
+            self.convolution.fc_bias = _parameter(_exact(path.fc_bias) * beta, path.fc)
         if path.kernel is not None:
             self.convolution.kernel = _parameter(_exact(path.kernel), path.kernel)
         self.gain: nn.Parameter | None = None
 
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The convolution path, bias included, from the projection."""
-        out: Tensor = self.convolution(*qkv.chunk(3, 1))
+        out: Tensor = self.convolution(*qkv.split(self.split, 1))
         if self.gain is not None:
             out = out * self.gain.to(out.dtype)[:, None, None]
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
@@ -365,10 +386,20 @@ def batch_norm_line(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _folded_weight(parts: Parts) -> Tensor:
-    """β and the convolution path as one grouped convolution, ``[3N, k, k, N, head_dim]``, float64."""
-    beta = _exact(parts.beta)
-    path = copy.deepcopy(parts.convolution).to(_exact(parts.convolution.fc).device, torch.float64)
-    return path.folded_weight() * beta.to(path.fc.device)
+    """β and the convolution path as one grouped convolution, ``[maps, k, k, N, head_dim]``, float64."""
+    path = _exact_path(parts)
+    return path.folded_weight() * _exact(parts.beta).to(path.fc.device)
+
+
+def _folded_bias(parts: Parts) -> Tensor | None:
+    """β and what fc's bias adds, as a convolution of a map of ones, ``[C, 1, k, k]``, float64."""
+    path = _exact_path(parts)
+    bias = path.folded_bias()
+    return None if bias is None else bias * _exact(parts.beta).to(bias.device)
+
+
+def _exact_path(parts: Parts) -> ShiftConvolution:
+    return copy.deepcopy(parts.convolution).to(_exact(parts.convolution.fc).device, torch.float64)
 
 
 def _padding(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:

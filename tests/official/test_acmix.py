@@ -12,7 +12,7 @@ import torch
 import convattn
 from convattn import ACmix, load_official
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = json.loads((GOLDEN / "acmix_operator.json").read_text())
 
 

@@ -1,10 +1,10 @@
-"""Weights of the authors' networks, under this library's names."""
+"""Weights of the authors' networks, under this library's names; one file for every host whose names differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class LoadReport:
         lines += [f"ignored: {name} ({why})" for name, why in self.ignored.items()]
         return "\n".join(lines)
 
+
+Rename: TypeAlias = Callable[[nn.Module, dict[str, Any], dict[str, str]], dict[str, Tensor]]
+_HOSTS: dict[type[nn.Module], Rename] = {}
+"""What takes the public names of a network out of a checkpoint and returns its tensors under ours."""
 
 _NO_EFFECT = {
     "conv_p.bias": "it adds the same number to every logit of a softmax",
@@ -79,6 +83,9 @@ def load_official(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport
                     "checkpoint into a new model, then reparameterize that"
                 )
             mapped |= _map_operator(source, f"{prefix}." if prefix else "", module, ignored)
+    for host, rename in _HOSTS.items():
+        if isinstance(model, host):
+            mapped |= rename(model, source, ignored)
     mapped |= {name: value for name, value in source.items() if isinstance(value, Tensor)}
     fitting = {name: value for name, value in mapped.items() if name in target}
     if not fitting:
