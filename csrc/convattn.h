@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 // Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
-#define CONVATTN_ABI_VERSION 1
+#define CONVATTN_ABI_VERSION 2
 
 // A map [B, C, H, W] anywhere in memory; strides in floats.
 struct ConvattnMap {
@@ -32,6 +32,14 @@ struct ConvattnOffsets {
     int32_t threads;
     const int32_t* offsets;  // dy, dx of every tap
     float softmax_scale;
+};
+
+// A 3x3 convolution with a zero border in `groups` groups, whose maps lie one after another: channel t*groups + g is
+// input t of group g. Output o of group g is channel g*outputs + o. Maps are channels-last, with channel strides of 1.
+struct ConvattnGroupConv {
+    int32_t batch, height, width, groups, inputs, outputs;
+    int32_t stride;  // 1 or 2
+    int32_t threads;
 };
 
 #define CONVATTN_FUNCTIONS(X)                                                                                          \
@@ -73,4 +81,14 @@ struct ConvattnOffsets {
       (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const float* bias,  \
        const float* key_offsets, const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk,                \
        const ConvattnMap* dv, double* dbias, double* dkey_offsets),                                                    \
-      (s, q, k, v, bias, key_offsets, dout, dq, dk, dv, dbias, dkey_offsets))
+      (s, q, k, v, bias, key_offsets, dout, dq, dk, dv, dbias, dkey_offsets))                                            \
+    /* weight [inputs][9][outputs][groups], bias [groups*outputs] or null */                                           \
+    X(convattn_group_conv_forward,                                                                                     \
+      (const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const float* bias,                      \
+       const ConvattnMap* out),                                                                                        \
+      (s, in, weight, bias, out))                                                                                      \
+    /* din is written, dweight is added to, one copy per thread */                                                     \
+    X(convattn_group_conv_backward,                                                                                    \
+      (const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const ConvattnMap* dout,                \
+       const ConvattnMap* din, double* dweight),                                                                       \
+      (s, in, weight, dout, din, dweight))

@@ -1,4 +1,5 @@
-// ACmix's convolution path with fc folded in: d groups, 3N inputs and N outputs each, zero border, kernel 3x3.
+// ACmix's convolution path with fc folded in: d groups, T inputs (3N in ACmix itself) and N outputs each, zero border,
+// kernel 3x3.
 //   out[g*N+o] = sum_{t,tap} weight[t][tap][o][g] * qkv[t*d+g]
 // Lanes are groups. Inside, outputs lie planar, [o][g].
 #pragma once
@@ -7,6 +8,13 @@
 namespace {
 
 constexpr int conv_k = 3, conv_taps = conv_k * conv_k;
+
+struct GroupConv {
+    int H, W, Ho, Wo, S, T, N, d, C;  // C = N*d outputs
+    GroupConv(int H, int W, int S, int T, int N, int d)
+        : H(H), W(W), Ho((H - 1) / S + 1), Wo((W - 1) / S + 1), S(S), T(T), N(N), d(d), C(N * d) {}
+    size_t weights() const { return (size_t)T * conv_taps * C; }
+};
 
 // Weights of a small convolution: input t of tap (ty, tx) to output o, lane g: w[t*in + ty*tap_y + tx*tap_x + o*out + g].
 struct ConvWeights {
@@ -108,7 +116,7 @@ void deinterleave(const float* in, int N, int d, float* planar) {
 }
 
 // row: working memory for one row of outputs
-void conv_forward_rows(const Problem& p, const View& qkv, int b, const float* weight, const float* bias, const float* zeros, float* row,
+void conv_forward_rows(const GroupConv& p, const View& qkv, int b, const float* weight, const float* bias, const float* zeros, float* row,
                        const View& out, int y_begin, int y_end) {
     const ConvWeights w = {weight, (ptrdiff_t)conv_taps * p.C, conv_k * p.C, p.C, p.d};
     for (int y = y_begin; y < y_end; y++) {
@@ -119,8 +127,8 @@ void conv_forward_rows(const Problem& p, const View& qkv, int b, const float* we
         auto result = [&](auto v, int c0, int x, int o, auto sum) UNROLLED {
             store<v.value>(row + (size_t)x * p.C + o * p.d + c0, sum);
         };
-        if (p.S == 1) conv_row<conv_k, conv_k, 1>(p.Wo, p.d, 3 * p.N, p.N, w, input, result);
-        else conv_row<conv_k, conv_k, 2>(p.Wo, p.d, 3 * p.N, p.N, w, input, result);
+        if (p.S == 1) conv_row<conv_k, conv_k, 1>(p.Wo, p.d, p.T, p.N, w, input, result);
+        else conv_row<conv_k, conv_k, 2>(p.Wo, p.d, p.T, p.N, w, input, result);
         for (int x = 0; x < p.Wo; x++) interleave(row + (size_t)x * p.C, p.N, p.d, bias, out.at(b, y, x));
     }
 }
@@ -129,7 +137,7 @@ void conv_forward_rows(const Problem& p, const View& qkv, int b, const float* we
 // A convolution of the gradient with the taps reversed and inputs and outputs exchanged; at stride 2 an input of an even
 // row (column) meets the middle tap only, one of an odd row (column) the two outer taps.
 template <int KY, int KX>
-void conv_input_gradient_row(const Problem& p, const float* grad, const float* weight, const float* zeros, int y, int first_x,
+void conv_input_gradient_row(const GroupConv& p, const float* grad, const float* weight, const float* zeros, int y, int first_x,
                              const View& dqkv, int b) {
     const int step = p.S, width = (p.W - first_x + step - 1) / step;
     const int tap_y = KY == 1 ? 1 : 2, tap_x = KX == 1 ? 1 : 2;   // the tap of the first row and column read
@@ -141,12 +149,12 @@ void conv_input_gradient_row(const Problem& p, const float* grad, const float* w
         const int out_y = first_y + dy, out_x = step == 1 ? x - 1 : x;
         return out_y < 0 || out_y >= p.Ho || out_x < 0 || out_x >= p.Wo ? zeros : grad + ((size_t)out_y * p.Wo + out_x) * p.C;
     };
-    conv_row<KY, KX, 1>(width, p.d, p.N, 3 * p.N, w, input, [&](auto v, int c0, int x, int t, auto sum) UNROLLED {
+    conv_row<KY, KX, 1>(width, p.d, p.N, p.T, w, input, [&](auto v, int c0, int x, int t, auto sum) UNROLLED {
         store<v.value>(dqkv.at(b, y, first_x + step * x) + t * p.d + c0, sum);
     });
 }
 
-void conv_input_gradient(const Problem& p, const float* grad, const float* weight, const float* zeros, const View& dqkv, int b) {
+void conv_input_gradient(const GroupConv& p, const float* grad, const float* weight, const float* zeros, const View& dqkv, int b) {
     for (int y = 0; y < p.H; y++) {
         if (p.S == 1) conv_input_gradient_row<3, 3>(p, grad, weight, zeros, y, 0, dqkv, b);
         else if (y % 2 == 0) {
@@ -183,10 +191,10 @@ INLINE void weight_gradient_tile(const float* const* pixel, int columns, ptrdiff
     });
 }
 template <int S, int TY, int O>
-void conv_weight_gradient(const Problem& p, const float* const* pixel /* [S*(rows-1)+3][columns] */, int columns, const float* grad,
+void conv_weight_gradient(const GroupConv& p, const float* const* pixel /* [S*(rows-1)+3][columns] */, int columns, const float* grad,
                           int rows, int first_dy, int o, double* dweight) {
     constexpr int P = vector_registers == 32 ? 4 : 2;
-    for (int t = 0; t < 3 * p.N; t++)
+    for (int t = 0; t < p.T; t++)
         over_channels(p.d, [&](auto v, int c0) UNROLLED {
             constexpr int V = v.value;
             Vec<V> sum[TY][conv_k][O] = {};
@@ -211,7 +219,7 @@ void conv_weight_gradient(const Problem& p, const float* const* pixel /* [S*(row
             });
         });
 }
-template <int S> void conv_weight_gradients(const Problem& p, const float* const* pixel, int columns, const float* grad, int rows, double* dweight) {
+template <int S> void conv_weight_gradients(const GroupConv& p, const float* const* pixel, int columns, const float* grad, int rows, double* dweight) {
     constexpr int TY = vector_registers == 32 ? conv_k : 1;
     for (int dy = 0; dy < conv_k; dy += TY) {
         int o = 0;
@@ -223,13 +231,13 @@ template <int S> void conv_weight_gradients(const Problem& p, const float* const
 constexpr int weight_rows = 4;  // rows of outputs that are summed in float32 before they are added in float64
 
 // Writes one image's dqkv (the convolution path's share) and adds its share of dweight.
-void conv_backward_image(const Problem& p, const View& qkv, int b, const float* weight, const View& dout, const View& dqkv, double* dweight) {
+void conv_backward_image(const GroupConv& p, const View& qkv, int b, const float* weight, const View& dout, const View& dqkv, double* dweight) {
     const int columns = p.S * (p.Wo - 1) + conv_k, in_rows = p.S * (weight_rows - 1) + conv_k;
-    scratch.reserve((size_t)p.Ho * p.Wo * p.C + 3 * p.C + (size_t)2 * in_rows * columns);
+    scratch.reserve((size_t)p.Ho * p.Wo * p.C + (size_t)p.T * p.d + (size_t)2 * in_rows * columns);
     float* grad = scratch.take((size_t)p.Ho * p.Wo * p.C);  // dout as [pixel][o][g]
-    float* zeros = scratch.take(3 * p.C);
+    float* zeros = scratch.take((size_t)p.T * p.d);
     const float** pixel = scratch.take_array<const float*>((size_t)in_rows * columns);
-    memset(zeros, 0, 3 * p.C * 4);
+    memset(zeros, 0, (size_t)p.T * p.d * 4);
     for (int y = 0; y < p.Ho; y++)
         for (int x = 0; x < p.Wo; x++) deinterleave(dout.at(b, y, x), p.N, p.d, grad + ((size_t)y * p.Wo + x) * p.C);
     for (int y = 0; y < p.Ho; y += weight_rows) {

@@ -1,9 +1,11 @@
-// Entry points over a 7x7 window. OpenMP calls stay unresolved in the library and bind to the runtime torch has loaded.
+// Entry points over a 7x7 window, and of the group convolution. OpenMP calls stay unresolved in the library and bind to the runtime torch has loaded.
 #include "group_conv.h"
 #include "window_backward.h"
 #include "window_forward.h"
 
 namespace {
+
+GroupConv convolution_of(const Problem& p) { return GroupConv(p.H, p.W, p.S, 3 * p.N, p.N, p.d); }
 
 // Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache.
 template <int L, int S>
@@ -14,6 +16,7 @@ void acmix_rows(const Problem& p, const View& qkv, const float* scale, const flo
     float* row = scratch.take((size_t)p.Wo * p.C);
     float* zeros = scratch.take(3 * p.C);
     memset(zeros, 0, 3 * p.C * 4);
+    const GroupConv conv = convolution_of(p);
     typename Attention::Buffers buffers(p);
     PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
     auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
@@ -24,7 +27,7 @@ void acmix_rows(const Problem& p, const View& qkv, const float* scale, const flo
     };
     for (int y = y_begin; y < y_end; y += block_rows) {
         const int rows = smaller(block_rows, y_end - y);
-        conv_forward_rows(p, qkv, b, weight, bias, zeros, row, out, y, y + rows);
+        conv_forward_rows(conv, qkv, b, weight, bias, zeros, row, out, y, y + rows);
         for (int n = 0; n < p.N; n++) Attention::block(p, buffers, keys[n], out, b, n, y, rows, finish);
     }
 }
@@ -85,7 +88,7 @@ ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const 
     read_packed(p, qkv_map, p.q, p.k, p.v);
     WindowGradients shared;
     read_packed(p, dqkv_map, shared.dq, shared.dk, shared.dv);
-    const size_t weights = (size_t)3 * p.N * conv_taps * p.C;
+    const GroupConv conv = convolution_of(p);
     choose_window(p, [&](auto L, auto S) {
         auto attention = [&](int slice, int b, int n) {
             WindowGradients grad = shared;
@@ -97,7 +100,7 @@ ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const 
             dalpha[slice] += head.dalpha;
         };
         auto convolution = [&](int slice, int b) {
-            conv_backward_image(p, qkv_map, b, weight, dout_map, dqkv_map, dweight + slice * weights);
+            conv_backward_image(conv, qkv_map, b, weight, dout_map, dqkv_map, dweight + slice * conv.weights());
         };
         const bool whole_images = p.whole_images();
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
@@ -130,4 +133,32 @@ ENTRY(convattn_window_backward)(const ConvattnWindow* s, const ConvattnMap* q, c
             head.run();
         }
     });
+}
+
+ENTRY(convattn_group_conv_forward)(const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const float* bias,
+                                   const ConvattnMap* out) {
+    const GroupConv conv(s->height, s->width, s->stride, s->inputs, s->outputs, s->groups);
+    const View from(*in), to(*out);
+    const int bands = s->batch % s->threads == 0 || s->batch >= 4 * s->threads ? 1 : smaller(s->threads, conv.Ho);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(s->threads) if (s->threads > 1)
+    for (int u = 0; u < s->batch * bands; u++) {
+        const size_t input = (size_t)conv.T * conv.d;
+        scratch.reserve((size_t)conv.Wo * conv.C + input);
+        float* row = scratch.take((size_t)conv.Wo * conv.C);
+        float* zeros = scratch.take(input);
+        memset(zeros, 0, input * sizeof(float));
+        const int band = u % bands;
+        conv_forward_rows(conv, from, u / bands, weight, bias, zeros, row, to, conv.Ho * band / bands, conv.Ho * (band + 1) / bands);
+    }
+}
+
+// Which thread adds to which copy of dweight is fixed, so results repeat exactly.
+ENTRY(convattn_group_conv_backward)(const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const ConvattnMap* dout,
+                                    const ConvattnMap* din, double* dweight) {
+    const GroupConv conv(s->height, s->width, s->stride, s->inputs, s->outputs, s->groups);
+    const View from(*in), grad(*dout), to(*din);
+#pragma omp parallel for schedule(static, 1) num_threads(s->threads) if (s->threads > 1)
+    for (int slice = 0; slice < s->threads; slice++)
+        for (int b = slice; b < s->batch; b += s->threads)
+            conv_backward_image(conv, from, b, weight, grad, to, dweight + slice * conv.weights());
 }

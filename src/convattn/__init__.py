@@ -1,6 +1,6 @@
 """Operators that are convolution and self-attention at once: ACmix and X-volution for PyTorch."""
 
-from convattn import cost, models, ops
+from convattn import cost, layers, models, ops
 from convattn.layers import ACmix, LocalAttention2d, ShiftConv2d
 from convattn.models import no_weight_decay
 from convattn.official import LoadReport, load_official
@@ -16,6 +16,7 @@ __all__ = [
     "ShiftConv2d",
     "__version__",
     "cost",
+    "layers",
     "load_official",
     "models",
     "no_weight_decay",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import convattn.cost  # noqa: F401  (teaches the counter our operators)
 from convattn import ACmix, LocalAttention2d
 from convattn.layers import LocalAttention, reparameterized
 from convattn.layers.reparameterized import FORMS, Parts, batch_norm_line, multiply_adds

@@ -10,6 +10,7 @@ from convattn.ops.acmix import reference as acmix_reference
 from convattn.ops.aggregate import reference as aggregate_reference
 from convattn.ops.attend import reference as attend_reference
 from convattn.ops.correlate import reference as correlate_reference
+from convattn.ops.group_convolution import reference as group_convolution_reference
 from convattn.ops.scatter import reference as scatter_reference
 
 BATCH, HEADS, HEAD_DIM = 2, 2, 3
@@ -194,8 +195,32 @@ class Acmix:
         return acmix_reference.acmix(*inputs, nbhd=geometry.neighborhood, num_heads=cls.heads)
 
 
+class GroupConvolution:
+    """ACmix's folded convolution path: 5 maps of 17 channels to 2, so that vectors end in the middle."""
+
+    name = "group_convolution"
+    inputs, outputs, groups = 5, 2, 17
+
+    @classmethod
+    def draw(cls, geometry, generator):
+        shapes = {
+            "x": (BATCH, cls.inputs * cls.groups, geometry.height, geometry.width),
+            "weight": (cls.inputs, 3, 3, cls.outputs, cls.groups),
+            "bias": (cls.outputs * cls.groups,),
+        }
+        return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes.values()]
+
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
+        return ops.group_convolution(*inputs, stride=geometry.neighborhood.stride, backend=backend)
+
+    @classmethod
+    def reference(cls, inputs, geometry):
+        return group_convolution_reference.group_convolution(*inputs, stride=geometry.neighborhood.stride[0])
+
+
 OPERATORS = [Attend, Correlate, Aggregate, Scatter]
-WINDOW_OPERATORS = [WindowAttend, Acmix]
+WINDOW_OPERATORS = [WindowAttend, Acmix, GroupConvolution]
 WINDOWS = [
     Geometry(1, 1, 7),
     Geometry(2, 3, 7, stride=2),

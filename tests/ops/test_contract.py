@@ -17,6 +17,7 @@ from tests.ops.cases import (
     Acmix,
     Attend,
     Geometry,
+    GroupConvolution,
     lay_out,
 )
 
@@ -24,6 +25,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
 # The kernels for a GPU have a test of their own, in an interpreter of their own.
 BACKENDS = [name for name, reasons in backends()["attend"].items() if name != "triton" and not reasons]
+FROM_ONE_MAP = (Acmix, GroupConvolution)  # all else that they take is parameters
 EVERYTHING = [
     *((operator, geometry) for operator in OPERATORS for geometry in GEOMETRIES),
     *((operator, geometry) for operator in WINDOW_OPERATORS for geometry in WINDOWS),
@@ -84,7 +86,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, l
         assert error(got, true, floor) <= 2 * max(error(plain, true, floor), rounding)
 
 
-@pytest.mark.parametrize("operator", [*OPERATORS, Acmix], ids=lambda o: o.name)
+@pytest.mark.parametrize("operator", [*OPERATORS, *FROM_ONE_MAP], ids=lambda o: o.name)
 @pytest.mark.parametrize("geometry", [Geometry(3, 2, 3, stride=2), Geometry(1, 2, (1, 3))], ids=str)
 def test_gradcheck_to_second_order(operator, geometry):
     inputs = [x.requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(1))]
@@ -111,7 +113,7 @@ def test_output_keeps_channels_last(operator, backend):
 def test_empty_batch(operator, backend):
     geometry = Geometry(5, 4, 7)
     drawn = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
-    batched = [x.dim() >= 4 and (operator is not Acmix or i == 0) for i, x in enumerate(drawn)]
+    batched = [x.dim() >= 4 and (operator not in FROM_ONE_MAP or i == 0) for i, x in enumerate(drawn)]
     inputs = [x[:0] if whole else x for x, whole in zip(drawn, batched, strict=True)]
     out, *grads = with_gradients(operator.run, inputs, geometry, backend)
     assert out.shape == operator.run(drawn, geometry, backend)[:0].shape
@@ -127,7 +129,7 @@ def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backen
     geometry = Geometry(18, 19, 7) if operator in WINDOW_OPERATORS else Geometry(12, 11, 3)
     dtype = torch.float32 if backend == "native" else torch.float64
     inputs = [x.to(dtype) for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
-    inputs[0 if operator is Acmix else 1][..., 2, 3] = value
+    inputs[0 if operator in FROM_ONE_MAP else 1][..., 2, 3] = value
     for got, true in zip(
         with_gradients(operator.run, inputs, geometry, backend),
         with_gradients(operator.reference, inputs, geometry),

@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of any network, whole and by the stages of ACmix's table 1."""
 
-from convattn.cost.count import Convention, Cost, count
+from convattn.cost.count import Cost, OperatorCost, count
+from convattn.cost.formulas import Convention
 
-__all__ = ["Convention", "Cost", "count"]
+__all__ = ["Convention", "Cost", "OperatorCost", "count"]

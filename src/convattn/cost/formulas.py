@@ -5,7 +5,8 @@ A FLOP counter counts a multiply-add as two.
 
 from __future__ import annotations
 
-from typing import Any
+from math import prod
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -13,6 +14,8 @@ from torch.utils.flop_counter import register_flop_formula
 import convattn.ops  # noqa: F401  (defines the operators)
 
 _ops = torch.ops.convattn
+
+Convention: TypeAlias = Literal["counted", "published"]
 
 
 def _pairs(shape: Any, offsets: Any) -> int:
@@ -55,13 +58,16 @@ def scatter(weights: Any, u: Any, offsets: Any, *args: Any, **kwargs: Any) -> in
     return 2 * _pairs(u, offsets)
 
 
-def _acmix_parts(x: Any, projection: Any, weight: Any, offsets: Any, stride: Any) -> tuple[int, int, int]:
+def acmix_parts(
+    x: Any, projection: Any, weight: Any, offsets: Any, stride: Any, convention: Convention = "counted"
+) -> tuple[int, int, int]:
     """Multiply-adds of the projection, the attention path and the convolution path."""
     batch, c_in, height, width = x
     maps, kernel_h, kernel_w, heads, head_dim = weight
     outputs = batch * ((height - 1) // stride[0] + 1) * ((width - 1) // stride[1] + 1)
     channels = heads * head_dim
-    attention = 2 * outputs * channels * (len(offsets) // 2)
+    queries = batch * height * width if convention == "published" else outputs
+    attention = 2 * queries * channels * (len(offsets) // 2)
     return batch * height * width * projection[0] * c_in, attention, outputs * channels * maps * kernel_h * kernel_w
 
 
@@ -81,7 +87,7 @@ def acmix(
     **kwargs: Any,
 ) -> int:
     """The projection, logits and weighted sum, and the folded convolution."""
-    return 2 * sum(_acmix_parts(x, projection_weight, weight, offsets, stride))
+    return 2 * sum(acmix_parts(x, projection_weight, weight, offsets, stride))
 
 
 @register_flop_formula(_ops.acmix_backward)
@@ -103,7 +109,7 @@ def acmix_backward(
     **kwargs: Any,
 ) -> int:
     """Two gradients of both convolutions, and of attention the logits once more and four gradients."""
-    projection, attention, convolution = _acmix_parts(x, projection_weight, weight, offsets, stride)
+    projection, attention, convolution = acmix_parts(x, projection_weight, weight, offsets, stride)
     return 2 * (2 * projection + 5 * (attention // 2) + 2 * convolution)
 
 
@@ -112,3 +118,21 @@ def attend_as_published(
 ) -> int:
     """Table 1's ``2 k_a² C`` at the input resolution, whatever the stride, position terms left out."""
     return 4 * _pairs(k, offsets)
+
+
+@register_flop_formula(_ops.group_convolution)
+def group_convolution(
+    x: Any, weight: Any, bias: Any, steps: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """One product for every weight and output pixel."""
+    batch, _, height, width = x
+    outputs = batch * ((height - 1) // steps[0] + 1) * ((width - 1) // steps[1] + 1)
+    return 2 * int(outputs * prod(weight))
+
+
+@register_flop_formula(_ops.group_convolution_backward)
+def group_convolution_backward(
+    grad: Any, x: Any, weight: Any, steps: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """Two gradients, each with the products of the convolution."""
+    return 2 * group_convolution(x, weight, None, steps)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convattn.layers._checks import is_hooked
 from convattn.layers.attention import LinearPosition, LocalAttention
 from convattn.layers.convolution import ShiftConvolution
-from convattn.ops import acmix
+from convattn.ops import acmix, group_convolution
 from convattn.ops.acmix import Activation
 
 Form: TypeAlias = Literal["grouped", "dense", "unfused"]
@@ -147,7 +147,7 @@ class ReparameterizedACmix(nn.Module):
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
         qkv = self.projection(x)
         attention, convolution = self.attention(*qkv.split(self.split, 1)), self.convolve(x, qkv)
-        out = attention * self.scale.to(attention.dtype)[:, None, None] + convolution
+        out = torch.addcmul(convolution, attention, self.scale.to(attention.dtype)[:, None, None])
         return F.relu(out) if self.activation == "relu" else out
 
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
@@ -256,11 +256,12 @@ class GroupedACmix(ReparameterizedACmix):
 
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The convolution path, bias included, from the projection."""
-        maps = qkv.unflatten(1, (self.maps, self.head_dim)).transpose(1, 2).flatten(1, 2)
-        kernel = self.kernel().permute(4, 3, 0, 1, 2).flatten(0, 1)
-        padding = _padding(self.kernel_size, self.dilation)
-        out = F.conv2d(maps, kernel, self.bias, self.stride, padding, self.dilation, self.head_dim)
-        return out if self.border is None else out + self.convolve_ones(x, self.border, padding)
+        weight = self.kernel().to(qkv.dtype)
+        bias = None if self.bias is None else self.bias.to(qkv.dtype)
+        out = group_convolution(qkv, weight, bias, stride=self.stride, dilation=self.dilation)
+        if self.border is None:
+            return out
+        return out + self.convolve_ones(x, self.border, _padding(self.kernel_size, self.dilation))
 
     def _multiply_convolution(self, gain: Tensor) -> None:
         by_group = gain.unflatten(0, (self.head_dim, self.num_heads)).t()

@@ -1,12 +1,15 @@
 """ResNets whose 3x3 convolution is an argument (ACmix, supplement A, table 2).
 
-The network is timm's ResNet; only the operator in the middle of every bottleneck changes. ``timm.create_model`` knows
-them after ``import convattn``. timm owns the names ``resnet26`` (another depth pattern) and ``resnet50``, so the
-papers' plain twins are registered as ``conv_resnet26/38/50``.
+The network is timm's ResNet; only the operator in the middle of every bottleneck (the last 3x3 of every basic block)
+changes. ``timm.create_model`` knows them after ``import convattn`` as ``{kind}_resnet{depth}``, see :data:`KINDS`.
+timm owns the names ``resnet26`` (another depth pattern) and ``resnet50``, so the papers' plain twins are registered as
+``conv_resnet26/38/50``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -15,21 +18,28 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models import resnet as timm_resnet
 from torch import nn
 
-from convattn.layers import ACmix, LocalAttention2d
+from convattn.layers import ACmix, LocalAttention2d, PathMix
+from convattn.layers.augmented import AugmentedConv2d
+from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
+from convattn.layers.involution import Involution2d
+from convattn.layers.local_relation import LocalRelation2d
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
 
 DEPTHS: dict[int, tuple[int, int, int, int]] = {
     14: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
     26: (1, 2, 4, 1),
+    34: (3, 4, 6, 3),
     38: (2, 3, 5, 2),
     50: (3, 4, 6, 3),
 }
+BASIC_DEPTHS = (18, 34)
 
 
 class OperatorFactory(Protocol):
-    """Makes what stands in place of a bottleneck's 3x3 convolution."""
+    """Makes what stands in place of a block's 3x3 convolution."""
 
     def __call__(
         self,
@@ -45,20 +55,24 @@ class OperatorFactory(Protocol):
 
 
 class ResNet(timm_resnet.ResNet):
-    """timm's ResNet with the operator of its bottlenecks, its stem and the place of its strides open.
+    """timm's ResNet with the operator of its blocks, its stem and the place of its strides open.
 
     Args:
-        operator: makes the operator of every bottleneck; None keeps the 3x3 convolution. An operator brings its own
-            initialisation, which the network's Kaiming initialisation does not touch.
+        operator: makes the operator of every block, in place of a bottleneck's 3x3 convolution or of the last one of
+            a basic block; None keeps the convolutions. An operator brings its own initialisation, which the
+            network's Kaiming initialisation does not touch.
+        stages: the stages in which the operator stands, 1 to 4: 1 is ``layer1``, which the papers call conv2_x or
+            res2, 4 is ``layer4``, conv5_x or res5. None: all.
         stem: ``"imagenet"``: 7x7 stride 2 and max-pool; ``"small"``: 3x3 stride 1 and no pool, for images of about
             32 pixels.
         stride_place: ``"operator"``: the middle convolution strides (as the authors' ImageNet code);
-            ``"projection"``: the first 1x1 does (as in their detection figures).
+            ``"projection"``: the first 1x1 does (as in their detection figures). A basic block has one place, its
+            first 3x3.
         **options: timm's own: ``block``, ``layers``, ``num_classes``, ``in_chans``, ``channels``, ``drop_path_rate``,
             ``output_stride`` and the others of ``timm.models.resnet.ResNet``.
 
     Raises:
-        ValueError: an unknown stem or place of the stride.
+        ValueError: an unknown stem, place of the stride or stage.
 
     Example:
         >>> import timm, torch, convattn
@@ -71,6 +85,7 @@ class ResNet(timm_resnet.ResNet):
         self,
         *,
         operator: OperatorFactory | None = None,
+        stages: Sequence[int] | None = None,
         stem: Stem = "imagenet",
         stride_place: StridePlace = "operator",
         **options: Any,
@@ -80,11 +95,13 @@ class ResNet(timm_resnet.ResNet):
         if stride_place not in ("operator", "projection"):
             raise ValueError(f"stride_place must be 'operator' or 'projection', got {stride_place!r}")
         super().__init__(**options)
-        for block in self.modules():
-            if isinstance(block, timm_resnet.Bottleneck):
-                if stride_place == "projection":
+        names = [info["module"] for info in self.feature_info[1:]]
+        chosen = range(1, len(names) + 1) if stages is None else _checked_stages(stages, len(names))
+        for number, name in enumerate(names, 1):
+            for block in getattr(self, name):
+                if stride_place == "projection" and isinstance(block, timm_resnet.Bottleneck):
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
-                if operator is not None:
+                if operator is not None and number in chosen:
                     block.conv2 = _in_place_of(block.conv2, operator)
         if stem == "small":
             self._use_small_stem()
@@ -116,12 +133,19 @@ def no_weight_decay(model: nn.Module) -> set[str]:
         ['0.mix.alpha', '0.mix.beta']
     """
     named = (
-        (f"{prefix}.{name}" if prefix else name)
+        f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
-        if isinstance(module, ACmix)
-        for name in module.no_weight_decay()
+        if isinstance(module, PathMix)
+        for name, _ in module.named_parameters()
     )
     return set(named)
+
+
+def _checked_stages(stages: Sequence[int], count: int) -> tuple[int, ...]:
+    wrong = [stage for stage in stages if stage not in range(1, count + 1)]
+    if wrong:
+        raise ValueError(f"stages must lie between 1 (layer1, conv2_x) and {count} (layer{count}), got {wrong}")
+    return tuple(stages)
 
 
 def _in_place_of(conv: nn.Conv2d, operator: OperatorFactory) -> nn.Module:
@@ -151,95 +175,98 @@ def _cfg() -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A family of ``{name}_resnet{depth}`` in timm's registry.
+
+    Args:
+        what: what stands in place of the 3x3 convolution, in words.
+        depths: those registered.
+        operator: makes it; None: the 3x3 convolution itself.
+        arguments: the operator's options in this family; ``operator_args`` goes over them.
+        stages: where the operator stands, see :class:`ResNet`.
+    """
+
+    what: str
+    depths: tuple[int, ...]
+    operator: Callable[..., nn.Module] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[int, ...] | None = None
+
+
+KINDS: dict[str, Kind] = {
+    "conv": Kind("the 3x3 convolution", (14, 18, 26, 34, 38, 50)),
+    "sasa": Kind("stand-alone self-attention", (14, 26, 38, 50), LocalAttention2d, {"num_heads": 4}),
+    "acmix": Kind("ACmix", (14, 26, 38, 50), ACmix, {"num_heads": 4}),
+    "lr": Kind("the local relation layer", (14, 26, 38, 50), LocalRelation2d),
+    "aa": Kind("attention-augmented convolution", (14, 26, 38, 50), AugmentedConv2d, {"num_heads": 8}, (2, 3, 4)),
+    "bot": Kind("bottleneck self-attention", (14, 26, 38, 50), BottleneckAttention2d, stages=(4,)),
+    "involution": Kind("involution", (14, 26, 38, 50), Involution2d),
+    "halo": Kind("timm's halo attention", (14, 26, 38, 50), TimmOperator2d, {"kind": "halo"}),
+    "lambda": Kind("timm's lambda layer", (14, 26, 38, 50), TimmOperator2d, {"kind": "lambda"}),
+}
+
 default_cfgs = generate_default_cfgs(
-    {f"{kind}_resnet{depth}": _cfg() for kind in ("conv", "sasa", "acmix") for depth in DEPTHS}
+    {f"{name}_resnet{depth}": _cfg() for name, kind in KINDS.items() for depth in kind.depths}
 )
 
 
-def _build(variant: str, operator: OperatorFactory | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    settings = {"block": timm_resnet.Bottleneck, "layers": DEPTHS[int(variant[-2:])], "operator": operator}
-    return build_model_with_cfg(ResNet, variant, pretrained, **(settings | options))
+def _build(name: str, depth: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    kind = KINDS[name]
+    block = timm_resnet.BasicBlock if depth in BASIC_DEPTHS else timm_resnet.Bottleneck
+    settings: dict[str, Any] = {"block": block, "layers": DEPTHS[depth]}
+    if kind.operator is not None:
+        arguments = kind.arguments | (options.pop("operator_args", None) or {})
+        settings |= {"operator": partial(kind.operator, **arguments), "stages": kind.stages}
+    return build_model_with_cfg(ResNet, f"{name}_resnet{depth}", pretrained, **(settings | options))
 
 
-def _acmix(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """ACmix with 4 heads, as in supplement C; ``operator_args`` are options of :class:`convattn.ACmix`."""
-    arguments = {"num_heads": 4} | (options.pop("operator_args", None) or {})
-    return _build(variant, partial(ACmix, **arguments), pretrained, options)
+def _entry(name: str, depth: int, note: str = "") -> Callable[..., ResNet]:
+    """Register ``{name}_resnet{depth}``; ``operator_args`` are options of the kind's operator."""
+
+    def build(pretrained: bool = False, **options: Any) -> nn.Module:
+        return _build(name, depth, pretrained, options)
+
+    build.__name__ = build.__qualname__ = f"{name}_resnet{depth}"
+    build.__doc__ = f"ResNet-{depth} with {KINDS[name].what}{note and f' ({note})'}."
+    return register_model(build)
 
 
-def _sasa(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """4 heads, as in ACmix's comparison; ``operator_args`` are options of :class:`convattn.LocalAttention2d`."""
-    arguments = {"num_heads": 4} | (options.pop("operator_args", None) or {})
-    return _build(variant, partial(LocalAttention2d, **arguments), pretrained, options)
-
-
-@register_model
-def conv_resnet14(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """A plain ResNet of one bottleneck a stage, for small images and quick comparisons."""
-    return _build("conv_resnet14", None, pretrained, kwargs)
-
-
-@register_model
-def conv_resnet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-26 with the papers' depths 1, 2, 4, 1."""
-    return _build("conv_resnet26", None, pretrained, kwargs)
-
-
-@register_model
-def conv_resnet38(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-38, depths 2, 3, 5, 2."""
-    return _build("conv_resnet38", None, pretrained, kwargs)
-
-
-@register_model
-def conv_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-50, depths 3, 4, 6, 3: timm's ``resnet50`` with this module's options."""
-    return _build("conv_resnet50", None, pretrained, kwargs)
-
-
-@register_model
-def sasa_resnet14(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Stand-alone self-attention in a ResNet of one bottleneck a stage."""
-    return _sasa("sasa_resnet14", pretrained, kwargs)
-
-
-@register_model
-def sasa_resnet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Stand-alone self-attention in ResNet-26."""
-    return _sasa("sasa_resnet26", pretrained, kwargs)
-
-
-@register_model
-def sasa_resnet38(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Stand-alone self-attention in ResNet-38."""
-    return _sasa("sasa_resnet38", pretrained, kwargs)
-
-
-@register_model
-def sasa_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Stand-alone self-attention in ResNet-50."""
-    return _sasa("sasa_resnet50", pretrained, kwargs)
-
-
-@register_model
-def acmix_resnet14(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ACmix in a ResNet of one bottleneck a stage."""
-    return _acmix("acmix_resnet14", pretrained, kwargs)
-
-
-@register_model
-def acmix_resnet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-ACmix-26 (published: 10.6 M, 2.3 G, top-1 76.1)."""
-    return _acmix("acmix_resnet26", pretrained, kwargs)
-
-
-@register_model
-def acmix_resnet38(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-ACmix-38 (published: 14.6 M, 2.9 G, top-1 77.4)."""
-    return _acmix("acmix_resnet38", pretrained, kwargs)
-
-
-@register_model
-def acmix_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-ACmix-50 (published: 18.6 M, 3.6 G, top-1 77.8)."""
-    return _acmix("acmix_resnet50", pretrained, kwargs)
+conv_resnet14 = _entry("conv", 14, "one bottleneck a stage, for small images and quick comparisons")
+conv_resnet18 = _entry("conv", 18, "basic blocks: timm's ``resnet18`` with this module's options")
+conv_resnet26 = _entry("conv", 26, "the papers' depths 1, 2, 4, 1")
+conv_resnet34 = _entry("conv", 34, "basic blocks: timm's ``resnet34`` with this module's options")
+conv_resnet38 = _entry("conv", 38, "depths 2, 3, 5, 2")
+conv_resnet50 = _entry("conv", 50, "depths 3, 4, 6, 3: timm's ``resnet50`` with this module's options")
+sasa_resnet14 = _entry("sasa", 14)
+sasa_resnet26 = _entry("sasa", 26)
+sasa_resnet38 = _entry("sasa", 38)
+sasa_resnet50 = _entry("sasa", 50)
+acmix_resnet14 = _entry("acmix", 14)
+acmix_resnet26 = _entry("acmix", 26, "published: 10.6 M, 2.3 G, top-1 76.1")
+acmix_resnet38 = _entry("acmix", 38, "published: 14.6 M, 2.9 G, top-1 77.4")
+acmix_resnet50 = _entry("acmix", 50, "published: 18.6 M, 3.6 G, top-1 77.8")
+lr_resnet14 = _entry("lr", 14)
+lr_resnet26 = _entry("lr", 26, "``layers=(2, 2, 2, 2), base_width=100``: LR-Net-26 but for its stem, 14.7 M published")
+lr_resnet38 = _entry("lr", 38)
+lr_resnet50 = _entry("lr", 50, "``base_width=100``: LR-Net-50 but for its stem, 23.3 M published")
+aa_resnet14 = _entry("aa", 14)
+aa_resnet26 = _entry("aa", 26)
+aa_resnet38 = _entry("aa", 38)
+aa_resnet50 = _entry("aa", 50, "in conv3_x to conv5_x as in the source: 25.8 M published")
+bot_resnet14 = _entry("bot", 14)
+bot_resnet26 = _entry("bot", 26)
+bot_resnet38 = _entry("bot", 38)
+bot_resnet50 = _entry("bot", 50, "in conv5_x as in the source, BoT50: 20.8 M published")
+involution_resnet14 = _entry("involution", 14)
+involution_resnet26 = _entry("involution", 26, "RedNet-26 but for the stem, a convolution here: 9.2 M published")
+involution_resnet38 = _entry("involution", 38, "RedNet-38 but for the stem, a convolution here: 12.4 M published")
+involution_resnet50 = _entry("involution", 50, "RedNet-50 but for the stem, a convolution here: 15.5 M published")
+halo_resnet14 = _entry("halo", 14)
+halo_resnet26 = _entry("halo", 26)
+halo_resnet38 = _entry("halo", 38)
+halo_resnet50 = _entry("halo", 50)
+lambda_resnet14 = _entry("lambda", 14)
+lambda_resnet26 = _entry("lambda", 26)
+lambda_resnet38 = _entry("lambda", 38)
+lambda_resnet50 = _entry("lambda", 50)

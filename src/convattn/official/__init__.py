@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from convattn.layers import ACmix, LinearPosition
+from convattn.models import PVT, SAN
+from convattn.official import pvt, san, swin
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class LoadReport:
 
 
 Rename: TypeAlias = Callable[[nn.Module, dict[str, Any], dict[str, str]], dict[str, Tensor]]
-_HOSTS: dict[type[nn.Module], Rename] = {}
+_HOSTS: dict[type[nn.Module], Rename] = {PVT: pvt.rename, SAN: san.rename, SwinTransformer: swin.rename}
 """What takes the public names of a network out of a checkpoint and returns its tensors under ours."""
 
 _NO_EFFECT = {
@@ -47,11 +50,12 @@ _NO_EFFECT = {
 
 
 def load_official(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
-    """Load weights saved by the ACmix authors' code into a network or a bare operator of this library.
+    """Load weights saved by the ACmix authors' code, or public weights of a host, into a network or a bare operator.
 
     Their operator has ``conv1, conv2, conv3`` (q, k, v), ``conv_p, fc, dep_conv, rate1, rate2``, in a ResNet in place
-    of a bottleneck's ``conv2``; everything else keeps its name. A ``module.`` prefix and a surrounding ``state_dict``
-    or ``model`` entry are taken off.
+    of a bottleneck's ``conv2``; everything else keeps its name. Their Swin (build it with ``compat="official"``), and
+    the public weights of Swin, PVT v1 and SAN, are known by the names of their code. A ``module.`` prefix and a
+    surrounding ``state_dict`` or ``model`` entry are taken off.
 
     Args:
         model: an :class:`~convattn.ACmix`, or a network that holds some.

@@ -10,6 +10,7 @@ from convattn.ops.acmix import acmix
 from convattn.ops.aggregate import aggregate
 from convattn.ops.attend import attend
 from convattn.ops.correlate import correlate
+from convattn.ops.group_convolution import group_convolution
 from convattn.ops.neighborhood import Border, Neighborhood
 from convattn.ops.scatter import scatter
 from convattn.ops.shift import ShiftForm, one_hot_kernel, shift, shift_aggregate
@@ -23,6 +24,7 @@ __all__ = [
     "attend",
     "backends",
     "correlate",
+    "group_convolution",
     "one_hot_kernel",
     "scatter",
     "shift",

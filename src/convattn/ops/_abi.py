@@ -50,6 +50,15 @@ class Offsets(ctypes.Structure):
     )
 
 
+class GroupConv(ctypes.Structure):
+    """``ConvattnGroupConv``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32)
+        for name in ("batch", "height", "width", "groups", "inputs", "outputs", "stride", "threads")
+    )
+
+
 def map_of(x: Tensor) -> Map:
     """The structure of a float32 map; the tensor must outlive it."""
     return Map(x.data_ptr(), *x.stride())

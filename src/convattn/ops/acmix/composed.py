@@ -1,4 +1,4 @@
-"""``acmix`` out of a 1x1 convolution, ``attend`` and a grouped convolution: any device, dtype and shape.
+"""``acmix`` out of a 1x1 convolution, ``attend`` and ``group_convolution``: any device, dtype and shape.
 
 ``acmix`` is differentiable as often as needed; ``acmix_backward`` writes its gradient out, for use inside an operator.
 """
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops._layout import accumulation_dtype
-from convattn.ops.acmix.inputs import AcmixInputs, by_group, coordinates, grouped_weight, linear_position, packed_weight
+from convattn.ops.acmix.inputs import AcmixInputs, coordinates, linear_position
 from convattn.ops.attend import attend
+from convattn.ops.group_convolution import group_convolution
 
 
 def acmix(x: AcmixInputs) -> Tensor:
@@ -19,7 +20,7 @@ def acmix(x: AcmixInputs) -> Tensor:
     qkv = F.conv2d(x.x, x.projection_weight, x.projection_bias)
     q, k, v = _heads_of(x, qkv)
     attention = attend(q, k, v, x.nbhd, num_heads=x.num_heads)
-    convolution = _convolution(x, qkv, grouped_weight(x.weight).to(qkv.dtype))
+    convolution = group_convolution(qkv, x.weight.to(qkv.dtype), stride=x.nbhd.stride, dilation=x.dilation)
     out = attention * x.scale[:, None, None].to(qkv.dtype) + convolution
     if x.bias is not None:
         out = out + x.bias[:, None, None].to(qkv.dtype)
@@ -35,16 +36,6 @@ def _heads_of(x: AcmixInputs, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.nbhd.centres(q), k, v
 
 
-def _padding(x: AcmixInputs) -> list[int]:
-    return [step * (size // 2) for step, size in zip(x.dilation, x.weight.shape[1:3], strict=True)]
-
-
-def _convolution(x: AcmixInputs, qkv: Tensor, grouped: Tensor) -> Tensor:
-    maps = by_group(qkv, x.num_heads)
-    groups = x.channels // x.num_heads
-    return F.conv2d(maps, grouped, None, x.nbhd.stride, _padding(x), x.dilation, groups)
-
-
 def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor, ...]:
     """Gradients of :attr:`AcmixInputs.tensors`; an empty tensor for one that is not there."""
     ops = torch.ops.convattn
@@ -57,21 +48,8 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     scaled = grad * x.scale[:, None, None].to(grad.dtype)
     dq, dk, dv, _, _ = ops.attend_backward(scaled, q, k, v, None, None, *options)
     dscale = (grad * attention).sum((0, 2, 3), dtype=accumulation_dtype(grad.dtype))
-    maps, grouped = by_group(qkv, x.num_heads), grouped_weight(x.weight).to(qkv.dtype)
-    dmaps, dgrouped, _ = torch.ops.aten.convolution_backward(
-        grad,
-        maps,
-        grouped,
-        None,
-        stride,
-        _padding(x),
-        list(x.dilation),
-        False,
-        [0, 0],
-        x.channels // x.num_heads,
-        [True, True, False],
-    )
-    dqkv = dmaps.unflatten(1, (-1, 3 * x.num_heads)).transpose(1, 2).flatten(1, 2)
+    steps = [*stride, *x.dilation]
+    dqkv, dweight = ops.group_convolution_backward(grad, qkv, x.weight.to(qkv.dtype), steps, "auto")
     step_y, step_x = x.nbhd.stride
     dqkv[:, : x.channels, ::step_y, ::step_x] += dq
     dqkv[:, x.channels :] += torch.cat([dk, dv], 1)
@@ -81,7 +59,7 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
         dprojection,
         dprojection_bias,
         _position_gradient(x, dk),
-        packed_weight(dgrouped, x.num_heads),
+        dweight,
         dscale.sum(0, keepdim=True) if x.scale.shape[0] == 1 else dscale,
         grad.sum((0, 2, 3)),
     )

@@ -70,18 +70,3 @@ def linear_position(weight: Tensor, height: int, width: int) -> Tensor:
     along_x, along_y = weight.unbind(1)
     x, y = coordinates(width, weight), coordinates(height, weight)
     return along_x[:, None, None] * x + along_y[:, None, None] * y[:, None]
-
-
-def grouped_weight(weight: Tensor) -> Tensor:
-    """``[3N, kh, kw, N, d]`` as the weight ``[d * N, 3N, kh, kw]`` of a convolution in d groups."""
-    return weight.permute(4, 3, 0, 1, 2).flatten(0, 1)
-
-
-def packed_weight(grouped: Tensor, num_heads: int) -> Tensor:
-    """The inverse of :func:`grouped_weight`."""
-    return grouped.unflatten(0, (-1, num_heads)).permute(2, 3, 4, 1, 0)
-
-
-def by_group(qkv: Tensor, num_heads: int) -> Tensor:
-    """``[B, 3N * d, H, W]`` head by head -> ``[B, d * 3N, H, W]`` group by group."""
-    return qkv.unflatten(1, (3 * num_heads, -1)).transpose(1, 2).flatten(1, 2)

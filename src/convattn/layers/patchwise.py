@@ -1,0 +1,379 @@
+"""Patchwise attention: a small network reads all keys of a window at once and writes the weights (ACmix eq. 18)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convattn.layers._checks import check_channels, check_division, check_input, check_odd, is_hooked
+from convattn.layers.reparameterized import batch_norm_line
+from convattn.ops import Neighborhood, aggregate
+from convattn.ops._dispatch import runs_directly, working_set_bytes
+from convattn.ops._layout import accumulation_dtype, memory_format_of
+from convattn.ops.neighborhood import Border, IntPair
+
+
+class Folded(NamedTuple):
+    """γ without batch norms, see :func:`fold`.
+
+    Args:
+        low: where the features are clamped from below, ``[F]``, F = C_qk (K² + 1).
+        high: from above, ``[F]``.
+        weight: of the first linear layer, ``[C/s, F]``.
+        bias: ``[C/s]``.
+        second_weight: of the second linear layer, ``[K² C/s, C/s]``.
+        second_bias: ``[K² C/s]``.
+    """
+
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+    bias: Tensor
+    second_weight: Tensor
+    second_bias: Tensor
+
+
+class PatchwiseAttention(nn.Module):
+    r"""Weights for a window from its centre's query and all of its keys together, and a sum of the values by them.
+
+    .. math:: F_{c,i} = \sum_j \gamma\big([q_i,\, [k_a]_{a \in \mathcal{N}(i)}]\big)_{c \bmod C/s,\; j}\; v_{c,j}
+
+    :math:`\gamma` is batch norm, ReLU, a 1x1 convolution to C/s channels, batch norm, ReLU, a 1x1 convolution to K²
+    weights for each of these; no softmax, no position. The channels c of one c mod C/s, s of them, share weights.
+
+    In eval mode without gradients the batch norms are folded, the keys of the windows (K² · C/4 channels) gathered for
+    some rows at a time and the weights (K² · C/8) made for some heads: same results to rounding. The values are never
+    gathered.
+
+    Source: Zhao et al., *Exploring Self-attention for Image Recognition*, CVPR 2020; ACmix, eq. 18.
+
+    Args:
+        channels: C of v and of the output.
+        query_channels: of q and k; None: C/4, as in the source.
+        kernel_size: sides of the window, odd; K² is its area.
+        share: s, how many channels share weights; must divide C. None: 8 as in the source, or where 8 does not divide
+            C the largest number below that does.
+        border: what lies beyond the map; on maps smaller than the window reflection bounces as often as needed.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: an even kernel, a share that does not divide the channels; in ``forward``, maps of another shape.
+
+    Example:
+        >>> import torch
+        >>> path = PatchwiseAttention(16, kernel_size=3)
+        >>> q, k, v = torch.randn(2, 4, 5, 7), torch.randn(2, 4, 5, 7), torch.randn(2, 16, 5, 7)
+        >>> path(q, k, v).shape
+        torch.Size([2, 16, 5, 7])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        query_channels: int | None = None,
+        kernel_size: IntPair = 7,
+        share: int | None = None,
+        border: Border = "reflect",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_channels(channels)
+        self.channels = channels
+        self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
+        check_channels(self.query_channels)
+        self.share = next(s for s in range(8, 0, -1) if channels % s == 0) if share is None else share
+        if self.share < 1 or channels % self.share:
+            raise ValueError(f"share must divide the {channels} channels, got {share}; None chooses one that does")
+        self.kernel_size = check_odd(kernel_size)
+        self.neighborhood = Neighborhood.window(self.kernel_size, border=border)
+        taps, heads = len(self.neighborhood), channels // self.share
+        features = self.query_channels * (taps + 1)
+        self.weights: nn.Sequential | None = nn.Sequential(
+            nn.BatchNorm2d(features, device=device, dtype=dtype),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(features, heads, 1, bias=False, device=device, dtype=dtype),
+            nn.BatchNorm2d(heads, device=device, dtype=dtype),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(heads, heads * taps, 1, device=device, dtype=dtype),
+        )
+        self.reparameterized: nn.ParameterDict | None = None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q and k ``[B, C_qk, H, W]``, v ``[B, C, H, W]`` -> ``[B, C, H, W]``."""
+        self._check(q, k, v)
+        folded = self._folded(v)
+        if folded is None:
+            return self._sum(self.attention_weights(q, k), v)
+        if runs_directly(v):
+            return self._in_parts(q, k, v, folded)
+        return self._sum(self.attention_weights(q, k), v)
+
+    def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """The weights γ of every window, ``[B, C/s, K², H, W]``."""
+        keys = F.unfold(self._pad(k), self.kernel_size).unflatten(2, k.shape[-2:])
+        if self.weights is None:
+            folded = self._parameters_folded()
+            windows = keys.unflatten(1, (self.query_channels, *self.kernel_size)).permute(0, 4, 5, 2, 3, 1)
+            return self._weights_of(self._hidden(q, windows, folded), folded.second_weight, folded.second_bias)
+        weights: Tensor = self.weights(torch.cat([q, keys], 1))
+        return weights.unflatten(1, (-1, len(self.neighborhood)))
+
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """Fold both batch norms for inference, once: same outputs. In place and for good (timm's convention).
+
+        Raises:
+            ValueError: a batch norm without running statistics.
+            TypeError: convolutions replaced by something else.
+
+        Example:
+            >>> import torch
+            >>> path, x = PatchwiseAttention(8).eval(), torch.randn(1, 8, 9, 9)
+            >>> before = path(x[:, :2], x[:, 2:4], x)
+            >>> path.reparameterize()
+            >>> bool(torch.allclose(path(x[:, :2], x[:, 2:4], x), before, atol=1e-6))
+            True
+        """
+        if self.weights is not None:
+            parts = fold(self.weights, self.query_channels)._asdict().items()
+            self.reparameterized = nn.ParameterDict({name: nn.Parameter(part.clone()) for name, part in parts})
+            self.weights = None
+
+    def _parameters_folded(self) -> Folded:
+        if self.reparameterized is None:
+            raise RuntimeError("the layer has neither its trained nor its folded parameters: build it anew")
+        return Folded(**dict(self.reparameterized.items()))
+
+    def _folded(self, v: Tensor) -> Folded | None:
+        """The folded parameters, where nobody could tell them from the trained ones."""
+        if self.weights is None:
+            return self._parameters_folded()
+        if self.training or self.weights.training or not runs_directly(v) or is_hooked(self.weights):
+            return None
+        parts = [type(part) for part in self.weights]
+        if parts != [nn.BatchNorm2d, nn.ReLU, nn.Conv2d] * 2 or any(
+            getattr(part, "running_mean", part) is None for part in self.weights
+        ):
+            return None
+        return fold(self.weights, self.query_channels)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Both sides enlarged by half a window under the border rule."""
+        return _extend(_extend(x, self.neighborhood, 0, 2), self.neighborhood, 1, 3)
+
+    def _windows(self, k: Tensor) -> Tensor:
+        """The keys of every window, a view ``[B, H, W, kh, kw, C_qk]`` of a padded copy in channels_last."""
+        padded = _extend(_extend(k.permute(0, 2, 3, 1), self.neighborhood, 0, 1), self.neighborhood, 1, 2).contiguous()
+        windows = padded.unfold(1, self.kernel_size[0], 1).unfold(2, self.kernel_size[1], 1)
+        return windows.permute(0, 1, 2, 4, 5, 3)
+
+    def _hidden(self, q: Tensor, windows: Tensor, folded: Folded, out: Tensor | None = None) -> Tensor:
+        """The first half of γ, ``[B, H, W, C/s]``; the gathered keys go into ``out``."""
+        of_q, shape = self.query_channels, windows.shape[3:]
+        low, high, weight = folded.low.to(windows.dtype), folded.high.to(windows.dtype), folded.weight
+        queries = torch.clamp(q.permute(0, 2, 3, 1), low[:of_q], high[:of_q])
+        keys = torch.clamp(windows, low[of_q:].view(shape), high[of_q:].view(shape), out=out)
+        hidden = F.linear(queries, weight[:, :of_q], folded.bias)
+        return F.relu(hidden + F.linear(keys.flatten(3), weight[:, of_q:]))
+
+    def _weights_of(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The second half of γ, for the heads that weight and bias have, ``[B, heads, K², H, W]``."""
+        batch, height, width, _ = hidden.shape
+        pixels = hidden.flatten(1, 2).transpose(1, 2)
+        out = torch.baddbmm(bias[:, None], weight.expand(batch, -1, -1), pixels)
+        taps = len(self.neighborhood)
+        return out.unflatten(2, (height, width)).unflatten(1, (len(bias) // taps, taps))
+
+    def _sum(self, weights: Tensor, v: Tensor) -> Tensor:
+        """``aggregate``, whose heads are blocks of neighbouring channels."""
+        heads = self.channels // self.share
+        if heads == 1 or self.share == 1:  # nothing to regroup; axes of one would tie an exported size
+            return aggregate(weights, v, self.neighborhood)
+        by_head = _regrouped(v, self.share, heads).flatten(1, 2)
+        out = _regrouped(aggregate(weights, by_head, self.neighborhood), heads, self.share).flatten(1, 2)
+        return out.contiguous(memory_format=memory_format_of(v))
+
+    def _in_parts(self, q: Tensor, k: Tensor, v: Tensor, folded: Folded) -> Tensor:
+        """Keys are gathered for some rows at a time, weights made and used for some heads at a time."""
+        hidden = self._hidden_in_bands(q, k, folded)
+        heads, taps, budget = self.channels // self.share, len(self.neighborhood), self._budget(v)
+        of_head = v.element_size() * taps * v.shape[2] * v.shape[3]
+        values = _regrouped(v, self.share, heads).flatten(1, 2)
+        total: Tensor | None = None
+        for images, chosen in _parts(v.shape[0], heads, budget // of_head):
+            rows = slice(chosen.start * taps, chosen.stop * taps)
+            weights = self._weights_of(hidden[images], folded.second_weight[rows], folded.second_bias[rows])
+            channels = slice(chosen.start * self.share, chosen.stop * self.share)
+            out = aggregate(weights, values[images, channels], self.neighborhood)
+            if total is None:
+                total = torch.empty_like(v, dtype=out.dtype, memory_format=memory_format_of(v))
+            by_head = total.unflatten(1, (self.share, heads))[images, :, chosen]
+            by_head.copy_(_regrouped(out, chosen.stop - chosen.start, self.share))
+        return total if total is not None else torch.empty_like(v)
+
+    def _hidden_in_bands(self, q: Tensor, k: Tensor, folded: Folded) -> Tensor:
+        """:meth:`_hidden` of some rows of an image at a time, or of some images."""
+        windows, hidden, gathered = self._windows(k), None, None
+        of_row = windows[:1, :1].numel() * k.element_size()
+        for images, rows in _parts(k.shape[0], k.shape[2], self._budget(k) // max(of_row, 1)):
+            part = windows[images, rows]
+            gathered = part.new_empty(part.shape) if gathered is None else gathered
+            kept = gathered[: part.shape[0], : part.shape[1]]
+            found = self._hidden(q[images, :, rows], part, folded, kept)
+            if hidden is None:
+                hidden = found.new_empty(k.shape[0], *k.shape[2:], found.shape[3])
+            hidden[images, rows] = found
+        return k.new_empty(0, *k.shape[2:], len(folded.bias)) if hidden is None else hidden
+
+    def _budget(self, x: Tensor) -> int:
+        """Half a working set: maps that are read and written lie beside it."""
+        return working_set_bytes(x.device) // 2
+
+    def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        expected = (v.shape[0], self.query_channels, *v.shape[2:])
+        if v.dim() != 4 or v.shape[1] != self.channels or tuple(q.shape) != expected or tuple(k.shape) != expected:
+            shapes = ", ".join(str(list(part.shape)) for part in (q, k, v))
+            raise ValueError(
+                f"q and k must be [B, {self.query_channels}, H, W] and v [B, {self.channels}, H, W], got {shapes}"
+            )
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return (
+            f"{self.channels}, query_channels={self.query_channels}, kernel_size={self.kernel_size}, "
+            f"share={self.share}, border={self.neighborhood.border!r}"
+        )
+
+
+class PatchwiseAttention2d(nn.Module):
+    """Patchwise attention with its projections: the SAM of SAN's blocks, and a drop-in for a convolution of stride 1.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C.
+        query_channels: of q and k; None: C/4, as in the source.
+        kernel_size: sides of the window, odd.
+        share: how many channels share weights, see :class:`PatchwiseAttention`.
+        border: what lies beyond the map.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: as :class:`PatchwiseAttention`; in ``forward``, an input of another shape.
+
+    Example:
+        >>> import torch
+        >>> PatchwiseAttention2d(64, 16)(torch.randn(2, 64, 9, 9)).shape
+        torch.Size([2, 16, 9, 9])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        query_channels: int | None = None,
+        kernel_size: IntPair = 7,
+        share: int | None = None,
+        border: Border = "reflect",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_channels(in_channels)
+        check_division(out_channels, 1)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.attention = PatchwiseAttention(
+            out_channels,
+            query_channels=query_channels,
+            kernel_size=kernel_size,
+            share=share,
+            border=border,
+            device=device,
+            dtype=dtype,
+        )
+        self.split = (self.attention.query_channels, self.attention.query_channels, out_channels)
+        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C, H, W]``; ``[C_in, H, W]`` likewise."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.in_channels)
+        return self.attention(*self.projection(x).split(self.split, 1))
+
+
+@torch.no_grad()
+def fold(weights: nn.Sequential, query_channels: int) -> Folded:
+    r"""Batch norm, ReLU, convolution, twice, without batch norms: a clamp, a linear layer, a ReLU, a linear layer.
+
+    .. math:: \mathrm{relu}(a x + b) = a \max(x, -b/a) + b \quad (a > 0), \qquad a \min(x, -b/a) + b \quad (a < 0)
+
+    so a goes into the weights of the convolution and b through it into its bias. The weights of the second
+    convolution follow as they are. Features are ordered as :meth:`PatchwiseAttention._hidden` gathers them, the queries
+    first and then tap by tap, where the convolution's keys go channel by channel.
+
+    Raises:
+        ValueError: a batch norm without running statistics.
+        TypeError: parts put in by hand.
+    """
+    norm, conv, second_norm, second = (weights[i] for i in (0, 2, 3, 5))
+    if not isinstance(conv, nn.Conv2d) or not isinstance(second, nn.Conv2d) or second.bias is None:
+        raise TypeError(f"the weights' network must hold two 1x1 convolutions, the last with a bias, got {weights}")
+    matrix, second_weight, second_bias = conv.weight.detach(), second.weight.detach(), second.bias.detach()
+    device, dtype = matrix.device, matrix.dtype
+    gain, shift = batch_norm_line(norm)
+    corner = -shift / gain
+    rising, falling, largest = gain > 0, gain < 0, torch.finfo(dtype).max
+    # the corner is beyond every number of the dtype: always zero
+    is_zero = (rising & (corner > largest)) | (falling & (corner < -largest))
+    is_constant = is_zero | (gain == 0)
+    low = torch.where(rising & ~is_constant, corner, -torch.inf)
+    high = torch.where(falling & ~is_constant, corner, torch.inf)
+    constant = torch.where(is_zero, 0, torch.where(gain == 0, shift.relu(), shift))
+    precise = accumulation_dtype(dtype)
+    second_gain, second_shift = (part.to(device, precise) for part in batch_norm_line(second_norm))
+    matrix = matrix.flatten(1).to(precise) * second_gain[:, None]
+    bias = matrix @ constant.to(device, precise) + second_shift
+    matrix = matrix * torch.where(is_constant, 0, gain).to(device, precise)
+
+    def reordered(values: Tensor) -> Tensor:
+        keys = values[..., query_channels:].unflatten(-1, (query_channels, -1)).transpose(-1, -2).flatten(-2)
+        return torch.cat([values[..., :query_channels], keys], -1).to(device, dtype)
+
+    return Folded(
+        reordered(low), reordered(high), reordered(matrix), bias.to(dtype), second_weight.flatten(1), second_bias
+    )
+
+
+def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the images and of an axis of ``size``, of ``at_once`` together: whole images, or some of one."""
+    step, images = min(max(at_once, 1), size), max(at_once // size, 1)
+    for first in range(0, batch, images):
+        for start in range(0, size, step):
+            yield slice(first, min(first + images, batch)), slice(start, min(start + step, size))
+
+
+def _regrouped(x: Tensor, outer: int, inner: int) -> Tensor:
+    """``[B, outer * inner, H, W]`` -> ``[B, inner, outer, H, W]``."""
+    return x.unflatten(1, (outer, inner)).transpose(1, 2)
+
+
+def _extend(x: Tensor, nbhd: Neighborhood, axis: int, dim: int) -> Tensor:
+    """A map with the rows (axis 0) or columns (axis 1), its dimension ``dim``, that lie beyond the border.
+
+    As :meth:`Neighborhood.pad` without a question about values, which would stop an export.
+    """
+    before, after = nbhd.reach(axis)
+    if before == after == 0:
+        return x
+    if nbhd.border == "zeros":
+        return F.pad(x, (*(0, 0) * (x.dim() - 1 - dim), before, after))
+    return x.index_select(dim, nbhd.padded_sources(axis, x.shape[dim], x.device))

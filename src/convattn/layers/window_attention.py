@@ -1,0 +1,271 @@
+"""Window attention: q, k and v maps in, a map out (ACmix eq. 19; Swin)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.ops.neighborhood import IntPair, as_pair
+
+
+class WindowAttention(nn.Module):
+    r"""Multi-head attention inside the windows of a grid, with a learned bias for every relative position.
+
+    .. math:: F(i) = \sum_{j \in w(i)} \mathrm{softmax}_j\left(\frac{q_i \cdot k_j}{\sqrt{d}} + b_{i-j}\right) v_j
+
+    w(i) is the window of pixel i: rows ``shift + n * window`` to ``shift + (n + 1) * window``, clipped to the map, for
+    every integer n, columns likewise. That holds for any size: what a window has beyond the map is masked out and has
+    no influence (timm's and Microsoft's Swin let zeros that were padded before the projection take part there, so
+    their results differ on sizes that are no multiple of the window, and are the same on all others). A map that one
+    window covers along an axis is not shifted along it. The window, and with it the bias table, never shrinks.
+
+    Windows and masks are made from the size at every call, so an exported program takes any size too.
+
+    Source: Liu et al., *Swin Transformer*, ICCV 2021.
+
+    Args:
+        channels: C of q, k, v and of the output.
+        window_size: rows and columns of a window.
+        num_heads: N; must divide ``channels``.
+        shift: how far the grid is moved down and right, less than a window; Swin's every second block has
+            ``window_size // 2``.
+        output_projection: a learned linear layer over the channels follows (``proj``), as in Swin: what ACmix's α
+            multiplies is the attention after it.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: channels that the heads do not divide, a shift of a window or more; in ``forward``, maps of
+            another shape.
+
+    Example:
+        >>> import torch
+        >>> path = WindowAttention(8, window_size=4, num_heads=2, shift=2)
+        >>> q = k = v = torch.randn(1, 8, 9, 5)
+        >>> path(q, k, v).shape
+        torch.Size([1, 8, 9, 5])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        window_size: IntPair = 7,
+        num_heads: int = 4,
+        shift: IntPair = 0,
+        output_projection: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_division(channels, num_heads)
+        self.channels, self.num_heads = channels, num_heads
+        self.window_size = as_pair(window_size, "window_size")
+        self.shift = (shift, shift) if isinstance(shift, int) else (shift[0], shift[1])
+        if any(not 0 <= moved < window for moved, window in zip(self.shift, self.window_size, strict=True)):
+            raise ValueError(f"shift must be at least 0 and less than window_size={self.window_size}, got {self.shift}")
+        offsets = (2 * self.window_size[0] - 1) * (2 * self.window_size[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads, device=device, dtype=dtype))
+        self.proj = nn.Linear(channels, channels, device=device, dtype=dtype) if output_projection else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the table and the linear layer as Swin does."""
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        if self.proj is not None:
+            _start_linear(self.proj)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``[B, C, H, W]`` three times -> ``[B, C, H, W]``."""
+        if not q.shape == k.shape == v.shape or v.dim() != 4 or v.shape[1] != self.channels:
+            shapes = ", ".join(str(list(part.shape)) for part in (q, k, v))
+            raise ValueError(f"q, k and v must all be [B, {self.channels}, H, W], got {shapes}")
+        batch, moved = v.shape[0], self.effective_shift(*v.shape[2:])
+        rows, columns = (
+            _windows(size, window, distance, v.device)
+            for size, window, distance in zip(v.shape[2:], self.window_size, moved, strict=True)
+        )
+        q, k, v = (self._partition(part, rows, columns) for part in (q, k, v))
+        bias = self.position_bias().to(q.dtype)
+        if rows.whole and columns.whole:
+            q, k, v = (part.flatten(2, 3).flatten(0, 1) for part in (q, k, v))
+            mask = bias.unsqueeze(1).repeat(batch, 1, 1, 1)
+        else:
+            # windows stand beside the heads, so that every image of the batch shares the mask
+            q, k, v = (part.flatten(1, 3) for part in (q, k, v))
+            forbidden = _forbidden(rows, columns)
+            mask = bias.unsqueeze(1).masked_fill(forbidden, -torch.inf).flatten(0, 1).unsqueeze(0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self._merge(out, rows, columns)
+
+    def effective_shift(self, height: int, width: int) -> tuple[int, int]:
+        """How far the grid is moved on a map of that size: 0 along an axis that one window covers."""
+        # arithmetic in place of a condition: the size may be symbolic
+        rows, columns = (
+            moved and moved * torch.sym_min(1, (size - 1) // window)
+            for size, window, moved in zip((height, width), self.window_size, self.shift, strict=True)
+        )
+        return cast(int, rows), cast(int, columns)
+
+    def position_bias(self) -> Tensor:
+        """What is added to the logits of every window, ``[N, pixels, pixels]``; pixels row by row."""
+        rows, columns = self.window_size
+        device = self.relative_position_bias_table.device
+        row = _differences(rows, device)[:, None, :, None] * (2 * columns - 1)
+        index = row + _differences(columns, device)[None, :, None, :]
+        bias: Tensor = self.relative_position_bias_table.index_select(0, index.flatten())
+        return bias.t().reshape(self.num_heads, rows * columns, rows * columns)
+
+    def _partition(self, part: Tensor, rows: _Windows, columns: _Windows) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, N, windows down, windows across, pixels of a window, C / N]``."""
+        part = part.permute(0, 2, 3, 1)
+        if rows.order is not None:
+            part = part.index_select(1, rows.order)
+        if columns.order is not None:
+            part = part.index_select(2, columns.order)
+        part = part.unfold(1, rows.size, rows.size).unfold(2, columns.size, columns.size)
+        part = part.unflatten(3, (self.num_heads, self.channels // self.num_heads))
+        part = part.permute(0, 3, 1, 2, 5, 6, 4).clone(memory_format=torch.contiguous_format)
+        return part.flatten(4, 5)
+
+    def _merge(self, out: Tensor, rows: _Windows, columns: _Windows) -> Tensor:
+        """The inverse of :meth:`_partition` and of its flattening, then the linear layer."""
+        head_dim = self.channels // self.num_heads
+        shape = (-1, self.num_heads, rows.number, columns.number, rows.size, columns.size, head_dim)
+        out = out.reshape(shape).permute(0, 2, 4, 3, 5, 1, 6).clone(memory_format=torch.contiguous_format)
+        out = out.flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        if rows.back is not None:
+            out = out.index_select(1, rows.back)
+        if columns.back is not None:
+            out = out.index_select(2, columns.back)
+        out = (out if self.proj is None else self.proj(out)).permute(0, 3, 1, 2)
+        # of two layouts that meet in a sum, torch.export would want to know which one it gives
+        return out if isinstance(rows.number, int) else out.clone(memory_format=torch.contiguous_format)
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return f"{self.channels}, window_size={self.window_size}, num_heads={self.num_heads}, shift={self.shift}"
+
+
+class WindowAttention2d(WindowAttention):
+    """Window attention with its projections: what every block of Swin holds.
+
+    The parameters are named as in timm's and Microsoft's Swin: ``qkv``, ``relative_position_bias_table``, ``proj``.
+
+    Args:
+        channels: C, in and out.
+        window_size: rows and columns of a window.
+        num_heads: N; must divide ``channels``.
+        shift: how far the grid of windows is moved, see :class:`WindowAttention`.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: as :class:`WindowAttention`; in ``forward``, an input of another shape.
+
+    Example:
+        >>> import torch
+        >>> WindowAttention2d(16, num_heads=2)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 16, 9, 9])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        window_size: IntPair = 7,
+        num_heads: int = 4,
+        shift: IntPair = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_channels(channels)
+        super().__init__(
+            channels,
+            window_size=window_size,
+            num_heads=num_heads,
+            shift=shift,
+            output_projection=True,
+            device=device,
+            dtype=dtype,
+        )
+        self.qkv = nn.Linear(channels, 3 * channels, device=device, dtype=dtype)
+        _start_linear(self.qkv)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``; ``[C, H, W]`` likewise."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.channels)
+        q, k, v = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).chunk(3, 1)
+        return super().forward(q, k, v)
+
+
+def _start_linear(layer: nn.Linear) -> None:
+    """Draw a linear layer as Swin does."""
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+
+
+def _differences(size: int, device: torch.device) -> Tensor:
+    """i - j of all positions i and j, from 0 on, ``[size, size]``."""
+    positions = torch.arange(size, device=device)
+    return positions[:, None] - positions[None, :] + (size - 1)
+
+
+class _Windows(NamedTuple):
+    """The windows along one axis.
+
+    The axis is filled up to whole windows and rolled, so that the two that its ends cut share one window.
+    """
+
+    number: int
+    size: int
+    order: Tensor | None
+    """Which position stands where, ``[number * size]``; past the end the last; None: they are in order."""
+    back: Tensor | None
+    """Where every position stands."""
+    apart: Tensor
+    """Which places of a window may not attend to which, ``[number, size, size]``."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all places of every window may attend to each other."""
+        return self.order is None
+
+
+def _windows(length: int, size: int, moved: int, device: torch.device) -> _Windows:
+    count = (length - 1) // size + 1
+    if not isinstance(count, int):
+        # torch.export would tell one window from more; the second may be empty
+        count = torch.sym_max(count, 2)
+    if _is_sure(length % size == 0) and _is_sure(moved == 0):
+        return _Windows(count, size, None, None, torch.zeros(count, size, size, dtype=torch.bool, device=device))
+    position = (torch.arange(count * size, device=device) + moved) % (count * size)
+    # positions that the roll left in order, positions that it brought from the front, places past the end
+    kind = (position < moved).int() + 2 * (position >= length).int()
+    kind = kind.unfold(0, size, size)
+    apart = kind[:, :, None] != kind[:, None, :]
+    back = (torch.arange(length, device=device) - moved) % (count * size)
+    return _Windows(count, size, position.clamp(max=length - 1), back, apart)
+
+
+def _forbidden(rows: _Windows, columns: _Windows) -> Tensor:
+    """Which pixel of a window may not attend to which, ``[windows, pixels, pixels]``."""
+    window = torch.arange(rows.number * columns.number, device=rows.apart.device)
+    row = rows.apart[window // columns.number][:, :, None, :, None]
+    column = columns.apart[window % columns.number][:, None, :, None, :]
+    return (row | column).flatten(3, 4).flatten(1, 2)
+
+
+def _is_sure(condition: bool | torch.SymBool) -> bool:
+    """A condition on sizes; False where it is symbolic and not true for every size."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(condition))

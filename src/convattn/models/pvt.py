@@ -1,0 +1,456 @@
+"""PVT v1 and PVT-ACmix, whose attention is an argument (ACmix, supplement A, table 4).
+
+timm has PVT v2 alone, so the first version is registered as ``pvt_v1_tiny/small/medium/large``.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from convattn.layers.global_attention import (
+    SpatialReductionACmix,
+    SpatialReductionAttention,
+    as_map,
+    as_tokens,
+    pad_to_multiple,
+)
+
+Stem: TypeAlias = Literal["imagenet", "small"]
+Pooling: TypeAlias = Literal["token", "avg"]
+Four: TypeAlias = tuple[int, int, int, int]
+
+DEPTHS: dict[str, Four] = {
+    "tiny": (2, 2, 2, 2),
+    "small": (3, 4, 6, 3),
+    "medium": (3, 4, 18, 3),
+    "large": (3, 8, 27, 3),
+}
+
+
+class AttentionFactory(Protocol):
+    """Makes the attention of a block."""
+
+    def __call__(self, channels: int, *, num_heads: int, sr_ratio: int, num_prefix_tokens: int) -> nn.Module:
+        """A module from ``[B, p + H W, C]`` and ``(H, W)`` to ``[B, p + H W, C]``."""
+
+
+class Block(nn.Module):
+    """A transformer block: attention and a two-layer perceptron, each after a layer norm and with a shortcut.
+
+    Args:
+        channels: C.
+        attention: ``[B, T, C]`` and ``(H, W)`` -> ``[B, T, C]``.
+        mlp_ratio: hidden channels over C.
+        drop_path: how often a shortcut stands alone, in training.
+
+    Example:
+        >>> import torch
+        >>> block = Block(8, SpatialReductionAttention(8, num_heads=2), mlp_ratio=4, drop_path=0.0)
+        >>> block(torch.randn(1, 6, 8), (2, 3)).shape
+        torch.Size([1, 6, 8])
+    """
+
+    def __init__(self, channels: int, attention: nn.Module, *, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attn = attention
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``[B, T, C]`` and ``(H, W)`` -> ``[B, T, C]``."""
+        x = x + self.drop_path1(self.attn(self.norm1(x), size))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Squares of pixels to tokens: a strided convolution and a layer norm.
+
+    A map that the square does not divide is filled up with zeros at the right and at the bottom.
+
+    Args:
+        in_chans: C_in.
+        channels: C.
+        patch_size: side of the square.
+
+    Example:
+        >>> import torch
+        >>> tokens, size = PatchEmbed(3, 8, 4)(torch.randn(1, 3, 9, 16))
+        >>> tokens.shape, size
+        (torch.Size([1, 12, 8]), (3, 4))
+    """
+
+    def __init__(self, in_chans: int, channels: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, channels, patch_size, patch_size)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """``[B, C_in, H, W]`` -> ``[B, h w, C]`` and ``(h, w)``, h = ceil(H/patch_size)."""
+        x = self.proj(pad_to_multiple(x, self.patch_size))
+        return self.norm(as_tokens(x)), (x.shape[2], x.shape[3])
+
+
+class Stage(nn.Module):
+    """Patch embedding, position embedding and blocks; in the last stage of a classifier a class token too.
+
+    Args:
+        patch_embed: what makes the tokens.
+        blocks: the transformer blocks.
+        grid: height and width of the table of position embeddings, which is interpolated to every other size.
+        class_token: ``"first"``: a learned token stands before those of the map; None: none.
+
+    Example:
+        >>> import torch
+        >>> stage = Stage(PatchEmbed(3, 8, 4), [], grid=(7, 7), class_token="first")
+        >>> tokens, size = stage(torch.randn(1, 3, 12, 16))
+        >>> tokens.shape, size, stage.pos_embed.shape
+        (torch.Size([1, 13, 8]), (3, 4), torch.Size([1, 50, 8]))
+    """
+
+    def __init__(
+        self,
+        patch_embed: PatchEmbed,
+        blocks: list[Block],
+        *,
+        grid: tuple[int, int],
+        class_token: Literal["first"] | None = None,
+    ) -> None:
+        super().__init__()
+        channels = patch_embed.proj.out_channels
+        self.grid, self.num_prefix_tokens = grid, 1 if class_token else 0
+        self.grad_checkpointing = False
+        self.patch_embed = patch_embed
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, channels)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + grid[0] * grid[1], channels))
+        self.blocks = nn.ModuleList(blocks)
+        for parameter in (self.pos_embed, self.cls_token):
+            if parameter is not None:
+                trunc_normal_(parameter, std=0.02)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """``[B, C_in, H, W]`` -> tokens ``[B, p + h w, C]`` and ``(h, w)``."""
+        x, size = self.patch_embed(x)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
+        x = x + self.position(size).to(x.dtype)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, size, use_reentrant=False)
+            else:
+                x = block(x, size)
+        return x, size
+
+    def position(self, size: tuple[int, int]) -> Tensor:
+        """The position embeddings of a map of this size, ``[1, p + H W, C]``: bilinear in the table.
+
+        Interpolated at the table's own size too, which changes nothing: a comparison would tie an exported size.
+        """
+        prefix, table = self.pos_embed[:, : self.num_prefix_tokens], self.pos_embed[:, self.num_prefix_tokens :]
+        table = as_tokens(F.interpolate(as_map(table, self.grid), size=size, mode="bilinear", align_corners=False))
+        return torch.cat([prefix, table], 1) if self.num_prefix_tokens else table
+
+    def pixels(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens -> map ``[B, C, H, W]``, the class token left out."""
+        return as_map(tokens[:, self.num_prefix_tokens :], size)
+
+
+class PVT(nn.Module):
+    """Pyramid Vision Transformer, first version, with the attention of its blocks open.
+
+    Source: Wang et al., *Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without
+    Convolutions*, ICCV 2021. Any input size: a map that a patch or a spatial reduction does not divide is filled up
+    with zeros at the right and at the bottom, so a stage of stride s measures ceil(H/s) x ceil(W/s); multiples of 32
+    need none of it.
+
+    Args:
+        num_classes: of the classifier; 0: none.
+        in_chans: channels of the images.
+        img_size: the size that the tables of position embeddings are for; None: 224, or 32 with the small stem.
+        stem: ``"imagenet"``: the first patch is 4x4, strides 4 to 32; ``"small"``: it is 2x2 and the spatial reduction
+            is half as strong, strides 2 to 16, for images of about 32 pixels.
+        depths: blocks of every stage.
+        embed_dims: channels of every stage.
+        num_heads: of every stage.
+        mlp_ratios: of every stage, see :class:`Block`.
+        sr_ratios: spatial reduction of every stage; None: 8, 4, 2, 1, or 4, 2, 1, 1 with the small stem.
+        operator: makes the attention of every block.
+        global_pool: ``"token"``: a class token in the last stage, which the classifier reads, as published;
+            ``"avg"``: no class token, the classifier reads the mean of the map. The default with ``features_only`` is
+            ``"avg"``: the authors' detection and segmentation code has no class token.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; that of the others rises to it linearly.
+
+    Raises:
+        ValueError: an unknown stem or pooling, an image without pixels, heads that do not divide the channels.
+
+    Example:
+        >>> import timm, torch
+        >>> net = timm.create_model("acmix_pvt_tiny", num_classes=10, stem="small", embed_dims=(8, 16, 40, 64))
+        >>> net(torch.zeros(1, 3, 33, 31)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] | None = None,
+        stem: Stem = "imagenet",
+        depths: Four = DEPTHS["tiny"],
+        embed_dims: Four = (64, 128, 320, 512),
+        num_heads: Four = (1, 2, 5, 8),
+        mlp_ratios: tuple[float, float, float, float] = (8, 8, 4, 4),
+        sr_ratios: Four | None = None,
+        operator: AttentionFactory = SpatialReductionAttention,
+        global_pool: Pooling = "token",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if stem not in get_args(Stem):
+            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+        if global_pool not in get_args(Pooling):
+            raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
+        per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
+        sr_ratios = sr_ratios or ((8, 4, 2, 1) if stem == "imagenet" else (4, 2, 1, 1))
+        for name, values in (per_stage | {"sr_ratios": sr_ratios}).items():
+            if len(values) != 4:
+                raise ValueError(f"{name} must have a number for each of the 4 stages, got {values}")
+        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        patch_sizes = (4 if stem == "imagenet" else 2, 2, 2, 2)
+        size = img_size or (224 if stem == "imagenet" else 32)
+        grid = (size, size) if isinstance(size, int) else (size[0], size[1])
+        drops = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        stages: list[Stage] = []
+        self.feature_info: list[dict[str, Any]] = []
+        for i, (c_in, channels) in enumerate(pairwise((in_chans, *embed_dims))):
+            class_token: Literal["first"] | None = "first" if i == 3 and global_pool == "token" else None
+            make = partial(
+                operator, num_heads=num_heads[i], sr_ratio=sr_ratios[i], num_prefix_tokens=1 if class_token else 0
+            )
+            blocks = [
+                Block(channels, make(channels), mlp_ratio=mlp_ratios[i], drop_path=next(drops))
+                for _ in range(depths[i])
+            ]
+            grid = (math.ceil(grid[0] / patch_sizes[i]), math.ceil(grid[1] / patch_sizes[i]))
+            patch_embed = PatchEmbed(c_in, channels, patch_sizes[i])
+            stages.append(Stage(patch_embed, blocks, grid=grid, class_token=class_token))
+            reduction = math.prod(patch_sizes[: i + 1])
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
+        self.stages = nn.ModuleList(stages)
+        self.norm: nn.Module = nn.LayerNorm(embed_dims[-1], eps=1e-6)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Linear(embed_dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.apply(_draw_linear)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``[B, in_chans, H, W]`` -> the last stage's tokens, normalised: ``[B, T, C]``, the class token first."""
+        tokens, size = self._first_stage(x)
+        for before, stage in pairwise(self.stages):
+            tokens, size = stage(before.pixels(tokens, size))
+        return self.norm(tokens)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens -> logits ``[B, num_classes]``, or with ``pre_logits`` what the classifier reads."""
+        x = self.head_drop(x[:, 0] if self.global_pool == "token" else x.mean(1))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_chans, H, W]`` -> logits ``[B, num_classes]``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The stages' maps without class token, as timm's feature extraction asks for them.
+
+        Args:
+            x: ``[B, in_chans, H, W]``.
+            indices: which stages; a number: the last so many; None: all.
+            norm: give the last stage's map after the final norm.
+            stop_early: leave out the stages after the last one asked for.
+            output_fmt: ``"NCHW"``.
+            intermediates_only: return the maps alone, else also the last tokens as ``forward_features`` gives them.
+
+        Raises:
+            ValueError: another format.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        taken, last = feature_take_indices(len(self.stages), indices)
+        maps: list[Tensor] = []
+        tokens, size = self._first_stage(x)
+        stages = list(self.stages)
+        for i, stage in enumerate(stages[: last + 1] if stop_early or intermediates_only else stages):
+            if i > 0:
+                tokens, size = stage(stages[i - 1].pixels(tokens, size))
+            if i in taken:
+                maps.append(stage.pixels(self.norm(tokens) if norm and i == 3 else tokens, size))
+        return maps if intermediates_only else (self.norm(tokens), maps)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] | tuple[int, ...] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Take out what the maps of these stages do not need (timm's convention); returns the indices."""
+        taken, last = feature_take_indices(len(self.stages), indices)
+        if prune_norm or last < len(self.stages) - 1:
+            self.norm = nn.Identity()
+        self.stages = self.stages[: last + 1]
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute every block again in the backward pass instead of keeping its intermediate results."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: Pooling | None = None) -> None:
+        """A new last layer.
+
+        Raises:
+            ValueError: another pooling than the network was built for.
+        """
+        if global_pool not in (None, self.global_pool):
+            raise ValueError(f"the network was built with global_pool={self.global_pool!r}: build it anew")
+        self.num_classes = num_classes
+        self.head = nn.Identity()
+        if num_classes > 0:
+            like = self.stages[0].pos_embed
+            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+            _draw_linear(self.head)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
+        names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
+        for prefix, module in self.named_modules():
+            if isinstance(module, SpatialReductionACmix):
+                names |= {f"{prefix}.{name}" for name in module.no_weight_decay()}
+        return names
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm groups the parameters by depth, for a learning rate that falls with it."""
+        blocks = [
+            (r"^stages\.(\d+)\.(?:patch_embed|pos_embed|cls_token)", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^stages\.0\.(?:patch_embed|pos_embed)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
+    def _first_stage(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if x.dim() != 4 or x.shape[1] != self.in_chans or x.shape[2] < 1 or x.shape[3] < 1:
+            raise ValueError(f"the images must be [B, {self.in_chans}, H, W] of a pixel at least, got {list(x.shape)}")
+        return self.stages[0](x)
+
+
+def _draw_linear(module: nn.Module) -> None:
+    """As published; convolutions keep torch's initialisation, ACmix its own."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "stages.0.patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {name: _cfg() for name in (*(f"pvt_v1_{size}" for size in DEPTHS), "acmix_pvt_tiny", "acmix_pvt_small")}
+)
+
+
+def _build(variant: str, operator: AttentionFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    settings = {"depths": DEPTHS[variant.split("_")[-1]], "operator": operator}
+    if options.get("features_only"):
+        settings["global_pool"] = "avg"
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(PVT, variant, pretrained, feature_cfg=feature_cfg, **(settings | options))
+
+
+def _acmix(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """``operator_args`` are options of :class:`SpatialReductionACmix`: ``kernel_size``, ``shift``, ``mix``."""
+    arguments = options.pop("operator_args", None) or {}
+    return _build(variant, partial(SpatialReductionACmix, **arguments), pretrained, options)
+
+
+@register_model
+def pvt_v1_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PVT-Tiny (published: 13 M, 1.9 G, top-1 75.1)."""
+    return _build("pvt_v1_tiny", SpatialReductionAttention, pretrained, kwargs)
+
+
+@register_model
+def pvt_v1_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PVT-Small (published: 25 M, 3.8 G, top-1 79.8)."""
+    return _build("pvt_v1_small", SpatialReductionAttention, pretrained, kwargs)
+
+
+@register_model
+def pvt_v1_medium(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PVT-Medium (published: 44.2 M, 6.7 G, top-1 81.2)."""
+    return _build("pvt_v1_medium", SpatialReductionAttention, pretrained, kwargs)
+
+
+@register_model
+def pvt_v1_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PVT-Large (published: 61.4 M, 9.8 G, top-1 81.7)."""
+    return _build("pvt_v1_large", SpatialReductionAttention, pretrained, kwargs)
+
+
+@register_model
+def acmix_pvt_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PVT-ACmix-T (published: 13 M, 2.0 G, top-1 78.0)."""
+    return _acmix("acmix_pvt_tiny", pretrained, kwargs)
+
+
+@register_model
+def acmix_pvt_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PVT-ACmix-S (published: 25 M, 3.9 G, top-1 81.7)."""
+    return _acmix("acmix_pvt_small", pretrained, kwargs)

@@ -1,0 +1,410 @@
+"""SAN and SAN-ACmix, whose attention is an argument (ACmix, supplement A, table 3).
+
+``timm.create_model`` knows them after ``import convattn`` as ``san10/15/19`` and ``acmix_san10/15/19``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from convattn.layers import ACmix
+from convattn.layers._checks import is_hooked
+from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.ops._dispatch import runs_directly, working_set_bytes
+
+Stem: TypeAlias = Literal["imagenet", "small"]
+
+LAYERS: dict[int, tuple[int, ...]] = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
+KERNELS = (3, 7, 7, 7, 7)
+WIDTHS = (64, 256, 512, 1024, 2048)
+REDUCTION = 4
+"""Channels of a block over those of its operator."""
+
+register_notrace_module(PatchwiseAttention2d)
+
+
+class OperatorFactory(Protocol):
+    """Makes the operator of a block."""
+
+    def __call__(self, in_channels: int, out_channels: int, *, kernel_size: int) -> nn.Module:
+        """A module from ``[B, C_in, H, W]`` to ``[B, C_out, H, W]``."""
+
+
+def patchwise_acmix(in_channels: int, out_channels: int, *, kernel_size: int, **options: Any) -> ACmix:
+    """SAN-ACmix's operator (ACmix, supplement C): both paths over q, k and four quarters of v.
+
+    q and k have C/4 channels each and v has C, so the convolution path connects six maps of C/4 channels.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C, a multiple of 4.
+        kernel_size: of the attention's window.
+        **options: of :class:`convattn.ACmix`: ``shift``, ``mix``, its own ``kernel_size`` as ``convolution_kernel``.
+
+    Example:
+        >>> patchwise_acmix(64, 16, kernel_size=7).convolution.maps
+        6
+    """
+    attention = PatchwiseAttention(out_channels, kernel_size=kernel_size)
+    convolution_kernel = options.pop("convolution_kernel", 3)
+    return ACmix(in_channels, out_channels, kernel_size=convolution_kernel, attention=attention, **options)
+
+
+@register_notrace_module
+class HalvingPool(nn.Module):
+    """Max-pooling by two, an odd last row or column left out; an axis of one pixel stays.
+
+    Example:
+        >>> import torch
+        >>> HalvingPool()(torch.zeros(1, 3, 5, 1)).shape
+        torch.Size([1, 3, 2, 1])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C, max(H // 2, 1), max(W // 2, 1)]``."""
+        return F.max_pool2d(x, (1 if x.shape[2] == 1 else 2, 1 if x.shape[3] == 1 else 2))
+
+
+class Block(nn.Module):
+    """Batch norm, ReLU, operator, batch norm, ReLU, 1x1 convolution, with a shortcut around all.
+
+    Args:
+        channels: P.
+        operator: ``[B, P, H, W]`` -> ``[B, P/4, H, W]``.
+        drop_path: how often the shortcut stands alone, in training.
+
+    Example:
+        >>> import torch
+        >>> Block(32, PatchwiseAttention2d(32, 8), drop_path=0.1)(torch.randn(1, 32, 5, 5)).shape
+        torch.Size([1, 32, 5, 5])
+    """
+
+    def __init__(self, channels: int, operator: nn.Module, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU(inplace=True)
+        self.attn = operator
+        self.norm2 = nn.BatchNorm2d(channels // REDUCTION)
+        self.act2 = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(channels // REDUCTION, channels, 1)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, P, H, W]`` -> ``[B, P, H, W]``."""
+        out = self.attn(self.act1(self.norm1(x)))
+        out = self.drop_path(self.conv(self.act2(self.norm2(out))))
+        out += x
+        return out
+
+
+class Stage(nn.Module):
+    """Pooling, a 1x1 convolution to another width, blocks, batch norm and ReLU.
+
+    Args:
+        in_channels: of the stage before.
+        channels: P.
+        blocks: of P channels.
+        pool: halve the resolution first.
+    """
+
+    def __init__(self, in_channels: int, channels: int, blocks: Sequence[nn.Module], *, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+        self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, P, H // 2, W // 2]``, at least one pixel."""
+        return self.after_pool(self.pool(x))
+
+    def after_pool(self, x: Tensor) -> Tensor:
+        """What follows the pooling."""
+        x = self.conv(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.act(self.norm(x))
+
+
+class SAN(nn.Module):
+    """Self-Attention Network with patchwise attention, the operator of its blocks open.
+
+    Source: Zhao et al., *Exploring Self-attention for Image Recognition*, CVPR 2020. Any input size from one pixel on;
+    every pooling leaves an odd last row or column out, as in the source, and one pixel as it is.
+
+    Args:
+        num_classes: of the classifier; 0: none.
+        in_chans: channels of the images.
+        stem: ``"imagenet"``: strides 2 to 32; ``"small"``: the first two stages do not pool, strides 1 to 8, for
+            images of about 32 pixels.
+        layers: blocks of every stage.
+        kernels: the attention's window in every stage.
+        widths: P, channels of every stage, multiples of 16; the stem has those of the first. Operators have a
+            quarter of them.
+        operator: makes the operator of every block.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; that of the others rises to it linearly.
+
+    Raises:
+        ValueError: an unknown stem, options that do not name the same number of stages, widths that are no multiples
+            of 16.
+
+    Example:
+        >>> import timm, torch, convattn
+        >>> net = timm.create_model("acmix_san10", num_classes=10, stem="small", widths=(16, 32, 32, 48, 64))
+        >>> net(torch.zeros(2, 3, 33, 31)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        stem: Stem = "imagenet",
+        layers: Sequence[int] = LAYERS[10],
+        kernels: Sequence[int] = KERNELS,
+        widths: Sequence[int] = WIDTHS,
+        operator: OperatorFactory = PatchwiseAttention2d,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(stem, layers, kernels, widths)
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.num_features = self.head_hidden_size = widths[-1]
+        self.conv_in = nn.Conv2d(in_chans, widths[0], 1, bias=False)
+        self.bn_in = nn.BatchNorm2d(widths[0])
+        self.act_in = nn.ReLU(inplace=True)
+        drops = iter(torch.linspace(0, drop_path_rate, sum(layers), device="cpu").tolist())
+        stages: list[Stage] = []
+        self.feature_info: list[dict[str, Any]] = []
+        reduction = 1
+        for i, (c_in, channels) in enumerate(pairwise((widths[0], *widths))):
+            pools = stem == "imagenet" or i > 1
+            reduction *= 2 if pools else 1
+            make = partial(operator, channels, channels // REDUCTION, kernel_size=kernels[i])
+            blocks = [Block(channels, make(), drop_path=next(drops)) for _ in range(layers[i])]
+            stages.append(Stage(c_in, channels, blocks, pool=HalvingPool() if pools else nn.Identity()))
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
+        self.stages = nn.ModuleList(stages)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.fc: nn.Module = nn.Linear(widths[-1], num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``[B, in_chans, H, W]`` -> the last stage's map."""
+        x = self._first_stage(x)
+        for stage in self.stages[1:]:
+            x = stage(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last stage's map -> logits ``[B, num_classes]``, or with ``pre_logits`` what the classifier reads."""
+        x = self.head_drop(x.mean((2, 3)))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_chans, H, W]`` -> logits ``[B, num_classes]``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The stages' maps, as timm's feature extraction asks for them.
+
+        Args:
+            x: ``[B, in_chans, H, W]``.
+            indices: which stages; a number: the last so many; None: all.
+            norm: without effect: every stage ends with its batch norm.
+            stop_early: leave out the stages after the last one asked for.
+            output_fmt: ``"NCHW"``.
+            intermediates_only: return the maps alone, else also what ``forward_features`` gives.
+
+        Raises:
+            ValueError: another format.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        taken, last = feature_take_indices(len(self.stages), indices)
+        maps: list[Tensor] = []
+        x = self._first_stage(x)
+        stages = list(self.stages)
+        for i, stage in enumerate(stages[: last + 1] if stop_early or intermediates_only else stages):
+            x = x if i == 0 else stage(x)
+            if i in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] | tuple[int, ...] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Take out what the maps of these stages do not need (timm's convention); returns the indices."""
+        taken, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute every block again in the backward pass instead of keeping its intermediate results."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer.
+
+        Raises:
+            ValueError: another pooling than ``"avg"``.
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool must be 'avg', got {global_pool!r}")
+        like = self.conv_in.weight
+        self.num_classes, self.fc = num_classes, nn.Identity()
+        if num_classes > 0:
+            self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone: every operator's α and β."""
+        return {
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
+            if isinstance(module, ACmix)
+            for name in module.no_weight_decay()
+        }
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm groups the parameters by depth, for a learning rate that falls with it."""
+        blocks = [
+            (r"^stages\.(\d+)\.conv", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^stages\.(\d+)\.norm", (99999,)),
+        ]
+        return {"stem": r"^(?:conv_in|bn_in)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
+    def _first_stage(self, x: Tensor) -> Tensor:
+        first = self.stages[0]
+        watched = any(map(is_hooked, (self.conv_in, self.bn_in, self.act_in, first)))
+        if self.training or watched or not runs_directly(x) or type(first.pool) is not HalvingPool:
+            return first(self._stem(x))
+        # the stem's map at full resolution would be the network's largest
+        return first.after_pool(self._pooled_bands(x, first.pool))
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.act_in(self.bn_in(self.conv_in(x)))
+
+    def _pooled_bands(self, x: Tensor, pool: nn.Module) -> Tensor:
+        """The stem and the first pooling, some rows at a time."""
+        height = x.shape[2]
+        per_row = x.element_size() * x.shape[0] * max(x.shape[3], 1) * self.conv_in.out_channels
+        rows = max(2, working_set_bytes(x.device) // max(4 * per_row, 1) // 2 * 2)
+        # an odd last row goes with the band before it, which leaves it out
+        starts = range(0, max(height - 1, 1), rows)
+        bands = [pool(self._stem(x[:, :, y : y + rows + (y + rows == height - 1)])) for y in starts]
+        return bands[0] if len(bands) == 1 else torch.cat(bands, 2)
+
+
+def _check(stem: str, layers: Sequence[int], kernels: Sequence[int], widths: Sequence[int]) -> None:
+    if stem not in get_args(Stem):
+        raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+    if not len(layers) == len(kernels) == len(widths) or not widths:
+        raise ValueError(
+            f"layers, kernels and widths must have a number for each stage, got {layers}, {kernels} and {widths}"
+        )
+    if any(width < 16 or width % 16 for width in widths):
+        raise ValueError(f"widths must be multiples of 16, a block's queries having a sixteenth of them, got {widths}")
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "conv_in",
+        "classifier": "fc",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs({f"{kind}san{depth}": _cfg() for kind in ("", "acmix_") for depth in LAYERS})
+
+
+def _build(variant: str, operator: OperatorFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """``operator_args`` are options of the operator."""
+    arguments = options.pop("operator_args", None) or {}
+    settings = {"layers": LAYERS[int(variant[-2:])], "operator": partial(operator, **arguments)}
+    feature_cfg = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
+    return build_model_with_cfg(SAN, variant, pretrained, feature_cfg=feature_cfg, **(settings | options))
+
+
+@register_model
+def san10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SAN-10, patchwise (published: 11.8 M, 1.9 G, top-1 77.1)."""
+    return _build("san10", PatchwiseAttention2d, pretrained, kwargs)
+
+
+@register_model
+def san15(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SAN-15, patchwise (published: 16.2 M, 2.6 G, top-1 78.0)."""
+    return _build("san15", PatchwiseAttention2d, pretrained, kwargs)
+
+
+@register_model
+def san19(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SAN-19, patchwise (published: 20.5 M, 3.3 G, top-1 78.2)."""
+    return _build("san19", PatchwiseAttention2d, pretrained, kwargs)
+
+
+@register_model
+def acmix_san10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SAN-ACmix-10 (published: 12.1 M, 1.9 G, top-1 77.6)."""
+    return _build("acmix_san10", patchwise_acmix, pretrained, kwargs)
+
+
+@register_model
+def acmix_san15(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SAN-ACmix-15 (published: 16.6 M, 2.7 G, top-1 78.4)."""
+    return _build("acmix_san15", patchwise_acmix, pretrained, kwargs)
+
+
+@register_model
+def acmix_san19(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SAN-ACmix-19 (published: 21.2 M, 3.4 G, top-1 78.7)."""
+    return _build("acmix_san19", patchwise_acmix, pretrained, kwargs)

@@ -1,0 +1,146 @@
+"""``group_convolution``: ACmix's convolution path as one convolution of the maps as they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convattn.ops import _dispatch
+from convattn.ops._checks import check_map
+from convattn.ops._layout import memory_format_of
+from convattn.ops.group_convolution import eager, native
+from convattn.ops.neighborhood import IntPair, as_pair
+
+_dispatch.register_backend(
+    "group_convolution", "native", _dispatch.Backend(native.group_convolution, native.not_supported_reasons)
+)
+_dispatch.register_backend("group_convolution", "eager", _dispatch.Backend(eager.group_convolution))
+_dispatch.register_backend(
+    "group_convolution_backward",
+    "native",
+    _dispatch.Backend(native.group_convolution_backward, native.not_supported_reasons),
+)
+_dispatch.register_backend("group_convolution_backward", "eager", _dispatch.Backend(eager.group_convolution_backward))
+
+
+def group_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: IntPair = 1,
+    dilation: IntPair = 1,
+    backend: str = "auto",
+) -> Tensor:
+    r"""ACmix's convolution path with its fully connected layer folded in: d convolutions, one for each head channel.
+
+    .. math:: o_{gN + n} = b_{gN + n} + \sum_{t} W_{t,\cdot,\cdot,n,g} * x_{td + g}
+
+    A grouped convolution whose groups are spread over the input, since q, k and v lie head by head, and that leaves
+    its outputs group by group (ACmix fig. 2c: fc, shift and sum as one). Zeros lie beyond the border.
+
+    Args:
+        x: T maps of d channels, ``[B, T * d, H, W]``.
+        weight: ``[T, kh, kw, N, d]``, odd kernel sizes.
+        bias: ``[N * d]``.
+        stride: distance between outputs.
+        dilation: distance between taps.
+        backend: ``"auto"`` or the name of one (:func:`convattn.ops.backends`).
+
+    Returns:
+        ``[B, N * d, ceil(H/s), ceil(W/s)]``, channels_last where ``x`` is.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, an even kernel size, or a backend that cannot run.
+
+    Example:
+        >>> import torch
+        >>> from convattn.ops import group_convolution
+        >>> group_convolution(torch.randn(1, 6 * 8, 5, 7), torch.randn(6, 3, 3, 2, 8)).shape
+        torch.Size([1, 16, 5, 7])
+    """
+    check_map("x", x)
+    others = [] if bias is None else [bias]
+    x, weight, *others = _dispatch.autocast(x, weight, *others)
+    bias = others[0] if others else None
+    _check(x, weight, bias)
+    steps = (*as_pair(stride, "stride"), *as_pair(dilation, "dilation"))
+    if _dispatch.runs_directly(x):
+        out: Tensor = _dispatch.select("group_convolution", backend, x, weight, steps)(x, weight, bias, steps)
+        return out.contiguous(memory_format=memory_format_of(x))
+    return _group_convolution(x, weight, bias, list(steps), backend)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if weight.dim() != 5 or weight.shape[0] * weight.shape[4] != x.shape[1]:
+        raise ValueError(
+            f"weight must be [T, kh, kw, N, d] with T * d = {x.shape[1]}, the channels of x, got {list(weight.shape)}"
+        )
+    if weight.shape[1] % 2 == 0 or weight.shape[2] % 2 == 0:
+        raise ValueError(f"weight must have odd kernel sizes, got {list(weight.shape[1:3])}")
+    channels = weight.shape[3] * weight.shape[4]
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias must be [{channels}], one number an output channel, got {list(bias.shape)}")
+
+
+@torch.library.custom_op("convattn::group_convolution", mutates_args=())
+def _group_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Sequence[int], backend: str) -> Tensor:
+    taken = tuple(steps)
+    out: Tensor = _dispatch.select("group_convolution", backend, x, weight, taken)(x, weight, bias, taken)
+    return out.contiguous(memory_format=memory_format_of(x))
+
+
+@_group_convolution.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Sequence[int], backend: str) -> Tensor:
+    height, width = ((size - 1) // step + 1 for size, step in zip(x.shape[2:], steps, strict=False))
+    out = x.new_empty((x.shape[0], weight.shape[3] * weight.shape[4], height, width))
+    return out.contiguous(memory_format=memory_format_of(x))
+
+
+@torch.library.custom_op("convattn::group_convolution_backward", mutates_args=())
+def _group_convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, steps: Sequence[int], backend: str
+) -> tuple[Tensor, Tensor]:
+    taken = tuple(steps)
+    dx, dweight = _dispatch.select("group_convolution_backward", backend, x, weight, taken)(grad, x, weight, taken)
+    return dx.contiguous(memory_format=memory_format_of(x)), dweight.to(weight.dtype).contiguous()
+
+
+@_group_convolution_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, steps: Sequence[int], backend: str) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape).contiguous(memory_format=memory_format_of(x)), weight.new_empty(weight.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.options = inputs[3:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dweight = torch.ops.convattn.group_convolution_backward(grad, *ctx.saved_tensors, *ctx.options)
+    dbias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+    return dx, dweight, dbias, None, None
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.steps = tuple(inputs[3])
+
+
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiates the gradient of the eager form, which is made of differentiable operators."""
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        wanted = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        grad, x, weight = wanted
+        out = eager.group_convolution(x, weight, None, ctx.steps)
+        first = torch.autograd.grad(out, (x, weight), grad, create_graph=True)
+        second = torch.autograd.grad(first, wanted, grads, create_graph=keep_graph)
+    return *second, None, None
+
+
+_group_convolution.register_autograd(_backward, setup_context=_save)
+_group_convolution_backward.register_autograd(_double_backward, setup_context=_save_backward)

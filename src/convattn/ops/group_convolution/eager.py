@@ -1,0 +1,48 @@
+"""``group_convolution`` by torch's grouped convolution, on channels brought group by group."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Steps = tuple[int, ...]
+"""Strides of rows and columns, then dilations."""
+
+
+def group_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
+    """See :func:`convattn.ops.group_convolution`."""
+    maps, kernel, options = _grouped(x, weight, steps)
+    return F.conv2d(maps, kernel.to(x.dtype), None if bias is None else bias.to(x.dtype), *options)
+
+
+def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    maps, kernel, (stride, padding, dilation, groups) = _grouped(x, weight, steps)
+    dmaps, dkernel, _ = torch.ops.aten.convolution_backward(
+        grad,
+        maps,
+        kernel.to(x.dtype),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [True, True, False],
+    )
+    inputs, _, _, outputs, _ = weight.shape
+    dx = dmaps.unflatten(1, (groups, inputs)).transpose(1, 2).flatten(1, 2)
+    return dx, dkernel.unflatten(0, (groups, outputs)).permute(2, 3, 4, 1, 0)
+
+
+def _grouped(
+    x: Tensor, weight: Tensor, steps: Steps
+) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
+    """Maps and weights group by group, and what ``conv2d`` takes after the bias."""
+    inputs, groups = weight.shape[0], weight.shape[4]
+    maps = x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
+    stride, dilation = list(steps[:2]), list(steps[2:])
+    padding = [step * (int(size) // 2) for step, size in zip(dilation, weight.shape[1:3], strict=True)]
+    return maps, weight.permute(4, 3, 0, 1, 2).flatten(0, 1), (stride, padding, dilation, groups)
