@@ -40,6 +40,20 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert indices != [[index for _, index in batch] for batch in batches(GlobalBatchSampler(64, 8, seed=0), epoch=1)]
 
 
+def test_repeats_stand_side_by_side_as_views_of_their_own() -> None:
+    once, thrice = GlobalBatchSampler(100, 8, seed=4), GlobalBatchSampler(100, 8, seed=4, repeats=3)
+    assert thrice.batches_per_epoch == once.batches_per_epoch == 12
+    pairs = [pair for epoch in (0, 1) for batch in batches(thrice, epoch=epoch) for pair in batch]
+    assert len(set(pairs)) == len(pairs) == 2 * 96
+    for epoch in (0, 1):
+        order = [index for batch in batches(once, epoch=epoch) for _, index in batch]
+        expected = [(3 * epoch + copy, index) for index in order[:32] for copy in range(3)]
+        assert pairs[96 * epoch : 96 * (epoch + 1)] == expected
+    shares = [batches(GlobalBatchSampler(100, 8, seed=4, rank=rank, world=4, repeats=3)) for rank in range(4)]
+    assert [shares[i % 4][5][i // 4] for i in range(8)] == batches(thrice)[5]
+    assert batches(thrice, epoch=1, first=7) == batches(thrice, epoch=1)[7:]
+
+
 def test_iterating_changes_nothing() -> None:
     sampler = GlobalBatchSampler(64, 8, seed=0)
     sampler.start(1, 2)

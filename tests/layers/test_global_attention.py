@@ -187,7 +187,7 @@ class TestSpatialReduction:
                 torch.autograd.grad(out, x, weight), torch.autograd.grad(expected, x, weight), **EXACT
             )
 
-    @pytest.mark.parametrize("form", ["auto", "grouped", "unfused"])
+    @pytest.mark.parametrize("form", ["grouped", "unfused"])
     @pytest.mark.parametrize(
         "options",
         [

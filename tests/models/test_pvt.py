@@ -197,17 +197,9 @@ def test_gradient_checkpointing_changes_nothing(name):
     torch.testing.assert_close(again, plain)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [
-        ("acmix_pvt_tiny", "trained"),
-        pytest.param("acmix_pvt_tiny", "reparameterized", marks=SLOW),
-        pytest.param("pvt_v1_tiny", "trained", marks=SLOW),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["trained", "reparameterized"])
+@pytest.mark.parametrize("name", NAMES)
 def test_export_with_dynamic_batch_and_size(name, form):
     net = moved(timm.create_model(name, **TINY))
     if form == "reparameterized":

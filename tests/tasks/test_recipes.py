@@ -14,21 +14,9 @@ from convattn.tasks.recipes import load_recipe, parse_overrides, parse_recipe, r
 def test_every_recipe_parses_and_its_model_builds(name: str) -> None:
     recipe = load_recipe(name)
     check_names(recipe)
-    for model in {recipe.model, *recipe.published}:
-        with torch.device("meta"):
-            net = build_model(parse_recipe(f"model: {model}", "test"), classes=7)
-            assert net(torch.empty(1, 3, 64, 64)).shape == (1, 7)
     with torch.device("meta"):
         size = recipe.data.image_size
         assert build_model(recipe, classes=7)(torch.empty(1, 3, size, size)).shape == (1, 7)
-
-
-def test_the_paper_stands_in_its_recipe() -> None:
-    recipe = load_recipe("imagenet-resnet")
-    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.batch_size, recipe.epochs) == ("sgd", 0.1, 256, 100)
-    assert (recipe.schedule.name, recipe.label_smoothing, recipe.data.image_size) == ("cosine", 0.1, 224)
-    assert [recipe.published[f"acmix_resnet{depth}"] for depth in (26, 38, 50)] == [76.1, 77.4, 77.8]
-    assert [recipe.published[f"conv_resnet{depth}"] for depth in (26, 38, 50)] == [73.6, 76.0, 76.9]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -61,7 +49,7 @@ def test_overrides_reach_every_kind_of_key() -> None:
     ("word", "message"),
     [
         ("epoch=3", r"unknown key 'epoch': did you mean epochs\? keys: .*batch_size"),
-        ("optimizer.learning_rate=3", r"unknown key 'optimizer.learning_rate': .*keys: clip_grad, lr"),
+        ("optimizer.learning_rate=3", r"unknown key 'optimizer.learning_rate': .*keys: clip_grad, decayed, lr"),
         ("optimizer.lrr=3", r"did you mean lr\?"),
         ("optimizer=adam", r"optimizer is a section; its keys: optimizer.name"),
         ("epochs.x=3", "epochs is one value"),
@@ -75,6 +63,9 @@ def test_overrides_reach_every_kind_of_key() -> None:
         ("schedule.name=step", "schedule.name must be one of cosine, poly, tanh, constant, got 'step'"),
         ("data.mean=[1, 2]", "data.mean must be a list of 3 numbers or null"),
         ("model_args=small", "model_args must be keys with values, got 'small'"),
+        ("optimizer.decayed=none", "optimizer.decayed must be one of matrices, all, got 'none'"),
+        ("data.repeats=0", "data.repeats must be at least 1, got 0"),
+        ("per_model={x: {epochs: 3}}", "command line: per_model is for recipe files"),
         ("epochs", "'epochs' is no setting: write key=value"),
         ("=3", "no setting"),
         ("epochs=[1", "not a YAML value"),
@@ -98,6 +89,11 @@ def test_a_wrong_override_says_what_would_do(word: str, message: str) -> None:
         ("- model", "mine.yaml: the file must be keys with values"),
         ("model: [", "mine.yaml: not YAML"),
         ("", "the key model is missing"),
+        ("model: x\nper_model: {y*: {epoch: 3}}", r"mine.yaml: per_model 'y\*': unknown key 'epoch': did you mean"),
+        ("model: x\nper_model: {y: {optimizer.lr: fast}}", "mine.yaml: per_model 'y': optimizer.lr must be a number"),
+        ("model: x\nper_model: {y: {optimizer: 3}}", "mine.yaml: per_model 'y': optimizer is a section"),
+        ("model: x\nper_model: {y: {model: z}}", "mine.yaml: per_model 'y': model cannot be set for one model"),
+        ("model: x\nper_model: {y: 3}", "mine.yaml: per_model must be keys with values"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(text: str, message: str, tmp_path: Path) -> None:
@@ -105,6 +101,38 @@ def test_a_wrong_file_is_named_with_its_key(text: str, message: str, tmp_path: P
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load_recipe(str(path))
+
+
+TABLE = """
+model: small_a
+epochs: 9
+model_args: {width: 1}
+per_model:
+  "small_*": {optimizer: {lr: 0.5}, model_args: {depth: 2}}
+  "*_b": {epochs: 3, optimizer.lr: 0.25, model_args: {depth: 4}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs", "lr", "model_args"),
+    [
+        ({}, 9, 0.5, {"width": 1, "depth": 2}),
+        ({"model": "small_b"}, 3, 0.25, {"width": 1, "depth": 4}),
+        ({"model": "large_b"}, 3, 0.25, {"width": 1, "depth": 4}),
+        ({"model": "large_c"}, 9, 1e-3, {"width": 1}),
+        ({"model": "small_b", "epochs": 5, "model_args.depth": 1}, 5, 0.25, {"width": 1, "depth": 1}),
+        ({"optimizer.lr": 0.1, "model_args": {"bias": True}}, 9, 0.1, {"bias": True}),
+    ],
+)
+def test_settings_go_by_the_model_and_the_command_line_goes_last(
+    overrides: dict[str, object], epochs: int, lr: float, model_args: dict[str, object], tmp_path: Path
+) -> None:
+    recipe = parse_recipe(TABLE, "mine", overrides)
+    assert (recipe.epochs, recipe.optimizer.lr, recipe.model_args, recipe.per_model) == (epochs, lr, model_args, {})
+    # what a run writes down is not subject to the table again
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_mapping(recipe)))
+    assert read_recipe(path) == recipe
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:

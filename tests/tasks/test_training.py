@@ -128,6 +128,17 @@ def test_alpha_and_beta_never_decay() -> None:
     assert decay[id(module.trained.conv1.weight)] == 0.3
 
 
+def test_weight_decay_reaches_biases_and_norms_where_the_recipe_says_so() -> None:
+    recipe = load_recipe("digits", {"optimizer.weight_decay": 0.3, "optimizer.decayed": "all"})
+    model = build_model(recipe, classes=10)
+    module = Classifier(model, recipe, classes=10, batches_per_epoch=5)
+    optimizer = module.configure_optimizers()
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    spared = {name for name, parameter in module.trained.named_parameters() if decay[id(parameter)] == 0}
+    assert spared == {f"layer{i}.0.conv2.mix.{rate}" for i in (1, 2, 3, 4) for rate in ("alpha", "beta")}
+    assert set(decay.values()) == {0.0, 0.3}
+
+
 def test_matrix_shaped_parameters_that_a_model_names_do_not_decay() -> None:
     model = build_model(Recipe(model="test_vit"), classes=3)
     optimizer = create_optimizer_v2(model, "sgd", lr=1.0, weight_decay=0.1)

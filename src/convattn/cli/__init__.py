@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from convattn.cli.bench import app as bench
+from convattn.cli.cost import cost
 from convattn.cli.info import info
 from convattn.cli.list import list_models
 from convattn.cli.predict import predict
@@ -27,6 +28,7 @@ app.command()(val)
 app.command()(predict)
 app.command()(info)
 app.command(name="list")(list_models)
+app.command()(cost)
 app.add_typer(bench)
 
 

@@ -9,7 +9,9 @@ from convattn.errors import UserError
 
 
 class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) pairs, of which rank r of ``world`` takes every ``world``-th, starting at r.
+    """Batches of (view, index) pairs, of which rank r of ``world`` takes every ``world``-th, starting at r.
+
+    The view numbers the augmentations of an image over the run; it is the epoch, unless an epoch ``repeats`` images.
 
     Each epoch is one permutation of the images, drawn from (seed, epoch) and cut into global batches; the images that
     do not fill a batch are left to other epochs. So two processes together see exactly the batches that one would see,
@@ -23,6 +25,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: The run's seed.
         rank: This process.
         world: The number of processes.
+        repeats: Repeated augmentation: each image of an epoch comes this many times side by side, each time as another
+            view, and the epoch keeps its number of batches, so it holds that many times fewer images.
 
     Example:
         >>> sampler = GlobalBatchSampler(10, 4, seed=0)
@@ -33,13 +37,15 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         [[3, 5, 9, 0]]
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, repeats: int = 1
+    ) -> None:
         if batch_size % world:
             raise UserError(
                 f"batch_size {batch_size} is the global batch and must be divisible by the {world} processes:"
                 f" take {max(world, batch_size - batch_size % world)}"
             )
-        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self.size, self.seed, self.rank, self.world, self.repeats = size, seed, rank, world, repeats
         self.batch_size = batch_size if size >= batch_size else _even_part(size, world)
         if self.batch_size == 0:
             raise UserError(f"{size} training images are too few for {world} processes")
@@ -63,8 +69,11 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         """Yield this rank's share of each batch."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         for batch in range(self.first_batch, self.batches_per_epoch):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in indices[self.rank :: self.world]]
+            places = range(batch * self.batch_size, (batch + 1) * self.batch_size)[self.rank :: self.world]
+            yield [
+                (self.epoch * self.repeats + place % self.repeats, int(order[place // self.repeats]))
+                for place in places
+            ]
 
 
 class ShardSampler(Sampler[int]):

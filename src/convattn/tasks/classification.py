@@ -1,5 +1,7 @@
 """Classification: the LightningModule that trains an image classifier and measures it."""
 
+from typing import Any
+
 import torch
 from lightning import LightningModule
 from timm.data import Mixup
@@ -73,8 +75,9 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
         wanted = self.recipe.optimizer
+        groups = self.trained if wanted.decayed == "matrices" else _all_decayed(self.trained)
         optimizer = create_optimizer_v2(
-            self.trained, wanted.name, lr=wanted.lr, weight_decay=wanted.weight_decay, momentum=wanted.momentum
+            groups, wanted.name, lr=wanted.lr, weight_decay=wanted.weight_decay, momentum=wanted.momentum
         )
         schedule = self.recipe.schedule
         self.schedule, _ = create_scheduler_v2(
@@ -164,3 +167,13 @@ class Classifier(LightningModule):
         )
         images, targets = mixup(images.clone(), labels)
         return images[rank::world], targets[rank::world]
+
+
+def _all_decayed(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the parameters in two groups, those that decay, biases and norms with them, and those that must not."""
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name in spared]["params"].append(parameter)
+    return [group for group in groups if group["params"]]

@@ -18,7 +18,11 @@ def between(minimum: float, maximum: float, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from, a ``folder`` or else an ``embedded`` data set, and how they enter the network."""
+    """Where the images come from, a ``folder`` or else an ``embedded`` data set, and how they enter the network.
+
+    ``repeats`` is repeated augmentation: that many copies of an image, each augmented anew, stand side by side in the
+    order of an epoch, which then sees that many times fewer images in as many steps.
+    """
 
     folder: str | None = None
     embedded: Literal["digits"] | None = None
@@ -28,6 +32,7 @@ class DataConfig:
     std: tuple[float, float, float] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     workers: int | None = at_least(0, None)
+    repeats: int = at_least(1, 1)
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,16 @@ class MixConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimizer from ``timm.optim``; ``weight_decay`` spares biases, norms and the model's ``no_weight_decay()``."""
+    """An optimizer from ``timm.optim``; its ``sgd`` is Nesterov's, ``momentum`` is the plain one.
+
+    ``decayed`` says what ``weight_decay`` acts on: ``"matrices"`` spares biases and norms, ``"all"`` does not. Both
+    spare what the model's ``no_weight_decay()`` names. ``clip_grad`` is the largest norm of the whole gradient.
+    """
 
     name: str = "adamw"
     lr: float = at_least(0, 1e-3)
     weight_decay: float = at_least(0, 0.05)
+    decayed: Literal["matrices", "all"] = "matrices"
     momentum: float = between(0, 1, 0.9)
     clip_grad: float | None = at_least(0, None)
 
@@ -97,7 +107,12 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run; ``batch_size`` is the global batch, whatever the number of devices."""
+    """A whole training run; ``batch_size`` is the global batch, whatever the number of devices.
+
+    ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
+    the order of the file. Resolving a recipe for its model uses the table up. ``published`` is the top-1 accuracy in
+    per cent that the papers give for each model.
+    """
 
     model: str
     epochs: int = at_least(1, 100)
@@ -115,5 +130,6 @@ class Recipe:
     ema: EmaConfig = field(default_factory=EmaConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    per_model: dict[str, dict[str, Any]] = field(default_factory=dict)
     about: str = ""
     published: dict[str, float] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class SkipLog:
 
 @dataclass(frozen=True)
 class TrainingImages(Dataset[tuple[Tensor, int]]):
-    """Training images by (epoch, index); the augmentation is a function of (seed, epoch, index) alone.
+    """Training images by (view, index); the augmentation is a function of (seed, view, index) alone.
 
     An image that cannot be read is noted, and the next one takes its place.
     """
@@ -61,8 +61,8 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         """Return the augmented image and its label."""
-        epoch, index = key
-        seed_all(self.seed, Stream.SAMPLE, epoch, index)
+        view, index = key
+        seed_all(self.seed, Stream.SAMPLE, view, index)
         for other in range(len(self.images)):
             place = (index + other) % len(self.images)
             try:

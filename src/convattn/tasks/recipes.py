@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -74,8 +75,12 @@ def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = N
         mapping = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    overrides = overrides or {}
     recipe = build(Recipe, {} if mapping is None else mapping, source)
-    for key, value in (overrides or {}).items():
+    recipe = for_model(recipe, str(overrides.get("model", recipe.model)), source)
+    for key, value in overrides.items():
+        if key.partition(".")[0] == "per_model":
+            raise UserError(f"{COMMAND_LINE}: per_model is for recipe files; give the settings themselves")
         recipe = override(recipe, key, value)
     check_together(recipe, source)
     return recipe
@@ -100,25 +105,51 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def override(config: T, key: str, value: Any, prefix: str = "") -> T:
-    """Return the configuration with one dotted key changed."""
+def for_model(recipe: Recipe, model: str, source: str) -> Recipe:
+    """Return the recipe with what its table ``per_model`` keeps for that model filled in, and the table gone.
+
+    Every row is checked, whether it is for this model or not; ``source`` names the recipe in errors.
+
+    Example:
+        >>> table = {"b*": {"epochs": 3, "optimizer": {"lr": 0.5}}, "*2": {"model_args": {"depth": 2}}}
+        >>> recipe = for_model(Recipe("a1", per_model=table), "b2", "mine")
+        >>> recipe.epochs, recipe.optimizer.lr, recipe.model_args
+        (3, 0.5, {'depth': 2})
+    """
+    chosen = dataclasses.replace(recipe, per_model={})
+    for pattern, settings in recipe.per_model.items():
+        where = f"{source}: per_model {pattern!r}"
+        changed = chosen
+        for key, value in settings.items():
+            if key in ("model", "per_model"):
+                raise UserError(f"{where}: {key} cannot be set for one model")
+            if isinstance(value, Mapping) and isinstance(old := getattr(changed, key, None), dict):
+                value = {**old, **value}
+            changed = override(changed, key, value, source=where)
+        if fnmatchcase(model, pattern):
+            chosen = changed
+    return chosen
+
+
+def override(config: T, key: str, value: Any, prefix: str = "", source: str = COMMAND_LINE) -> T:
+    """Return the configuration with one dotted key changed; ``source`` names in errors who asked for it."""
     head, _, rest = key.partition(".")
     known = _hints(type(config))
     if head not in known:
-        raise UserError(f"{COMMAND_LINE}: unknown key {prefix + key!r}: {nearest(head, known, 'keys')}")
+        raise UserError(f"{source}: unknown key {prefix + key!r}: {nearest(head, known, 'keys')}")
     current = getattr(config, head)
     if dataclasses.is_dataclass(current):
         if not rest and not isinstance(value, Mapping):
             inside = ", ".join(f"{prefix}{head}.{name}" for name in _hints(type(current)))
-            raise UserError(f"{COMMAND_LINE}: {prefix}{head} is a section; its keys: {inside}")
+            raise UserError(f"{source}: {prefix}{head} is a section; its keys: {inside}")
         for inner, item in [(rest, value)] if rest else value.items():
-            current = override(current, inner, item, f"{prefix}{head}.")
+            current = override(current, inner, item, f"{prefix}{head}.", source)
         return dataclasses.replace(config, **{head: current})
     if rest:
         if not isinstance(current, dict):
-            raise UserError(f"{COMMAND_LINE}: {prefix}{head} is one value, it has no key {rest!r}")
+            raise UserError(f"{source}: {prefix}{head} is one value, it has no key {rest!r}")
         return dataclasses.replace(config, **{head: {**current, rest: value}})
-    return dataclasses.replace(config, **{head: _field_value(type(config), head, value, COMMAND_LINE, prefix)})
+    return dataclasses.replace(config, **{head: _field_value(type(config), head, value, source, prefix)})
 
 
 def build(cls: type[T], mapping: Any, source: str, prefix: str = "") -> T:

@@ -119,7 +119,12 @@ def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
         trainer = make_trainer(recipe)
         shard = Shard(trainer.global_rank, trainer.world_size)
         sampler = GlobalBatchSampler(
-            len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=shard.rank, world=shard.world
+            len(job.data.train),
+            recipe.batch_size,
+            seed=recipe.seed,
+            rank=shard.rank,
+            world=shard.world,
+            repeats=recipe.data.repeats,
         )
         module = Classifier(
             job.model, recipe, classes=len(job.data.classes), batches_per_epoch=sampler.batches_per_epoch
