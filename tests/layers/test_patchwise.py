@@ -153,13 +153,19 @@ def test_a_corner_beyond_all_numbers_is_a_constant():
     path = built(dtype=torch.float32)
     with torch.no_grad():
         gains = path.weights[0].weight
-        gains[:6] = torch.tensor([1e-44, -1e-44, 1e-44, -1e-44, 0.0, 0.0])
+        gains[:6] = torch.tensor([1e-44, -1e-7, 1e-44, -1e-44, 0.0, 0.0])
         path.weights[0].bias[:6] = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0, -1.0])
         path.weights[0].running_mean[:6] = 0
     inputs = drawn(path, 1, 5, 5, torch.float32)
     expected = path(*inputs).detach()
     with torch.no_grad():
         torch.testing.assert_close(path(*inputs), expected, rtol=1e-4, atol=1e-5)
+        halves = [part.half() for part in inputs]
+        for _ in range(2):
+            with torch.autocast("cpu", torch.float16):
+                torch.testing.assert_close(path(*halves).float(), expected, rtol=0.02, atol=0.02)
+            path.reparameterize()
+            torch.testing.assert_close(path(*inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_its_own_are_those_that_it_sums_with():
@@ -197,6 +203,8 @@ def test_empty_batches_meta_tensors_and_training():
         with mode:
             assert path(*drawn(path, 0, 5, 4, torch.float32)).shape == (0, 16, 5, 4)
     meta = copy.deepcopy(path).to("meta")
+    with torch.no_grad():
+        assert meta(*(part.to("meta") for part in drawn(path, 2, 5, 4, torch.float32))).shape == (2, 16, 5, 4)
     assert meta(*(part.to("meta") for part in drawn(path, 2, 5, 4, torch.float32))).shape == (2, 16, 5, 4)
     path.train()
     before = path.weights[0].running_mean.clone()

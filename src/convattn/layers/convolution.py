@@ -101,11 +101,10 @@ class ShiftConvolution(nn.Module):
         else:
             of_q = q.shape[1] // self.head_dim
             small = self._connect(torch.cat([k, v], 1), self.fc[:, of_q:])
-            large = F.interpolate(small.flatten(1, 2), size=q.shape[-2:], mode="nearest")
-            maps = self._connect(q, self.fc[:, :of_q]) + large.unflatten(1, small.shape[1:3])
+            large = F.interpolate(small, size=q.shape[-2:], mode="nearest")
+            maps = self._connect(q, self.fc[:, :of_q]) + large
         if self.fc_bias is not None:
-            maps = maps + self.fc_bias.to(maps.dtype)[:, None, None]
-        maps = maps.flatten(1, 2)
+            maps = maps + self.fc_bias.to(maps.dtype).repeat(self.head_dim)[:, None, None]
         kernel = self.kernel if self.kernel is None else self.kernel.to(q.dtype)
         out = shift_aggregate(
             maps,
@@ -119,9 +118,10 @@ class ShiftConvolution(nn.Module):
         return out if self.kernel is not None else out.repeat_interleave(self.num_heads, 1)
 
     def _connect(self, maps: Tensor, fc: Tensor) -> Tensor:
-        """The fully connected layer, ``[B, T * d, H, W]`` -> ``[B, d, k², H, W]``."""
+        """The fully connected layer, ``[B, T * d, H, W]`` -> ``[B, d * k², H, W]``."""
         by_map = maps.unflatten(1, (fc.shape[1], self.head_dim))
-        return torch.einsum("mt,btdhw->bdmhw", fc.to(maps.dtype), by_map)
+        # contiguous: a program exported at one batch size would guard on einsum's strides at another
+        return torch.einsum("mt,btdhw->bdmhw", fc.to(maps.dtype), by_map).contiguous().flatten(1, 2)
 
     def folded_weight(self) -> Tensor:
         """fc and the kernels as one grouped convolution, ``[maps, kh, kw, N, head_dim]``: see ``ops.acmix``."""

@@ -108,12 +108,10 @@ class PatchwiseAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q and k ``[B, C_qk, H, W]``, v ``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         self._check(q, k, v)
-        folded = self._folded(v)
+        folded = self._folded(k) if runs_directly(v) else None
         if folded is None:
             return self._sum(self.attention_weights(q, k), v)
-        if runs_directly(v):
-            return self._in_parts(q, k, v, folded)
-        return self._sum(self.attention_weights(q, k), v)
+        return self._in_parts(q, k, v, folded)
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights γ of every window, ``[B, C/s, K², H, W]``."""
@@ -142,7 +140,9 @@ class PatchwiseAttention(nn.Module):
             True
         """
         if self.weights is not None:
-            parts = fold(self.weights, self.query_channels)._asdict().items()
+            # the keys may be of a smaller dtype than the parameters, under autocast
+            largest = torch.finfo(torch.float16).max
+            parts = fold(self.weights, self.query_channels, largest)._asdict().items()
             self.reparameterized = nn.ParameterDict({name: nn.Parameter(part.clone()) for name, part in parts})
             self.weights = None
 
@@ -151,18 +151,17 @@ class PatchwiseAttention(nn.Module):
             raise RuntimeError("the layer has neither its trained nor its folded parameters: build it anew")
         return Folded(**dict(self.reparameterized.items()))
 
-    def _folded(self, v: Tensor) -> Folded | None:
+    def _folded(self, k: Tensor) -> Folded | None:
         """The folded parameters, where nobody could tell them from the trained ones."""
         if self.weights is None:
             return self._parameters_folded()
-        if self.training or self.weights.training or not runs_directly(v) or is_hooked(self.weights):
+        if self.training or self.weights.training or is_hooked(self.weights):
             return None
-        parts = [type(part) for part in self.weights]
-        if parts != [nn.BatchNorm2d, nn.ReLU, nn.Conv2d] * 2 or any(
-            getattr(part, "running_mean", part) is None for part in self.weights
-        ):
+        if [type(part) for part in self.weights] != [nn.BatchNorm2d, nn.ReLU, nn.Conv2d] * 2:
             return None
-        return fold(self.weights, self.query_channels)
+        if any(getattr(part, "running_mean", part) is None for part in self.weights):
+            return None
+        return fold(self.weights, self.query_channels, torch.finfo(k.dtype).max)
 
     def _pad(self, x: Tensor) -> Tensor:
         """Both sides enlarged by half a window under the border rule."""
@@ -205,13 +204,12 @@ class PatchwiseAttention(nn.Module):
         hidden = self._hidden_in_bands(q, k, folded)
         heads, taps, budget = self.channels // self.share, len(self.neighborhood), self._budget(v)
         of_head = v.element_size() * taps * v.shape[2] * v.shape[3]
-        values = _regrouped(v, self.share, heads).flatten(1, 2)
         total: Tensor | None = None
         for images, chosen in _parts(v.shape[0], heads, budget // of_head):
             rows = slice(chosen.start * taps, chosen.stop * taps)
             weights = self._weights_of(hidden[images], folded.second_weight[rows], folded.second_bias[rows])
-            channels = slice(chosen.start * self.share, chosen.stop * self.share)
-            out = aggregate(weights, values[images, channels], self.neighborhood)
+            values = v.unflatten(1, (self.share, heads))[images, :, chosen].transpose(1, 2).flatten(1, 2)
+            out = aggregate(weights, values, self.neighborhood)
             if total is None:
                 total = torch.empty_like(v, dtype=out.dtype, memory_format=memory_format_of(v))
             by_head = total.unflatten(1, (self.share, heads))[images, :, chosen]
@@ -311,7 +309,7 @@ class PatchwiseAttention2d(nn.Module):
 
 
 @torch.no_grad()
-def fold(weights: nn.Sequential, query_channels: int) -> Folded:
+def fold(weights: nn.Sequential, query_channels: int, largest: float) -> Folded:
     r"""Batch norm, ReLU, convolution, twice, without batch norms: a clamp, a linear layer, a ReLU, a linear layer.
 
     .. math:: \mathrm{relu}(a x + b) = a \max(x, -b/a) + b \quad (a > 0), \qquad a \min(x, -b/a) + b \quad (a < 0)
@@ -319,6 +317,11 @@ def fold(weights: nn.Sequential, query_channels: int) -> Folded:
     so a goes into the weights of the convolution and b through it into its bias. The weights of the second
     convolution follow as they are. Features are ordered as :meth:`PatchwiseAttention._hidden` gathers them, the queries
     first and then tap by tap, where the convolution's keys go channel by channel.
+
+    Args:
+        weights: the two batch norms and convolutions, as :class:`PatchwiseAttention` makes them.
+        query_channels: of the queries, and of the keys at each tap.
+        largest: what queries and keys cannot exceed.
 
     Raises:
         ValueError: a batch norm without running statistics.
@@ -331,8 +334,8 @@ def fold(weights: nn.Sequential, query_channels: int) -> Folded:
     device, dtype = matrix.device, matrix.dtype
     gain, shift = batch_norm_line(norm)
     corner = -shift / gain
-    rising, falling, largest = gain > 0, gain < 0, torch.finfo(dtype).max
-    # the corner is beyond every number of the dtype: always zero
+    rising, falling = gain > 0, gain < 0
+    # the corner lies beyond every feature: always zero
     is_zero = (rising & (corner > largest)) | (falling & (corner < -largest))
     is_constant = is_zero | (gain == 0)
     low = torch.where(rising & ~is_constant, corner, -torch.inf)

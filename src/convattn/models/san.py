@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -22,6 +22,7 @@ from convattn.layers import ACmix
 from convattn.layers._checks import is_hooked
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.ops._dispatch import runs_directly, working_set_bytes
+from convattn.ops._layout import memory_format_of
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 
@@ -127,19 +128,18 @@ class Stage(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.grad_checkpointing = False
 
+    def steps(self) -> list[Callable[[Tensor], Tensor]]:
+        """What a map goes through, one after the other."""
+        blocks: list[Callable[[Tensor], Tensor]] = list(self.blocks)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            blocks = [partial(checkpoint, block, use_reentrant=False) for block in blocks]
+        return [self.pool, self.conv, *blocks, self.norm, self.act]
+
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, P, H // 2, W // 2]``, at least one pixel."""
-        return self.after_pool(self.pool(x))
-
-    def after_pool(self, x: Tensor) -> Tensor:
-        """What follows the pooling."""
-        x = self.conv(x)
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return self.act(self.norm(x))
+        for step in self.steps():
+            x = step(x)
+        return x
 
 
 class SAN(nn.Module):
@@ -209,10 +209,7 @@ class SAN(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``[B, in_chans, H, W]`` -> the last stage's map."""
-        x = self._first_stage(x)
-        for stage in self.stages[1:]:
-            x = stage(x)
-        return x
+        return self._run(x, len(self.stages))[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last stage's map -> logits ``[B, num_classes]``, or with ``pre_logits`` what the classifier reads."""
@@ -248,13 +245,7 @@ class SAN(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         taken, last = feature_take_indices(len(self.stages), indices)
-        maps: list[Tensor] = []
-        x = self._first_stage(x)
-        stages = list(self.stages)
-        for i, stage in enumerate(stages[: last + 1] if stop_early or intermediates_only else stages):
-            x = x if i == 0 else stage(x)
-            if i in taken:
-                maps.append(x)
+        x, maps = self._run(x, last + 1 if stop_early or intermediates_only else len(self.stages), taken)
         return maps if intermediates_only else (x, maps)
 
     def prune_intermediate_layers(
@@ -314,26 +305,48 @@ class SAN(nn.Module):
         ]
         return {"stem": r"^(?:conv_in|bn_in)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
-    def _first_stage(self, x: Tensor) -> Tensor:
-        first = self.stages[0]
-        watched = any(map(is_hooked, (self.conv_in, self.bn_in, self.act_in, first)))
-        if self.training or watched or not runs_directly(x) or type(first.pool) is not HalvingPool:
-            return first(self._stem(x))
-        # the stem's map at full resolution would be the network's largest
-        return first.after_pool(self._pooled_bands(x, first.pool))
+    def _run(self, x: Tensor, count: int, taken: Collection[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """So many stages: the last one's map and those taken. Step by step, so that no step's input outlives it."""
+        maps: list[Tensor] = []
+        in_bands = self._has_stem_in_bands(x)
+        x = self._pooled_bands(x) if in_bands else self._stem(x)
+        for i, stage in enumerate(self.stages[:count]):
+            steps = [stage] if is_hooked(stage) else stage.steps()
+            for step in steps[1:] if in_bands and i == 0 else steps:
+                x = step(x)
+            if i in taken:
+                maps.append(x)
+        return x, maps
+
+    def _has_stem_in_bands(self, x: Tensor) -> bool:
+        """Whether nobody can tell: the stem's map at full resolution would be the network's largest."""
+        conv, norm, first = self.conv_in, self.bn_in, self.stages[0]
+        if not runs_directly(x) or any(map(is_hooked, (conv, norm, self.act_in, first))):
+            return False
+        fixed = type(norm) is nn.Identity or (
+            type(norm) is nn.BatchNorm2d and not norm.training and norm.running_mean is not None
+        )
+        pixelwise = type(conv) is nn.Conv2d and conv.kernel_size == conv.stride == (1, 1)
+        return fixed and pixelwise and type(first.pool) is HalvingPool
 
     def _stem(self, x: Tensor) -> Tensor:
         return self.act_in(self.bn_in(self.conv_in(x)))
 
-    def _pooled_bands(self, x: Tensor, pool: nn.Module) -> Tensor:
+    def _pooled_bands(self, x: Tensor) -> Tensor:
         """The stem and the first pooling, some rows at a time."""
-        height = x.shape[2]
+        height, pool = x.shape[2], self.stages[0].pool
         per_row = x.element_size() * x.shape[0] * max(x.shape[3], 1) * self.conv_in.out_channels
         rows = max(2, working_set_bytes(x.device) // max(4 * per_row, 1) // 2 * 2)
-        # an odd last row goes with the band before it, which leaves it out
-        starts = range(0, max(height - 1, 1), rows)
-        bands = [pool(self._stem(x[:, :, y : y + rows + (y + rows == height - 1)])) for y in starts]
-        return bands[0] if len(bands) == 1 else torch.cat(bands, 2)
+        total: Tensor | None = None
+        for y in range(0, max(height - 1, 1), rows):
+            # an odd last row goes with the band before it, which leaves it out
+            band = pool(self._stem(x[:, :, y : y + rows + (y + rows == height - 1)]))
+            if total is None:
+                shape = (*band.shape[:2], max(height // 2, 1), band.shape[3])
+                like = {"dtype": band.dtype, "device": band.device}
+                total = torch.empty(shape, memory_format=memory_format_of(band), **like)
+            total[:, :, y // 2 : y // 2 + band.shape[2]] = band
+        return total if total is not None else pool(self._stem(x))
 
 
 def _check(stem: str, layers: Sequence[int], kernels: Sequence[int], widths: Sequence[int]) -> None:
