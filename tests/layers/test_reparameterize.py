@@ -234,6 +234,7 @@ class TestTheChoice:
     def test_counts_are_those_of_a_counter(self, form, stride, shift):
         layer = ACmix(12, 16, stride=stride, shift=shift)
         counted = multiply_adds(Parts(layer.projection, layer.attention, layer.convolution, *layer.mix.rates()))[form]
+        layer.projection.bias = None  # what it adds at the border depends on the size of the map
         # a foreign attention path without products keeps the operator apart, where a counter sees each step
         layer.attention = nn.Identity()
         layer.attention.forward = lambda q, k, v: q[..., ::stride, ::stride]

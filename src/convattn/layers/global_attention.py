@@ -13,7 +13,7 @@ from convattn.layers._checks import check_channels, check_division
 from convattn.layers.acmix import MixKind, PathMix
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
 from convattn.layers.reparameterized import PASS_SAVED, _exact, _parameter
-from convattn.ops import Neighborhood
+from convattn.ops import Neighborhood, group_convolution
 from convattn.ops.neighborhood import IntPair
 
 AttentionOutput: TypeAlias = Literal["heads", "projected"]
@@ -287,11 +287,10 @@ class SpatialReductionACmix(SpatialReductionAttention):
         second call does nothing. α goes into ``proj``, β into the convolution path.
 
         Args:
-            form: ``"grouped"``: the fully connected layer and the kernels become a grouped convolution of q and a
-                transposed one of the reduced k and v (:class:`ReducedConvolution`); ``"unfused"``: α and β alone
-                fold. ``"auto"``: the fewest multiply-adds (:func:`multiply_adds`), ``"grouped"`` being given
-                some more for reading its inputs in one pass. In PVT-ACmix that is ``"grouped"`` in the first three
-                stages and ``"unfused"`` in the last.
+            form: ``"grouped"``: the fully connected layer and the kernels become grouped convolutions of q and of the
+                enlarged k and v (:class:`ReducedConvolution`); ``"unfused"``: α and β alone fold. ``"auto"``: the
+                fewest multiply-adds (:func:`multiply_adds`), ``"grouped"`` being given some more for reading its
+                inputs in one pass.
 
         Raises:
             ValueError: an unknown form, or another one than an earlier call chose.
@@ -324,7 +323,7 @@ class SpatialReductionACmix(SpatialReductionAttention):
             form = "grouped" if counted["grouped"] <= PASS_SAVED * counted["unfused"] else "unfused"
         alpha, beta = self.mix.rates()
         path.fc = _times(path.fc, beta)
-        self.convolution = ReducedConvolution(path, ratio) if form == "grouped" else path
+        self.convolution = ReducedConvolution(path) if form == "grouped" else path
         self.mix = self._mix_after(alpha)
         self.reparameterized = form
 
@@ -340,76 +339,60 @@ class SpatialReductionACmix(SpatialReductionAttention):
 
 
 class ReducedConvolution(nn.Module):
-    r"""The convolution path of :class:`SpatialReductionACmix` for inference, from q, k and v maps.
+    """The convolution path of :class:`SpatialReductionACmix` for inference, from q, k and v maps.
 
-    The fully connected layer and the k x k kernels are one grouped convolution of q's N maps and k's and v's 2N.
-    To enlarge a map r times, every pixel taking the nearest, is a transposed convolution by ones of r x r; with the
-    k x k that follows it is one of (r + k - 1) x (r + k - 1) and stride r, which never makes the enlarged maps.
+    The fully connected layer and the k x k kernels are one grouped convolution of q's N maps and one of k's and v's
+    2N, enlarged (:func:`convattn.ops.group_convolution`).
 
     Args:
         path: the convolution path, β in it.
-        sr_ratio: r, how many times smaller k and v are than q.
 
     Example:
         >>> import torch
         >>> path = ShiftConvolution(8, num_heads=2)
         >>> q, k, v = torch.randn(1, 8, 6, 4), torch.randn(1, 8, 3, 2), torch.randn(1, 8, 3, 2)
-        >>> bool(torch.allclose(ReducedConvolution(path, 2)(q, k, v), path(q, k, v), atol=1e-6))
+        >>> bool(torch.allclose(ReducedConvolution(path)(q, k, v), path(q, k, v), atol=1e-6))
         True
     """
 
-    def __init__(self, path: ShiftConvolution, sr_ratio: int) -> None:
+    def __init__(self, path: ShiftConvolution) -> None:
         super().__init__()
-        self.head_dim, self.sr_ratio = path.head_dim, sr_ratio
-        self.padding = (path.kernel_size[0] // 2, path.kernel_size[1] // 2)
         exact_path = copy.deepcopy(path).to(_exact(path.fc).device, torch.float64)
-        kernels = exact_path.folded_weight().permute(4, 3, 0, 1, 2)  # [head_dim, N, 3N, kh, kw]
-        of_q = kernels.shape[2] // 3
-        if sr_ratio == 1:
-            self.weight = _parameter(kernels.flatten(0, 1), path.fc)
-            self.enlarging: nn.Parameter | None = None
-        else:
-            self.weight = _parameter(kernels[:, :, :of_q].flatten(0, 1), path.fc)
-            enlarging = _after_enlarging(kernels[:, :, of_q:], sr_ratio)
-            self.enlarging = _parameter(enlarging.transpose(1, 2).flatten(0, 1), path.fc)
+        folded, self.kernel_size = exact_path.folded_weight(), path.kernel_size
+        # three dimensions: a module's conversion to channels_last refuses parameters of five
+        of_q, of_kv = (part.flatten(0, 2) for part in folded.split((path.num_heads, 2 * path.num_heads)))
+        self.weight_q, self.weight_kv = _parameter(of_q, path.fc), _parameter(of_kv, path.fc)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q ``[B, C, r h, r w]``, k and v ``[B, C, h, w]`` -> ``[B, C, r h, r w]``."""
-        if self.enlarging is None:
-            return F.conv2d(self._by_head_channel(q, k, v), self.weight, None, 1, self.padding, 1, self.head_dim)
-        out = F.conv2d(self._by_head_channel(q), self.weight, None, 1, self.padding, 1, self.head_dim)
-        return out + F.conv_transpose2d(
-            self._by_head_channel(k, v), self.enlarging, None, self.sr_ratio, self.padding, 0, self.head_dim
+        small = torch.cat([k, v], 1).contiguous(memory_format=torch.channels_last)
+        large = F.interpolate(small, size=q.shape[-2:], mode="nearest")
+        weight_q, weight_kv = (
+            weight.unflatten(0, (-1, *self.kernel_size)).to(q.dtype) for weight in (self.weight_q, self.weight_kv)
         )
-
-    def _by_head_channel(self, *maps: Tensor) -> Tensor:
-        """``[B, N * head_dim, H, W]`` each -> ``[B, head_dim * len(maps) * N, H, W]``."""
-        stacked = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
-        if stacked.shape[1] == self.head_dim:
-            return stacked
-        return stacked.unflatten(1, (-1, self.head_dim)).transpose(1, 2).flatten(1, 2)
+        return group_convolution(q, weight_q) + group_convolution(large, weight_kv)
 
     def extra_repr(self) -> str:
-        """What it does to which maps."""
-        return f"head_dim={self.head_dim}, sr_ratio={self.sr_ratio}, kernel_size={tuple(self.weight.shape[-2:])}"
+        """What it holds."""
+        return f"weight_q={list(self.weight_q.shape)}, weight_kv={list(self.weight_kv.shape)}"
 
 
 def multiply_adds(path: ShiftConvolution, sr_ratio: int) -> dict[ReducedForm, int]:
-    """What either form of the convolution path costs for one square of ``sr_ratio`` x ``sr_ratio`` pixels.
+    """What either form costs for one square of ``sr_ratio`` x ``sr_ratio`` pixels: projections, convolution path.
 
     Example:
         >>> multiply_adds(ShiftConvolution(64, num_heads=1), 8)
-        {'grouped': 49664, 'unfused': 369792}
+        {'grouped': 380928, 'unfused': 640128}
     """
     (kh, kw), pixels, heads = path.kernel_size, sr_ratio * sr_ratio, path.num_heads
     channels, taps = heads * path.head_dim, kh * kw
     connected = taps * path.head_dim * heads * (pixels + 2)
     # a sum of shifted maps counts as a multiply-add a tap
     shifted = {"tensor": taps * path.head_dim, "fixed": taps * taps * path.head_dim}
-    enlarging = (sr_ratio + kh - 1) * (sr_ratio + kw - 1)
+    projected = channels * channels * (pixels + 2)
     return {
-        "grouped": heads * channels * (taps * pixels + 2 * enlarging),
-        "unfused": connected + shifted.get(path.shift, taps * taps * channels) * pixels,
+        "grouped": projected + 3 * heads * channels * taps * pixels,
+        "unfused": projected + connected + shifted.get(path.shift, taps * taps * channels) * pixels,
     }
 
 
@@ -453,14 +436,6 @@ def _crop(x: Tensor, size: tuple[int, int]) -> Tensor:
         rows, columns = (torch.arange(n, device=x.device) for n in size)
         return x.index_select(2, rows).index_select(3, columns)
     return x[:, :, : size[0], : size[1]]
-
-
-def _after_enlarging(kernels: Tensor, ratio: int) -> Tensor:
-    """``[..., kh, kw]`` -> ``[..., ratio + kh - 1, ratio + kw - 1]``: what one pixel, enlarged, becomes."""
-    kh, kw = kernels.shape[-2:]
-    square = kernels.new_ones(1, 1, ratio, ratio)
-    answer = F.conv2d(F.pad(square, (kw - 1, kw - 1, kh - 1, kh - 1)), kernels.flatten(0, -3).unsqueeze(1))
-    return answer.squeeze(0).unflatten(0, kernels.shape[:-2])
 
 
 def _times(value: Tensor, rate: Tensor) -> nn.Parameter:

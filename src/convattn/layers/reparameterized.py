@@ -63,13 +63,15 @@ PASS_SAVED = 1.5
 
 
 def multiply_adds(parts: Parts) -> dict[Form, int]:
-    """What every form costs for one output pixel, less the attention's own products, which are the same in all.
+    """What every form costs for one output pixel, less what depends on the size of the map.
+
+    That is the attention's own products, the same in all forms, and what a bias before the zero border adds.
 
     Example:
         >>> from convattn import ACmix
         >>> layer = ACmix(64, 64)
         >>> multiply_adds(Parts(layer.projection, layer.attention, layer.convolution, *layer.mix.rates()))
-        {'grouped': 19200, 'dense': 49728, 'unfused': 19200}
+        {'grouped': 19200, 'dense': 49152, 'unfused': 19200}
     """
     path, c_in = parts.convolution, parts.projection.in_channels
     channels, taps = path.num_heads * path.head_dim, path.kernel_size[0] * path.kernel_size[1]
@@ -80,7 +82,7 @@ def multiply_adds(parts: Parts) -> dict[Form, int]:
     shift = shifted.get(path.shift, taps * taps * channels)
     return {
         "grouped": projection + path.maps * taps * channels,
-        "dense": projection + taps * channels * (c_in + 1),
+        "dense": projection + taps * channels * c_in,
         "unfused": projection + path.maps * taps * path.head_dim * inputs + shift,
     }
 
@@ -178,10 +180,16 @@ class ReparameterizedACmix(nn.Module):
         if activation != "none":
             self.activation = activation
 
-    def convolve_ones(self, x: Tensor, border: Tensor, padding: tuple[int, int]) -> Tensor:
-        """``[C, 1, k, k]`` over a map of ones of the input's size: what a bias before a zero border adds."""
-        ones = torch.ones(1, 1, x.shape[2], x.shape[3], device=x.device, dtype=x.dtype)
-        return F.conv2d(ones, border, None, self.stride, padding, self.dilation)
+    def convolve_ones(self, x: Tensor, border: Tensor) -> Tensor:
+        """``[C, 1, kh, kw]`` over a map of ones of the input's size: what a bias before a zero border adds."""
+        rows, columns = (
+            _taps_inside(size, taps, stride, dilation, border)
+            for size, taps, stride, dilation in zip(
+                x.shape[2:], border.shape[2:], self.stride, self.dilation, strict=True
+            )
+        )
+        by_row = torch.einsum("yk,ckl->ylc", rows, border.squeeze(1))
+        return torch.einsum("xl,ylc->yxc", columns, by_row).permute(2, 0, 1)
 
     def _multiply_convolution(self, gain: Tensor) -> None:
         """Multiply the outputs of the convolution path, less the bias, by ``[C]``."""
@@ -261,7 +269,7 @@ class GroupedACmix(ReparameterizedACmix):
         out = group_convolution(qkv, weight, bias, stride=self.stride, dilation=self.dilation)
         if self.border is None:
             return out
-        return out + self.convolve_ones(x, self.border, _padding(self.kernel_size, self.dilation))
+        return out + self.convolve_ones(x, self.border).to(out.dtype)
 
     def _multiply_convolution(self, gain: Tensor) -> None:
         by_group = gain.unflatten(0, (self.head_dim, self.num_heads)).t()
@@ -298,7 +306,7 @@ class DenseACmix(ReparameterizedACmix):
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The convolution path, bias included, from the input."""
         out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        return out if self.border is None else out + self.convolve_ones(x, self.border, self.padding)
+        return out if self.border is None else out + self.convolve_ones(x, self.border).to(out.dtype)
 
     def _multiply_convolution(self, gain: Tensor) -> None:
         self.weight = _parameter(_exact(self.weight) * gain[:, None, None, None], self.weight)
@@ -401,6 +409,13 @@ def _folded_bias(parts: Parts) -> Tensor | None:
 
 def _exact_path(parts: Parts) -> ShiftConvolution:
     return copy.deepcopy(parts.convolution).to(_exact(parts.convolution.fc).device, torch.float64)
+
+
+def _taps_inside(size: int, taps: int, stride: int, dilation: int, like: Tensor) -> Tensor:
+    """``[outputs, taps]``: 1 where a tap of an output reads the axis, 0 where it lies beyond."""
+    centres = torch.arange((size - 1) // stride + 1, device=like.device) * stride
+    read = centres[:, None] + (torch.arange(taps, device=like.device) - taps // 2) * dilation
+    return ((read >= 0) & (read < size)).to(like.dtype)
 
 
 def _padding(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
