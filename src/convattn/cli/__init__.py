@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from convattn.cli.bench import app as bench
+from convattn.cli.check_data import check_data
 from convattn.cli.cost import cost
 from convattn.cli.info import info
 from convattn.cli.list import list_models
@@ -29,6 +30,7 @@ app.command()(predict)
 app.command()(info)
 app.command(name="list")(list_models)
 app.command()(cost)
+app.command(name="check-data")(check_data)
 app.add_typer(bench)
 
 

@@ -1,0 +1,105 @@
+"""``convattn check-data``."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from convattn.data.checks import Checked
+    from convattn.data.problems import Problem
+
+NOTES = 5
+"""How many notes of each part are shown, unless all are asked for."""
+
+HELP = """Look through a data set before training does, and list what is wrong by file and id.
+
+Known are COCO annotations (boxes, masks), images with label PNGs, and folders of images by class. The exit code is 1
+where something is wrong.
+
+[bold]Examples[/]
+
+  convattn check-data coco/                  both annotation files and all images
+
+  convattn check-data coco/annotations/instances_val2017.json --images val2017/
+
+  convattn check-data photos/ --json > problems.json
+"""
+
+Data = Annotated[Path, typer.Argument(help="Data folder or COCO annotation file.", show_default=False)]
+Images = Annotated[Path | None, typer.Option(help="Folder of a COCO file's images.", show_default=False)]
+BoxesOnly = Annotated[bool, typer.Option("--boxes", help="Ask for boxes alone, as --task detection does.")]
+Reduce = Annotated[
+    bool | None,
+    typer.Option(
+        "--reduce-zero-label/--keep-zero-label",
+        help="Whether id 0 of label PNGs means not labelled; as in ADE20K's folders by default.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[int, typer.Option(min=0, help="Lines of each part's problems; 0 shows all, notes too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+
+def check_data(
+    data: Data,
+    images: Images = None,
+    boxes: BoxesOnly = False,
+    reduce_zero_label: Reduce = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Look through a data set before training does, and list what is wrong by file and id."""
+    from convattn.data.checks import CheckOptions
+    from convattn.data.checks import check_data as check
+    from convattn.data.problems import errors
+
+    options = CheckOptions(images, "boxes" if boxes else None, reduce_zero_label)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("looking at the files", total=None)
+        found = check(data, options, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print(json.dumps([asdict(part) for part in found], indent=2, ensure_ascii=False))
+    else:
+        _print_parts(found, limit)
+    if any(errors(part.problems) for part in found):
+        raise typer.Exit(1)
+
+
+check_data.__doc__ = HELP
+
+
+def _print_parts(found: list["Checked"], limit: int) -> None:
+    from convattn.data.problems import errors
+
+    console = Console()
+    for part in found:
+        counts = ", ".join(f"{count} {name}" for name, count in part.counts.items())
+        console.print(
+            f"[bold]{escape(part.name)}[/]: {counts or 'nothing can be used'}", highlight=False, soft_wrap=True
+        )
+        wrong = errors(part.problems)
+        _print_some(console, "[bold red]problems[/]", wrong, limit)
+        notes = [one for one in part.problems if one.level == "note"]
+        _print_some(console, "[bold]notes[/]", notes, min(limit, NOTES))
+    count = sum(len(errors(part.problems)) for part in found)
+    if count:
+        console.print(f"{count} to mend; or train without them: --skip-bad", highlight=False)
+    else:
+        console.print("nothing is wrong", highlight=False)
+
+
+def _print_some(console: Console, title: str, problems: list["Problem"], limit: int) -> None:
+    if not problems:
+        return
+    console.print(f"{title}: {len(problems)}", highlight=False)
+    shown = problems[:limit] if limit else problems
+    for one in shown:
+        console.print(f"  {escape(str(one))}", highlight=False, soft_wrap=True)
+    if len(shown) < len(problems):
+        console.print(f"  and {len(problems) - len(shown)} more: --limit 0 shows all", highlight=False)

@@ -1,0 +1,76 @@
+"""Image files checked in numbers, before training reads them one by one."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import ExifTags, Image
+
+from convattn.data.folder import FULL_CHECK_BYTES, Progress
+from convattn.data.images import ImageError, check_image
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SIDEWAYS = (5, 6, 7, 8)
+"""The EXIF orientations that exchange width and height."""
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return (width, height) of a good image file as :func:`convattn.data.images.open_image` gives it.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "a.png")
+        >>> Image.new("L", (4, 3)).save(path)
+        >>> upright_size(path)
+        (4, 3)
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        try:
+            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # damaged EXIF raises nearly every built-in type, and open_image reads over it
+            orientation = 1
+    return (height, width) if orientation in SIDEWAYS else (width, height)
+
+
+def image_fault(path: Path, *, decode: bool) -> tuple[str, str] | None:
+    """Return what is wrong with an image file, and what to do; None where it is good."""
+    try:
+        check_image(path, decode=decode)
+    except ImageError as error:
+        return error.reason, error.remedy
+    return None
+
+
+def decode_all(paths: Sequence[Path]) -> bool:
+    """Tell whether that many bytes are decoded whole when a data set is opened."""
+    return sum(_bytes(path) for path in paths) <= FULL_CHECK_BYTES
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | None = None) -> list[R]:
+    """Return ``work`` of every item, in their order, done in threads.
+
+    Example:
+        >>> in_threads(str, [1, 2, 3])
+        ['1', '2', '3']
+    """
+    step = min(256, 1 + len(items) // 64)
+    chunks = [items[start : start + step] for start in range(0, len(items), step)]
+    done: list[R] = []
+    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+        for results in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
+            done += results
+            if progress is not None:
+                progress(len(done), len(items))
+    return done
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,89 @@
+"""What is wrong with a data set, as data: which file and entry, what was found there and what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from convattn.data.types import SkippedFile
+from convattn.errors import UserError
+
+SHOWN = 5
+"""How many problems the message of a refusal names."""
+
+Level = Literal["error", "note"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a data set.
+
+    Args:
+        file: The file that has to be put right.
+        id: The id of the entry in it, where the file has entries.
+        field: The field of that entry, as in ``annotations.bbox``.
+        what: What was found, beside what was expected.
+        remedy: What to do.
+        level: An "error" refuses training; a "note" is worth knowing and trains as it is.
+
+    Example:
+        >>> print(Problem("train.json", 7, "annotations.bbox", "the box has no area", "remove it"))
+        train.json: annotations.bbox of id 7: the box has no area (remove it)
+    """
+
+    file: str
+    id: int | str | None
+    field: str
+    what: str
+    remedy: str
+    level: Level = "error"
+
+    def __str__(self) -> str:
+        place = self.field + (f" of id {self.id}" if self.id is not None else "")
+        return f"{self.file}: {place}: {self.what} ({self.remedy})" if place else f"{self.file}: {self.what}"
+
+
+class BadData(UserError):
+    """A data set that is refused; its ``problems`` are all that was found, the message names the first.
+
+    Example:
+        >>> raise BadData([Problem("a.json", 7, "annotations.bbox", "the box has no area", "remove it")])
+        Traceback (most recent call last):
+        ...
+        convattn.data.problems.BadData: 1 problem:
+          a.json: annotations.bbox of id 7: the box has no area (remove it)
+    """
+
+    def __init__(self, problems: Sequence[Problem], advice: str = "") -> None:
+        self.problems, self.advice = list(problems), advice
+        super().__init__(self.problems, advice)
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        lines = [f"{count} problem{'s' * (count != 1)}:", *(f"  {one}" for one in self.problems[:SHOWN])]
+        if count > SHOWN:
+            lines.append(f"  and {count - SHOWN} more")
+        return "\n".join(lines + [self.advice] * bool(self.advice))
+
+
+def errors(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems that refuse training.
+
+    Example:
+        >>> errors([Problem("a.json", 3, "images", "no objects", "nothing", level="note")])
+        []
+    """
+    return [one for one in problems if one.level == "error"]
+
+
+def refuse_or_skip(problems: Sequence[Problem], *, skip_bad: bool) -> list[SkippedFile]:
+    """Return what is left out with ``skip_bad``, one entry per error; without it raise where there is an error.
+
+    Raises:
+        BadData: There are errors and ``skip_bad`` is False.
+    """
+    found = errors(problems)
+    if found and not skip_bad:
+        raise BadData(
+            found, "convattn check-data lists them all; mend them, or go on without them: --skip-bad (skip_bad=True)"
+        )
+    return [SkippedFile(one.file if one.id is None else f"{one.file}: id {one.id}", one.what) for one in found]
