@@ -18,12 +18,13 @@ PACKAGE = ROOT / "src" / "convattn"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SURFACE = Path(__file__).parent / "api_surface.json"
 
-# ops <- layers <- models <- convert, official, cost, optimize, detection, segmentation <- tasks <- cli
+# ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- tasks <- cli
 CHAIN = (
     {"ops"},
     {"layers"},
     {"models"},
-    {"convert", "official", "cost", "optimize", "detection", "segmentation"},
+    {"official", "cost"},
+    {"convert", "optimize", "detection", "segmentation"},
     {"tasks"},
     {"cli"},
 )

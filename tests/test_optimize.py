@@ -390,7 +390,7 @@ class TestReport:
         net = trained(nn.Sequential(nn.Conv2d(3, 16, 1), norm(16), ACmix(16, 16), nn.ReLU(), norm(16)))
         _, report = optimized(net, torch.randn(1, 3, 5, 5, dtype=torch.float64))
         first, second, third, fourth = str(report).splitlines()
-        assert first == "reparameterized 1 ACmix operators (1 grouped)"
+        assert first == "reparameterized 1 operators (1 grouped)"
         assert second == "folded 1 batch norms, took over 1 ReLUs"
         assert third.startswith("left 1 batch norms, 4 for one: no convolution or operator is right before it")
         assert fourth.startswith("largest output difference: ")

@@ -10,7 +10,9 @@ from convattn.ops.acmix import reference as acmix_reference
 from convattn.ops.aggregate import reference as aggregate_reference
 from convattn.ops.attend import reference as attend_reference
 from convattn.ops.correlate import reference as correlate_reference
+from convattn.ops.dynamic_conv import reference as dynamic_conv_reference
 from convattn.ops.group_convolution import reference as group_convolution_reference
+from convattn.ops.pixel_shift import reference as pixel_shift_reference
 from convattn.ops.scatter import reference as scatter_reference
 
 BATCH, HEADS, HEAD_DIM = 2, 2, 3
@@ -140,6 +142,79 @@ class Scatter:
         return scatter_reference.scatter(*inputs, geometry.neighborhood, (geometry.height, geometry.width))
 
 
+class PixelShift:
+    """X-volution's attention with everything that it can have: heads, values and a bias."""
+
+    name = "pixel_shift_attention"
+
+    @staticmethod
+    def draw(geometry, generator):
+        taps = len(geometry.neighborhood)
+        tables = [(taps, HEADS * HEAD_DIM), (HEADS, taps)]
+        drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in tables]
+        return [*Attend.draw(geometry, generator)[:3], *drawn]
+
+    @staticmethod
+    def run(inputs, geometry, backend="auto"):
+        *maps, weight, bias = inputs
+        options = {"num_heads": HEADS, "bias": bias, "backend": backend}
+        return ops.pixel_shift_attention(*maps, weight, geometry.neighborhood, **options)
+
+    @staticmethod
+    def reference(inputs, geometry):
+        return pixel_shift_reference.pixel_shift_attention(*inputs, geometry.neighborhood, HEADS)
+
+
+class PixelShiftProduct:
+    """The reading without values, products channel by channel, no bias."""
+
+    name = "pixel_shift_attention-product"
+
+    @staticmethod
+    def draw(geometry, generator):
+        q, k, _, weight, _ = PixelShift.draw(geometry, generator)
+        return [q, k, weight]
+
+    @staticmethod
+    def run(inputs, geometry, backend="auto"):
+        q, k, weight = inputs
+        return ops.pixel_shift_attention(
+            q, k, None, weight, geometry.neighborhood, num_heads=q.shape[1], backend=backend
+        )
+
+    @staticmethod
+    def reference(inputs, geometry):
+        q, k, weight = inputs
+        return pixel_shift_reference.pixel_shift_attention(q, k, None, weight, None, geometry.neighborhood, q.shape[1])
+
+
+class DynamicConv:
+    """A kernel for every pixel, in two groups; it has no backends."""
+
+    name = "dynamic_conv"
+    groups, outputs = 2, 4
+
+    @classmethod
+    def draw(cls, geometry, generator):
+        nbhd, channels = geometry.neighborhood, HEADS * HEAD_DIM
+        out = nbhd.output_size(geometry.height, geometry.width)
+        shapes = [
+            (BATCH, cls.outputs, channels // cls.groups, len(nbhd), *out),
+            (BATCH, channels, geometry.height, geometry.width),
+        ]
+        return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
+        kernel, x = inputs
+        return ops.dynamic_conv(x, kernel, geometry.neighborhood, groups=cls.groups)
+
+    @classmethod
+    def reference(cls, inputs, geometry):
+        kernel, x = inputs
+        return dynamic_conv_reference.dynamic_conv(x, kernel, geometry.neighborhood, cls.groups)
+
+
 class WindowAttend:
     """``attend`` in the shape that kernels of their own serve: a 7x7 window, no tables, 16 channels a head or more."""
 
@@ -220,6 +295,7 @@ class GroupConvolution:
 
 
 OPERATORS = [Attend, Correlate, Aggregate, Scatter]
+X_VOLUTION_OPERATORS = [PixelShift, PixelShiftProduct, DynamicConv]
 WINDOW_OPERATORS = [WindowAttend, Acmix, GroupConvolution]
 WINDOWS = [
     Geometry(1, 1, 7),

@@ -136,3 +136,19 @@ def group_convolution_backward(
 ) -> int:
     """Two gradients, each with the products of the convolution."""
     return 2 * group_convolution(x, weight, None, steps)
+
+
+@register_flop_formula(_ops.pixel_shift_attention)
+def pixel_shift_attention(
+    q: Any, k: Any, v: Any, weight: Any, bias: Any, offsets: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """Products of queries and keys, the sum with its weights and, if there are values, their products with these."""
+    return 2 * _pairs(q, offsets) * (2 if v is None else 3)
+
+
+@register_flop_formula(_ops.pixel_shift_attention_backward)
+def pixel_shift_attention_backward(
+    grad: Any, q: Any, k: Any, v: Any, weight: Any, bias: Any, offsets: Any, *args: Any, **kwargs: Any
+) -> int:
+    """The similarities once more, the gradients of q, k, weight and similarities; with values three more products."""
+    return 2 * _pairs(q, offsets) * (5 if v is None else 8)

@@ -9,20 +9,26 @@ from convattn.layers.global_attention import GlobalAttention, SpatialReductionAC
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import Composability, LocalRelation2d
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.layers.pssa import PSSA
+from convattn.layers.self_attention import GlobalAttention2d
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
+from convattn.layers.xvolution import MultiConvolution, XVolution
 
 __all__ = [
+    "PSSA",
     "ACmix",
     "AugmentedConv2d",
     "BottleneckAttention2d",
     "Composability",
     "GlobalAttention",
+    "GlobalAttention2d",
     "Involution2d",
     "LinearPosition",
     "LocalAttention",
     "LocalAttention2d",
     "LocalRelation2d",
     "MixKind",
+    "MultiConvolution",
     "PatchwiseAttention",
     "PatchwiseAttention2d",
     "PathMix",
@@ -36,4 +42,5 @@ __all__ = [
     "TimmOperator2d",
     "WindowAttention",
     "WindowAttention2d",
+    "XVolution",
 ]

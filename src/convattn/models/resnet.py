@@ -23,6 +23,9 @@ from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.pssa import PSSA
+from convattn.layers.self_attention import GlobalAttention2d
+from convattn.layers.xvolution import MultiConvolution, XVolution
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
@@ -199,11 +202,15 @@ KINDS: dict[str, Kind] = {
     "sasa": Kind("stand-alone self-attention", (14, 26, 38, 50), LocalAttention2d, {"num_heads": 4}),
     "acmix": Kind("ACmix", (14, 26, 38, 50), ACmix, {"num_heads": 4}),
     "lr": Kind("the local relation layer", (14, 26, 38, 50), LocalRelation2d),
-    "aa": Kind("attention-augmented convolution", (14, 26, 38, 50), AugmentedConv2d, {"num_heads": 8}, (2, 3, 4)),
+    "aa": Kind("attention-augmented convolution", (14, 26, 34, 38, 50), AugmentedConv2d, {"num_heads": 8}, (2, 3, 4)),
     "bot": Kind("bottleneck self-attention", (14, 26, 38, 50), BottleneckAttention2d, stages=(4,)),
-    "involution": Kind("involution", (14, 26, 38, 50), Involution2d),
+    "involution": Kind("involution", (14, 26, 34, 38, 50), Involution2d),
     "halo": Kind("timm's halo attention", (14, 26, 38, 50), TimmOperator2d, {"kind": "halo"}),
     "lambda": Kind("timm's lambda layer", (14, 26, 38, 50), TimmOperator2d, {"kind": "lambda"}),
+    "global": Kind("self-attention over the whole map", (14, 34, 50), GlobalAttention2d, stages=(4,)),
+    "pssa": Kind("pixel shift self-attention", (14, 34, 50), PSSA, stages=(4,)),
+    "multiconv": Kind("X-volution's convolutions alone", (14, 34, 50), MultiConvolution, stages=(4,)),
+    "xvolution": Kind("X-volution", (14, 34, 50), XVolution, stages=(4,)),
 }
 
 default_cfgs = generate_default_cfgs(
@@ -254,12 +261,14 @@ aa_resnet14 = _entry("aa", 14)
 aa_resnet26 = _entry("aa", 26)
 aa_resnet38 = _entry("aa", 38)
 aa_resnet50 = _entry("aa", 50, "in conv3_x to conv5_x as in the source: 25.8 M published")
+aa_resnet34 = _entry("aa", 34)
 bot_resnet14 = _entry("bot", 14)
 bot_resnet26 = _entry("bot", 26)
 bot_resnet38 = _entry("bot", 38)
 bot_resnet50 = _entry("bot", 50, "in conv5_x as in the source, BoT50: 20.8 M published")
 involution_resnet14 = _entry("involution", 14)
 involution_resnet26 = _entry("involution", 26, "RedNet-26 but for the stem, a convolution here: 9.2 M published")
+involution_resnet34 = _entry("involution", 34)
 involution_resnet38 = _entry("involution", 38, "RedNet-38 but for the stem, a convolution here: 12.4 M published")
 involution_resnet50 = _entry("involution", 50, "RedNet-50 but for the stem, a convolution here: 15.5 M published")
 halo_resnet14 = _entry("halo", 14)
@@ -270,3 +279,15 @@ lambda_resnet14 = _entry("lambda", 14)
 lambda_resnet26 = _entry("lambda", 26)
 lambda_resnet38 = _entry("lambda", 38)
 lambda_resnet50 = _entry("lambda", 50)
+global_resnet14 = _entry("global", 14)
+global_resnet34 = _entry("global", 34, "in conv5_x, as X-volution's comparison")
+global_resnet50 = _entry("global", 50, "in conv5_x, as X-volution's comparison")
+pssa_resnet14 = _entry("pssa", 14)
+pssa_resnet34 = _entry("pssa", 34, "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4")
+pssa_resnet50 = _entry("pssa", 50, "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4")
+multiconv_resnet14 = _entry("multiconv", 14)
+multiconv_resnet34 = _entry("multiconv", 34, "in conv5_x")
+multiconv_resnet50 = _entry("multiconv", 50, "in conv5_x, table 2's second row")
+xvolution_resnet14 = _entry("xvolution", 14)
+xvolution_resnet34 = _entry("xvolution", 34, "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)")
+xvolution_resnet50 = _entry("xvolution", 50, "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops._layout import memory_format_of
@@ -103,6 +104,53 @@ class Neighborhood:
         offsets = tuple((dy, dx) for dy in rows for dx in columns)
         return cls(offsets, as_pair(stride, "stride"), border)
 
+    @classmethod
+    def directions(
+        cls, lengths: Sequence[int] = (1, 3, 5), *, stride: IntPair = 1, border: Border = "zeros"
+    ) -> Neighborhood:
+        """Steps of the given lengths in the eight directions: X-volution's pixel shifts (section 6.1.2).
+
+        Length by length, the directions row by row from the upper left to the lower right; the centre is not one.
+
+        Args:
+            lengths: L in pixels, each at least 1; a diagonal step goes L rows and L columns. The paper's 1, 3 and 5
+                give 24 offsets.
+            stride: as that of the class.
+            border: zeros lie beyond the border of a shifted map, as for its convolutions.
+
+        Raises:
+            ValueError: no length, or one below 1.
+
+        Example:
+            >>> Neighborhood.directions((2,)).offsets
+            ((-2, -2), (-2, 0), (-2, 2), (0, -2), (0, 2), (2, -2), (2, 0), (2, 2))
+            >>> len(Neighborhood.directions())
+            24
+        """
+        if not lengths or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in lengths):
+            raise ValueError(f"lengths must be one or more integers >= 1, got {lengths!r}")
+        steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+        offsets = tuple((length * dy, length * dx) for length in lengths for dy, dx in steps)
+        return cls(offsets, as_pair(stride, "stride"), border)
+
+    def __or__(self, other: Neighborhood) -> Neighborhood:
+        """Every offset of either, row by row.
+
+        Raises:
+            ValueError: strides or borders that differ.
+
+        Example:
+            >>> merged = Neighborhood.window(3, border="zeros") | Neighborhood.window(5, dilation=2, border="zeros")
+            >>> len(merged), len(merged | Neighborhood.directions())
+            (33, 49)
+        """
+        if (self.stride, self.border) != (other.stride, other.border):
+            raise ValueError(
+                f"neighbourhoods that are joined must have one stride and border, got {self.stride}, {self.border!r} "
+                f"and {other.stride}, {other.border!r}"
+            )
+        return Neighborhood(tuple(sorted({*self.offsets, *other.offsets})), self.stride, self.border)
+
     def __len__(self) -> int:
         return len(self.offsets)
 
@@ -174,13 +222,17 @@ class Neighborhood:
 
     def pad(self, x: Tensor) -> Tensor:
         """``[..., H, W]`` extended by :meth:`reach` on all sides under the border rule."""
+        if self.border == "zeros":
+            return F.pad(x, [*self.reach(1), *self.reach(0)])
         for axis in (0, 1):
             if self.reach(axis) != (0, 0):
-                x = take(x, axis - 2, self.padded_sources(axis, x.shape[axis - 2], x.device))
+                x = x.index_select(axis - 2, self.padded_sources(axis, x.shape[axis - 2], x.device))
         return x
 
     def unpad(self, padded: Tensor, height: int, width: int) -> Tensor:
         """The adjoint of :meth:`pad`: every extended position is added to the pixel that it reads."""
+        if self.border == "zeros":
+            return padded.narrow(-2, self.reach(0)[0], height).narrow(-1, self.reach(1)[0], width)
         for axis, size in ((0, height), (1, width)):
             if self.reach(axis) != (0, 0):
                 padded = put(padded, axis - 2, self.padded_sources(axis, size, padded.device), size)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from convattn.layers import ACmix
+from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
 from convattn.optimize.report import OptimizeReport, largest_difference
@@ -24,6 +25,7 @@ __all__ = ["OptimizeReport", "optimize"]
 CostKind: TypeAlias = Literal["counted", "measured"]
 Example: TypeAlias = Tensor | tuple[Any, ...]
 _METHODS = ("fuse", "reparameterize", "switch_to_deploy")
+OPERATORS = (ACmix, MultiConvolution, XVolution)
 _log = logging.getLogger("convattn.optimize")
 
 
@@ -37,10 +39,10 @@ def optimize(
 ) -> nn.Module:
     """A copy of a network for inference: same outputs, fewer and cheaper steps.
 
-    - Every ACmix is reparameterized (:meth:`convattn.ACmix.reparameterize`), and every other module that has timm's
-      ``fuse``, ``reparameterize`` or ``switch_to_deploy``.
-    - Every batch norm folds into the convolution, ACmix or LocalAttention2d before it, where it alone reads its
-      output, and an ``nn.Identity`` stands in its place. A ReLU after an ACmix goes into the operator likewise.
+    - Every ACmix and X-volution is reparameterized (:meth:`convattn.ACmix.reparameterize`), and every other module that
+      has timm's ``fuse``, ``reparameterize`` or ``switch_to_deploy``.
+    - Every batch norm folds into the convolution, ACmix, X-volution or LocalAttention2d before it, where it alone reads
+      its output, and an ``nn.Identity`` stands in its place. A ReLU after an ACmix goes into the operator likewise.
     - The copy is in eval mode, wants no gradients of its parameters and is in channels_last.
 
     Modules keep their classes and names. The ways through the network are found by symbolic tracing. Where that fails
@@ -50,7 +52,7 @@ def optimize(
         model: any network; it is left as it is. Optimize it before ``torch.compile``.
         example: an input, or a tuple of inputs. With it, the outputs before and after are compared, and a warning
             says so where they differ by more than rounding.
-        cost: how the form of each ACmix is chosen: ``"counted"``: the fewest multiply-adds, which is the same
+        cost: how the form of each operator is chosen: ``"counted"``: the fewest multiply-adds, which is the same
             everywhere, so that the state dict of one optimized network loads into another; ``"measured"``: the least
             time on the ``example``.
         report: is called with what was done and the largest difference of an output; ``print`` will do.
@@ -83,7 +85,7 @@ def optimize(
         operators={
             name: m.reparameterized.form
             for name, m in model.named_modules()
-            if isinstance(m, ACmix) and m.reparameterized
+            if isinstance(m, OPERATORS) and m.reparameterized
         },
         reparameterized=reparameterized,
         **asdict(folded),
@@ -125,12 +127,12 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], seen: dict[nn.Module, Tensor] | None = None) -> list[Tensor]:
-    """The outputs; ``seen`` is filled with what every ACmix was given."""
+    """The outputs; ``seen`` is filled with what every operator was given."""
     handles = []
     if seen is not None:
         note = seen.__setitem__
         for module in model.modules():
-            if isinstance(module, ACmix):
+            if isinstance(module, OPERATORS):
                 handles.append(module.register_forward_pre_hook(lambda m, args: note(m, args[0])))
     try:
         return _tensors(model(*_fresh(inputs)))
@@ -145,7 +147,7 @@ def _fresh(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor]) -> list[str]:
-    """Every ACmix, and every other module that has timm's methods, whose names are returned."""
+    """Every operator of ours with forms, and every other module that has timm's methods, whose names are returned."""
     others: list[str] = []
     done: dict[nn.Module, nn.Module] = {}
 
@@ -153,7 +155,7 @@ def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor]) -> list[str
         if module in done:
             return done[module]
         fused = module
-        if isinstance(module, ACmix):
+        if isinstance(module, OPERATORS):
             module.reparameterize(example=seen.get(module))
         elif name and (method := _own_method(module)) is not None:
             fused = _by_own_method(module, method)

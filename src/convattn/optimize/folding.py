@@ -13,10 +13,11 @@ from torchvision.ops import FrozenBatchNorm2d
 from convattn.layers import ACmix, LocalAttention, LocalAttention2d, ShiftConv2d
 from convattn.layers._checks import is_hooked
 from convattn.layers.reparameterized import batch_norm_line
+from convattn.layers.xvolution import MultiConvolution, XVolution
 
 # Exact classes: a subclass may compute something else (a standardised weight, say).
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame, ShiftConv2d)
-PRODUCERS = (*CONVOLUTIONS, nn.ConvTranspose2d, LocalAttention2d, ACmix)
+PRODUCERS = (*CONVOLUTIONS, nn.ConvTranspose2d, LocalAttention2d, ACmix, MultiConvolution, XVolution)
 WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *WITH_ACTIVATION)
 # What hands its input on in eval mode.
@@ -99,7 +100,7 @@ def _averages(module: LocalAttention2d) -> bool:
 
 
 def _take_over(module: nn.Module, batch_norm: nn.Module) -> None:
-    if isinstance(module, ACmix):
+    if isinstance(module, (ACmix, MultiConvolution)):
         module.reparameterize()
         if module.reparameterized is not None:
             module.reparameterized.absorb(batch_norm)

@@ -15,7 +15,7 @@ class OptimizeReport:
     """What :func:`convattn.optimize` did. Print it.
 
     Args:
-        operators: the ACmix operators and the form that each has now.
+        operators: the operators (ACmix, X-volution) and the form that each has now.
         reparameterized: other modules that had a ``fuse``, ``reparameterize`` or ``switch_to_deploy`` of their own.
         batch_norms: the folded batch norms, each with the module that took it over.
         activations: the ReLUs that an operator took over, likewise.
@@ -34,7 +34,7 @@ class OptimizeReport:
 
     def __str__(self) -> str:
         forms = ", ".join(f"{count} {form}" for form, count in Counter(self.operators.values()).items())
-        lines = [f"reparameterized {len(self.operators)} ACmix operators" + (f" ({forms})" if forms else "")]
+        lines = [f"reparameterized {len(self.operators)} operators" + (f" ({forms})" if forms else "")]
         if self.reparameterized:
             lines.append(f"reparameterized {len(self.reparameterized)} other modules by their own method")
         lines.append(f"folded {len(self.batch_norms)} batch norms, took over {len(self.activations)} ReLUs")

@@ -1,0 +1,286 @@
+"""Pixel shift self-attention: X-volution's attention, linear in the map and without a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.layers.reparameterized import _exact, _parameter, batch_norm_line
+from convattn.ops import Neighborhood, pixel_shift_attention
+from convattn.ops.neighborhood import IntPair, as_pair
+
+HeadCount: TypeAlias = int | Literal["channels"]
+Reading: TypeAlias = Literal["value", "product"]
+ShiftPosition: TypeAlias = Literal["bias"]
+ProjectionForm: TypeAlias = Literal["joint", "split", "tied"]
+
+
+class PSSA(nn.Module):
+    r"""Pixel shift self-attention, X-volution's approximation of attention over the whole map.
+
+    .. math:: y_c(p) = \sum_\delta w_{\delta,c}\, s^{(n)}_\delta(p)\, v_c(p + \delta), \qquad
+        s^{(n)}_\delta(p) = \frac{1}{\sqrt{C/N}} \sum_{c' \in n} q_{c'}(p)\, k_{c'}(p + \delta), \qquad
+        [q; k; v] = W x,
+
+    n the head of c (see :func:`convattn.ops.pixel_shift_attention`). The offsets are steps in eight directions; zeros
+    lie beyond the border. Where it strides, the queries are every ``stride``-th pixel.
+
+    Stands where ``Conv2d(in_channels, out_channels, 3, stride, padding=1)`` stood: same output size for every
+    H, W >= 1, same dtypes, devices and layouts. There is no softmax, so the output grows with the cube of the input:
+    a batch norm should follow, as in :class:`convattn.layers.XVolution`, and large inputs overflow in float16, where
+    bfloat16 does not.
+
+    Source: Chen et al., *X-volution: On the Unification of Convolution and Self-attention*, 2021, section 3.3. The
+    authors released no code.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C.
+        num_heads: N; must divide ``out_channels``. 1, the default, is the inner product of two pixels, which eq. 7 to
+            9 have; ``"channels"`` is N = C, the product element by element that section 6.1.2 describes.
+        reading: ``"value"``: eq. 7 to 9, the similarities weigh the values, and the operator is a convolution whose
+            kernel depends on the place; ``"product"``: section 6.1.2 to the letter, the similarities themselves are
+            summed, and there is no v.
+        lengths: of the steps in pixels, 1, 3 and 5 as in section 6.1.2, so 24 offsets.
+        offsets: other offsets ``(dy, dx)`` in place of those of the lengths.
+        stride: distance between queries.
+        dilation: multiplies the offsets.
+        position: ``"bias"``: a learned number for every head and offset is added to s (table 4); None, as in the
+            paper's standard operator: none.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``out_channels``, no offsets or one twice, an unknown option; in
+            ``forward``, an input of another shape.
+
+    Example:
+        >>> import torch
+        >>> layer = PSSA(16, 32, num_heads=4, stride=2)
+        >>> layer(torch.randn(2, 16, 9, 7)).shape, layer.weight.shape
+        (torch.Size([2, 32, 5, 4]), torch.Size([24, 32]))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_heads: HeadCount = 1,
+        reading: Reading = "value",
+        lengths: Sequence[int] = (1, 3, 5),
+        offsets: Sequence[tuple[int, int]] | None = None,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        position: ShiftPosition | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_channels(in_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.num_heads = head_count(num_heads, out_channels)
+        if reading not in get_args(Reading):
+            raise ValueError(f"reading must be one of {get_args(Reading)}, got {reading!r}")
+        if position not in ("bias", None):
+            raise ValueError(f"position must be 'bias' or None, got {position!r}")
+        self.reading = reading
+        self.neighborhood = _neighborhood(lengths, offsets, stride, dilation)
+        maps = 3 if reading == "value" else 2
+        self.projection = nn.Conv2d(in_channels, maps * out_channels, 1, bias=False, device=device, dtype=dtype)
+        taps = len(self.neighborhood)
+        self.weight = nn.Parameter(torch.empty(taps, out_channels, device=device, dtype=dtype))
+        self.position: nn.Parameter | None = None
+        if position is not None:
+            self.position = nn.Parameter(torch.empty(self.num_heads, taps, device=device, dtype=dtype))
+        self.bias: nn.Parameter | None = None
+        self.reparameterized: FoldedProjection | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weighted sum as ``nn.Conv2d`` draws a depthwise convolution of so many taps, the positions small."""
+        bound = len(self.neighborhood) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.in_channels)
+        q, k, v = self.project(x)
+        out = pixel_shift_attention(
+            q, k, v, self.weight, self.neighborhood, num_heads=self.num_heads, bias=self.position
+        )
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``[B, C_in, H, W]`` -> q at the output's resolution, k and v (None where there is none) at the input's."""
+        if self.reparameterized is not None:
+            maps: tuple[Tensor, Tensor, Tensor | None] = self.reparameterized(x)
+            return maps
+        q, k, *v = self.projection(x).split(self.out_channels, 1)
+        return self.neighborhood.centres(q), k, v[0] if v else None
+
+    @torch.no_grad()
+    def absorb(self, batch_norm: nn.Module) -> None:
+        """Take over the batch norm (in eval mode) that follows: its gain goes into ``weight``, its shift is a bias.
+
+        Raises:
+            ValueError: a batch norm without running statistics or of other channels.
+        """
+        gain, shift = batch_norm_line(batch_norm)
+        if len(gain) != self.out_channels:
+            raise ValueError(f"the batch norm has {len(gain)} channels, the operator {self.out_channels}")
+        self.multiply(gain)
+        self.bias = _parameter(shift if self.bias is None else _exact(self.bias) + shift, self.weight)
+
+    @torch.no_grad()
+    def multiply(self, gain: Tensor) -> None:
+        """Multiply the outputs by ``[C]``."""
+        self.weight = _parameter(_exact(self.weight) * gain, self.weight)
+        if self.bias is not None:
+            self.bias = _parameter(_exact(self.bias) * gain, self.bias)
+
+    def value_weight(self) -> Tensor:
+        """The matrix from x to v, ``[C, C_in]`` in float64.
+
+        Raises:
+            ValueError: the ``"product"`` reading has no v.
+        """
+        if self.reading != "value":
+            raise ValueError("reading='product' has no v")
+        folded = self.reparameterized
+        last = self.projection if folded is None else folded.query if folded.rest is None else folded.rest
+        return _exact(last.weight)[-self.out_channels :].flatten(1)
+
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """Make q, k and v the cheapest exact way, for inference. In place and for good; a second call does nothing.
+
+        timm's convention, see :meth:`convattn.ACmix.reparameterize`. The fewest multiply-adds of three forms
+        (:func:`projection_multiply_adds`): ``"joint"``: one projection, as in training; ``"split"``: q at the queries
+        alone, where the operator strides; ``"tied"``: with one head and ``in_channels == out_channels``,
+        :math:`q \\cdot k = (W_k^T W_q x_p) \\cdot x_{p+\\delta}`: x itself is the key.
+
+        Raises:
+            TypeError: the projection was replaced by something that does not fold.
+
+        Example:
+            >>> import torch
+            >>> layer, x = PSSA(16, 16), torch.randn(1, 16, 6, 6)
+            >>> before = layer(x)
+            >>> layer.reparameterize()
+            >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
+            ('tied', True)
+        """
+        if self.reparameterized is None:
+            conv = self.projection
+            plain = isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
+            if not plain or conv.bias is not None:
+                raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d without bias, got {conv}")
+            counted = projection_multiply_adds(self)
+            self.reparameterized = FoldedProjection(self, min(counted, key=lambda form: counted[form]))
+            del self.projection
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        options = f", reading={self.reading!r}" + ("" if self.position is None else ", position='bias'")
+        return (
+            f"{self.in_channels}, {self.out_channels}, offsets={len(self.neighborhood)}, num_heads={self.num_heads}, "
+            f"stride={self.neighborhood.stride}{options}"
+        )
+
+
+class FoldedProjection(nn.Module):
+    """What :meth:`PSSA.reparameterize` leaves of the projection: q, k and v in one of three exact forms.
+
+    Args:
+        layer: the trained operator; its projection is copied.
+        form: ``"joint"``, ``"split"`` or ``"tied"``.
+    """
+
+    def __init__(self, layer: PSSA, form: ProjectionForm) -> None:
+        super().__init__()
+        self.form, self.channels, self.reading = form, layer.out_channels, layer.reading
+        self.counted = projection_multiply_adds(layer)[form]
+        stride, like = layer.neighborhood.stride, layer.projection.weight
+        query, key, *value = _exact(like).split(self.channels)
+        if form == "joint":
+            query, rest, stride = _exact(like), [], (1, 1)
+        elif form == "split":
+            rest = [key, *value]
+        else:
+            query, rest = torch.einsum("ki,kj->ij", key.flatten(1), query.flatten(1))[..., None, None], value
+        self.query = _pointwise(query, like, stride)
+        self.rest = _pointwise(torch.cat(rest), like) if rest else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``[B, C_in, H, W]`` -> q at the output's resolution, k and v."""
+        q = self.query(x)
+        if self.form == "tied":
+            # autocast leaves x as it is
+            return q, x.to(q.dtype), None if self.rest is None else self.rest(x)
+        maps = q.split(self.channels, 1) if self.rest is None else (q, *self.rest(x).split(self.channels, 1))
+        return maps[0], maps[1], maps[2] if self.reading == "value" else None
+
+    def extra_repr(self) -> str:
+        """The form and its cost."""
+        return f"form={self.form!r}, multiply_adds={self.counted} for an output pixel"
+
+
+def projection_multiply_adds(layer: PSSA) -> dict[ProjectionForm, int]:
+    """What q, k and v cost for one output pixel, in the forms that are exact for an operator.
+
+    Example:
+        >>> projection_multiply_adds(PSSA(8, 16, stride=2))
+        {'joint': 1536, 'split': 1152}
+        >>> projection_multiply_adds(PSSA(16, 16))
+        {'joint': 768, 'tied': 512}
+    """
+    inputs = layer.neighborhood.stride[0] * layer.neighborhood.stride[1]
+    one = layer.in_channels * layer.out_channels
+    values = 1 if layer.reading == "value" else 0
+    counted: dict[ProjectionForm, int] = {"joint": (2 + values) * one * inputs}
+    if inputs > 1:
+        counted["split"] = one + (1 + values) * one * inputs
+    if layer.num_heads == 1 and layer.in_channels == layer.out_channels:
+        counted["tied"] = one + values * one * inputs
+    return counted
+
+
+def head_count(num_heads: HeadCount, channels: int) -> int:
+    """The number of heads that ``num_heads`` names.
+
+    Raises:
+        ValueError: it does not divide the channels, or is no number.
+
+    Example:
+        >>> head_count("channels", 64), head_count(4, 64)
+        (64, 4)
+    """
+    if num_heads == "channels":
+        num_heads = channels
+    if isinstance(num_heads, bool) or not isinstance(num_heads, int):
+        raise ValueError(f"num_heads must be an integer or 'channels', got {num_heads!r}")
+    check_division(channels, num_heads)
+    return num_heads
+
+
+def _neighborhood(
+    lengths: Sequence[int], offsets: Sequence[tuple[int, int]] | None, stride: IntPair, dilation: IntPair
+) -> Neighborhood:
+    step_h, step_w = as_pair(dilation, "dilation")
+    steps = Neighborhood.directions(lengths).offsets if offsets is None else offsets
+    return Neighborhood(tuple((dy * step_h, dx * step_w) for dy, dx in steps), as_pair(stride, "stride"), "zeros")
+
+
+def _pointwise(weight: Tensor, like: Tensor, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, stride, bias=False, device="meta")
+    conv.weight = _parameter(weight, like)
+    return conv

@@ -1,0 +1,419 @@
+"""X-volution: convolutions and self-attention side by side, one dynamic convolution once trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, TypedDict, get_args
+
+import torch
+from torch import Tensor, nn
+
+from convattn.layers._checks import check_channels, check_input, check_odd
+from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
+from convattn.layers.involution import Involution2d
+from convattn.layers.pssa import PSSA, HeadCount, Reading, ShiftPosition, head_count
+from convattn.layers.self_attention import GlobalAttention2d
+from convattn.layers.static_convolution import StaticBranch, StaticFormChoice, fold_static, line, static_branch
+from convattn.layers.xvolution_reparameterized import ReparameterizedXVolution, fold_gain, fold_inside
+from convattn.ops._layout import memory_format_of
+from convattn.ops.neighborhood import IntPair, as_pair
+
+AttentionKind: TypeAlias = Literal["pssa", "global", "involution"]
+DILATED_KERNEL, DILATED_STEP = 5, 2
+
+
+class Made(TypedDict):
+    """Where parameters are made and what of."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+class Geometry(Made):
+    """What every attention that stands in place of a convolution is told."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+class AttentionOptions(TypedDict):
+    """What some kinds of attention are told."""
+
+    num_heads: HeadCount | None
+    reading: Reading
+    position: ShiftPosition | None
+
+
+class MultiConvolution(nn.Module):
+    r"""The convolution branches of :class:`XVolution` alone (Multi-Convolution in table 2).
+
+    .. math:: y = \mathrm{BN}(W_k * x) + \mathrm{BN}(W_5 * x)
+
+    ``convolution``, k by k, and ``dilated``, 5 by 5 with taps twice as far apart, each followed by a batch norm of its
+    own (``convolution_norm``, ``dilated_norm``).
+
+    Args:
+        in_channels: C_in.
+        out_channels: C.
+        kernel_size: k, odd; figure 3a goes from 1 to 9. The dilated branch stays 5 by 5 whatever k is, as the paper
+            varies one kernel and names the other once.
+        stride: distance between outputs.
+        dilation: distance between the taps of ``convolution``; those of ``dilated`` lie twice as far apart.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: an even ``kernel_size``; in ``forward``, an input of another shape.
+
+    Example:
+        >>> import torch
+        >>> MultiConvolution(16, 32, stride=2)(torch.randn(2, 16, 9, 7)).shape
+        torch.Size([2, 32, 5, 4])
+    """
+
+    _parts: tuple[str, ...] = ("convolution", "convolution_norm", "dilated", "dilated_norm")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair = 3,
+        *,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_channels(in_channels)
+        if out_channels < 1:
+            raise ValueError(f"out_channels must be at least 1, got {out_channels}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        made: Made = {"device": device, "dtype": dtype}
+        self.stride, (step_h, step_w) = as_pair(stride, "stride"), as_pair(dilation, "dilation")
+        self.convolution: nn.Module = _centred_convolution(
+            in_channels, out_channels, check_odd(kernel_size), self.stride, (step_h, step_w), made
+        )
+        self.convolution_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
+        apart = (DILATED_STEP * step_h, DILATED_STEP * step_w)
+        self.dilated: nn.Module | None = _centred_convolution(
+            in_channels, out_channels, (DILATED_KERNEL, DILATED_KERNEL), self.stride, apart, made
+        )
+        self.dilated_norm: nn.Module | None = nn.BatchNorm2d(out_channels, **made)
+        self.reparameterized: ReparameterizedXVolution | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.in_channels)
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if self.reparameterized is not None:
+            static: Tensor = self.reparameterized.static(x)
+            return static
+        out: Tensor = self.convolution_norm(self.convolution(x))
+        if self.dilated is not None and self.dilated_norm is not None:
+            out = out + self.dilated_norm(self.dilated(x))
+        return out
+
+    def static_branches(self) -> list[StaticBranch]:
+        """The convolutions, each with the line that its batch norm is in eval mode.
+
+        Raises:
+            TypeError: a branch was replaced by something that is no convolution.
+            ValueError: a batch norm keeps no running statistics.
+        """
+        branches = [static_branch(self.convolution, self.convolution_norm)]
+        if self.dilated is not None and self.dilated_norm is not None:
+            branches.append(static_branch(self.dilated, self.dilated_norm))
+        return branches
+
+    @torch.no_grad()
+    def reparameterize(self, form: StaticFormChoice = "auto", *, example: Tensor | None = None) -> None:
+        """Fold the batch norms and merge the convolutions, for inference: same outputs. In place and for good.
+
+        timm's convention, see :meth:`convattn.ACmix.reparameterize`; a second call does nothing.
+
+        Args:
+            form: how the convolutions run. ``"separate"``: one after the other, with one bias; ``"dense"``: one
+                kernel, as large as all their taps together need; ``"gathered"``: the shifted maps of all taps, each
+                once, and one matrix product. ``"auto"``: the one of the fewest multiply-adds
+                (:func:`static_multiply_adds`), where ``"gathered"`` pays for its copies
+                (:data:`VALUE_MOVED`), or with an ``example`` of the least time.
+            example: ``[B, C_in, H, W]``, what the operator will run on.
+
+        Raises:
+            ValueError: an unknown form, one that is not exact for these convolutions, another one than an earlier
+                call chose, or a batch norm without running statistics.
+            TypeError: a branch was replaced by something that is no convolution.
+
+        Example:
+            >>> import torch
+            >>> layer, x = MultiConvolution(16, 16, kernel_size=1).eval(), torch.randn(1, 16, 9, 9)
+            >>> before = layer(x)
+            >>> layer.reparameterize()
+            >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
+            ('dense', True)
+        """
+        if self.reparameterized is None:
+            self.reparameterized = self._folded(form, example)
+            for part in self._parts:
+                delattr(self, part)
+        elif form not in ("auto", self.reparameterized.form):
+            raise ValueError(
+                f"the operator is reparameterized as {self.reparameterized.form!r} and its trained parameters are "
+                f"gone: to have it {form!r}, build and load it anew"
+            )
+
+    def _folded(self, form: StaticFormChoice, example: Tensor | None) -> ReparameterizedXVolution:
+        return ReparameterizedXVolution(fold_static(self.static_branches(), form, example), None, None)
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+
+
+class XVolution(MultiConvolution):
+    r"""Convolution and self-attention in one operator (X-volution, fig. 1).
+
+    .. math:: y = \mathrm{BN}(W_k * x) + \mathrm{BN}(W_5 * x) + \mathrm{BN}(\mathrm{Attention}(x))
+
+    Stands where ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
+    dilation=dilation)`` stood: same output size for every H, W >= 1, same dtypes, devices and layouts. A batch norm
+    usually followed it: leave that where it is.
+
+    Three branches: ``convolution``, ``dilated`` (5 by 5, taps twice as far apart; see :class:`MultiConvolution`) and
+    ``attention``, each with its batch norm: ``convolution_norm``, ``dilated_norm``, ``attention_norm``.
+
+    Source: Chen et al., *X-volution: On the Unification of Convolution and Self-attention*, 2021. The authors
+    released no code.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C.
+        kernel_size: of ``convolution``, odd; figure 3a goes from 1 to 9.
+        stride: distance between outputs.
+        dilation: distance between the taps of ``convolution``; it multiplies those of ``dilated`` and the offsets of
+            the attention too.
+        attention: ``"pssa"``: :class:`PSSA`; ``"global"``: :class:`GlobalAttention2d`, the paper's X-volution(SA);
+            ``"involution"``: :class:`Involution2d`, the paper's X-volution(Inv); or a module from
+            ``[B, C_in, H, W]`` to ``[B, C, ceil(H/stride), ceil(W/stride)]``; or what makes one, called with
+            ``(in_channels, out_channels, stride=, dilation=, device=, dtype=)``.
+        num_heads: of ``"pssa"`` and ``"global"``; None: the default of each, 1 and 4.
+        reading: of ``"pssa"``.
+        position: of ``"pssa"``; None, as the paper's standard operator.
+        device: where the parameters are made.
+        dtype: what the parameters are made of.
+
+    Raises:
+        ValueError: an even ``kernel_size``, ``num_heads`` that does not divide ``out_channels``, an unknown option;
+            in ``forward``, an input of another shape.
+        TypeError: an ``attention`` that is neither a kind, a module nor a function.
+
+    Example:
+        >>> import torch
+        >>> XVolution(64, 128, stride=2)(torch.randn(2, 64, 15, 15)).shape
+        torch.Size([2, 128, 8, 8])
+    """
+
+    _parts = (*MultiConvolution._parts, "attention", "attention_norm")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair = 3,
+        *,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        attention: AttentionKind | nn.Module | Callable[..., nn.Module] = "pssa",
+        num_heads: HeadCount | None = None,
+        reading: Reading = "value",
+        position: ShiftPosition | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, device=device, dtype=dtype
+        )
+        made: Made = {"device": device, "dtype": dtype}
+        geometry: Geometry = {"stride": self.stride, "dilation": as_pair(dilation, "dilation"), **made}
+        options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
+        self.attention = _make_attention(attention, (in_channels, out_channels), options, geometry)
+        self.attention_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
+        self.origin: tuple[int, int] | None = None
+
+    @classmethod
+    def around(
+        cls,
+        conv: nn.Conv2d,
+        *,
+        attention: AttentionKind | nn.Module | Callable[..., nn.Module] = "pssa",
+        num_heads: HeadCount | None = None,
+        reading: Reading = "value",
+        position: ShiftPosition | None = None,
+    ) -> XVolution:
+        """A trained convolution and an attention branch that adds exactly nothing at first.
+
+        The convolution, the very module, is the one static branch, without a batch norm of its own; the attention's
+        batch norm starts with a gain of 0. So a converted network computes what it did, and learns from there. Any
+        configuration works: kernels, groups, strides, dilations, paddings and padding modes, with or without bias.
+        The attention looks from the centres of the convolution's windows; where these do not run through the map from
+        its first pixel on, zeros lie around the map of the centres too.
+
+        Args:
+            conv: of any configuration; a subclass keeps its own way.
+            attention: as in the constructor.
+            num_heads: as in the constructor.
+            reading: as in the constructor.
+            position: as in the constructor.
+
+        Raises:
+            TypeError: no ``nn.Conv2d``.
+            ValueError: as in the constructor.
+
+        Example:
+            >>> import torch
+            >>> conv, x = nn.Conv2d(8, 16, 2, stride=2, groups=4), torch.randn(1, 8, 9, 7)
+            >>> bool(torch.equal(XVolution.around(conv)(x), conv(x)))
+            True
+        """
+        if not isinstance(conv, nn.Conv2d):
+            raise TypeError(f"XVolution.around takes an nn.Conv2d, got {type(conv).__name__}")
+        like: Made = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        check_channels(conv.in_channels)
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.in_channels, layer.out_channels = conv.in_channels, conv.out_channels
+        layer.stride = as_pair(conv.stride, "stride")
+        layer.convolution, layer.convolution_norm = conv, nn.Identity()
+        layer.dilated = layer.dilated_norm = layer.reparameterized = None
+        geometry: Geometry = {"stride": layer.stride, "dilation": as_pair(conv.dilation, "dilation"), **like}
+        options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
+        layer.attention = _make_attention(attention, (conv.in_channels, conv.out_channels), options, geometry)
+        layer.attention_norm = nn.BatchNorm2d(conv.out_channels, **like)
+        nn.init.zeros_(layer.attention_norm.weight)
+        layer.origin = _origin(conv)
+        return layer.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.in_channels)
+        static, folded = self._convolve(x), self.reparameterized
+        if folded is None:
+            out: Tensor = static + self.attention_norm(self.attention(self._centres(x, static)))
+            return out
+        if folded.attention is None:
+            return static
+        return folded.combine(static, folded.attention(self._centres(x, static)))
+
+    def _centres(self, x: Tensor, static: Tensor) -> Tensor:
+        """The map whose first pixel is the centre of the convolution's first window, zeros where it has none."""
+        if self.origin is None:
+            return x
+        for dim, start, stride in zip((2, 3), self.origin, self.stride, strict=True):
+            places = torch.arange(static.shape[dim] * stride, device=x.device) + start
+            outside = (places < 0) | (places >= x.shape[dim])
+            taken = x.index_select(dim, places.clamp(0, x.shape[dim] - 1))
+            x = taken.masked_fill(outside[:, None] if dim == 2 else outside, 0)
+        return x.contiguous(memory_format=memory_format_of(static))
+
+    def as_dynamic_kernel(self, x: Tensor) -> DynamicKernel:
+        r"""The operator in eval mode as the one convolution of eq. 9, its kernel written out for every pixel.
+
+        .. math:: y(p) = \sum_\delta \bigl(W^A_\delta(p) + W_\delta\bigr)\, x(p + \delta) + b
+
+        The static kernels lie on 33 of the 81 taps of a 9 by 9 window, with PSSA's offsets on 49 of the 121 of an 11
+        by 11 one. It is the proof that the branches are one convolution, and large: ``C C_in`` numbers for each pixel
+        and tap. :meth:`reparameterize` gives the forms to run.
+
+        Args:
+            x: ``[B, C_in, H, W]``.
+
+        Returns:
+            the kernel, its offsets and the bias. PSSA in the ``"product"`` reading has no v, so it is no kernel on
+            x: there it stands in the bias, which then differs from pixel to pixel.
+
+        Raises:
+            TypeError: attention of another kind than PSSA and involution, whose reach is no fixed window, or a
+                convolution that is not centred on its output's pixel with zeros beyond the border.
+            ValueError: the operator is reparameterized or in training mode; an input of another shape.
+
+        Example:
+            >>> import torch
+            >>> kernel = XVolution(2, 3).eval().as_dynamic_kernel(torch.randn(1, 2, 4, 5))
+            >>> kernel.weight.shape, kernel.window().shape
+            (torch.Size([1, 3, 2, 49, 4, 5]), torch.Size([1, 3, 2, 11, 11, 4, 5]))
+        """
+        check_input(x, self.in_channels)
+        if self.reparameterized is not None:
+            raise ValueError("as_dynamic_kernel needs the branches: call it before reparameterize")
+        if self.training:
+            raise ValueError("batch norms that train are no fixed lines: call eval() before as_dynamic_kernel")
+        branches = self.static_branches()
+        gain, shift = line(self.attention_norm, branches[0].convolution.weight)
+        return dynamic_kernel(x, branches, self.attention, gain, shift)
+
+    def _folded(self, form: StaticFormChoice, example: Tensor | None) -> ReparameterizedXVolution:
+        branches = self.static_branches()
+        like = branches[0].convolution.weight
+        gain, shift = line(self.attention_norm, like)
+        branches[0] = StaticBranch(branches[0].convolution, branches[0].gain, branches[0].shift + shift)
+        static = fold_static(branches, form, example)
+        if like.device.type != "meta" and not gain.any():
+            return ReparameterizedXVolution(static, None, None)
+        fold_inside(self.attention)
+        return ReparameterizedXVolution(static, self.attention, fold_gain(self.attention, gain, like))
+
+
+def _centred_convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    made: Made,
+) -> nn.Conv2d:
+    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False, **made)
+
+
+def _make_attention(
+    attention: AttentionKind | nn.Module | Callable[..., nn.Module],
+    channels: tuple[int, int],
+    options: AttentionOptions,
+    geometry: Geometry,
+) -> nn.Module:
+    if isinstance(attention, nn.Module):
+        return attention
+    num_heads, position, reading = options["num_heads"], options["position"], options["reading"]
+    if attention == "pssa":
+        heads = 1 if num_heads is None else num_heads
+        return PSSA(*channels, num_heads=heads, reading=reading, position=position, **geometry)
+    if attention == "global":
+        heads = 4 if num_heads is None else head_count(num_heads, channels[1])
+        return GlobalAttention2d(*channels, num_heads=heads, **geometry)
+    if attention == "involution":
+        return Involution2d(*channels, **geometry)
+    if isinstance(attention, str):
+        raise ValueError(f"attention must be one of {get_args(AttentionKind)} or a module, got {attention!r}")
+    if not callable(attention):
+        raise TypeError(
+            f"attention must be one of {get_args(AttentionKind)}, a module or what makes one, got {attention!r}"
+        )
+    return attention(*channels, **geometry)
+
+
+def _origin(conv: nn.Conv2d) -> tuple[int, int] | None:
+    """The centre of a convolution's first window; None where centres are every ``stride``-th pixel of the map."""
+    spans = [d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
+    if conv.padding == "same":
+        return None
+    padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    if all(span == 2 * pad for span, pad in zip(spans, padding, strict=True)):
+        return None
+    return spans[0] // 2 - padding[0], spans[1] // 2 - padding[1]

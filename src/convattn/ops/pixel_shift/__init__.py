@@ -1,0 +1,221 @@
+"""``pixel_shift_attention``: X-volution's attention, linear in the map and without a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convattn.ops import _dispatch
+from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
+from convattn.ops._layout import memory_format_of
+from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.pixel_shift import composed, eager
+from convattn.ops.pixel_shift.inputs import PixelShiftInputs
+
+_dispatch.register_backend("pixel_shift_attention", "eager", _dispatch.Backend(eager.pixel_shift_attention))
+_dispatch.register_backend(
+    "pixel_shift_attention_backward", "eager", _dispatch.Backend(eager.pixel_shift_attention_backward)
+)
+
+
+def pixel_shift_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    weight: Tensor,
+    nbhd: Neighborhood,
+    *,
+    num_heads: int = 1,
+    bias: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Pixel-shift self-attention: similarities with shifted keys weigh shifted values, without a softmax.
+
+    .. math:: y_c(p) = \sum_d w_{d,c}\, \bigl(s^{(n)}_d(p) + b^{(n)}_d\bigr)\, v_c(p + d), \qquad
+        s^{(n)}_d(p) = \frac{1}{\sqrt{C/N}} \sum_{c' \in n} q_{c'}(p)\, k_{c'}(p + d),
+
+    n the head of c: X-volution's eq. 7. The gradient keeps nothing but the inputs, and neither pass holds a map for
+    each offset; gradients of any order exist.
+
+    Args:
+        q: queries at the output resolution ``[B, C, ceil(H/s), ceil(W/s)]``.
+        k: keys ``[B, C, H, W]``.
+        v: values ``[B, C, H, W]``; None leaves the factor v out, as section 6.1.2 reads.
+        weight: w, ``[D, C]``, a number for each offset and channel.
+        nbhd: the D offsets, the stride s and the border rule; the paper's are :meth:`Neighborhood.directions`.
+        num_heads: N; head n owns the channels ``n * C/N`` to ``(n + 1) * C/N``. With ``num_heads=C`` queries and
+            keys are multiplied element by element.
+        bias: b, a number for each head and offset, ``[N, D]``.
+        backend: ``"auto"`` or the name of one (:func:`convattn.ops.backends`).
+
+    Returns:
+        ``[B, C, ceil(H/s), ceil(W/s)]``, channels_last where ``q`` is.
+
+    Raises:
+        ValueError: shapes, dtypes or heads that do not fit, or a backend that cannot run.
+
+    Example:
+        >>> import torch
+        >>> from convattn.ops import Neighborhood, pixel_shift_attention
+        >>> q = k = v = torch.randn(2, 8, 5, 7)
+        >>> pixel_shift_attention(q, k, v, torch.ones(24, 8), Neighborhood.directions(), num_heads=8).shape
+        torch.Size([2, 8, 5, 7])
+    """
+    maps = {"q": q, "k": k} if v is None else {"q": q, "k": k, "v": v}
+    for name, x in maps.items():
+        check_map(name, x)
+    q, k, *values = _dispatch.autocast(*maps.values())
+    v = values[0] if values else None
+    inputs = PixelShiftInputs(q, k, v, weight, bias, nbhd, num_heads)
+    _check(inputs)
+    if _dispatch.runs_directly(q) and not q.is_meta:
+        out: Tensor = _dispatch.select("pixel_shift_attention", backend, inputs)(inputs)
+        return out.contiguous(memory_format=memory_format_of(q))
+    return _pixel_shift_attention(*inputs.tensors, *flat(nbhd), num_heads, backend)
+
+
+def _check(x: PixelShiftInputs) -> None:
+    q, k, v = x.q, x.k, x.v
+    check_same("q", q, "k", k)
+    check_heads(k.shape[1], x.num_heads)
+    check_output_map("q", q, x.nbhd, k.shape[2], k.shape[3])
+    if q.shape[:2] != k.shape[:2]:
+        raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+    if v is not None:
+        check_same("q", q, "v", v)
+        if v.shape != k.shape:
+            raise ValueError(f"k and v must have one shape, got {list(k.shape)} and {list(v.shape)}")
+    _check_table("weight", x.weight, (len(x.nbhd), k.shape[1]), "a number for each offset and channel")
+    if x.bias is not None:
+        _check_table("bias", x.bias, (x.num_heads, len(x.nbhd)), "a number for each head and offset")
+
+
+def _check_table(name: str, table: Tensor, shape: tuple[int, int], what: str) -> None:
+    if table.shape != shape:
+        raise ValueError(f"{name} must be {list(shape)}, {what}, got {list(table.shape)}")
+    if not table.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {table.dtype}")
+
+
+@torch.library.custom_op("convattn::pixel_shift_attention", mutates_args=())
+def _pixel_shift_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    backend: str,
+) -> Tensor:
+    inputs = PixelShiftInputs(q, k, v, weight, bias, unflat(offsets, stride, border), num_heads)
+    out: Tensor = _dispatch.select("pixel_shift_attention", backend, inputs)(inputs)
+    return out.contiguous(memory_format=memory_format_of(q))
+
+
+@_pixel_shift_attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    backend: str,
+) -> Tensor:
+    return q.new_empty(q.shape).contiguous(memory_format=memory_format_of(q))
+
+
+@torch.library.custom_op("convattn::pixel_shift_attention_backward", mutates_args=())
+def _pixel_shift_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = PixelShiftInputs(q, k, v, weight, bias, unflat(offsets, stride, border), num_heads)
+    dq, dk, dv, *tables = _dispatch.select("pixel_shift_attention_backward", backend, inputs)(grad, inputs)
+    dq, dk = (d.contiguous(memory_format=memory_format_of(x)) for d, x in ((dq, q), (dk, k)))
+    dv = dv if v is None else dv.contiguous(memory_format=memory_format_of(v))
+    return dq, dk, dv, *tables
+
+
+@_pixel_shift_attention_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[int],
+    stride: Sequence[int],
+    border: str,
+    num_heads: int,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    return tuple(
+        q.new_empty(0) if x is None else x.new_empty(x.shape).contiguous(memory_format=_format_of(x))
+        for x in (q, k, v, weight, bias)
+    )
+
+
+def _format_of(x: Tensor) -> torch.memory_format:
+    return memory_format_of(x) if x.dim() == 4 else torch.contiguous_format
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.options = inputs[5:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors
+    grads = torch.ops.convattn.pixel_shift_attention_backward(grad, *tensors, *ctx.options)
+    return *(None if x is None else d for x, d in zip(tensors, grads, strict=True)), *[None] * len(ctx.options)
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:6])
+    ctx.options = inputs[6:]
+
+
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiates the gradient of the form made of differentiable operators.
+
+    The saved tensors keep their history, so any order works.
+    """
+    *geometry, num_heads, _ = ctx.options
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [
+            None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            for x in ctx.saved_tensors
+        ]
+        grad, *inputs = aliases
+        out = composed.pixel_shift_attention(PixelShiftInputs(*inputs, unflat(*geometry), num_heads))  # type: ignore[arg-type, call-arg]
+        present = [x for x in inputs if x is not None]
+        first = torch.autograd.grad(out, present, grad, create_graph=True)
+        weights = [g for g, x in zip(grads, inputs, strict=True) if x is not None]
+        wanted = [grad, *present]
+        second = iter(torch.autograd.grad(first, wanted, weights, create_graph=keep_graph, allow_unused=True))
+    return *(None if x is None else next(second) for x in aliases), *[None] * len(ctx.options)
+
+
+_pixel_shift_attention.register_autograd(_backward, setup_context=_save)
+_pixel_shift_attention_backward.register_autograd(_double_backward, setup_context=_save_backward)

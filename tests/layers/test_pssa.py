@@ -1,0 +1,181 @@
+"""Pixel shift self-attention against its equation, pixel by pixel, and its inference form."""
+
+import copy
+from math import isclose
+
+import pytest
+import torch
+from torch import nn
+
+import convattn.cost  # noqa: F401  (teaches the counter our operators)
+from convattn.layers.pssa import PSSA, projection_multiply_adds
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+STEPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def trained(*args, **options):
+    layer = PSSA(*args, **{"dtype": torch.float64} | options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    return layer
+
+
+def by_pixel(x, state, *, heads, reading="value", stride=1, dilation=1, lengths=(1, 3, 5)):
+    """Section 3.3 with section 6.1.2's offsets: every pixel and every offset by itself."""
+    batch, _, height, width = x.shape
+    maps = torch.einsum("oi,bihw->bohw", state["projection.weight"][..., 0, 0], x)
+    channels = state["weight"].shape[1]
+    q, k = maps[:, :channels], maps[:, channels : 2 * channels]
+    head_dim = channels // heads
+    rows = []
+    for i in range(0, height, stride):
+        for j in range(0, width, stride):
+            total = x.new_zeros(batch, channels)
+            for d, (length, (dy, dx)) in enumerate((length, step) for length in lengths for step in STEPS):
+                y, z = i + length * dy * dilation, j + length * dx * dilation
+                inside = 0 <= y < height and 0 <= z < width
+                if not inside and (reading == "value" or "position" not in state):
+                    continue
+                key = k[:, :, y, z] if inside else torch.zeros_like(k[:, :, 0, 0])
+                similarity = (q[:, :, i, j] * key).unflatten(1, (heads, head_dim)).sum(2) / head_dim**0.5
+                if "position" in state:
+                    similarity = similarity + state["position"][:, d]
+                term = state["weight"][d] * similarity.repeat_interleave(head_dim, 1)
+                total = total + (term * maps[:, 2 * channels :, y, z] if reading == "value" else term)
+            rows.append(total)
+    return torch.stack(rows, 2).unflatten(2, (-(-height // stride), -(-width // stride)))
+
+
+@pytest.mark.parametrize("reading", ["value", "product"])
+@pytest.mark.parametrize("heads", [1, 4, "channels"])
+@pytest.mark.parametrize("position", [None, "bias"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (2, 2)])
+def test_the_equation_and_its_gradients(reading, heads, position, stride, dilation):
+    layer = trained(3, 8, num_heads=heads, reading=reading, position=position, stride=stride, dilation=dilation)
+    x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    state = dict(layer.named_parameters())
+    heads = 8 if heads == "channels" else heads
+    expected = by_pixel(x, state, heads=heads, reading=reading, stride=stride, dilation=dilation)
+    ours = layer(x)
+    torch.testing.assert_close(ours, expected, **EXACT)
+    ramp = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
+    inputs = (x, *state.values())
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, inputs, ramp), torch.autograd.grad(expected, inputs, ramp), **EXACT
+    )
+
+
+def test_gradcheck():
+    layer = trained(2, 4, num_heads=2, position="bias", stride=2)
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
+
+
+def test_the_paper_s_offsets():
+    layer = PSSA(4, 4)
+    assert set(layer.neighborhood.offsets) == {(n * dy, n * dx) for n in (1, 3, 5) for dy, dx in STEPS}
+    assert layer.weight.shape == (24, 4)
+    assert layer.projection.bias is None
+    assert layer.num_heads == 1
+    assert layer.position is None
+    assert len(PSSA(4, 4, lengths=(2,)).neighborhood) == 8
+    assert PSSA(4, 4, offsets=[(0, 1), (2, 0)], dilation=(3, 2)).neighborhood.offsets == ((0, 2), (6, 0))
+
+
+def test_where_it_starts():
+    layer = PSSA(64, 256, position="bias", num_heads=8)
+    bound = 24**-0.5
+    assert layer.weight.abs().max() <= bound
+    assert isclose(layer.weight.std().item(), bound / 3**0.5, rel_tol=0.05)
+    assert 0.01 < layer.position.std() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [
+        ({}, "tied"),
+        ({"stride": 2}, "tied"),
+        ({"num_heads": 4}, "joint"),
+        ({"num_heads": "channels", "stride": 2}, "split"),
+        ({"reading": "product"}, "tied"),
+        ({"reading": "product", "num_heads": 2}, "joint"),
+        ({"reading": "product", "num_heads": 2, "stride": (1, 3)}, "split"),
+        ({"position": "bias", "offsets": [(0, 0), (3, -2)]}, "tied"),
+    ],
+    ids=str,
+)
+class TestReparameterize:
+    def test_same_outputs_and_gradients(self, options, form):
+        layer = trained(8, 8, **options)
+        folded = copy.deepcopy(layer)
+        folded.reparameterize()
+        folded.reparameterize()
+        assert folded.reparameterized.form == form
+        assert f"form='{form}'" in repr(folded)
+        for size in [(1, 1), (2, 3), (9, 6)]:
+            x = torch.randn(2, 8, *size, dtype=torch.float64, requires_grad=True)
+            torch.testing.assert_close(folded(x), layer(x), **EXACT)
+            ours, expected = (torch.autograd.grad(m(x).square().sum(), x) for m in (folded, layer))
+            torch.testing.assert_close(ours, expected, **EXACT)
+
+    def test_takes_over_batch_norms(self, options, form):
+        layer = trained(8, 8, **options)
+        norms = [nn.BatchNorm2d(8, dtype=torch.float64).eval() for _ in range(2)]
+        for norm in norms:
+            for value in (norm.weight.data, norm.bias.data, norm.running_mean):
+                value.normal_()
+            norm.running_var.uniform_(0.2, 2)
+        folded = copy.deepcopy(layer)
+        folded.absorb(norms[0])
+        folded.reparameterize()
+        folded.absorb(norms[1])
+        x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+        torch.testing.assert_close(folded(x), norms[1](norms[0](layer(x))), **EXACT)
+
+    def test_counts_are_the_fewest(self, options, form):
+        layer = PSSA(8, 8, **options)
+        counted = projection_multiply_adds(layer)
+        assert min(counted, key=counted.get) == form
+        x = torch.zeros(1, 8, 6, 6)
+        outputs = layer(x)[0, 0].numel()
+        for now in ("joint", form):
+            layer.reparameterized or now == "joint" or layer.reparameterize()
+            with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+                layer.project(x)
+            assert counter.get_total_flops() == 2 * counted[now] * outputs
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: PSSA(0, 4), "in_channels must be at least 1"),
+        (lambda: PSSA(4, 6, num_heads=4), "out_channels=6 must be divisible by num_heads, got 4"),
+        (lambda: PSSA(4, 4, num_heads="all"), "num_heads must be an integer or 'channels', got 'all'"),
+        (lambda: PSSA(4, 4, num_heads=True), "num_heads must be an integer"),
+        (lambda: PSSA(4, 4, reading="values"), "reading must be one of .'value', 'product'., got 'values'"),
+        (lambda: PSSA(4, 4, position="table"), "position must be 'bias' or None, got 'table'"),
+        (lambda: PSSA(4, 4, lengths=(0,)), "lengths must be"),
+        (lambda: PSSA(4, 4, offsets=[]), "at least one offset"),
+        (lambda: PSSA(4, 4, stride=0), "stride must be an integer >= 1"),
+        (lambda: PSSA(4, 4)(torch.zeros(1, 5, 3, 3)), r"must be \[B, 4, H, W\]"),
+        (lambda: PSSA(4, 4).absorb(nn.BatchNorm2d(5)), "the batch norm has 5 channels, the operator 4"),
+        (lambda: PSSA(4, 4, reading="product").value_weight(), "has no v"),
+    ],
+)
+def test_misuse_is_named(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()
+
+
+def test_a_projection_that_does_not_fold_is_named():
+    layer = PSSA(4, 4)
+    layer.projection = nn.Conv2d(4, 12, 1)
+    with pytest.raises(TypeError, match="reparameterize folds a projection"):
+        layer.reparameterize()

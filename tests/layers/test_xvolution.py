@@ -1,0 +1,327 @@
+"""X-volution stands where a convolution stood, and is the sum of its branches."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
+from timm.layers import Conv2dSame
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from convattn.layers import ACmix
+from convattn.layers.pssa import PSSA
+from convattn.layers.self_attention import GlobalAttention2d
+from convattn.layers.xvolution import MultiConvolution, XVolution
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+CONVOLUTION_LIKE = {
+    "pssa": PSSA,
+    "pssa-heads": partial(PSSA, num_heads=4, position="bias"),
+    "pssa-channels": partial(PSSA, num_heads="channels"),
+    "pssa-product": partial(PSSA, reading="product"),
+    "global": GlobalAttention2d,
+    "multi-convolution": MultiConvolution,
+    "xvolution": XVolution,
+    "xvolution-global": partial(XVolution, attention="global"),
+    "xvolution-involution": partial(XVolution, attention="involution"),
+    "xvolution-module": partial(XVolution, attention=partial(ACmix, num_heads=2)),
+}
+FOLDED = ("pssa", "pssa-channels", "multi-convolution", "xvolution", "xvolution-involution")
+
+
+def folded(name, form):
+    def make(*args, **options):
+        layer = CONVOLUTION_LIKE[name](*args, **options)
+        layer.reparameterize(*([] if name.startswith("pssa") else [form]))
+        return layer
+
+    return make
+
+
+LAYERS = CONVOLUTION_LIKE | {f"folded-{name}": folded(name, "separate") for name in FOLDED}
+LAYERS["gathered"] = folded("xvolution", "gathered")
+
+
+@pytest.fixture(params=LAYERS, ids=str)
+def make(request):
+    """In evaluation: the batch norms tie the images of a batch in training."""
+    torch.manual_seed(0)
+    return lambda *args, **options: LAYERS[request.param](*args, **options).eval()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 9), (15, 14)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_any_size(make, size, stride, dilation):
+    conv = nn.Conv2d(4, 8, 3, stride, dilation, dilation)
+    x = torch.randn(2, 4, *size)
+    out = make(4, 8, stride=stride, dilation=dilation)(x)
+    assert out.shape == conv(x).shape
+    assert out.isfinite().all()
+
+
+def test_empty_batch_and_single_image(make):
+    layer = make(4, 8, stride=2)
+    x = torch.randn(2, 4, 5, 6)
+    empty = x[:0].requires_grad_()
+    layer(empty).sum().backward()
+    assert empty.grad.shape == empty.shape
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_memory_layouts(make, stride):
+    layer = make(4, 8, stride=stride)
+    x = torch.randn(2, 4, 7, 9)
+    expected = layer(x)
+    strided = torch.randn(2, 8, 14, 18)[:, ::2, ::2, ::2].copy_(x)
+    torch.testing.assert_close(layer(strided), expected)
+    last = layer(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, expected)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    moved = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(moved(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes(make, dtype):
+    layer = make(4, 8, stride=2)
+    x = torch.randn(2, 4, 7, 9)
+    y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(make, dtype):
+    layer, x = make(4, 8), torch.randn(2, 4, 7, 9)
+    with torch.autocast("cpu", dtype=dtype):
+        y = layer(x)
+        assert y.dtype == nn.Conv2d(4, 8, 3)(x).dtype
+    y.float().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.dtype == torch.float32, name
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
+
+
+def test_meta_device(make):
+    layer = make(4, 8, stride=2, device="meta", dtype=torch.float64)
+    assert layer(torch.empty(2, 4, 7, 9, device="meta", dtype=torch.float64)).shape == (2, 8, 4, 5)
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
+
+
+def test_copies_and_saved_weights(make, tmp_path):
+    layer, other = make(4, 8), make(4, 8)
+    x = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x))
+    save_model(layer, str(tmp_path / "layer.safetensors"))
+    load_model(other, str(tmp_path / "layer.safetensors"))
+    torch.testing.assert_close(other(x), layer(x))
+
+
+def test_gradient_checkpointing(make):
+    layer = make(4, 8)
+    x = torch.randn(1, 4, 5, 5, requires_grad=True)
+    (plain,) = torch.autograd.grad(layer(x).sum(), x)
+    (kept,) = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).sum(), x)
+    torch.testing.assert_close(plain, kept)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_export_with_dynamic_batch_and_size(make, stride):
+    layer = make(4, 8, stride=stride)
+    free = {0: torch.export.Dim("b"), 2: torch.export.Dim("h", min=3), 3: torch.export.Dim("w", min=3)}
+    program = torch.export.export(layer, (torch.randn(2, 4, 9, 12),), dynamic_shapes={"x": free})
+    for shape in [(1, 4, 5, 6), (3, 4, 14, 3)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("name", ["pssa-heads", "pssa-product", "xvolution", "folded-xvolution", "gathered"])
+def test_compiles_without_a_graph_break(name):
+    torch.manual_seed(0)
+    layer = LAYERS[name](4, 8, stride=2).eval()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in [(2, 4, 9, 7), (1, 4, 6, 12)]:
+        x = torch.randn(shape, requires_grad=True)
+        y, expected = compiled(x), layer(x)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+        ours, eager = (torch.autograd.grad(out.square().sum(), (x, *layer.parameters())) for out in (y, expected))
+        torch.testing.assert_close(ours, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_global_attention():
+    torch.manual_seed(0)
+    layer, x = GlobalAttention2d(3, 8, num_heads=2, stride=2, dtype=torch.float64), torch.randn(2, 3, 5, 4).double()
+    q, k, v = layer.projection(x).unflatten(1, (3, 2, 4)).unbind(1)
+    weights = torch.einsum("bndhw,bndyx->bnhwyx", q, k).mul(0.5).flatten(4).softmax(4)
+    expected = torch.einsum("bnhwj,bndj->bndhw", weights, v.flatten(3)).flatten(1, 2)[..., ::2, ::2]
+    torch.testing.assert_close(layer(x), expected, **EXACT)
+
+
+class TestTheBranches:
+    @pytest.mark.parametrize("kernel", [1, 3, 5, 7, 9, (1, 5)])
+    @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+    def test_their_sum(self, kernel, stride, dilation):
+        torch.manual_seed(0)
+        layer = XVolution(3, 4, kernel, stride=stride, dilation=dilation, dtype=torch.float64)
+        x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
+        state = dict(layer.named_parameters())
+        rows, columns = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        maps = [
+            F.conv2d(
+                x,
+                state["convolution.weight"],
+                stride=stride,
+                padding=(dilation * (rows // 2), dilation * (columns // 2)),
+                dilation=dilation,
+            ),
+            F.conv2d(x, state["dilated.weight"], stride=stride, padding=4 * dilation, dilation=2 * dilation),
+            layer.attention(x),
+        ]
+        normed = [(m - m.mean((0, 2, 3), True)) / (m.var((0, 2, 3), False, True) + 1e-5).sqrt() for m in maps]
+        torch.testing.assert_close(layer(x), sum(normed), **EXACT)
+        both = MultiConvolution(3, 4, kernel, stride=stride, dilation=dilation, dtype=torch.float64)
+        both.load_state_dict({key: value for key, value in layer.state_dict().items() if "attention" not in key})
+        torch.testing.assert_close(both(x), sum(normed[:2]), **EXACT)
+
+    def test_the_paper_s_parameters(self):
+        """Q, K and V are C x C: what stands in stage 5 of a ResNet-34 in place of a 3x3 convolution."""
+        counted = sum(p.numel() for p in XVolution(512, 512, device="meta").parameters())
+        assert counted == (9 + 25 + 3) * 512 * 512 + 24 * 512 + 3 * 2 * 512
+
+    def test_attention_that_is_given(self):
+        module = GlobalAttention2d(4, 8, num_heads=2)
+        assert XVolution(4, 8, attention=module).attention is module
+        layer = XVolution(4, 8, stride=2, dilation=3, attention=partial(PSSA, num_heads=8), dtype=torch.float64)
+        assert layer.attention.neighborhood.stride == (2, 2)
+        assert (15, 15) in layer.attention.neighborhood.offsets
+        assert layer.attention.weight.dtype == torch.float64
+        assert XVolution(4, 8, num_heads="channels", reading="product", position="bias").attention.num_heads == 8
+        assert XVolution(4, 8, attention="global").attention.attention.num_heads == 4
+
+
+CONVOLUTIONS = {
+    "plain": nn.Conv2d(4, 8, 3, padding=1),
+    "without bias": nn.Conv2d(4, 8, 3, padding=1, bias=False),
+    "strided": nn.Conv2d(4, 8, 3, 2, 1),
+    "strides": nn.Conv2d(4, 8, 3, (1, 3), 1),
+    "unpadded": nn.Conv2d(4, 8, 3),
+    "valid": nn.Conv2d(4, 8, (3, 2), padding="valid"),
+    "padded wide": nn.Conv2d(4, 8, 3, 2, padding=(3, 2)),
+    "patches": nn.Conv2d(4, 8, 4, 4),
+    "even": nn.Conv2d(4, 8, 2, padding=1),
+    "same, asymmetric": nn.Conv2d(4, 8, (4, 2), padding="same", dilation=(1, 3)),
+    "rectangular": nn.Conv2d(4, 8, (1, 7), padding=(0, 3)),
+    "point, strided": nn.Conv2d(4, 8, 1, 2),
+    "depthwise": nn.Conv2d(4, 4, 3, 2, 1, groups=4),
+    "groups, dilated": nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2),
+    "reflect": nn.Conv2d(4, 8, 5, padding=2, padding_mode="reflect"),
+    "replicate": nn.Conv2d(4, 8, 3, 2, padding=(1, 0), padding_mode="replicate"),
+    "circular, asymmetric": nn.Conv2d(4, 8, 4, padding="same", padding_mode="circular"),
+    "tensorflow's": Conv2dSame(4, 8, 3, 2),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+class TestAround:
+    @pytest.mark.parametrize("attention", ["pssa", "global", "involution"])
+    @pytest.mark.parametrize("size", [(7, 9), (10, 8)])
+    def test_starts_as_the_convolution(self, name, attention, size):
+        conv = copy.deepcopy(CONVOLUTIONS[name])
+        layer = XVolution.around(conv, attention=attention)
+        assert layer.convolution is conv
+        x = torch.randn(2, 4, *size)
+        for mode in (True, False):
+            assert torch.equal(layer.train(mode)(x), conv(x))
+        assert torch.equal(layer(x[0]), conv(x[0]))
+
+    def test_then_learns(self, name):
+        layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name]), num_heads="channels")
+        optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+        x, before = torch.randn(2, 4, 7, 9), copy.deepcopy(layer.state_dict())
+        for _ in range(2):
+            optimizer.zero_grad()
+            layer(x).square().sum().backward()
+            optimizer.step()
+        after = layer.state_dict()
+        still = {key for key in before if torch.equal(before[key], after[key])}
+        assert not still, still
+
+    def test_reparameterized(self, name):
+        layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name]).double()).eval()
+        x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
+        unchanged = copy.deepcopy(layer)
+        unchanged.reparameterize()
+        assert unchanged.reparameterized.attention is None
+        assert torch.equal(unchanged(x), layer(x))
+        for value in (*layer.attention_norm.parameters(), layer.attention_norm.running_mean):
+            value.data.normal_()
+        folded = copy.deepcopy(layer)
+        folded.reparameterize()
+        assert folded.reparameterized.form == "separate"
+        torch.testing.assert_close(folded(x), layer(x), **EXACT)
+        norm = nn.BatchNorm2d(layer.out_channels, dtype=torch.float64).eval()
+        for value in (*norm.parameters(), norm.running_mean):
+            value.data.normal_()
+        for fast in (folded, unchanged):
+            expected = norm(fast(x))
+            fast.reparameterized.absorb(norm)
+            torch.testing.assert_close(fast(x), expected, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["strided", "unpadded", "patches", "same, asymmetric", "replicate", "tensorflow's"])
+def test_around_exports_with_free_sizes(name):
+    layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name])).eval()
+    nn.init.ones_(layer.attention_norm.weight)
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(layer, (torch.randn(2, 4, 12, 10),), dynamic_shapes=(free,)).module()
+    for shape in [(1, 4, 16, 14), (3, 4, 20, 18)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(program(x), layer(x))
+
+
+def test_the_attention_looks_from_the_centres_of_the_windows():
+    """A 3x3 convolution without padding: its first centre is pixel (1, 1)."""
+    torch.manual_seed(0)
+    layer = XVolution.around(nn.Conv2d(4, 4, 3, bias=False), attention=nn.Identity()).eval()
+    nn.init.zeros_(layer.convolution.weight)
+    nn.init.ones_(layer.attention_norm.weight)
+    layer.attention_norm.eps = 0.0
+    x = torch.randn(2, 4, 6, 5)
+    assert torch.equal(layer(x), x[:, :, 1:-1, 1:-1])
+    layer.convolution.padding = (2, 2)
+    wide = XVolution.around(layer.convolution, attention=nn.Identity()).eval()
+    nn.init.ones_(wide.attention_norm.weight)
+    wide.attention_norm.eps = 0.0
+    assert torch.equal(wide(x), F.pad(x, (1, 1, 1, 1)))
+
+
+def test_around_keeps_device_dtype_and_mode():
+    layer = XVolution.around(nn.Conv2d(4, 8, 3, device="meta", dtype=torch.float16).eval())
+    assert not layer.training
+    assert not layer.attention_norm.training
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float16)}
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: XVolution(4, 8, 4), ValueError, "kernel_size must be odd, got 4; 5 would do"),
+        (lambda: XVolution(0, 8), ValueError, "in_channels must be at least 1"),
+        (lambda: XVolution(4, 0), ValueError, "out_channels must be at least 1"),
+        (lambda: XVolution(4, 8, attention="local"), ValueError, "attention must be one of .*'pssa'.* got 'local'"),
+        (lambda: XVolution(4, 8, attention=3), TypeError, "attention must be one of .* got 3"),
+        (lambda: XVolution(4, 8, num_heads=3), ValueError, "divisible by num_heads, got 3"),
+        (lambda: XVolution(4, 8)(torch.zeros(1, 5, 3, 3)), ValueError, r"must be \[B, 4, H, W\]"),
+        (lambda: XVolution.around(nn.Linear(3, 4)), TypeError, "takes an nn.Conv2d, got Linear"),
+        (lambda: XVolution.around(nn.LazyConv2d(4, 3)), ValueError, "in_channels must be at least 1"),
+    ],
+)
+def test_misuse_is_named(act, error, message):
+    with pytest.raises(error, match=message):
+        act()
