@@ -1,0 +1,78 @@
+"""What the segmentation networks are made of."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm: TypeAlias = Literal["batch", "group"]
+
+GROUPS = 32
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that also trains on one value a channel, where a batch has no variance.
+
+    One image of a batch, pooled to one pixel, is such a value: it is normalised by the running statistics, which stay
+    as they are, instead of an error in the last, incomplete batch of an epoch.
+
+    Example:
+        >>> import torch
+        >>> BatchNorm(4).train()(torch.ones(1, 4, 1, 1)).flatten().round().tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] <= 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def normalisation(norm: Norm, channels: int) -> nn.Module:
+    """Batch normalisation, or group normalisation over 32 groups (fewer where the channels do not divide by 32).
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    if norm == "batch":
+        return BatchNorm(channels)
+    if norm == "group":
+        return nn.GroupNorm(gcd(GROUPS, channels), channels)
+    raise ValueError(f"norm must be one of {get_args(Norm)}, got {norm!r}")
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: Norm) -> nn.Sequential:
+    """A convolution without bias that keeps the map's size, its normalisation and ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, normalisation(norm, out_channels), nn.ReLU(inplace=True))
+
+
+def classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Dropout of whole channels, then a 1x1 convolution to the classes, drawn small as every dense head's is."""
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return nn.Sequential(nn.Dropout2d(dropout), conv)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resampling of a map to ``size``, pixels taken as areas."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Height and width."""
+    return x.shape[-2], x.shape[-1]
+
+
+def check_positive(**numbers: int) -> None:
+    """Raise unless every number is a positive integer."""
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"{name} must be a positive integer, got {number!r}")
