@@ -128,6 +128,11 @@ def runs_directly(x: Tensor) -> bool:
     )
 
 
+def exports_to_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is tracing: ONNX has standard operators only."""
+    return bool(torch.onnx.is_in_onnx_export())
+
+
 _onednn = torch.backends.mkldnn.is_available()
 
 
@@ -158,3 +163,8 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 def working_set_bytes(device: torch.device) -> int:
     """How much a tile-wise loop may hold at once: about a core's cache on a CPU, enough to fill a GPU."""
     return 4 << 20 if device.type == "cpu" else 512 << 20
+
+
+def cores_of(device: torch.device) -> int:
+    """How many working sets are worked on at a time: one a thread on a CPU; a GPU's is sized for all of it."""
+    return torch.get_num_threads() if device.type == "cpu" else 1

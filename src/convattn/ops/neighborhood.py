@@ -207,7 +207,8 @@ class Neighborhood:
         if self.border == "replicate":
             return positions.clamp(0, size - 1)
         period = max(2 * (size - 1), 1)
-        folded = positions.remainder(period)
+        # by a tensor: ONNX has no remainder by a size that is not known yet
+        folded = positions.remainder(torch.full_like(positions, period))
         return torch.minimum(folded, period - folded)
 
     def reach(self, axis: int) -> tuple[int, int]:

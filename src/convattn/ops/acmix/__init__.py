@@ -80,6 +80,8 @@ def acmix(
         x, projection_weight, projection_bias, position, weight, scale, bias, nbhd, num_heads, steps, activation
     )
     _check(inputs)
+    if _dispatch.exports_to_onnx():
+        return composed.acmix(inputs)
     if _dispatch.runs_directly(x):
         out: Tensor = _dispatch.select("acmix", backend, inputs)(inputs, False)[0]
         return out.contiguous(memory_format=memory_format_of(x))
@@ -93,7 +95,7 @@ def has_kernel(
     x: Tensor, nbhd: Neighborhood, head_dim: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> bool:
     """Whether ``acmix`` is more than a composition of other operators for these inputs on this machine."""
-    return not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
+    return not _dispatch.exports_to_onnx() and not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
 
 
 def _check(x: AcmixInputs) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
+from convattn.ops import _dispatch, _onnx
 from convattn.ops._checks import check_map, check_output_map, check_same, check_weights, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.aggregate import eager, native, triton
@@ -50,6 +50,8 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood, *, backend: str = 
     check_same("weights", weights, "v", v)
     check_weights(weights, v, nbhd)
     check_output_map("weights", weights, nbhd, v.shape[2], v.shape[3])
+    if _dispatch.exports_to_onnx():
+        return _onnx.aggregate(weights, v, nbhd)
     return _aggregate(weights, v, *flat(nbhd), backend)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
+from convattn.ops import _dispatch, _onnx
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.attend import eager, native, triton
@@ -76,6 +76,8 @@ def attend(
     _check_table("bias", bias, (num_heads, len(nbhd)))
     _check_table("key_offsets", key_offsets, (num_heads, len(nbhd), k.shape[1] // num_heads))
     scale = (k.shape[1] // num_heads) ** -0.5 if scale is None else float(scale)
+    if _dispatch.exports_to_onnx():
+        return _onnx.attend(AttendInputs(q, k, v, bias, key_offsets, nbhd, num_heads, scale))
     return _attend(q, k, v, bias, key_offsets, *flat(nbhd), num_heads, scale, backend)
 
 

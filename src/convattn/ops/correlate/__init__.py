@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
+from convattn.ops import _dispatch, _onnx
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops.correlate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
@@ -54,6 +54,8 @@ def correlate(q: Tensor, k: Tensor, nbhd: Neighborhood, *, num_heads: int = 1, b
     check_output_map("q", q, nbhd, k.shape[2], k.shape[3])
     if q.shape[:2] != k.shape[:2]:
         raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+    if _dispatch.exports_to_onnx():
+        return _onnx.correlate(q, k, nbhd, num_heads)
     return _correlate(q, k, *flat(nbhd), num_heads, backend)
 
 

@@ -68,6 +68,8 @@ def group_convolution(
     bias = others[0] if others else None
     _check(x, weight, bias)
     steps = (*as_pair(stride, "stride"), *as_pair(dilation, "dilation"))
+    if _dispatch.exports_to_onnx():
+        return eager.group_convolution(x, weight, bias, steps)
     if _dispatch.runs_directly(x):
         out: Tensor = _dispatch.select("group_convolution", backend, x, weight, steps)(x, weight, bias, steps)
         return out.contiguous(memory_format=memory_format_of(x))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
+from convattn.ops import _dispatch, _onnx
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
@@ -71,6 +71,8 @@ def pixel_shift_attention(
     v = values[0] if values else None
     inputs = PixelShiftInputs(q, k, v, weight, bias, nbhd, num_heads)
     _check(inputs)
+    if _dispatch.exports_to_onnx():
+        return _onnx.pixel_shift_attention(inputs)
     if _dispatch.runs_directly(q) and not q.is_meta:
         out: Tensor = _dispatch.select("pixel_shift_attention", backend, inputs)(inputs)
         return out.contiguous(memory_format=memory_format_of(q))

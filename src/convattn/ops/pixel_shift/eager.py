@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from convattn.ops._dispatch import working_set_bytes
+from convattn.ops._dispatch import cores_of, working_set_bytes
 from convattn.ops._layout import accumulation_dtype, memory_format_of
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
@@ -102,10 +102,9 @@ class _Part:
 def _parts(x: PixelShiftInputs, maps: int) -> Iterator[_Part]:
     """Few enough images and heads at a time for that many maps to fit each thread's working set, but one at least."""
     batch, heads = x.k.shape[0], x.num_heads
-    cores = torch.get_num_threads() if x.k.device.type == "cpu" else 1
     height, width = (size + sum(x.nbhd.reach(axis)) for axis, size in enumerate(x.k.shape[2:]))
     elements = x.k.shape[1] // heads * height * width
-    fit = cores * working_set_bytes(x.k.device) // max(1, 4 * maps * elements)
+    fit = cores_of(x.k.device) * working_set_bytes(x.k.device) // max(1, 4 * maps * elements)
     images, together = max(1, fit // heads), max(1, min(fit, heads))
     for first in range(0, batch, images):
         for head in range(0, heads, together):

@@ -1,0 +1,221 @@
+"""Operators in place of the convolutions of any network."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from convattn.convert.accounting import Observed, macs_of, observe, parameters_of
+from convattn.convert.report import ConvertedLayer, ConvertReport
+from convattn.convert.selection import Where, select
+from convattn.convert.targets import Maker, Target, ToKind, general_refusal, target_of
+
+__all__ = ["ConvertReport", "ConvertedLayer", "convert"]
+
+_log = logging.getLogger("convattn.convert")
+_PLAIN = set(vars(nn.Conv2d(1, 1, 1)))
+
+
+@overload
+def convert(
+    model: nn.Module,
+    to: ToKind | Maker,
+    *,
+    where: Where | None = ...,
+    operator_args: Mapping[str, Any] | None = ...,
+    example: Tensor | tuple[Any, ...] | None = ...,
+    dry_run: Literal[False] = ...,
+    report: Callable[[ConvertReport], object] | None = ...,
+) -> nn.Module: ...
+
+
+@overload
+def convert(
+    model: nn.Module,
+    to: ToKind | Maker,
+    *,
+    where: Where | None = ...,
+    operator_args: Mapping[str, Any] | None = ...,
+    example: Tensor | tuple[Any, ...] | None = ...,
+    dry_run: Literal[True],
+    report: Callable[[ConvertReport], object] | None = ...,
+) -> ConvertReport: ...
+
+
+@torch.no_grad()
+def convert(
+    model: nn.Module,
+    to: ToKind | Maker,
+    *,
+    where: Where | None = None,
+    operator_args: Mapping[str, Any] | None = None,
+    example: Tensor | tuple[Any, ...] | None = None,
+    dry_run: bool = False,
+    report: Callable[[ConvertReport], object] | None = None,
+) -> nn.Module | ConvertReport:
+    """A copy of a network with operators in place of its convolutions, which keeps their weights.
+
+    - ``"xvolution"``: the convolution is the operator's convolution branch and the attention branch starts at zero:
+      the network computes exactly what it did, then learns.
+    - ``"acmix"``: the operator's convolution path starts as the best approximation of the kernel that it can hold
+      (:mod:`convattn.convert.approximation`), with α = 0 and β = 1. The report says how much of each kernel is lost.
+    - a callable: makes the operator, with fresh weights. It is called with the convolution, or, where it has parameters
+      ``in_channels`` and ``out_channels``, as the operators of :class:`convattn.models.ResNet` are.
+
+    A batch norm that follows stays as it is. Modules keep their names; a convolution that stands in several places is
+    replaced in all of them by one operator.
+
+    Args:
+        model: any network of ``nn.Conv2d``; it is left as it is. Convert it before it is compiled or wrapped, and make
+            the optimizer afterwards.
+        to: what the convolutions become.
+        where: which convolutions. None: all larger than 1x1, less those that read the image itself and, for ACmix,
+            depthwise ones. Else a module's name (with all inside it), a glob of names, a compiled regular expression
+            that is searched in names, a module class (with all inside), the number of a stage of a timm network (1:
+            conv2_x, ``layer1``), a function of ``(name, module)``, or a list of these, of which one is enough.
+        operator_args: options of the operator: those of :class:`convattn.convert.targets.ToACmix` (``num_heads``,
+            ``grouping`` and others), or of :meth:`convattn.XVolution.around`.
+        example: an input, or a tuple of inputs, on which multiply-adds are counted. None: an image of the size that a
+            timm network names, else 224².
+        dry_run: change nothing and return the report.
+        report: is called with what was done; ``print`` will do.
+
+    Raises:
+        ValueError: an unknown ``to``; ``where`` means no convolution; none can be replaced, with the reasons; a
+            callable makes an operator of another output size.
+        TypeError: a compiled or scripted network, or options that the operator does not have.
+
+    Example:
+        >>> import timm, torch
+        >>> from convattn.convert import convert
+        >>> net, x = timm.create_model("resnet18").eval(), torch.randn(1, 3, 64, 64)
+        >>> converted = convert(net, to="xvolution", where="layer4")
+        >>> bool(torch.allclose(converted(x), net(x), atol=1e-6))
+        True
+        >>> report = convert(net, to="acmix", where=4, dry_run=True)
+        >>> [layer.name for layer in report.replaced][:2]
+        ['layer4.0.conv1', 'layer4.0.conv2']
+    """
+    _check(model)
+    target = target_of(to, operator_args)
+    chosen = select(model, where)
+    named = where is not None
+    seen = observe(model, [name for name, _ in chosen], example)
+    if dry_run:
+        with torch.random.fork_rng():
+            done = _replace(None, chosen, target, seen, named=named)
+    else:
+        copied = copy.deepcopy(model)
+        modules = dict(copied.named_modules())
+        holder = nn.ModuleDict({"model": copied})
+        done = _replace(holder, [(name, modules[name]) for name, _ in chosen], target, seen, named=named)
+    rows = tuple(done)
+    result = _summary(model, rows, seen)
+    _log.info("%s", result)
+    if report is not None:
+        report(result)
+    if dry_run:
+        return result
+    if not result.replaced:
+        raise ValueError(f"nothing can be replaced:\n{result}")
+    converted: nn.Module = holder["model"]
+    return converted
+
+
+def _check(model: nn.Module) -> None:
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("the network is compiled: convert it first, then torch.compile what comes out")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("the network is scripted, so its modules cannot be replaced: convert it before torch.jit")
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the network must be a torch.nn.Module, got {type(model).__name__}; a YOLO object has it as .model"
+        )
+
+
+def _replace(
+    holder: nn.Module | None, chosen: list[tuple[str, nn.Module]], target: Target, seen: Observed, *, named: bool
+) -> list[ConvertedLayer]:
+    """A row for every convolution, which is replaced wherever the holder has it."""
+    rows = []
+    for name, conv in chosen:
+        reason = general_refusal(conv, named=named) or target.refusal(conv, named=named)  # type: ignore[arg-type]
+        if reason is not None:
+            rows.append(ConvertedLayer(name, _words(conv), reason=reason))
+            continue
+        parameters, shape, calls = parameters_of(conv), seen.shapes.get(name), seen.calls.get(name, 0)
+        before = macs_of(conv, shape, calls)
+        made = target.build(copy.deepcopy(conv) if holder is None else conv)  # type: ignore[arg-type]
+        made.module.train(conv.training)
+        if made.relative_error is None and not conv.weight.is_meta:
+            _check_sizes(name, conv, made.module)
+        after = macs_of(made.module, shape, calls)
+        rows.append(
+            ConvertedLayer(
+                name,
+                _words(conv),
+                made.words,
+                (parameters, parameters_of(made.module)),
+                None if before is None or after is None else (before, after),
+                made.relative_error,
+            )
+        )
+        if holder is not None:
+            _put(holder, conv, made.module)
+    return rows
+
+
+def _words(conv: nn.Module) -> str:
+    kernel = "x".join(map(str, conv.kernel_size))
+    words = f"{type(conv).__name__} {conv.in_channels}-{conv.out_channels} {kernel}"
+    words += "" if set(conv.stride) == {1} else f" /{'x'.join(map(str, dict.fromkeys(conv.stride)))}"
+    words += "" if set(conv.dilation) == {1} else f" dilation {'x'.join(map(str, dict.fromkeys(conv.dilation)))}"
+    return words + ("" if conv.groups == 1 else f" groups {conv.groups}")
+
+
+def _check_sizes(name: str, conv: nn.Module, made: nn.Module) -> None:
+    """The same output size on a sample.
+
+    Raises:
+        ValueError: another one.
+    """
+    side = max(d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)) + 8
+    sample = conv.weight.new_zeros(1, conv.in_channels, side, side + 1)
+    training = made.training
+    expected, got = conv(sample).shape, made.eval()(sample).shape
+    made.train(training)
+    if expected != got:
+        raise ValueError(
+            f"{type(made).__name__} in place of {name} turns {list(sample.shape)} into {list(got)}, the convolution "
+            f"into {list(expected)}: make one of the same stride and channels, or leave {name} out of where"
+        )
+
+
+def _put(holder: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """``new`` wherever ``old`` stands, with what others wrote on it (ultralytics numbers a network's layers so)."""
+    for key, value in vars(old).items():
+        if key not in _PLAIN and not key.startswith("_") and not hasattr(new, key):
+            setattr(new, key, value)
+    for parent in list(holder.modules()):
+        for child_name, child in list(parent._modules.items()):
+            if child is old and parent is not new and not _is_within(parent, new):
+                setattr(parent, child_name, new)
+
+
+def _is_within(module: nn.Module, whole: nn.Module) -> bool:
+    return any(part is module for part in whole.modules())
+
+
+def _summary(model: nn.Module, rows: tuple[ConvertedLayer, ...], seen: Observed) -> ConvertReport:
+    done = [row for row in rows if row.reason is None]
+    parameters = parameters_of(model)
+    after = parameters + sum(row.parameters[1] - row.parameters[0] for row in done)
+    macs = None
+    if seen.macs is not None and all(row.macs is not None for row in done):
+        macs = (seen.macs, seen.macs + sum(row.macs[1] - row.macs[0] for row in done if row.macs is not None))
+    return ConvertReport(rows, (parameters, after), macs, seen.input_size)
