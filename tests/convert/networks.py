@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 
 
@@ -16,7 +17,12 @@ def depthwise(name: str, module: nn.Module) -> bool:
 
 
 def yolo(config: str = "yolov8n.yaml") -> nn.Module:
-    tasks = pytest.importorskip("ultralytics.nn.tasks", reason="needs ultralytics: pip install 'convattn[dev]'")
+    # Its import puts functions of its own into Pillow and torch, for the whole process; its open installs packages.
+    kept = Image.open, torch.save
+    try:
+        tasks = pytest.importorskip("ultralytics.nn.tasks", reason="needs ultralytics: pip install 'convattn[dev]'")
+    finally:
+        Image.open, torch.save = kept
     return tasks.DetectionModel(config, verbose=False)
 
 

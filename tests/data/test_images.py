@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from convattn.data.images import ImageError, check_image, open_image
 
@@ -165,6 +165,19 @@ class TestBadFiles:
     def test_a_format_without_a_decoder(self, tmp_path: Path) -> None:
         (tmp_path / "phone.heic").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(64))
         self.refuse(tmp_path / "phone.heic", "a format that this installation of Pillow cannot read")
+
+    def test_an_open_that_another_package_put_in_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = Image.open
+
+        def with_plugin(*args: object) -> Image.Image:
+            try:
+                return original(*args)
+            except UnidentifiedImageError:
+                raise ModuleNotFoundError("No module named 'pi_heif'")  # noqa: B904  as ultralytics' import fails
+
+        monkeypatch.setattr(Image, "open", with_plugin)
+        (tmp_path / "page.png").write_text("<html>")
+        self.refuse(tmp_path / "page.png", "not an image that Pillow can read")
 
     def test_places_that_hold_no_file(self, tmp_path: Path) -> None:
         (tmp_path / "broken.png").symlink_to(tmp_path / "gone.png")

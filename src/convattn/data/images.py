@@ -151,12 +151,23 @@ def _read_header(file: BinaryIO, path: str | os.PathLike[str]) -> Image.Image:
             return JpegImagePlugin.JpegImageFile(file) if is_jpeg else Image.open(file)
     except Image.DecompressionBombError as error:
         raise ImageError(path, f"too many pixels: {_first_line(error)}", _SHRINK) from error
-    except UnidentifiedImageError as error:
+    except Exception as error:  # as above: damaged headers raise nearly every built-in type
+        if not _unidentified(error):
+            raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
         if Path(path).suffix.lower() in (".heic", ".heif", ".avif"):
             raise ImageError(path, "a format that this installation of Pillow cannot read", _CONVERT) from error
         raise ImageError(path, "not an image that Pillow can read", _CONVERT) from error
-    except Exception as error:  # as above: damaged headers raise nearly every built-in type
-        raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
+
+
+def _unidentified(error: BaseException | None) -> bool:
+    """Tell whether Pillow knew no format for the file.
+
+    Packages that put their own ``Image.open`` in place (ultralytics') answer that with a plugin, and with an
+    ImportError where it is missing: Pillow's answer is then the error's context.
+    """
+    while error is not None and not isinstance(error, UnidentifiedImageError):
+        error = error.__context__
+    return error is not None
 
 
 def _limit_size(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:

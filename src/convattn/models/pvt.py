@@ -25,6 +25,7 @@ from convattn.layers.global_attention import (
     as_tokens,
     pad_to_multiple,
 )
+from convattn.models._config import imagenet_cfg
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 Pooling: TypeAlias = Literal["token", "avg"]
@@ -385,24 +386,11 @@ def _draw_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stages.0.patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
-
-
 default_cfgs = generate_default_cfgs(
-    {name: _cfg() for name in (*(f"pvt_v1_{size}" for size in DEPTHS), "acmix_pvt_tiny", "acmix_pvt_small")}
+    {
+        name: imagenet_cfg("stages.0.patch_embed.proj", "head")
+        for name in (*(f"pvt_v1_{size}" for size in DEPTHS), "acmix_pvt_tiny", "acmix_pvt_small")
+    }
 )
 
 

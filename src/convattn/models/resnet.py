@@ -26,6 +26,7 @@ from convattn.layers.local_relation import LocalRelation2d
 from convattn.layers.pssa import PSSA
 from convattn.layers.self_attention import GlobalAttention2d
 from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.models._config import imagenet_cfg
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
@@ -162,22 +163,6 @@ def _in_place_of(conv: nn.Conv2d, operator: OperatorFactory) -> nn.Module:
     )
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "conv1",
-        "classifier": "fc",
-        "license": "apache-2.0",
-    }
-
-
 @dataclass(frozen=True)
 class Kind:
     """A family of ``{name}_resnet{depth}`` in timm's registry.
@@ -214,7 +199,7 @@ KINDS: dict[str, Kind] = {
 }
 
 default_cfgs = generate_default_cfgs(
-    {f"{name}_resnet{depth}": _cfg() for name, kind in KINDS.items() for depth in kind.depths}
+    {f"{name}_resnet{depth}": imagenet_cfg("conv1", "fc") for name, kind in KINDS.items() for depth in kind.depths}
 )
 
 

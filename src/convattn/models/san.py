@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from convattn.layers import ACmix
 from convattn.layers._checks import is_hooked
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.models._config import imagenet_cfg
 from convattn.ops._dispatch import runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
 
@@ -360,23 +361,9 @@ def _check(stem: str, layers: Sequence[int], kernels: Sequence[int], widths: Seq
         raise ValueError(f"widths must be multiples of 16, a block's queries having a sixteenth of them, got {widths}")
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "conv_in",
-        "classifier": "fc",
-        "license": "apache-2.0",
-    }
-
-
-default_cfgs = generate_default_cfgs({f"{kind}san{depth}": _cfg() for kind in ("", "acmix_") for depth in LAYERS})
+default_cfgs = generate_default_cfgs(
+    {f"{kind}san{depth}": imagenet_cfg("conv_in", "fc") for kind in ("", "acmix_") for depth in LAYERS}
+)
 
 
 def _build(variant: str, operator: OperatorFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from convattn.layers import ACmix
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
+from convattn.models._config import imagenet_cfg
 from convattn.models.resnet import no_weight_decay
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -290,24 +291,11 @@ def _convolution(
     return nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-    }
-
-
 default_cfgs = generate_default_cfgs(
-    {name: _cfg() for name in ("swin_tiny", "swin_small", "acmix_swin_tiny", "acmix_swin_small", "conv_swin_tiny")}
+    {
+        name: imagenet_cfg("patch_embed.proj", "head.fc", crop_pct=0.9)
+        for name in ("swin_tiny", "swin_small", "acmix_swin_tiny", "acmix_swin_small", "conv_swin_tiny")
+    }
 )
 
 

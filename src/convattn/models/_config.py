@@ -1,0 +1,28 @@
+"""What timm's registry keeps of every network here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def imagenet_cfg(first_conv: str, classifier: str, *, crop_pct: float = 0.875) -> dict[str, Any]:
+    """The entry of a network for ImageNet-1k at 224x224, without weights.
+
+    Args:
+        first_conv: name of the layer that reads the image.
+        classifier: name of the last layer.
+        crop_pct: side of the evaluation crop over that of the resized image, as in the host's paper.
+    """
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": crop_pct,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": first_conv,
+        "classifier": classifier,
+        "license": "apache-2.0",
+    }
