@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,30 @@ class DetectionImages:
             masks = [decode_mask(one.segmentation, *shape) for one in objects]
             target["masks"] = torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *shape), np.uint8))
         return target
+
+    def coco_dataset(self) -> dict[str, Any]:
+        """Return the objects of these images as the content of a COCO file, the categories numbered as the labels.
+
+        What was left out of the file is not in it, nor are the images of the other split.
+        """
+        images, annotations = [], []
+        for entry in self.entries:
+            images.append({"id": entry.id, "file_name": entry.file, "width": entry.width, "height": entry.height})
+            for one in entry.objects:
+                x1, y1, x2, y2 = one.box
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": entry.id,
+                    "category_id": one.label,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": one.area,
+                    "iscrowd": int(one.crowd),
+                }
+                if self.wanted == "masks":
+                    annotation["segmentation"] = one.segmentation
+                annotations.append(annotation)
+        categories = [{"id": label, "name": str(label)} for label in range(1, len(self.category_ids) + 1)]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
 
 @dataclass(frozen=True)
