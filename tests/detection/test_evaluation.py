@@ -79,6 +79,13 @@ def test_nothing_found_and_nothing_there(scenes: Any) -> None:
     assert all(math.isnan(value) for value in scores.figures.values())
 
 
+def test_many_masks(scenes: Any) -> None:
+    truth = scenes.coco_dataset()
+    found = [one for seed in range(12) for one in shaken(truth, seed)]
+    assert len(found) > 255
+    assert evaluate_detections(truth, found, "mask").figures["AP"] > 0
+
+
 def test_a_detection_of_another_data_set_is_refused(scenes: Any) -> None:
     one = shaken(scenes.coco_dataset())[0]
     with pytest.raises(ValueError, match="image 99999, which the truth does not have"):

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,55 +15,10 @@ from convattn.report.charts import Series, line_chart
 from convattn.report.confusion import Confusion
 from convattn.report.gallery import PICTURES_LIMIT, UNSURE_LIMIT, worst_first
 from convattn.report.run import PathRow, PredictionRow, read_run
+from tests.report.reading import read_page
 from tests.report.run_folder import NoiseImages, make_run, write_csv
 
 BIRDS = ["crow", "<b>raven</b> & co", 'a "tit"', "owl \u202e lwo"]
-VOID = {"meta", "img", "br", "hr", "input", "link", "path", "use"}
-
-
-@dataclass
-class Page(HTMLParser):
-    """What a browser would find: headings, pictures, texts; unbalanced tags are an error."""
-
-    headings: list[str] = field(default_factory=list)
-    pictures: list[dict[str, str | None]] = field(default_factory=list)
-    charts: list[str] = field(default_factory=list)
-    tags: set[str] = field(default_factory=set)
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag == "img":
-            self.pictures.append(dict(attrs))
-        if tag == "svg":
-            self.charts.append(dict(attrs)["aria-label"] or "")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
-        if "style" not in self.open:
-            self.text += data
-
-
-def read_page(path: Path) -> Page:
-    page = Page()
-    page.feed(path.read_text(encoding="utf-8"))
-    page.close()
-    assert page.open == []
-    return page
 
 
 @pytest.fixture
@@ -220,8 +173,8 @@ class TestNumbers:
             file.write("2,100,0.5,0.5,0.75,0.001,15\n3,150,0.4")
         epochs = read_run(run).epochs
         assert [row.epoch for row in epochs] == [1, 2, 3]
-        assert epochs[1].val_accuracy == 0.75
-        assert math.isnan(epochs[2].val_accuracy)
+        assert epochs[1].figure("val_accuracy") == 0.75
+        assert math.isnan(epochs[2].figure("val_accuracy"))
 
     def test_predictions_of_unknown_classes_are_left_out(self, run: Path) -> None:
         make_run(run, BIRDS)

@@ -14,11 +14,12 @@ from convattn.tasks.building import build_model, check_names
 from convattn.tasks.classification import Classifier
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import input_settings
-from convattn.tasks.recipes import load_recipe, recipe_names
+from convattn.tasks.recipes import load_recipe, parse_overrides, recipe_names
 from convattn.tasks.training import prepare, train
 
-PAPERS = [name for name in recipe_names() if name.startswith("imagenet-")]
-ROWS = [(name, model) for name in PAPERS for model in load_recipe(name).published]
+OF_PAPERS = [name for name in recipe_names() if name.partition("-")[0] in ("imagenet", "coco", "ade20k")]
+PAPERS = [name for name in OF_PAPERS if load_recipe(name).task == "classification"]
+ROWS = [(name, row) for name in PAPERS for row in load_recipe(name).published]
 IMAGENET = {"image_size": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -40,8 +41,14 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def recipe_of(name: str, row: str) -> Recipe:
+    """The recipe with what a row of its table sets: a model, then overrides."""
+    model, *words = row.split()
+    return load_recipe(name, {"model": model, **parse_overrides(words)})
+
+
 def test_every_papers_recipe_names_its_accuracies() -> None:
-    assert PAPERS == ["imagenet-pvt", "imagenet-resnet", "imagenet-san", "imagenet-swin"]
+    assert PAPERS == ["imagenet-pvt", "imagenet-resnet", "imagenet-san", "imagenet-swin", "imagenet-xvolution"]
     figure_4 = {
         "imagenet-resnet": {"conv_resnet26": 73.6, "conv_resnet38": 76.0, "conv_resnet50": 76.9}
         | {"acmix_resnet26": 76.1, "acmix_resnet38": 77.4, "acmix_resnet50": 77.8},
@@ -55,18 +62,56 @@ def test_every_papers_recipe_names_its_accuracies() -> None:
     assert load_recipe("imagenet-swin").published["conv_swin_tiny"] == 80.5
 
 
-def test_the_page_of_recipes_shows_what_the_recipes_hold() -> None:
+def test_xvolutions_accuracies_are_those_of_its_table_1() -> None:
+    table: dict[str, list[tuple[float, float]]] = {
+        "34": [(73.8, 91.6), (73.2, 91.4), (73.6, 91.5), (75.0, 92.4), (74.3, 91.9), (74.2, 91.7)],
+        "50": [(75.7, 92.5), (75.3, 92.2), (75.5, 92.5), (76.6, 93.3), (75.1, 92.4), (75.9, 92.8)],
+    }
+    rows = {}
+    for depth, figures in table.items():
+        xvolution = f"xvolution_resnet{depth}"
+        stages = [f"{xvolution} model_args.stages=[2]", f"{xvolution} model_args.stages=[3]", xvolution]
+        names = [f"{kind}_resnet{depth}" for kind in ("conv", "global", "pssa")] + stages
+        rows |= {name: {"top1": one, "top5": five} for name, (one, five) in zip(names, figures, strict=True)}
+    assert load_recipe("imagenet-xvolution").published == rows
+
+
+def sections() -> dict[str, str]:
+    """What the page says of each recipe."""
     page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    assert sorted(re.findall(r"^## `([\w-]+)`", page, re.MULTILINE)) == PAPERS
-    for section in page.split("\n## ")[1:]:
-        recipe = load_recipe(section.split("`")[1])
-        rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| (.+) \|$", section, re.MULTILINE)
-        assert {model: float(top1) for model, top1, _ in rows} == recipe.published
-        assert {here for _, _, here in rows} == {"not run"}
-        shown = dict(re.findall(r"^\| (\w[\w ]*) \| (.+) \|$", section, re.MULTILINE))
-        assert (int(shown["epochs"]), int(shown["batch"])) == (recipe.epochs, recipe.batch_size)
-        assert float(shown["learning rate"].split(",")[0]) == recipe.optimizer.lr
-        assert float(shown["weight decay"].split(",")[0]) == recipe.optimizer.weight_decay
+    found = [part for part in re.split(r"^##+ ", page, flags=re.MULTILINE) if part.startswith("`")]
+    return {part.split("`")[1]: part for part in found}
+
+
+def table_of_rows(section: str) -> tuple[dict[str, float | dict[str, float]], set[str]]:
+    """A section's figures by row and by the name in the column's head, and what stands in the column of our own."""
+    head, *lines = re.findall(r"^\| (?:model|`.+?`) \| .+ \|$", section, re.MULTILINE)
+    names = [cell.replace("-", "").replace(" ", "_") for cell in head.strip("| ").split(" | ")[1:-1]]
+    rows, here = {}, set()
+    for line in lines:
+        row, *cells, own = line.strip("| ").split(" | ")
+        figures = {name: float(cell) for name, cell in zip(names, cells, strict=True) if cell != "–"}
+        rows[row.strip("`")] = figures["published"] if names == ["published"] else figures
+        here.add(own)
+    return rows, here
+
+
+def test_the_page_has_a_section_for_every_recipe() -> None:
+    assert sorted(sections()) == OF_PAPERS
+
+
+@pytest.mark.parametrize("name", OF_PAPERS)
+def test_the_page_of_recipes_shows_what_the_recipes_hold(name: str) -> None:
+    section, recipe = sections()[name], load_recipe(name)
+    rows, here = table_of_rows(section)
+    assert rows == recipe.published
+    assert here == {"not run"}
+    shown = dict(re.findall(r"^\| (\w[\w ]*) \| (.+) \|$", section, re.MULTILINE))
+    assert (int(shown["epochs"].split(",")[0]), int(shown["batch"])) == (recipe.epochs, recipe.batch_size)
+    assert float(shown["learning rate"].split(",")[0]) == recipe.optimizer.lr
+    assert float(shown["weight decay"].split(",")[0]) == recipe.optimizer.weight_decay
+    *falls, last = map(str, recipe.schedule.milestones or [""])
+    assert (f"a tenth after epochs {', '.join(falls)} and {last}" in shown["learning rate"]) == bool(last)
 
 
 @pytest.mark.parametrize("name", ["imagenet-resnet", "imagenet-san"])
@@ -79,6 +124,27 @@ def test_resnet_and_san_train_as_supplement_b_says(name: str) -> None:
     }  # fmt: skip
     assert (recipe.schedule.name, recipe.schedule.warmup, recipe.schedule.min_lr) == ("cosine", 0, 0)
     assert (recipe.mix.on, recipe.augment.auto_augment, recipe.augment.random_erasing) == (False, None, 0)
+
+
+def test_xvolution_trains_as_section_4_1_says() -> None:
+    recipe = load_recipe("imagenet-xvolution")
+    assert (recipe.epochs, recipe.batch_size, recipe.label_smoothing) == (100, 256, 0)
+    assert asdict(recipe.optimizer) == {
+        "name": "momentum", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decayed": "all", "clip_grad": None,
+    }  # fmt: skip
+    assert (recipe.schedule.milestones, recipe.schedule.decay_rate) == ((30, 60, 90), 0.1)
+    assert (recipe.mix.on, recipe.augment.auto_augment, recipe.augment.random_erasing) == (False, None, 0)
+
+
+@pytest.mark.parametrize(("row", "replaced"), [
+    ("xvolution_resnet34", 4), ("xvolution_resnet50 model_args.stages=[3]", 3), ("aa_resnet50", 4),
+    ("involution_resnet34", 4),
+])  # fmt: skip
+def test_xvolutions_operators_stand_in_one_stage(row: str, replaced: int) -> None:
+    with torch.device("meta"):
+        net = build_model(recipe_of("imagenet-xvolution", row), classes=1000)
+    stages = {number: {type(block.conv2) for block in getattr(net, f"layer{number}")} for number in (1, 2, 3, 4)}
+    assert {number for number, kinds in stages.items() if torch.nn.Conv2d not in kinds} == {replaced}
 
 
 @pytest.mark.parametrize(("name", "warmup_epochs"), [("imagenet-pvt", 5), ("imagenet-swin", 20)])
@@ -114,9 +180,9 @@ def test_stochastic_depth_and_clipping_go_by_the_model(
     assert (recipe.optimizer.clip_grad, recipe.data.repeats) == (clip, repeats)
 
 
-@pytest.mark.parametrize(("name", "model"), ROWS)
-def test_a_row_builds_its_model_optimizer_and_schedule(name: str, model: str) -> None:
-    recipe = load_recipe(name, {"model": model})
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_a_row_builds_its_model_optimizer_and_schedule(name: str, row: str) -> None:
+    recipe = recipe_of(name, row)
     check_names(recipe)
     with torch.device("meta"):
         net = build_model(recipe, classes=1000)
@@ -132,7 +198,10 @@ def test_a_row_builds_its_model_optimizer_and_schedule(name: str, model: str) ->
     # the rise is cut out of the cosine, so the peak lies a little below the nominal rate
     assert recipe.optimizer.lr * 0.98 <= max(rates) <= recipe.optimizer.lr
     assert rates.index(max(rates)) == round(10 * recipe.epochs * recipe.schedule.warmup)
-    assert rates[-1] == pytest.approx(recipe.schedule.min_lr, abs=1e-5 * recipe.optimizer.lr)
+    falls = recipe.schedule.milestones
+    end = recipe.optimizer.lr * recipe.schedule.decay_rate ** len(falls) if falls else recipe.schedule.min_lr
+    assert rates[-1] == pytest.approx(end, abs=1e-5 * recipe.optimizer.lr)
+    assert all(rates[10 * fall - 2] > 9 * rates[10 * fall] for fall in falls)
 
 
 def check_groups(optimizer: torch.optim.Optimizer, net: torch.nn.Module, recipe: Recipe) -> None:
@@ -162,6 +231,7 @@ NARROW = {
     "imagenet-resnet": {"channels": [16, 16, 16, 16]},
     "imagenet-san": {"widths": [32, 32, 32, 32, 32]},
     "imagenet-swin": {"embed_dim": 24},
+    "imagenet-xvolution": {"channels": [16, 16, 16, 16]},
 }
 
 

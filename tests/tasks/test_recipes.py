@@ -60,7 +60,7 @@ def test_overrides_reach_every_kind_of_key() -> None:
         ("ema.decay=2", "ema.decay must be between 0 and 1, got 2"),
         ("ema.decay=x", "ema.decay must be a number or null, got 'x'"),
         ("ema.warmup=1", "ema.warmup must be true or false, got 1"),
-        ("schedule.name=step", "schedule.name must be one of cosine, poly, tanh, constant, got 'step'"),
+        ("schedule.name=step", "schedule.name must be one of cosine, poly, tanh, constant, multistep, got 'step'"),
         ("data.mean=[1, 2]", "data.mean must be a list of 3 numbers or null"),
         ("model_args=small", "model_args must be keys with values, got 'small'"),
         ("optimizer.decayed=none", "optimizer.decayed must be one of matrices, all, got 'none'"),

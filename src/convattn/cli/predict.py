@@ -32,6 +32,9 @@ HELP = """Say what is on images.
 
   convattn predict photos/ --run weights.safetensors --format csv --out a.csv
 
+  convattn predict photos/ --out found/      a detector draws the objects and writes found/annotations.json (COCO);
+                                             a segmenter draws the classes and writes label PNGs
+
 Images that cannot be read are listed on stderr and left out; exit code 2 where none could be read.
 """
 
@@ -56,9 +59,13 @@ class Writer(Protocol):
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")]
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
-TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many classes per image.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many classes per image (classifiers).")]
+MinScore = Annotated[float, typer.Option(min=0, max=1, help="Weaker objects are left out (detectors).")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Table for people; json, csv for programs.")]
-Out = Annotated[Path | None, typer.Option(help="File to write instead of the screen.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="File to write; of a detector or segmenter the folder, else predictions/.", show_default=False),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
@@ -67,6 +74,7 @@ def predict(
     images: Images,
     run: Run = Path("runs/latest"),
     top_k: TopK = 5,
+    min_score: MinScore = 0.3,
     format: FormatOption = Format.TABLE,
     out: Out = None,
     device: Device = "cpu",
@@ -79,6 +87,12 @@ def predict(
 
     loaded = load_model(run, device=device)
     skipped: list[SkippedFile] = []
+    if loaded.task != "classification":
+        from convattn.cli._dense_results import write_results
+
+        skipped = write_results(loaded, files, out or Path("predictions"), min_score=min_score)
+        _list_skipped(skipped, len(files))
+        return
     with _output(out) as stream, _writing(format, stream) as writer:
         for answer in predict_images(loaded, files, top_k=top_k, batch_size=batch_size):
             if isinstance(answer, SkippedFile):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +16,20 @@ if TYPE_CHECKING:
     from convattn.tasks.run_folder import RunFolder
     from convattn.tasks.training import Job
 
-PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn")
+PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools")
 INTERRUPTED = 130
 
-HELP = """Train an image classifier and open a report.
+TASK_RECIPES = {
+    "classification": ("digits", "folder"),
+    "detection": ("scenes-detection", "folder-detection"),
+    "instances": ("scenes-instances", "folder-instances"),
+    "segmentation": ("scenes-segmentation", "folder-segmentation"),
+}
+"""The recipe of a task that is given none: for what is embedded, and for a folder of one's own."""
+
+EMBEDDED = {"digits": "scikit-learn's digits", "scenes": "scenes of scikit-learn's digits on its photos"}
+
+HELP = """Train a classifier, a detector or a segmenter and write a report with pictures.
 
 [bold]Examples[/]
 
@@ -28,6 +39,12 @@ HELP = """Train an image classifier and open a report.
 
   convattn train --data photos/ --model acmix_resnet50 --epochs 50 optimizer.lr=0.0005
 
+  convattn train --task detection                       boxes on embedded scenes, nothing to download
+
+  convattn train --task instances --data coco/          your own COCO annotations, masks too
+
+  convattn train --task segmentation --data photos/     images/*.jpg with labels/*.png
+
   convattn train --data imagenet/ --recipe imagenet-resnet --devices 8 --precision bf16-mixed
 
   convattn train --resume runs/latest                   go on where a run was stopped or killed
@@ -35,11 +52,26 @@ HELP = """Train an image classifier and open a report.
 Any setting of the recipe can be given as key=value; an unknown key is answered with the nearest one.
 """
 
-Data = Annotated[Path | None, typer.Option(help="Folder of images; else the embedded digits.", show_default=False)]
+
+class TaskOption(str, Enum):
+    """What is learned."""
+
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
+    INSTANCES = "instances"
+    SEGMENTATION = "segmentation"
+
+
+Task = Annotated[TaskOption | None, typer.Option(help="What is learned; else the recipe's.", show_default=False)]
+Data = Annotated[Path | None, typer.Option(help="Folder of images; else the embedded ones.", show_default=False)]
+Head = Annotated[
+    str | None, typer.Option(help="Detector or segmenter, such as mask_rcnn, upernet.", show_default=False)
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Train without what is wrong in the data.")]
 Model = Annotated[str | None, typer.Option(help="Model name; see convattn list.", show_default=False)]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", help="Name or .yaml file; digits, or folder with --data.", show_default=False),
+    typer.Option("--recipe", help="Name or .yaml file; else the task's own.", show_default=False),
 ]
 Out = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
 Resume = Annotated[Path | None, typer.Option(help="Run folder to continue.", show_default=False)]
@@ -55,8 +87,11 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", sh
 
 def train(
     settings: Settings = None,
+    task: Task = None,
     data: Data = None,
+    skip_bad: SkipBad = False,
     model: Model = None,
+    head: Head = None,
     recipe: RecipeName = None,
     out: Out = Path("runs"),
     resume: Resume = None,
@@ -68,12 +103,14 @@ def train(
     precision: Precision = None,
     num_nodes: NumNodes = None,
 ) -> None:
-    """Train an image classifier."""
+    """Train a classifier, a detector or a segmenter."""
     from convattn.tasks.recipes import parse_overrides
 
     options = {
         "data.folder": None if data is None else str(data),
+        "data.bad": "skip" if skip_bad else None,
         "model": model,
+        "network.head": head,
         "epochs": epochs,
         "batch_size": batch_size,
         "trainer.devices": int(devices) if devices is not None and devices.lstrip("-").isdecimal() else devices,
@@ -86,9 +123,10 @@ def train(
     overrides |= parse_overrides(settings or [])
     with _training_packages():
         if resume is None:
-            _start(recipe, overrides, out)
-        elif recipe is not None:
-            raise UserError("--resume goes on with the run's own recipe: leave --recipe out")
+            _start(recipe, None if task is None else task.value, overrides, out)
+        elif recipe is not None or task is not None:
+            given = "--recipe" if recipe is not None else "--task"
+            raise UserError(f"--resume goes on with the run's own recipe: leave {given} out")
         else:
             _resume(resume, overrides)
 
@@ -96,11 +134,14 @@ def train(
 train.__doc__ = HELP
 
 
-def _start(recipe_name: str | None, overrides: dict[str, Any], out: Path) -> None:
+def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any], out: Path) -> None:
     from convattn.tasks.recipes import load_recipe
 
-    name = recipe_name or ("folder" if overrides.get("data.folder") else "digits")
+    embedded, folder = TASK_RECIPES[task or "classification"]
+    name = recipe_name or (folder if overrides.get("data.folder") else embedded)
     recipe = load_recipe(name, overrides)
+    if task is not None and recipe.task != task:
+        raise UserError(f"recipe {name} is for {recipe.task}, not for {task}: leave --task or --recipe out")
     from convattn.tasks.training import prepare
 
     console = _console()
@@ -111,14 +152,16 @@ def _start(recipe_name: str | None, overrides: dict[str, Any], out: Path) -> Non
 
 def _resume(path: Path, overrides: dict[str, Any]) -> None:
     from convattn.tasks.finishing import read_result
+    from convattn.tasks.recipes import read_recipe
     from convattn.tasks.run_folder import open_run
+    from convattn.tasks.task import task_of
     from convattn.tasks.training import prepare_resume
 
     run, console = open_run(path), _console()
     result = read_result(run)
     if result is not None:
         console.print(f"{path} is finished already.", highlight=False, markup=False)
-        _print_result(run, result, console)
+        _print_result(run, result, task_of(read_recipe(run.config)).main_figure(result.figures), console)
         return
     with console.status("looking at the images"):
         job = prepare_resume(run, overrides)
@@ -126,9 +169,9 @@ def _resume(path: Path, overrides: dict[str, Any]) -> None:
 
 
 def _go(job: "Job", origin: str, console: Console) -> None:
-    from convattn.report import write_report
     from convattn.tasks.interrupt import RunInterrupted
     from convattn.tasks.progress import ProgressBar
+    from convattn.tasks.task import task_of
     from convattn.tasks.training import train as run_training
 
     _print_job(job, origin, console)
@@ -137,7 +180,7 @@ def _go(job: "Job", origin: str, console: Console) -> None:
         result = run_training(job, [bar])
     except RunInterrupted as error:
         if bar.run is not None and not console.quiet:
-            report = write_report(bar.run.path, job.data.val)
+            report = bar.run.path / task_of(job.recipe).write_report(bar.run, job.data)
             _print_stop(bar.run, [f"report so far  {_shown(report)}"], console)
         raise typer.Exit(INTERRUPTED) from error
     except KeyboardInterrupt as error:
@@ -145,7 +188,7 @@ def _go(job: "Job", origin: str, console: Console) -> None:
             _print_stop(bar.run, [], console)
         raise typer.Exit(INTERRUPTED) from error
     if result is not None and bar.run is not None:
-        _print_result(bar.run, result, console)
+        _print_result(bar.run, result, task_of(job.recipe).main_figure(result.figures), console)
 
 
 def _print_stop(run: "RunFolder", lines: list[str], console: Console) -> None:
@@ -156,9 +199,10 @@ def _print_stop(run: "RunFolder", lines: list[str], console: Console) -> None:
 def _print_job(job: "Job", origin: str, console: Console) -> None:
     recipe, data = job.recipe, job.data
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    source = recipe.data.folder or "scikit-learn's digits"
+    source = recipe.data.folder or EMBEDDED.get(recipe.data.embedded or "", "")
+    network = recipe.model if recipe.network.head is None else f"{recipe.network.head} on {recipe.model}"
     lines = [
-        f"{recipe.model} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
+        f"{network} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
         f" {len(data.train)} training and {len(data.val)} validation images",
         f"{origin}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer.name},"
         f" images of {recipe.data.image_size} px, seed {recipe.seed}",
@@ -166,18 +210,18 @@ def _print_job(job: "Job", origin: str, console: Console) -> None:
     if data.skipped:
         first = data.skipped[0]
         lines.append(
-            f"skipped {len(data.skipped)} unreadable files (listed in skipped.csv),"
+            f"skipped {len(data.skipped)} bad files or entries (listed in skipped.csv),"
             f" the first {first.path}: {first.reason}"
         )
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_result(run: "RunFolder", result: "Result", console: Console) -> None:
+def _print_result(run: "RunFolder", result: "Result", main: tuple[str, float], console: Console) -> None:
     from convattn.tasks.finishing import count_skipped
 
     shown = _shown(run.path)
     lines = [
-        f"validation accuracy {result.accuracy:.2%} (best epoch {result.best_epoch} of {result.epochs},"
+        f"{main[0]} {main[1]:.2%} (best epoch {result.best_epoch} of {result.epochs},"
         f" {result.seconds:.0f} s of training)",
         f"run folder  {shown}",
         f"report      {shown / (result.report or '')}",

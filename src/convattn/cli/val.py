@@ -29,6 +29,8 @@ HELP = """Measure a trained model on labelled images.
   convattn val --data photos/                on photos/<class>/*.jpg, or its val/
 
   convattn val --json > scores.json
+
+A detector is measured by COCO's twelve figures, on annotations in COCO's form; a segmenter by its mIoU.
 """
 
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
@@ -51,6 +53,11 @@ def val(
     from convattn.tasks.inference import evaluate, load_model
 
     loaded = load_model(run, device=device)
+    if loaded.task != "classification":
+        from convattn.cli._dense_scores import print_scores
+
+        print_scores(loaded, run, data, as_json=as_json)
+        return
     with Progress(console=Console(stderr=True), transient=True) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, skipped, source = _open(run, data, loaded)

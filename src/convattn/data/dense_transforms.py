@@ -145,6 +145,17 @@ def segmentation_eval_transform(mean: Sequence[float], std: Sequence[float]) -> 
     return transform
 
 
+def image_transform(mean: Sequence[float] = (), std: Sequence[float] = ()) -> Callable[[Image.Image], Tensor]:
+    """Return the transform of an image alone: float [3, H, W] of 0 to 1, normalised where statistics are given.
+
+    Example:
+        >>> image_transform()(Image.new("RGB", (4, 3), "white")).amin().item()
+        1.0
+    """
+    normalize = v2.Normalize(list(mean), list(std)) if mean else nn.Identity()
+    return lambda image: normalize(_pixels(image))
+
+
 def segmentation_train_transform(
     mean: Sequence[float], std: Sequence[float], augmentation: SegmentationAugmentation | None = None
 ) -> SegmentationTransform:

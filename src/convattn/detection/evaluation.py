@@ -124,7 +124,8 @@ def _as_annotations(detections: Sequence[Mapping[str, Any]], kind: Kind) -> list
     else:
         from pycocotools import mask
 
-        areas = [float(area) for area in mask.area([one["segmentation"] for one in detections])] if detections else []
+        # One at a time: pycocotools' area() of more than 255 masks at once fails under numpy 2.
+        areas = [float(mask.area(one["segmentation"])) for one in detections]
     return [
         {**one, "id": place, "area": area, "iscrowd": 0}
         for place, (one, area) in enumerate(zip(detections, areas, strict=True), start=1)

@@ -51,6 +51,7 @@ class Series:
     y: Sequence[float]
     color: str = FIRST
     opacity: float = 1.0
+    style: Literal["solid", "dashed", "dotted"] = "solid"
 
 
 def line_chart(
@@ -74,7 +75,7 @@ def line_chart(
         for one in series:
             y = np.where(np.isfinite(one.y), one.y, np.nan)
             marker = "o" if np.isfinite(y).sum() <= 20 else ""
-            axes.plot(one.x, y, color=one.color, alpha=one.opacity, marker=marker, label=one.name)
+            axes.plot(one.x, y, color=one.color, alpha=one.opacity, marker=marker, label=one.name, ls=one.style)
         if zero:
             axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         if y_scale == "log" and any(value > 0 for one in series for value in one.y):
@@ -85,7 +86,10 @@ def line_chart(
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if legend and len(series) > 1:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0.2)
+            # Three names side by side need all the width that there is.
+            room = {} if len(series) < 3 else {"columnspacing": 0.9, "handlelength": 1.5, "handletextpad": 0.4}
+            place = (0, 1) if len(series) < 3 else (-0.12, 1)
+            axes.legend(loc="lower left", bbox_to_anchor=place, ncols=len(series), borderaxespad=0.2, **room)
 
     return _svg(draw, alt)
 
@@ -100,6 +104,36 @@ def bars_chart(x: Sequence[int], values: Sequence[float], *, alt: str, x_label: 
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(visible=False, axis="x")
+
+    return _svg(draw, alt)
+
+
+def recall_chart(mean: np.ndarray, others: np.ndarray, *, band: bool, alt: str) -> str:
+    """Draw precision over recall as an ``<svg>``: the mean in bold over the classes.
+
+    Args:
+        mean: [R] precisions at recalls spread evenly from 0 to 1.
+        others: [N, R]: with ``band`` the lower and the upper edge of an area, else a faint line each.
+        band: Whether the others are the edges of an area.
+        alt: What the chart says, in words.
+
+    Example:
+        >>> recall_chart(np.ones(3), np.ones((2, 3)), band=True, alt="all right").startswith("<svg")
+        True
+    """
+
+    def draw(axes: Axes) -> None:
+        recall = np.linspace(0, 1, len(mean))
+        if band:
+            axes.fill_between(recall, others[0], others[1], color=FIRST, alpha=0.2, linewidth=0)
+        else:
+            axes.plot(recall, others.T, color=FIRST, alpha=0.3, linewidth=1)
+        axes.plot(recall, mean, color=FIRST, linewidth=2.6)
+        axes.set_xlim(0, 1.02)
+        axes.tick_params(axis="x", pad=8)
+        axes.set_ylim(0, 1.03)
+        axes.set_xlabel("recall: part of the objects that were found")
+        axes.set_ylabel("precision")
 
     return _svg(draw, alt)
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from convattn.report.markup import details, escape, figure, percent, scroll, table
+from convattn.report.bars import Bar, bars_html
+from convattn.report.markup import escape, figure, percent, scroll, table
 from convattn.report.run import PredictionRow
 
 CELLS_LIMIT = 24
 """Up to so many classes the matrix is a table with numbers; of more it is a picture."""
 
 PAIRS_LIMIT = 15
-BARS_LIMIT = 24
+
+_NO_PAIR = "Every validation {} was recognised."
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def matrix_html(confusion: Confusion) -> str:
     small = len(confusion.classes) <= CELLS_LIMIT
     matrix = _cells(confusion) if small else _picture(confusion)
     note = "rows: the true class; columns: what the model said; the darker, the larger the part of its row"
-    return f'<div class="split">{figure(matrix, "Confusion matrix", note)}{_pairs(confusion)}</div>'
+    return f'<div class="split">{figure(matrix, "Confusion matrix", note)}{pairs_html(confusion)}</div>'
 
 
 def classes_html(confusion: Confusion) -> str:
@@ -67,28 +69,12 @@ def classes_html(confusion: Confusion) -> str:
     totals = confusion.counts.sum(axis=1)
     order = [index for index in range(len(totals)) if totals[index]]
     order.sort(key=lambda index: (confusion.rates[index, index], index))
-    if not order:
-        return ""
-    first, rest = order[:BARS_LIMIT], order[BARS_LIMIT:]
-    more = details(f"The other {len(rest)} classes", _bars(confusion, rest)) if rest else ""
-    return _bars(confusion, first) + more
+    return bars_html([_bar(confusion, index) for index in order])
 
 
-def _bars(confusion: Confusion, order: Sequence[int]) -> str:
-    width = max(len(confusion.classes[index]) for index in order)
-    items = "".join(_bar(confusion, index) for index in order)
-    return f'<ul class="bars" style="--name:{min(width, 18) * 0.62 + 0.4:.1f}em">{items}</ul>'
-
-
-def _bar(confusion: Confusion, index: int) -> str:
-    total = int(confusion.counts[index].sum())
-    right = int(confusion.counts[index, index])
-    part = right / total
-    return (
-        f'<li><span class="name" title="{escape(confusion.classes[index])}">{escape(confusion.classes[index])}</span>'
-        f'<span class="track"><span style="width:{100 * part:.1f}%"></span></span>'
-        f'<span class="value">{percent(part)} <small>{right} of {total}</small></span></li>'
-    )
+def _bar(confusion: Confusion, index: int) -> Bar:
+    right, total = int(confusion.counts[index, index]), int(confusion.counts[index].sum())
+    return Bar(confusion.classes[index], right / total, f"{right} of {total}")
 
 
 def _cells(confusion: Confusion) -> str:
@@ -140,16 +126,23 @@ def _picture(confusion: Confusion) -> str:
     return f'<img class="matrix-picture" alt="{escape(alt)}" src="data:image/png;base64,{source}">'
 
 
-def _pairs(confusion: Confusion) -> str:
+def pairs_html(confusion: Confusion, unit: str = "images", digits: int = 0) -> str:
+    """Return the most frequent confusions as a table.
+
+    Args:
+        confusion: The counts.
+        unit: What is counted.
+        digits: Of the percentages.
+    """
     pairs = confusion.pairs()
     if not pairs:
-        return figure('<p class="good">Every validation image was recognised.</p>', "Most confused")
+        return figure(f'<p class="good">{_NO_PAIR.format(unit[:-1])}</p>', "Most confused")
     totals = Counter({index: int(total) for index, total in enumerate(confusion.counts.sum(axis=1))})
     rows = [
-        (confusion.classes[i], confusion.classes[j], value, percent(value / totals[i], 0))
+        (confusion.classes[i], confusion.classes[j], value, percent(value / totals[i], digits))
         for value, i, j in pairs[:PAIRS_LIMIT]
     ]
     note = f"the first {PAIRS_LIMIT} of {len(pairs)} pairs" if len(pairs) > PAIRS_LIMIT else ""
     return figure(
-        table(("true", "taken for", "images", "of class"), rows, caption="Most confused pairs"), "Most confused", note
+        table(("true", "taken for", unit, "of class"), rows, caption="Most confused pairs"), "Most confused", note
     )

@@ -1,21 +1,16 @@
 """Validation images as pictures inside the page: those that the model got wrong, those that it hardly got right."""
 
-import base64
-import io
 import math
 from collections.abc import Sequence
-
-from PIL import Image
 
 from convattn.data.images import ImageError
 from convattn.data.types import LabelledImages
 from convattn.report.markup import escape, percent
+from convattn.report.pictures import embed
 from convattn.report.run import PredictionRow
 
 PICTURES_LIMIT = 48
 UNSURE_LIMIT = 14
-PICTURE_SIZE = 176
-SMALL = 64
 
 
 def worst_first(predictions: Sequence[PredictionRow]) -> list[PredictionRow]:
@@ -44,25 +39,10 @@ def _card(row: PredictionRow, classes: Sequence[str], images: LabelledImages) ->
     alt = f"{name}: {truth}, recognised" if right else f"{name}: {truth}, taken for {said}"
     kind, sure = "said good" if right else "said", percent(row.probability, 0)
     try:
-        picture = f'<img alt="{alt}" {_embed(images.image(row.index))}>'
+        picture = f'<img alt="{alt}" {embed(images.image(row.index))}>'
     except (ImageError, IndexError):
         picture = '<div class="lost">cannot be read</div>'
     return (
         f'<li>{picture}<div class="{kind}"><small>said</small> {said} <small>{sure}</small></div>'
         f'<div><small>is</small> {truth}</div><div class="file" title="{name}">{name}</div></li>'
     )
-
-
-def _embed(image: Image.Image) -> str:
-    """Return ``src`` (and a class for tiny images, whose pixels the page enlarges as squares)."""
-    image = image.convert("RGB")
-    tiny = max(image.size) <= SMALL
-    image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if tiny:
-        image.save(buffer, format="PNG", optimize=True)
-    else:
-        image.save(buffer, format="JPEG", quality=82)
-    kind = "png" if tiny else "jpeg"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'{"class=pixels " if tiny else ""}src="data:image/{kind};base64,{data}"'

@@ -19,8 +19,17 @@ def escape(text: object) -> str:
         >>> escape("<b> & co")
         '&lt;b&gt; &amp; co'
     """
-    shown = (char if char in "\n\t" or unicodedata.category(char)[0] != "C" else HIDDEN for char in str(text))
-    return html.escape("".join(shown))
+    return html.escape(visible(str(text)))
+
+
+def visible(text: str) -> str:
+    """Return text with control characters, lone surrogates and the like in sight.
+
+    Example:
+        >>> visible("owl" + chr(0x202E)) == "owl" + HIDDEN
+        True
+    """
+    return "".join(char if char in "\n\t" or unicodedata.category(char)[0] != "C" else HIDDEN for char in text)
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -95,6 +104,12 @@ def figure(content: str, title: str, note: str = "") -> str:
     """Return a chart or picture (HTML) under its title."""
     small = f"<p>{escape(note)}</p>" if note else ""
     return f"<figure><figcaption><b>{escape(title)}</b>{small}</figcaption>{content}</figure>"
+
+
+def charts(figures: Sequence[str]) -> str:
+    """Return charts side by side: two and four in pairs, others in rows of three."""
+    kind = "charts two" if len(figures) in (2, 4) else "charts"
+    return f'<div class="{kind}">{"".join(figures)}</div>' if figures else ""
 
 
 def section(title: str, content: str, intro: str = "") -> str:

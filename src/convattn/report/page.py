@@ -4,37 +4,44 @@ import math
 import os
 import shlex
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from convattn import __version__
+from convattn.data.coco import DetectionImages
+from convattn.data.segmentation import SegmentationImages
 from convattn.data.types import LabelledImages
-from convattn.report.charts import FIRST, SECOND, Series, line_chart
-from convattn.report.confusion import Confusion, classes_html, matrix_html
-from convattn.report.gallery import PICTURES_LIMIT, gallery_html, least_sure, worst_first
-from convattn.report.markup import count, details, duration, escape, figure, number, percent, section, table
+from convattn.report.classification import classification_page
+from convattn.report.curves import curves_html
+from convattn.report.detection import detection_page
+from convattn.report.markup import count, details, duration, escape, number, section, table
 from convattn.report.rates import rates_html
-from convattn.report.run import EpochRow, Run, read_run
+from convattn.report.run import Run, read_run
+from convattn.report.segmentation import segmentation_page
 from convattn.report.style import CSS, PAGE
+from convattn.report.task import TaskPage, Tile
 
 SKIPPED_LIMIT = 500
 
-FEW_WRONG = 8
-"""With fewer wrong answers than this, the least sure right ones are shown too."""
-
-LOSS_NOTE = "training: with augmentation and label smoothing; validation: without"
+Task = Literal["classification", "detection", "instances", "segmentation"]
 
 
-def write_report(run: Path, val: LabelledImages) -> Path:
+def write_report(run: Path, val: LabelledImages | DetectionImages | SegmentationImages) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     The page shows what the folder holds; a run that was stopped early, or has no ACmix layer, has fewer sections.
 
     Args:
-        run: The run folder.
-        val: The validation images that ``predictions.csv`` counts.
+        run: The run folder; ``task`` in its ``config.yaml`` decides which page it gets.
+        val: The validation images that the run's predictions count, of the task's type.
+
+    Raises:
+        TypeError: ``val`` is not of the type of the run's task.
     """
     record = read_run(Path(run))
+    task = _task_page(record, val)
     title = f"{_model_name(record)} on {_data_name(record)}"
-    page = PAGE.substitute(title=escape(title), css=CSS, body=_body(record, title, val), version=escape(__version__))
+    body = _body(record, title, task)
+    page = PAGE.substitute(title=escape(title), css=CSS, body=body, version=escape(__version__))
     target = Path(run) / "report.html"
     draft = target.with_suffix(".html.tmp")
     draft.write_text(page, encoding="utf-8", errors="replace")
@@ -42,59 +49,80 @@ def write_report(run: Path, val: LabelledImages) -> Path:
     return target
 
 
-def _body(run: Run, title: str, val: LabelledImages) -> str:
-    confusion = Confusion.of(run.classes, run.predictions)
-    wrong = worst_first(run.predictions)
-    unsure = least_sure(run.predictions) if len(wrong) < FEW_WRONG else []
-    shown = (
-        f"the {PICTURES_LIMIT} most confident of {len(wrong)}"
-        if len(wrong) > PICTURES_LIMIT
-        else "the most confident first"
+def _task_page(run: Run, val: Any) -> TaskPage:
+    task = run.config.get("task") or _task_of(run, val)
+    if task in ("detection", "instances") and isinstance(val, DetectionImages):
+        return detection_page(run, val, "mask" if task == "instances" else "box")
+    if task == "segmentation" and isinstance(val, SegmentationImages):
+        return segmentation_page(run, val)
+    if task == "classification" and not isinstance(val, DetectionImages | SegmentationImages):
+        return classification_page(run, val)
+    if task not in get_args(Task):
+        raise TypeError(f"{run.folder}: the task {task!r} has no page; tasks are {', '.join(get_args(Task))}")
+    raise TypeError(
+        f"{run.folder} is a run of {task}, its validation images came as {type(val).__name__}: open them with the "
+        "run's own settings"
     )
+
+
+def _task_of(run: Run, val: Any) -> Task:
+    """Return the task of a run whose settings do not say it, as older ones or half-written ones."""
+    if isinstance(val, SegmentationImages):
+        return "segmentation"
+    if isinstance(val, DetectionImages):
+        masks = any("mask_AP" in row.figures for row in run.epochs) or "mask_AP" in run.best_figures("box_AP")
+        return "instances" if masks else "detection"
+    return "classification"
+
+
+def _body(run: Run, title: str, task: TaskPage) -> str:
+    settings = details("config.yaml", f"<pre>{escape(run.config_text)}</pre>") if run.config_text else ""
     parts = [
-        _header(run, title, confusion),
-        section("How it learned", _curves(run.epochs)),
-        section("What it confuses", matrix_html(confusion)),
-        section("Accuracy by class", classes_html(confusion), "The weakest first."),
-        section("What it got wrong", gallery_html(wrong, run.classes, val), f"Validation images, {shown}."),
-        section("What it was least sure of", gallery_html(unsure, run.classes, val), "Right all the same."),
+        _header(run, title, task),
+        section("How it learned", curves_html(run.epochs, task)),
+        *task.sections,
         section("Attention or convolution?", rates_html(run)),
-        section("Use it", _commands(run)),
-        section("Files left out", _skipped(run.skipped)),
-        section("Settings", details("config.yaml", f"<pre>{escape(run.config_text)}</pre>") if run.config_text else ""),
+        section("Use it", _commands(run, task)),
+        section("Files left out", _skipped(run.skipped, task)),
+        section("Settings", settings),
     ]
     return "\n".join(part for part in parts if part)
 
 
 def _model_name(run: Run) -> str:
-    return str(run.config.get("model") or "model")
+    """Return the model, under its head where it has one: "faster_rcnn, acmix_resnet14"."""
+    model = str(run.config.get("model") or "model")
+    network = run.config.get("network")
+    head = network.get("head") if isinstance(network, dict) else None
+    return f"{head} with {model}" if head else model
 
 
 def _data_name(run: Run) -> str:
     data = run.config.get("data")
-    folder = data.get("folder") if isinstance(data, dict) else None
-    return Path(str(folder)).name or str(folder) if folder else "scikit-learn's digits"
+    settings = data if isinstance(data, dict) else {}
+    folder = settings.get("folder")
+    if folder:
+        return Path(str(folder)).name or str(folder)
+    return "digit scenes" if settings.get("embedded") == "scenes" else "scikit-learn's digits"
 
 
-def _header(run: Run, title: str, confusion: Confusion) -> str:
+def _header(run: Run, title: str, task: TaskPage) -> str:
     kind, state = ("good", "finished") if run.finished else ("warn", "interrupted")
     planned = run.config.get("epochs")
     trained = f"{len(run.epochs)} of {planned}" if isinstance(planned, int) else str(len(run.epochs))
-    accuracy = [row for row in run.epochs if math.isfinite(row.val_accuracy)]
-    best = max(accuracy, key=lambda row: row.val_accuracy, default=None)
-    top = _summary_number(run, "accuracy", best.val_accuracy if best else math.nan)
-    total = int(confusion.counts.sum())
-    errors = f"{confusion.wrong} of {total} images wrong" if total else "not measured yet"
+    best = run.best(task.score)
     tiles = [
-        ("main", "validation accuracy", f"{percent(top, 2)} <small>{errors}</small>"),
-        ("", "epochs", escape(trained)),
-        ("", "best epoch", number(_summary_number(run, "best_epoch", best.epoch if best else math.nan))),
-        ("", "parameters", count(_summary_number(run, "parameters", math.nan))),
-        ("", "classes", str(len(run.classes))),
-        ("", "validated on", f"{total or '–'}"),
-        ("", "time", duration(_summary_number(run, "seconds", run.epochs[-1].seconds if run.epochs else math.nan))),
+        *task.tiles,
+        Tile("epochs", escape(trained)),
+        Tile("best epoch", number(run.number("best_epoch", best.epoch if best else math.nan))),
+        Tile("parameters", count(run.number("parameters"))),
+        Tile("classes", str(len(run.classes))),
+        Tile("validated on", f"{task.validated or '–'}"),
+        Tile("time", duration(run.number("seconds", run.epochs[-1].figure("seconds") if run.epochs else math.nan))),
     ]
-    cells = "".join(f'<div class="{kind}"><dt>{name}</dt><dd>{value}</dd></div>' for kind, name, value in tiles)
+    cells = "".join(
+        f'<div class="{"main" if tile.main else ""}"><dt>{tile.name}</dt><dd>{tile.value}</dd></div>' for tile in tiles
+    )
     hint = "" if run.finished else f" · go on with <code>{escape(_resume(run))}</code>"
     return (
         f'<header><div class="title"><h1>{escape(title)}</h1><span class="badge {kind}">{state}</span></div>'
@@ -102,63 +130,14 @@ def _header(run: Run, title: str, confusion: Confusion) -> str:
     )
 
 
-def _summary_number(run: Run, key: str, otherwise: float) -> float:
-    value = run.summary.get(key)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
-
-
-def _curves(epochs: list[EpochRow]) -> str:
-    if not epochs:
-        return '<p class="intro">No epoch has ended yet.</p>'
-    x = [row.epoch for row in epochs]
-    train, val = [row.train_loss for row in epochs], [row.val_loss for row in epochs]
-    accuracy, lr = [100 * row.val_accuracy for row in epochs], [row.lr for row in epochs]
-    loss = [Series("training", x, train, SECOND), Series("validation", x, val, FIRST)]
-    charts = [
-        figure(
-            line_chart(loss, alt=f"Training {_course(train)} Validation {_course(val)}", y_scale="log"),
-            "Loss",
-            LOSS_NOTE,
-        ),
-        figure(
-            line_chart([Series("accuracy", x, accuracy)], alt=f"In percent: {_course(accuracy)}"),
-            "Validation accuracy, %",
-        ),
-        figure(line_chart([Series("learning rate", x, lr)], alt=_course(lr)), "Learning rate"),
-    ]
-    head = ("epoch", "training loss", "validation loss", "accuracy", "learning rate", "seconds so far")
-    rows = [
-        (
-            row.epoch,
-            number(row.train_loss),
-            number(row.val_loss),
-            percent(row.val_accuracy, 2),
-            number(row.lr),
-            number(row.seconds, 3),
-        )
-        for row in epochs
-    ]
-    numbers = details("All numbers", table(head, rows, caption="Metrics by epoch"))
-    return f'<div class="charts">{"".join(charts)}</div>{numbers}'
-
-
-def _course(values: list[float]) -> str:
-    """Say in words how a curve runs, for those who cannot see it."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return "was not measured."
-    first, last, low, high = (number(value, 3) for value in (finite[0], finite[-1], min(finite), max(finite)))
-    return f"goes from {first} to {last}, lowest {low}, highest {high}."
-
-
 def _resume(run: Run) -> str:
     return f"convattn train --resume {shlex.quote(str(run.folder))}"
 
 
-def _commands(run: Run) -> str:
+def _commands(run: Run, task: TaskPage) -> str:
     folder = str(run.folder)
     commands = [
-        ("Recognise your own images", f"convattn predict --run {shlex.quote(folder)} photo.jpg"),
+        (task.predict, f"convattn predict --run {shlex.quote(folder)} photo.jpg"),
         ("Measure it again", f"convattn val --run {shlex.quote(folder)}"),
         (
             "Train it again, from the same settings",
@@ -170,10 +149,10 @@ def _commands(run: Run) -> str:
     return "".join(f"<p>{name}</p><pre>{escape(command)}</pre>" for name, command in commands)
 
 
-def _skipped(skipped: list[tuple[str, str]]) -> str:
+def _skipped(skipped: list[tuple[str, str]], task: TaskPage) -> str:
     if not skipped:
         return ""
     rows = table(("file", "reason"), skipped[:SKIPPED_LIMIT], caption="Files left out")
     more = f"<p>… and {len(skipped) - SKIPPED_LIMIT} more in skipped.csv.</p>" if len(skipped) > SKIPPED_LIMIT else ""
     files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-    return details(f"{files} could not be read", rows + more)
+    return details(f"{files} {task.left_out}", rows + more)

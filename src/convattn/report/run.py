@@ -12,14 +12,14 @@ import yaml
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of ``metrics.csv``, the first being 1; ``seconds`` count from the run's start, NaN is not measured."""
+    """One epoch of ``metrics.csv``, the first being 1: its columns; ``seconds`` count from the run's start."""
 
     epoch: int
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    lr: float
-    seconds: float
+    figures: dict[str, float]
+
+    def figure(self, name: str) -> float:
+        """Return the value of a column, NaN where it was not measured."""
+        return self.figures.get(name, math.nan)
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,37 @@ class Run:
         """Whether the run trained all its epochs."""
         return self.summary.get("finished") is True
 
+    def best(self, name: str) -> EpochRow | None:
+        """Return the epoch in which a figure was highest, None where it was never measured."""
+        measured = [row for row in self.epochs if math.isfinite(row.figure(name))]
+        return max(measured, key=lambda row: row.figure(name), default=None)
+
+    def number(self, key: str, otherwise: float = math.nan) -> float:
+        """Return a number of ``summary.json``, ``otherwise`` where it has none."""
+        return _finite(self.summary.get(key), otherwise)
+
+    def best_figures(self, score: str) -> dict[str, float]:
+        """Return the figures of the best weights: those of the summary, or of the epoch with the highest score."""
+        figures = self.summary.get("figures")
+        if isinstance(figures, dict):
+            return {str(name): _finite(value, math.nan) for name, value in figures.items()}
+        best = self.best(score)
+        return best.figures if best else {}
+
     def last_paths(self) -> list[PathRow]:
         """Return the rates after the last epoch, by depth."""
         last = max((row.epoch for row in self.paths), default=None)
         return sorted((row for row in self.paths if row.epoch == last), key=lambda row: row.depth)
 
 
+def _finite(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
+
+
 def read_run(folder: Path) -> Run:
     """Read a run folder; files that do not exist yet read as empty."""
-    config_text = _read_text(folder / "config.yaml")
-    classes = _read_text(folder / "classes.txt").splitlines()
+    config_text = read_text(folder / "config.yaml")
+    classes = read_text(folder / "classes.txt").splitlines()
     return Run(
         folder=folder,
         config_text=config_text,
@@ -89,12 +110,13 @@ def read_run(folder: Path) -> Run:
         epochs=_read_epochs(folder / "metrics.csv"),
         paths=_read_paths(folder / "paths.csv"),
         predictions=_read_predictions(folder / "predictions.csv", classes),
-        skipped=[(row.get("file") or "", row.get("reason") or "") for row in _read_rows(folder / "skipped.csv")],
-        summary=_parse_summary(_read_text(folder / "summary.json")),
+        skipped=[(row.get("file") or "", row.get("reason") or "") for row in read_rows(folder / "skipped.csv")],
+        summary=parse_object(read_text(folder / "summary.json")),
     )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text, an empty one where there is no file."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
@@ -106,15 +128,16 @@ def _parse_config(text: str) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _parse_summary(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
+    """Return the object that a JSON text holds, an empty one where it holds none."""
     try:
-        summary = json.loads(text)
-    except ValueError:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
-    return summary if isinstance(summary, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _read_rows(path: Path) -> list[dict[str, str | None]]:
+def read_rows(path: Path) -> list[dict[str, str | None]]:
     """Read a CSV file; the last line of a killed run may be cut, its lost fields are None."""
     if not path.is_file():
         return []
@@ -124,43 +147,46 @@ def _read_rows(path: Path) -> list[dict[str, str | None]]:
 
 def _read_epochs(path: Path) -> list[EpochRow]:
     rows: dict[int, EpochRow] = {}
-    for row in _read_rows(path):
-        epoch = _integer(row.get("epoch"))
+    for row in read_rows(path):
+        epoch = parse_integer(row.get("epoch"))
         if epoch is not None:
-            names = ("train_loss", "val_loss", "val_accuracy", "lr", "seconds")
-            rows[epoch] = EpochRow(epoch, *(_number(row.get(name)) for name in names))
+            figures = {name: parse_number(text) for name, text in row.items() if isinstance(name, str)}
+            rows[epoch] = EpochRow(epoch, figures)
     return [rows[epoch] for epoch in sorted(rows)]
 
 
 def _read_paths(path: Path) -> list[PathRow]:
     rows: dict[tuple[int, int], PathRow] = {}
-    for row in _read_rows(path):
-        epoch, depth = _integer(row.get("epoch")), _integer(row.get("depth"))
+    for row in read_rows(path):
+        epoch, depth = parse_integer(row.get("epoch")), parse_integer(row.get("depth"))
         if epoch is not None and depth is not None:
-            rates = _number(row.get("alpha")), _number(row.get("beta"))
+            rates = parse_number(row.get("alpha")), parse_number(row.get("beta"))
             rows[epoch, depth] = PathRow(epoch, depth, row.get("layer") or "", *rates)
     return [rows[key] for key in sorted(rows)]
 
 
 def _read_predictions(path: Path, classes: list[str]) -> list[PredictionRow]:
     found = []
-    for row in _read_rows(path):
-        index, label = _integer(row.get("index")), _integer(row.get("label"))
-        predicted = _integer(row.get("predicted"))
+    for row in read_rows(path):
+        index, label = parse_integer(row.get("index")), parse_integer(row.get("label"))
+        predicted = parse_integer(row.get("predicted"))
         if index is None or label is None or predicted is None:
             continue
         if 0 <= label < len(classes) and 0 <= predicted < len(classes):
-            found.append(PredictionRow(index, row.get("name") or "", label, predicted, _number(row.get("probability"))))
+            probability = parse_number(row.get("probability"))
+            found.append(PredictionRow(index, row.get("name") or "", label, predicted, probability))
     return found
 
 
-def _number(text: str | None) -> float:
+def parse_number(text: str | None) -> float:
+    """Return the number of a cell, NaN where it holds none."""
     try:
         return float(text) if text else math.nan
     except ValueError:
         return math.nan
 
 
-def _integer(text: str | None) -> int | None:
-    number = _number(text)
+def parse_integer(text: str | None) -> int | None:
+    """Return the whole number of a cell, None where it holds none."""
+    number = parse_number(text)
     return int(number) if math.isfinite(number) else None

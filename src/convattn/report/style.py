@@ -25,6 +25,8 @@ section,header{background:var(--card);border:1px solid var(--line);border-radius
 .tiles .main{grid-column:span 2}.tiles .main dd{font-size:2.3rem;line-height:1.1;color:var(--c1)}
 .tiles small{display:block;font-weight:400;line-height:1.5;color:var(--muted);font-size:.8rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:22px}
+@media(min-width:820px){.charts.two{grid-template-columns:repeat(2,minmax(0,1fr))}}
+.charts.two svg{max-width:430px}
 figure{margin:12px 0 0;min-width:0}.charts figure{display:flex;flex-direction:column;justify-content:space-between}
 figcaption{margin-bottom:6px}figcaption b{font-weight:600}
 figcaption p{font-size:.88rem;margin:0}svg{display:block;width:100%;height:auto;max-width:620px}
@@ -52,12 +54,28 @@ ul{list-style:none;padding:0;margin:0}
 break-inside:avoid}.bars .name{overflow-wrap:anywhere;line-height:1.25}
 .bars .track{background:var(--line);border-radius:99px;height:9px;overflow:hidden}
 .bars .track span{display:block;height:100%;background:var(--c1);border-radius:99px}
+.bars.long li{grid-template-columns:min(var(--name),30%) 1fr 15.6em}
 .bars .value{font-variant-numeric:tabular-nums;white-space:nowrap}small{color:var(--muted);font-size:.82em}
-@media(max-width:480px){.bars li{grid-template-columns:min(var(--name),34%) 1fr 8.4em;gap:8px}}
+@media(max-width:480px){.bars li{grid-template-columns:min(var(--name),34%) 1fr 8.4em;gap:8px}
+.bars.long li{grid-template-columns:min(var(--name),30%) 1fr 9.5em}.bars.long .value{white-space:normal}
+.bars.long small{display:block}}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(118px,1fr));gap:14px;margin-top:12px}
 .gallery li{min-width:0;font-size:.92rem;line-height:1.35}
-.gallery img,.lost{width:100%;aspect-ratio:1;object-fit:contain;background:var(--paper);border-radius:8px;display:block;
-margin-bottom:6px}.lost{display:grid;place-items:center;color:var(--muted)}
+.gallery img,.gallery .lost{width:100%;aspect-ratio:1;object-fit:contain;background:var(--paper);border-radius:8px;
+display:block;margin-bottom:6px}
+.gallery .lost,.shots .lost{display:grid;place-items:center;color:var(--muted);background:var(--paper)}
+.keys{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.88rem;color:var(--muted);margin-top:8px}
+.keys li{display:flex;align-items:center;gap:7px;overflow-wrap:anywhere;min-width:0}
+.key{flex:none;width:26px;height:16px;border-radius:3px;background-clip:padding-box}
+.hatched{background-image:repeating-linear-gradient(-45deg,#0000 0 3px,#0007 3px 6px)}
+.pairs,.rows{display:grid;gap:24px 26px;margin-top:14px;grid-template-columns:minmax(0,1fr)}
+.pairs li,.rows li{min-width:0;line-height:1.4}.rows li,.pairs li{break-inside:avoid}
+.shots{display:grid;grid-template-columns:1fr 1fr;gap:8px}.shots>div{min-width:0}
+.shots img,.shots .lost{width:100%;border-radius:6px;display:block;margin:0}.shots .lost{aspect-ratio:4/3}
+.shots small{display:block}.pairs .said,.rows .said{overflow-wrap:anywhere}
+.file{color:var(--muted);font-size:.78rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+@media(min-width:820px){.pairs{grid-template-columns:repeat(2,minmax(0,1fr))}.four{grid-template-columns:repeat(4,1fr)}}
+@media(max-width:480px){.pairs .shots{grid-template-columns:1fr}}
 .pixels{image-rendering:pixelated}
 .gallery div{overflow-wrap:anywhere}.said{color:var(--c2);font-weight:600}.said.good{color:var(--good)}
 .said small{font-weight:400}

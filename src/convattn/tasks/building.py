@@ -1,6 +1,8 @@
 """The network that a recipe names, checked against the images that it will see."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
@@ -24,10 +26,7 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
         >>> build_model(Recipe(model="resnet10t"), classes=3).num_classes
         3
     """
-    if ":" not in recipe.model and not timm.is_model(recipe.model):
-        close = nearest(recipe.model, timm.list_models(), "").partition("?")[0]
-        hint = f"{close}? " if close.startswith("did you mean") else ""
-        raise UserError(f"no model {recipe.model!r}: {hint}convattn list shows them all")
+    check_backbone(recipe)
     arguments = {**recipe.model_args, "num_classes": classes}
     try:
         return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
@@ -35,11 +34,21 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
         raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {error}") from error
 
 
+def check_backbone(recipe: Recipe) -> None:
+    """Raise for a network that timm's registry does not have."""
+    if ":" not in recipe.model and not timm.is_model(recipe.model):
+        close = nearest(recipe.model, timm.list_models(), "").partition("?")[0]
+        hint = f"{close}? " if close.startswith("did you mean") else ""
+        raise UserError(f"no model {recipe.model!r}: {hint}convattn list shows them all")
+
+
 def resolve(recipe: Recipe, model: nn.Module) -> Recipe:
     """Return the recipe with what it left to the model filled in: the mean and deviation of its inputs."""
-    if recipe.data.mean is not None and recipe.data.std is not None:
-        return recipe
-    theirs = resolve_data_config({}, model=model)
+    return with_statistics(recipe, resolve_data_config({}, model=model))
+
+
+def with_statistics(recipe: Recipe, theirs: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with the mean and deviation of its inputs, where it has none, from timm's data settings."""
     data = dataclasses.replace(
         recipe.data, mean=recipe.data.mean or tuple(theirs["mean"]), std=recipe.data.std or tuple(theirs["std"])
     )

@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
-    best_accuracy: float = -1.0
+    best_score: float = -1.0
     best_epoch: int = 0
 
 
@@ -93,6 +93,9 @@ def describe(recipe: Recipe, classes: Sequence[str]) -> dict[str, str]:
     input_size, mean, std, interpolation = input_settings(recipe)
     return {
         "format": "convattn",
+        "task": recipe.task,
+        "network": json.dumps(asdict(recipe.network)),
+        "evaluation": json.dumps(asdict(recipe.evaluation)),
         "model": recipe.model,
         "model_args": json.dumps(recipe.model_args),
         "classes": json.dumps(list(classes), ensure_ascii=False),
@@ -107,7 +110,8 @@ def describe(recipe: Recipe, classes: Sequence[str]) -> dict[str, str]:
 def check_same_model(stored: dict[str, Any], recipe: Recipe, classes: Sequence[str], path: Path) -> None:
     """Raise unless a checkpoint belongs to this recipe's model and classes."""
     theirs, ours = stored[DESCRIPTION], describe(recipe, classes)
-    for key, noun in (("model", "model"), ("model_args", "model_args"), ("classes", "classes")):
+    nouns = {"task": "task", "model": "model", "model_args": "model_args", "network": "network", "classes": "classes"}
+    for key, noun in nouns.items():
         if theirs.get(key) != ours[key]:
             raise UserError(
                 f"{path} was written for {noun} {_short(str(theirs.get(key)))}, this run has {_short(ours[key])};"

@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from convattn.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation
 from convattn.data.transforms import Augmentation
+
+TaskName = Literal["classification", "detection", "instances", "segmentation"]
+"""What is learned: a class for an image, boxes, boxes with masks, a class for every pixel."""
+
+HeadName = Literal[
+    "retinanet", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet"
+]
 
 
 def at_least(minimum: float, default: Any) -> Any:
@@ -17,15 +25,41 @@ def between(minimum: float, maximum: float, default: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class ScenesConfig:
+    """How many of the embedded scenes there are, and their seed."""
+
+    train: int = at_least(1, 1000)
+    val: int = at_least(1, 200)
+    seed: int = at_least(0, 0)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The detector or segmenter that stands on the backbone ``model``.
+
+    ``args`` are options of its function in :mod:`convattn.detection` or :mod:`convattn.segmentation`, such as
+    ``{min_size: 800}``.
+    """
+
+    head: HeadName | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where the images come from, a ``folder`` or else an ``embedded`` data set, and how they enter the network.
 
     ``repeats`` is repeated augmentation: that many copies of an image, each augmented anew, stand side by side in the
-    order of an epoch, which then sees that many times fewer images in as many steps.
+    order of an epoch, which then sees that many times fewer images in as many steps. ``bad`` says what becomes of a
+    detection or segmentation data set with something wrong in it. ``reduce_zero_label``: label 0 of a label map means
+    "not labelled"; null takes it for folders called as ADE20K's.
     """
 
     folder: str | None = None
-    embedded: Literal["digits"] | None = None
+    embedded: Literal["digits", "scenes"] | None = None
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    bad: Literal["refuse", "skip"] = "refuse"
+    reduce_zero_label: bool | None = None
     val_fraction: float = between(0.01, 0.9, 0.2)
     image_size: int = at_least(1, 224)
     mean: tuple[float, float, float] | None = None
@@ -68,12 +102,35 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over the run, set at every step; ``warmup`` is the part of the run in which it rises."""
+    """The learning rate over the run, set at every step; ``warmup`` is the part of the run in which it rises.
 
-    name: Literal["cosine", "poly", "tanh", "constant"] = "cosine"
+    ``warmup_steps`` gives that in steps instead. ``multistep`` multiplies by ``decay_rate`` after each of the
+    ``milestones``, in epochs; ``power`` is that of ``poly``.
+    """
+
+    name: Literal["cosine", "poly", "tanh", "constant", "multistep"] = "cosine"
     warmup: float = between(0, 0.9, 0.0)
+    warmup_steps: int | None = at_least(0, None)
     warmup_lr: float = at_least(0, 1e-6)
     min_lr: float = at_least(0, 0.0)
+    milestones: tuple[int, ...] = ()
+    decay_rate: float = between(0, 1, 0.1)
+    power: float = at_least(0, 1.0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a segmenter sees an image that it labels.
+
+    Its shorter side is first brought to ``short_side`` (null keeps it), the longer one to ``max_size`` at most;
+    ``sliding`` labels it window by window, ``window`` pixels wide and ``stride`` apart (null: two thirds of that).
+    """
+
+    short_side: int | None = at_least(1, None)
+    max_size: int = at_least(1, 2048)
+    mode: Literal["whole", "sliding"] = "whole"
+    window: int = at_least(1, 512)
+    stride: int | None = at_least(1, None)
 
 
 @dataclass(frozen=True)
@@ -110,11 +167,15 @@ class Recipe:
     """A whole training run; ``batch_size`` is the global batch, whatever the number of devices.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
-    the order of the file. Resolving a recipe for its model uses the table up. ``published`` is the top-1 accuracy in
-    per cent that the papers give for each model.
+    the order of the file. Resolving a recipe for its model uses the table up. ``published`` is what the papers give
+    for each model, in per cent: the top-1 accuracy, or figures by name such as ``{box_AP: 41.9}``. ``network``,
+    ``detection_augment``, ``segmentation_augment`` and ``evaluation`` are those of the other tasks, for which
+    ``model`` is the backbone.
     """
 
     model: str
+    task: TaskName = "classification"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     epochs: int = at_least(1, 100)
     batch_size: int = at_least(1, 64)
     seed: int = between(0, 2**31 - 1, 0)
@@ -124,6 +185,9 @@ class Recipe:
     model_args: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     augment: Augmentation = field(default_factory=Augmentation)
+    detection_augment: DetectionAugmentation = field(default_factory=DetectionAugmentation)
+    segmentation_augment: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -132,4 +196,4 @@ class Recipe:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     per_model: dict[str, dict[str, Any]] = field(default_factory=dict)
     about: str = ""
-    published: dict[str, float] = field(default_factory=dict)
+    published: dict[str, float | dict[str, float]] = field(default_factory=dict)

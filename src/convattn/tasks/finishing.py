@@ -2,69 +2,67 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from convattn.data.types import ClassificationData
-from convattn.errors import UserError
 from convattn.tasks.checkpoints import PROGRESS, describe, read_checkpoint, shipped_weights, write_weights
 from convattn.tasks.config import Recipe
-from convattn.tasks.loaders import UNREADABLE, SkipLog, evaluation_loader
-from convattn.tasks.run_folder import PREDICTIONS, SKIPPED, RunFolder, write_json, write_table
+from convattn.tasks.loaders import SkipLog
+from convattn.tasks.run_folder import SKIPPED, RunFolder, write_json, write_table
+from convattn.tasks.task import Data, task_of
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run came to; ``weights`` and ``report`` are names inside the run folder."""
+    """What a finished run came to; ``weights`` and ``report`` are names inside the run folder.
+
+    ``score`` is the figure by which the best epoch was chosen; ``accuracy`` repeats it where it is one.
+    """
 
     finished: bool
-    accuracy: float
+    score: float
     best_epoch: int
     epochs: int
     parameters: int
     seconds: float
     weights: str
     report: str | None
+    figures: dict[str, float] = field(default_factory=dict)
+    accuracy: float | None = None
 
 
-def finish(
-    run: RunFolder, recipe: Recipe, data: ClassificationData, model: nn.Module, device: torch.device | str = "cpu"
-) -> Result:
-    """Evaluate the best weights, write them with their predictions, then the report.
+def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device: torch.device | str = "cpu") -> Result:
+    """Evaluate the best weights, write them with their results, then the report.
 
     Example:
         ``convattn train --resume RUN`` on a run that was killed in here does all of it again.
     """
-    from convattn.report import write_report
-
+    task = task_of(recipe)
     stored, last = read_checkpoint(run.best), read_checkpoint(run.last)
     weights = shipped_weights(stored)
     model.load_state_dict(weights)
     write_weights(run.weights, weights, describe(recipe, data.classes))
     skip_log = SkipLog()
     skip_log.path = run.skipped
-    rows = list(_predictions(recipe, data, model.to(device), skip_log))
-    write_table(run.predictions, PREDICTIONS, rows)
+    figures = task.write_results(run, recipe, data, model.to(device), skip_log)
     _drop_repeats(run.skipped)
-    if not rows:
-        raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
     result = Result(
         finished=True,
-        accuracy=sum(label == predicted for _, _, label, predicted, _ in rows) / len(rows),
+        score=task.main_figure(figures)[1],
         best_epoch=last[PROGRESS]["best_epoch"],
         epochs=recipe.epochs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=round(last[PROGRESS]["seconds"], 2),
         weights=run.weights.name,
         report=None,
+        figures=figures,
+        accuracy=figures.get("accuracy"),
     )
     write_json(run.summary, asdict(result))
-    result = Result(**{**asdict(result), "report": write_report(run.path, data.val).name})
+    result = replace(result, report=task.write_report(run, data))
     write_json(run.summary, asdict(result))
     return result
 
@@ -81,22 +79,6 @@ def read_result(run: RunFolder) -> Result | None:
 def count_skipped(run: RunFolder) -> int:
     """Return how many files the run left out."""
     return len(_skipped_rows(run.skipped))
-
-
-def _predictions(
-    recipe: Recipe, data: ClassificationData, model: nn.Module, skip_log: SkipLog
-) -> Iterator[tuple[Any, ...]]:
-    """Yield a row per validation image, in the data's order."""
-    model.eval()
-    index = 0
-    device = next(model.parameters()).device
-    for images, labels in evaluation_loader(recipe, data.val, skip_log):
-        with torch.inference_mode():
-            probabilities, predicted = model(images.to(device)).float().softmax(-1).max(-1)
-        for label, guess, probability in zip(labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True):
-            if label != UNREADABLE:
-                yield index, data.val.name(index), label, guess, f"{probability:.6f}"
-            index += 1
 
 
 def _skipped_rows(path: Path) -> list[tuple[str, ...]]:

@@ -5,10 +5,10 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import timm
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convattn.models  # noqa: F401  registers the models with timm
+from convattn.data.dense_transforms import image_transform
 from convattn.data.images import ImageError, open_image
 from convattn.data.transforms import eval_transform
 from convattn.data.types import LabelledImages, SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
+from convattn.tasks.config import DataConfig, EvaluationConfig, NetworkConfig, Recipe, TaskName
+from convattn.tasks.task import build_network
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +33,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model in evaluation mode, with all that it takes to feed it and to read its answers."""
+    """A trained model in evaluation mode, with all that it takes to feed it and to read its answers.
+
+    ``transform`` gives what the model of a task takes; ``evaluation`` is how a segmenter sees an image.
+    """
 
     model: nn.Module
     classes: list[str]
@@ -39,6 +45,8 @@ class LoadedModel:
     name: str
     source: Path
     device: torch.device
+    task: TaskName = "classification"
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,13 @@ def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
     return LoadedModel(
         model=model.eval().to(target),
         classes=fields.classes,
-        transform=eval_transform(fields.input_size, fields.mean, fields.std, fields.interpolation),
+        transform=fields.transform(),
         input_size=fields.input_size,
-        name=fields.name,
+        name=fields.name if fields.network.head is None else f"{fields.network.head} on {fields.name}",
         source=source,
         device=target,
+        task=fields.task,
+        evaluation=fields.evaluation,
     )
 
 
@@ -253,6 +263,9 @@ class _Description:
     std: tuple[float, ...]
     interpolation: str
     version: str
+    task: TaskName
+    network: NetworkConfig
+    evaluation: EvaluationConfig
 
     @classmethod
     def parse(cls, fields: Mapping[str, str], source: Path) -> "_Description":
@@ -271,20 +284,46 @@ class _Description:
                 std=tuple(json.loads(fields["std"])),
                 interpolation=fields["interpolation"],
                 version=fields.get("convattn_version", "unknown"),
+                task=_known_task(fields.get("task", "classification")),
+                network=NetworkConfig(**json.loads(fields.get("network", "{}"))),
+                evaluation=EvaluationConfig(**json.loads(fields.get("evaluation", "{}"))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source}: its description is incomplete or damaged ({error}); train again") from error
 
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """Return what makes a tensor of an image: detectors normalise and resize themselves."""
+        if self.task == "classification":
+            return eval_transform(self.input_size, self.mean, self.std, self.interpolation)
+        if self.task == "segmentation":
+            return image_transform(self.mean, self.std)
+        return image_transform()
+
     def build(self, source: Path) -> nn.Module:
         """Build the model that is described, with fresh weights."""
-        args = {"num_classes": len(self.classes), **self.model_args}
         try:
-            return timm.create_model(self.name, pretrained=False, **args)
+            if self.task == "classification":
+                args = {"num_classes": len(self.classes), **self.model_args}
+                return timm.create_model(self.name, pretrained=False, **args)
+            data = DataConfig(image_size=self.input_size[-1], mean=_three(self.mean), std=_three(self.std))
+            recipe = Recipe(self.name, task=self.task, network=self.network, model_args=self.model_args, data=data)
+            return build_network(recipe, len(self.classes))
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{source}: its model {self.name!r} (written by convattn {self.version}) cannot be built here: "
                 f"{str(error).splitlines()[0]}; install that version of convattn and its timm, or see: convattn list"
             ) from error
+
+
+def _known_task(name: str) -> TaskName:
+    if name not in get_args(TaskName):
+        raise ValueError(f"task {name!r}")
+    return cast(TaskName, name)
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    first, second, third = values
+    return first, second, third
 
 
 def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

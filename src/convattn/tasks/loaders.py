@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -102,11 +103,11 @@ def open_data(recipe: Recipe) -> ClassificationData:
     if recipe.data.folder is not None:
         where = recipe.data.folder
         data = open_folder(where, val_fraction=recipe.data.val_fraction)
-    elif recipe.data.embedded is not None:
+    elif recipe.data.embedded == "digits":
         where = "the digits"
         data = open_digits(recipe.data.image_size)
     else:
-        raise UserError("this recipe brings no images: give a folder of them with --data")
+        raise UserError("this recipe brings no images of classes: give a folder of them with --data")
     check_data(data, where)
     wanted = recipe.model_args.get("num_classes", len(data.classes))
     if wanted != len(data.classes):
@@ -149,7 +150,7 @@ def training_loader(
     """Return the loader of augmented training batches, in the sampler's order."""
     transform = train_transform(*input_settings(recipe), recipe.augment)
     return DataLoader(
-        TrainingImages(images, transform, recipe.seed, skip_log), batch_sampler=sampler, **_workers(recipe)
+        TrainingImages(images, transform, recipe.seed, skip_log), batch_sampler=sampler, **workers(recipe)
     )
 
 
@@ -160,19 +161,20 @@ def evaluation_loader(
     shard = shard or Shard()
     dataset = EvaluationImages(images, eval_transform(*input_settings(recipe)), skip_log)
     sampler = ShardSampler(len(images), rank=shard.rank, world=shard.world)
-    return DataLoader(dataset, batch_size=max(1, recipe.batch_size // shard.world), sampler=sampler, **_workers(recipe))
+    return DataLoader(dataset, batch_size=max(1, recipe.batch_size // shard.world), sampler=sampler, **workers(recipe))
 
 
-def _workers(recipe: Recipe) -> dict:
-    workers = recipe.data.workers
-    if workers is None:
+def workers(recipe: Recipe) -> dict[str, Any]:
+    """Return how the images are loaded beside the training, as arguments of a ``DataLoader``."""
+    count = recipe.data.workers
+    if count is None:
         small = recipe.data.folder is None
-        workers = 0 if small else min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
+        count = 0 if small else min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
     return {
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
+        "num_workers": count,
+        "persistent_workers": count > 0,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _quiet_worker if workers else None,
+        "worker_init_fn": _quiet_worker if count else None,
     }
 
 

@@ -6,9 +6,21 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from convattn.tasks.classification import Classifier
+from convattn.tasks.module import TrainingModule
 from convattn.tasks.recorder import RunRecorder
 from convattn.tasks.run_folder import RunFolder
+
+SHOWN = {
+    "val_loss": ("val loss", ".4f"),
+    "val_accuracy": ("val accuracy", "7.2%"),
+    "box_AP": ("box AP", "6.1%"),
+    "box_AP50": ("AP50", "6.1%"),
+    "mask_AP": ("mask AP", "6.1%"),
+    "mask_AP50": ("AP50", "6.1%"),
+    "mean_iou": ("mIoU", "6.1%"),
+    "pixel_accuracy": ("pixel accuracy", "6.1%"),
+}
+"""The figures that an epoch's line gives, with their names for people."""
 
 
 class ProgressBar(Callback):
@@ -20,32 +32,32 @@ class ProgressBar(Callback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def setup(self, trainer: Trainer, pl_module: Classifier, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
         """Say where the run's files are."""
         self.run = _recorder(trainer).run
         self.console.print(f"run folder {self.run.path}\n", highlight=False, markup=False, soft_wrap=True)
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Open the bar."""
         self._open(trainer, pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Open the bar."""
         self._open(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Classifier, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
         """Move the bar on; the loss is read seldom, since reading waits for the device."""
         if self._progress is None or self._task is None:
             return
         loss = {"loss": f"loss {pl_module.train_loss:.3f}"} if pl_module.batch % 10 == 1 else {}
         self._progress.update(self._task, completed=pl_module.step, epoch=f"epoch {pl_module.epoch + 1}", **loss)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Say that the epoch is being validated."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, loss="validating")
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Print the epoch's line."""
         if self._progress is None:
             return
@@ -55,25 +67,24 @@ class ProgressBar(Callback):
         mark = "  best" if recorder.progress.best_epoch == row["epoch"] else ""
         self._progress.console.print(
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:.4f}"
-            f"  val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:7.2%}"
-            f"  {row['seconds']:.0f} s{mark}",
+            f"{_figures(row)}  {row['seconds']:.0f} s{mark}",
             highlight=False,
             soft_wrap=True,
         )
 
-    def on_train_end(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Take the bar away."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: Classifier, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:
         """Take the bar away."""
         self._close()
 
-    def teardown(self, trainer: Trainer, pl_module: Classifier, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
         """Take the bar away."""
         self._close()
 
-    def _open(self, trainer: Trainer, module: Classifier) -> None:
+    def _open(self, trainer: Trainer, module: TrainingModule) -> None:
         if self._progress is not None or not trainer.is_global_zero:
             return
         self._progress = Progress(
@@ -96,6 +107,12 @@ class ProgressBar(Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _figures(row: dict[str, float]) -> str:
+    """Return the epoch's main figures, those that the task measures."""
+    parts = [f"  {name} {row[key]:{form}}" for key, (name, form) in SHOWN.items() if key in row]
+    return "".join(parts)
 
 
 def _recorder(trainer: Trainer) -> RunRecorder:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 
 class Stream(IntEnum):
@@ -65,3 +66,40 @@ def share_drop_path(model: nn.Module, *, rank: int, world: int) -> None:
             if isinstance(child, DropPath):
                 shared = GlobalDropPath(child.drop_prob or 0.0, child.scale_by_keep, rank=rank, world=world)
                 module.add_module(name, shared.train(child.training))
+
+
+class ImageSampler(BalancedPositiveNegativeSampler):
+    """Torchvision's sampler of anchors and proposals whose draws for an image depend on its place in the global batch.
+
+    Args:
+        sampler: The one that it replaces.
+        rank: This process.
+        world: The number of processes.
+    """
+
+    def __init__(self, sampler: BalancedPositiveNegativeSampler, *, rank: int, world: int) -> None:
+        super().__init__(sampler.batch_size_per_image, sampler.positive_fraction)
+        self.rank, self.world = rank, world
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the masks of positives and negatives for each image."""
+        seed = int(torch.randint(2**31, ()))
+        after = torch.get_rng_state()
+        positive: list[Tensor] = []
+        negative: list[Tensor] = []
+        for place, matched in enumerate(matched_idxs):
+            torch.manual_seed(seed + self.rank + self.world * place)
+            for masks, found in zip((positive, negative), super().__call__([matched]), strict=True):
+                masks += found
+        # On a GPU too the next draw follows from the run's position: this number is the same on every process.
+        torch.manual_seed(seed)
+        torch.set_rng_state(after)
+        return positive, negative
+
+
+def share_sampling(model: nn.Module, *, rank: int, world: int) -> None:
+    """Have a detector's sampling of anchors and proposals not depend on the number of processes."""
+    for module in model.modules():
+        sampler = getattr(module, "fg_bg_sampler", None)
+        if isinstance(sampler, BalancedPositiveNegativeSampler):
+            module.fg_bg_sampler = ImageSampler(sampler, rank=rank, world=world)

@@ -221,6 +221,8 @@ def _convert(hint: Any, value: Any) -> Any:
         if value in args:
             return value
     elif origin is tuple:
+        if isinstance(value, list | tuple) and args[-1] is Ellipsis:
+            return tuple(_convert(args[0], item) for item in value)
         if isinstance(value, list | tuple) and len(value) == len(args):
             return tuple(_convert(arg, item) for arg, item in zip(args, value, strict=True))
     elif origin is dict:
@@ -255,6 +257,6 @@ def _describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(args)
     if origin is tuple:
-        return f"a list of {len(args)} numbers"
+        return "a list of numbers" if args[-1] is Ellipsis else f"a list of {len(args)} numbers"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, "keys with values")

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,28 @@ from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError
 from convattn.layers import ACmix
 from convattn.tasks.checkpoints import DESCRIPTION, PROGRESS, Progress
-from convattn.tasks.classification import Classifier
 from convattn.tasks.config import CheckpointConfig
 from convattn.tasks.interrupt import RunInterrupted, StopRequest
 from convattn.tasks.loaders import SkipLog
-from convattn.tasks.run_folder import METRICS, PATHS, RunFolder, append_rows, cut_table
+from convattn.tasks.module import TrainingModule
+from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns
 
 AGREE_EVERY = 16
 """With several processes, they agree on stopping and saving every so many batches."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a recorder has to know of the run.
+
+    ``description`` is what every checkpoint says about its model; ``figures`` are measured after every epoch, the
+    best epoch is that of the highest ``score``; ``settings`` say how often ``last.ckpt`` is written.
+    """
+
+    description: dict[str, str]
+    figures: tuple[str, ...]
+    score: str
+    settings: CheckpointConfig
 
 
 class RunRecorder(Callback):
@@ -31,8 +45,7 @@ class RunRecorder(Callback):
     Args:
         open_folder: Makes or opens the run's folder; called once, on the main process.
         sampler: The training batches, told where an epoch begins.
-        description: What every checkpoint says about its model.
-        settings: How often ``last.ckpt`` is written.
+        facts: What the run measures and says of itself.
         stop: Whether a person asked the run to end.
         skip_log: Where the loaders note the images that they could not read.
     """
@@ -41,13 +54,13 @@ class RunRecorder(Callback):
         self,
         open_folder: Callable[[], RunFolder],
         sampler: GlobalBatchSampler,
-        description: dict[str, str],
-        settings: CheckpointConfig,
+        facts: RunFacts,
         stop: StopRequest,
         skip_log: SkipLog,
     ) -> None:
-        self.open_folder, self.sampler, self.description = open_folder, sampler, description
-        self.settings, self.stop, self.skip_log = settings, stop, skip_log
+        self.open_folder, self.sampler, self.facts = open_folder, sampler, facts
+        self.stop, self.skip_log = stop, skip_log
+        self.columns = metrics_columns(facts.figures)
         self.progress = Progress()
         self.folder: RunFolder | None = None
         self.rows: list[dict[str, float]] = []
@@ -67,20 +80,20 @@ class RunRecorder(Callback):
         """The time that this run has trained, over all its sittings."""
         return self.progress.seconds + time.monotonic() - self._started
 
-    def setup(self, trainer: Trainer, pl_module: Classifier, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
         """Agree on the run folder."""
         path = str(self.open_folder().path) if trainer.is_global_zero else ""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(path)))
         self.skip_log.path = self.folder.skipped
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
         """Add the run's own place to a checkpoint, and take out Lightning's, which is not exact inside an epoch."""
         checkpoint.pop("loops", None)
-        checkpoint[DESCRIPTION] = self.description
+        checkpoint[DESCRIPTION] = self.facts.description
         place = replace(self.progress, epoch=pl_module.epoch, batch=pl_module.batch, seconds=self.seconds)
         checkpoint[PROGRESS] = {**asdict(place), "loss_sum": pl_module.loss_sum.cpu()}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
         """Go to the place that a checkpoint names."""
         stored = dict(checkpoint[PROGRESS])
         pl_module.loss_sum = stored.pop("loss_sum")
@@ -88,23 +101,23 @@ class RunRecorder(Callback):
         pl_module.epoch, pl_module.batch = self.progress.epoch, self.progress.batch
         self._go_to(trainer, pl_module)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Start the clock."""
         self._started = self._saved = time.monotonic()
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Prepare for the validation that a resume still owes; Lightning's sanity check runs it whole."""
         self._begin(trainer, pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Prepare the tables and the curves."""
         self._begin(trainer, pl_module)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Let the sampler begin where the run stands."""
         self.sampler.start(pl_module.epoch, pl_module.batch)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Classifier, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
         """Count the batch; save where it is time; stop where a person asked for it."""
         pl_module.advance()
         stopping, due = self._agree(trainer, pl_module)
@@ -113,35 +126,39 @@ class RunRecorder(Callback):
         if stopping:
             raise RunInterrupted
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: Classifier, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
         """Stop inside a validation, which a resume begins again; several processes stop after it."""
         if trainer.world_size == 1 and self.stop.received:
             self._save(trainer, pl_module, self.run.last)
             raise RunInterrupted
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Classifier) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Close the epoch: its rows, then the checkpoints."""
         epoch, step, lr = pl_module.epoch, pl_module.step, pl_module.lr
         self._share_loss(trainer, pl_module)
-        loss, accuracy = pl_module.validation_result()
-        row = dict(zip(METRICS, (epoch + 1, step, pl_module.train_loss, loss, accuracy, lr, self.seconds), strict=True))
+        figures = pl_module.validation_result()
+        measured = (figures[name] for name in self.facts.figures)
+        row = dict(zip(self.columns, (epoch + 1, step, pl_module.train_loss, *measured, lr, self.seconds), strict=True))
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write(row, pl_module)
-        better = accuracy > self.progress.best_accuracy
+        score = figures[self.facts.score]
+        # A score that is no number (nothing to measure by) is worse than any, but the first epoch is still kept.
+        better = score > self.progress.best_score or not self.progress.best_epoch
         if better:
-            self.progress = replace(self.progress, best_accuracy=accuracy, best_epoch=epoch + 1)
+            best = score if math.isfinite(score) else -1.0
+            self.progress = replace(self.progress, best_score=best, best_epoch=epoch + 1)
         pl_module.begin_epoch(epoch + 1)
         for path in (self.run.best, self.run.last) if better else (self.run.last,):
             self._save(trainer, pl_module, path)
         if trainer.sanity_checking:
             self._go_to(trainer, pl_module)
 
-    def teardown(self, trainer: Trainer, pl_module: Classifier, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
         """Close the curves."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: Classifier, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:
         """Close the curves."""
         self._close()
 
@@ -150,25 +167,25 @@ class RunRecorder(Callback):
             self._writer.close()
             self._writer = None
 
-    def _begin(self, trainer: Trainer, module: Classifier) -> None:
+    def _begin(self, trainer: Trainer, module: TrainingModule) -> None:
         self.stop.watch()
         if self._resumed or not trainer.is_global_zero:
             return
         self._resumed = True
-        cut_table(self.run.metrics, METRICS, epochs=module.epoch)
+        cut_table(self.run.metrics, self.columns, epochs=module.epoch)
         cut_table(self.run.paths, PATHS, epochs=module.epoch)
         first_step = module.epoch * module.batches_per_epoch + 1
         self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=first_step)
 
-    def _go_to(self, trainer: Trainer, module: Classifier) -> None:
+    def _go_to(self, trainer: Trainer, module: TrainingModule) -> None:
         """Make Lightning and the sampler begin at the module's place."""
         self.sampler.start(module.epoch, module.batch)
         current = trainer.fit_loop.epoch_progress.current
         current.processed = current.completed = module.epoch
 
-    def _agree(self, trainer: Trainer, module: Classifier) -> tuple[bool, bool]:
+    def _agree(self, trainer: Trainer, module: TrainingModule) -> tuple[bool, bool]:
         """Return whether to stop and whether to save now, the same on every process."""
-        steps, seconds = self.settings.every_steps, self.settings.every_seconds
+        steps, seconds = self.facts.settings.every_steps, self.facts.settings.every_seconds
         due = steps is not None and module.step % steps == 0
         late = seconds is not None and time.monotonic() - self._saved >= seconds
         if trainer.world_size == 1:
@@ -179,7 +196,7 @@ class RunRecorder(Callback):
         votes = trainer.strategy.reduce(votes, reduce_op="sum")
         return bool(votes[0]), due or bool(votes[1])
 
-    def _share_loss(self, trainer: Trainer, module: Classifier) -> None:
+    def _share_loss(self, trainer: Trainer, module: TrainingModule) -> None:
         module.loss_sum = trainer.strategy.reduce(module.loss_sum, reduce_op="mean")
         if not math.isfinite(module.train_loss):
             raise UserError(
@@ -187,21 +204,21 @@ class RunRecorder(Callback):
                 f" try a lower learning rate, such as optimizer.lr={module.recipe.optimizer.lr / 10:g}"
             )
 
-    def _save(self, trainer: Trainer, module: Classifier, path: Path) -> None:
+    def _save(self, trainer: Trainer, module: TrainingModule, path: Path) -> None:
         self._share_loss(trainer, module)
         trainer.save_checkpoint(path)
         self._saved = time.monotonic()
 
-    def _write(self, row: dict[str, float], module: Classifier) -> None:
+    def _write(self, row: dict[str, float], module: TrainingModule) -> None:
         rates = [
             (row["epoch"], depth, name, *(float(rate) for rate in layer.mix.rates()))
             for depth, (name, layer) in enumerate(acmix_layers(module.model))
         ]
         append_rows(self.run.paths, rates)
-        append_rows(self.run.metrics, [list(row.values())])
+        append_rows(self.run.metrics, [["" if math.isnan(value) else value for value in row.values()]])
         if self._writer is None:
             return
-        for key in METRICS[2:]:
+        for key in self.columns[2:]:
             self._writer.add_scalar(key, row[key], int(row["step"]))
         for _, _, name, alpha, beta in rates:
             self._writer.add_scalar(f"alpha/{name}", alpha, int(row["step"]))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +18,19 @@ from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.recipes import to_mapping
 
-METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 PATHS = ("epoch", "depth", "layer", "alpha", "beta")
 SKIPPED = ("file", "reason")
 PREDICTIONS = ("index", "name", "label", "predicted", "probability")
+
+
+def metrics_columns(figures: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of ``metrics.csv`` for a task's figures.
+
+    Example:
+        >>> metrics_columns(["mean_iou"])
+        ('epoch', 'step', 'train_loss', 'mean_iou', 'lr', 'seconds')
+    """
+    return ("epoch", "step", "train_loss", *figures, "lr", "seconds")
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,31 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def label_maps(self) -> Path:
+        """A segmenter's answers on the validation images, one PNG each."""
+        return self.path / "predictions"
+
+    @property
+    def detections(self) -> Path:
+        """A detector's answers on the validation images, as COCO results."""
+        return self.path / "detections.json"
+
+    @property
+    def per_class(self) -> Path:
+        """The figures of each class."""
+        return self.path / "per_class.csv"
+
+    @property
+    def curves(self) -> Path:
+        """A detector's precision by recall, for each class."""
+        return self.path / "curves.json"
+
+    @property
+    def confusion(self) -> Path:
+        """A segmenter's pixels by true (rows) and predicted class."""
+        return self.path / "confusion.csv"
+
+    @property
     def summary(self) -> Path:
         """How the run ended."""
         return self.path / "summary.json"
@@ -86,7 +121,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the epoch with the best validation accuracy."""
+        """The checkpoint of the epoch with the best score."""
         return self.path / "checkpoints" / "best.ckpt"
 
 
@@ -117,11 +152,17 @@ def open_run(path: Path) -> RunFolder:
     return RunFolder(path.resolve())
 
 
-def write_start(run: RunFolder, recipe: Recipe, classes: Sequence[str], skipped: Iterable[SkippedFile]) -> None:
+def write_start(
+    run: RunFolder,
+    recipe: Recipe,
+    classes: Sequence[str],
+    skipped: Iterable[SkippedFile],
+    figures: Sequence[str],
+) -> None:
     """Write what is known before the first step, the recipe last, since it makes the folder a run; then ``latest``."""
     write_text(run.classes, "".join(f"{name}\n" for name in classes))
     write_table(run.skipped, SKIPPED, ([file.path, file.reason] for file in skipped))
-    write_table(run.metrics, METRICS, [])
+    write_table(run.metrics, metrics_columns(figures), [])
     write_table(run.paths, PATHS, [])
     write_text(run.config, yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True))
     _point_latest(run.path.parent, run.path.name)
@@ -171,9 +212,17 @@ def cut_table(path: Path, columns: Sequence[str], *, epochs: int) -> None:
     write_table(path, columns, rows)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file at once."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON file at once; numbers that are not finite, which JSON does not have, become null."""
+    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _make_fresh(root: Path, name: str) -> Path:

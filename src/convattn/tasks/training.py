@@ -14,9 +14,8 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from convattn.data.sampler import GlobalBatchSampler
-from convattn.data.types import ClassificationData
 from convattn.errors import UserError
-from convattn.tasks.building import build_model, check_model, check_names, resolve
+from convattn.tasks.building import check_names
 from convattn.tasks.checkpoints import (
     PROGRESS,
     AtomicCheckpointIO,
@@ -24,14 +23,14 @@ from convattn.tasks.checkpoints import (
     describe,
     read_checkpoint,
 )
-from convattn.tasks.classification import Classifier
 from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.interrupt import StopRequest
-from convattn.tasks.loaders import Shard, SkipLog, evaluation_loader, open_data, training_loader
+from convattn.tasks.loaders import Shard, SkipLog
 from convattn.tasks.recipes import read_recipe
-from convattn.tasks.recorder import RunRecorder
+from convattn.tasks.recorder import RunFacts, RunRecorder
 from convattn.tasks.run_folder import RunFolder, create_run, write_start
+from convattn.tasks.task import Data, task_of
 
 RESUMABLE = ("trainer.", "checkpoint.", "data.folder", "data.workers")
 """The settings that a resume may change: none of them changes the result."""
@@ -42,7 +41,7 @@ class Job:
     """Everything that a run trains with, checked and ready."""
 
     recipe: Recipe
-    data: ClassificationData
+    data: Data
     model: torch.nn.Module
     open_folder: Callable[[], RunFolder]
     checkpoint: Path | None = None
@@ -59,12 +58,12 @@ def prepare(recipe: Recipe, out: Path) -> Job:
         # a resume may come from another place
         folder = str(Path(recipe.data.folder).expanduser().absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
-    data = open_data(recipe)
+    data = task_of(recipe).open_data(recipe)
     model, recipe = _model(recipe, data)
 
     def open_folder() -> RunFolder:
-        run = create_run(out, recipe.model)
-        write_start(run, recipe, data.classes, data.skipped)
+        run = create_run(out, _run_name(recipe))
+        write_start(run, recipe, data.classes, data.skipped, task_of(recipe).figures)
         return run
 
     return Job(recipe, data, model, open_folder)
@@ -78,7 +77,7 @@ def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None) -
     """
     check_resume_overrides(overrides or {})
     recipe = read_recipe(run.config, overrides)
-    data = open_data(recipe)
+    data = task_of(recipe).open_data(recipe)
     if run.classes.is_file() and (known := run.classes.read_text(encoding="utf-8").splitlines()) != data.classes:
         raise UserError(
             f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"
@@ -114,7 +113,7 @@ def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
         RunInterrupted: after a Ctrl-C or SIGTERM; the run can be resumed.
         UserError: for whatever a person can mend.
     """
-    recipe, skip_log = job.recipe, SkipLog()
+    recipe, task, skip_log = job.recipe, task_of(job.recipe), SkipLog()
     with quiet_lightning(), StopRequest() as stop:
         trainer = make_trainer(recipe)
         shard = Shard(trainer.global_rank, trainer.world_size)
@@ -126,17 +125,20 @@ def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
             world=shard.world,
             repeats=recipe.data.repeats,
         )
-        module = Classifier(
-            job.model, recipe, classes=len(job.data.classes), batches_per_epoch=sampler.batches_per_epoch
+        module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
+        recorder = RunRecorder(
+            job.open_folder,
+            sampler,
+            RunFacts(describe(recipe, job.data.classes), task.figures, task.score, recipe.checkpoint),
+            stop,
+            skip_log,
         )
-        description = describe(recipe, job.data.classes)
-        recorder = RunRecorder(job.open_folder, sampler, description, recipe.checkpoint, stop, skip_log)
         trainer.callbacks.extend([recorder, *callbacks])
         trainer.num_sanity_val_steps = float("inf") if _owes_validation(job, sampler.batches_per_epoch) else 0
         trainer.fit(
             module,
-            training_loader(recipe, job.data.train, sampler, skip_log),
-            evaluation_loader(recipe, job.data.val, skip_log, shard),
+            task.training_loader(recipe, job.data, sampler, skip_log),
+            task.evaluation_loader(recipe, job.data, skip_log, shard),
             ckpt_path=job.checkpoint,
         )
     if not trainer.is_global_zero:
@@ -190,12 +192,14 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _model(recipe: Recipe, data: ClassificationData) -> tuple[torch.nn.Module, Recipe]:
+def _model(recipe: Recipe, data: Data) -> tuple[torch.nn.Module, Recipe]:
     with quiet_lightning():
         seed_everything(recipe.seed, verbose=False)
-    model = build_model(recipe, len(data.classes))
-    check_model(recipe, model, len(data.classes))
-    return model, resolve(recipe, model)
+    return task_of(recipe).build(recipe, data)
+
+
+def _run_name(recipe: Recipe) -> str:
+    return recipe.model if recipe.network.head is None else f"{recipe.network.head}-{recipe.model}"
 
 
 def _owes_validation(job: Job, batches_per_epoch: int) -> bool:

@@ -1,0 +1,157 @@
+"""What ``convattn predict`` writes of a detector or a segmenter: pictures, COCO JSON, label PNGs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from convattn.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from convattn.data.types import SkippedFile
+    from convattn.tasks.dense_inference import FoundObjects, LabelledImage
+    from convattn.tasks.inference import LoadedModel
+
+SMALL = 256
+"""Pictures are drawn on an enlarged copy where the image is smaller than this, so that names have room."""
+
+
+def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_score: float) -> list[SkippedFile]:
+    """Write the results on each image below ``out`` as they come, a line for each; return the files left out.
+
+    A detector writes ``<image>.png`` with the objects drawn and ``annotations.json``, a COCO file with scores. A
+    segmenter writes ``<image>.png`` with the classes drawn and ``labels/<image>.png``, the class of each pixel.
+    """
+    from convattn.data.types import SkippedFile
+    from convattn.tasks.dense_inference import find_objects, label_images
+
+    _make(out)
+    names = _names(files)
+    detects = loaded.task != "segmentation"
+    answers: Iterable[Any] = (
+        find_objects(loaded, files, min_score=min_score) if detects else label_images(loaded, files)
+    )
+    skipped: list[SkippedFile] = []
+    with _coco_file(loaded, out if detects else None) as file, Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("images", total=len(files))
+        for place, (name, answer) in enumerate(zip(names, answers, strict=True), start=1):
+            if isinstance(answer, SkippedFile):
+                skipped.append(answer)
+            else:
+                line = (
+                    _write_objects(answer, place, loaded, out / name, file)
+                    if detects
+                    else _write_labels(answer, loaded, out, name)
+                )
+                bar.console.file = sys.stderr
+                print(line)
+            bar.update(task, completed=place)
+    _print_end(out, detects, len(files) - len(skipped))
+    return skipped
+
+
+def _write_objects(
+    answer: FoundObjects, place: int, loaded: LoadedModel, path: Path, file: dict[str, list[Any]]
+) -> str:
+    from convattn.data.masks import decode_mask
+    from convattn.report.drawing import class_colors, draw_detections
+
+    width, height = answer.image.size
+    masks = None
+    if answer.results and "segmentation" in answer.results[0]:
+        masks = [decode_mask(one["segmentation"], height, width) for one in answer.results]
+    colors = class_colors(len(loaded.classes))
+    picture = draw_detections(
+        answer.image,
+        answer.boxes,
+        answer.names,
+        answer.scores,
+        masks,
+        colors=[colors[one["category_id"] - 1] for one in answer.results],
+        scale=_scale(answer.image),
+    )
+    _save(picture, path)
+    file["images"].append({"id": place, "file_name": answer.file, "width": width, "height": height})
+    for one in answer.results:
+        _, _, box_width, box_height = one["bbox"]
+        entry = {"id": len(file["annotations"]) + 1, "iscrowd": 0, "area": round(box_width * box_height, 2), **one}
+        file["annotations"].append(entry)
+    counts = Counter(answer.names)
+    return f"{answer.file}: " + (", ".join(f"{count} × {name}" for name, count in counts.items()) or "nothing found")
+
+
+def _write_labels(answer: LabelledImage, loaded: LoadedModel, out: Path, name: str) -> str:
+    import numpy as np
+
+    from convattn.data.segmentation import write_label_map
+    from convattn.report.drawing import draw_label_map
+
+    scale = _scale(answer.image)
+    _save(draw_label_map(answer.image, answer.labels, len(loaded.classes), scale=scale), out / name)
+    place = out / "labels" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_label_map(place, answer.labels)
+    counts = np.bincount(answer.labels.ravel(), minlength=len(loaded.classes))
+    order = [int(label) for label in counts.argsort()[::-1] if counts[label]]
+    parts = [f"{loaded.classes[label]} {counts[label] / counts.sum():.0%}" for label in order[:5]]
+    return f"{answer.file}: {', '.join(parts)}" + (f" and {len(order) - 5} more" if len(order) > 5 else "")
+
+
+@contextmanager
+def _coco_file(loaded: LoadedModel, out: Path | None) -> Iterator[dict[str, list[Any]]]:
+    """Write what was found also where the run is broken off."""
+    categories = [{"id": label, "name": name} for label, name in enumerate(loaded.classes, start=1)]
+    content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": categories}
+    try:
+        yield content
+    finally:
+        if out is not None:
+            (out / "annotations.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _names(files: list[Path]) -> list[str]:
+    """Return a picture's name for each file: its own, with its folders where two are alike."""
+    stems = Counter(file.stem for file in files)
+    names, taken = [], Counter[str]()
+    for file in files:
+        name = file.stem
+        if stems[name] > 1:
+            name = "_".join(part for part in file.with_suffix("").parts if part not in ("/", "..", "."))
+        taken[name] += 1
+        names.append(f"{name}.png" if taken[name] == 1 else f"{name}-{taken[name]}.png")
+    return names
+
+
+def _scale(image: Image.Image) -> float:
+    return max(1.0, min(8, SMALL // max(image.size)))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error}; free the space, or give another folder with --out"
+        ) from error
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made: {error.strerror}; give --out a folder of yours") from error
+
+
+def _print_end(out: Path, detects: bool, count: int) -> None:
+    also = f"{out / 'annotations.json'} (COCO)" if detects else f"{out / 'labels'} (label PNGs)"
+    print(f"\n{count} pictures in {out}, {also}", file=sys.stderr)

@@ -1,0 +1,125 @@
+"""What ``convattn val`` says of a detector or a segmenter."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from convattn.errors import UserError
+
+if TYPE_CHECKING:
+    from convattn.tasks.dense_inference import DenseScores
+    from convattn.tasks.inference import LoadedModel
+
+WORST_CLASSES = 20
+
+NAMES = {"iou": "IoU", "mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+COUNTS = ("objects", "pixels")
+
+
+def print_scores(loaded: LoadedModel, run: Path, data: Path | None, *, as_json: bool) -> None:
+    """Measure a model on the validation images of its run, or of a folder, and print its figures."""
+    from convattn.tasks.dense_inference import evaluate_detector, evaluate_segmenter
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        looking = bar.add_task("looking at the images", total=None)
+        images, source = _open(loaded, run, data)
+        bar.update(looking, visible=False)
+        measuring = bar.add_task("measuring", total=len(images))
+        measure: Any = evaluate_segmenter if loaded.task == "segmentation" else evaluate_detector
+        scores = measure(loaded, images, progress=lambda done, _: bar.update(measuring, completed=done))
+    if as_json:
+        print(json.dumps(_record(loaded, scores, source), indent=2, ensure_ascii=False))
+        return
+    _print(loaded, scores, source)
+    if scores.skipped:
+        lines = [f"  {file.path}: {file.reason}" for file in scores.skipped]
+        print("\n".join([f"left out, since they cannot be read: {len(lines)}", *lines]), file=sys.stderr)
+
+
+def _open(loaded: LoadedModel, run: Path, data: Path | None) -> tuple[Any, str]:
+    from convattn.tasks.dense_data import data_name
+    from convattn.tasks.recipes import load_recipe, read_recipe
+    from convattn.tasks.task import task_of
+
+    config = run / "config.yaml"
+    if config.is_file():
+        recipe = read_recipe(config, {} if data is None else {"data.folder": str(data)})
+    elif data is not None:
+        settings = {"data.folder": str(data), "network.head": _head(loaded)}
+        recipe = load_recipe(f"folder-{loaded.task}", settings)
+    else:
+        raise UserError(f"{run}: no run folder with a config.yaml, so its images are not known; give them with --data")
+    found = task_of(recipe).open_data(recipe)
+    if list(found.classes) != loaded.classes:
+        theirs, ours = ", ".join(found.classes[:5]), ", ".join(loaded.classes[:5])
+        raise UserError(
+            f"{data_name(recipe)}: its classes ({theirs} ...) are not those of the model ({ours} ...): give the data "
+            "the same classes in the same order"
+        )
+    return found.val, f"{data_name(recipe)}, its validation images"
+
+
+def _head(loaded: LoadedModel) -> str:
+    return loaded.name.partition(" on ")[0]
+
+
+def _record(loaded: LoadedModel, scores: DenseScores, source: str) -> dict[str, Any]:
+    def finite(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+    return {
+        "model": loaded.name,
+        "weights": str(loaded.source),
+        "data": source,
+        "images": scores.images,
+        "figures": finite(scores.figures),
+        "per_class": [finite(row) for row in scores.per_class],
+        "skipped": [asdict(file) for file in scores.skipped],
+    }
+
+
+def _print(loaded: LoadedModel, scores: DenseScores, source: str) -> None:
+    console = Console()
+    console.print(f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {scores.images} images", highlight=False)
+    for prefix in ("box_", "mask_", ""):
+        figures = {name: value for name, value in scores.figures.items() if _prefix(name) == prefix}
+        if figures:
+            shown = "  ".join(
+                f"{_name(name.removeprefix(prefix))} {_percent(value)}" for name, value in figures.items()
+            )
+            console.print(f"{prefix.rstrip('_')} {shown}".strip(), highlight=False, soft_wrap=True)
+    columns = list(scores.per_class[0])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class", overflow="fold")
+    for column in columns[1:]:
+        table.add_column(_name(column.replace("_", " ")), justify="right")
+    measured = next(column for column in columns[1:] if column not in COUNTS)
+    rows = sorted(scores.per_class, key=lambda row: math.inf if math.isnan(row[measured]) else row[measured])
+    for row in rows[:WORST_CLASSES]:
+        cells = (str(row[column]) if column in COUNTS else _percent(row[column]) for column in columns[1:])
+        table.add_row(escape(row["class"]), *cells)
+    console.print(table, highlight=False)
+    if len(rows) > WORST_CLASSES:
+        console.print(f"the weakest {WORST_CLASSES} of {len(rows)} classes; --json has them all", highlight=False)
+
+
+def _prefix(name: str) -> str:
+    return next((prefix for prefix in ("box_", "mask_") if name.startswith(prefix)), "")
+
+
+def _name(key: str) -> str:
+    return NAMES.get(key, key)
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"

@@ -1,0 +1,161 @@
+"""What every task's LightningModule shares: the optimizer, the schedule, the moving average, the place in the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from convattn.tasks.config import OptimizerConfig, Recipe
+from convattn.tasks.randomness import Stream, seed_all, share_drop_path
+
+
+class TrainingModule(LightningModule):
+    """Trains ``model`` by a recipe. Its place in the run, (epoch, batch), is what a resume continues from.
+
+    ``model`` is what gets evaluated and shipped; with a moving average of the weights, ``student`` is what is trained.
+    A task gives :meth:`loss`, ``validation_step`` and :meth:`validation_result`.
+
+    Args:
+        model: The network.
+        recipe: The run's settings.
+        batches_per_epoch: The number of global batches in an epoch.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *, batches_per_epoch: int) -> None:
+        super().__init__()
+        if recipe.memory_format == "channels_last":
+            model = model.to(memory_format=torch.channels_last)
+        self.recipe, self.batches_per_epoch = recipe, batches_per_epoch
+        self.model = model
+        self.student: nn.Module | None = None
+        self._ema: tuple[ModelEmaV3, ...] = ()
+        if recipe.ema.decay is not None:
+            self._follow(model)
+        self.epoch, self.batch = 0, 0
+        self.loss_sum = torch.zeros(())
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network whose parameters the optimizer changes."""
+        return self.model if self.student is None else self.student
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps done."""
+        return self.epoch * self.batches_per_epoch + self.batch
+
+    @property
+    def train_loss(self) -> float:
+        """The mean loss over this epoch's batches so far, on this process."""
+        return float(self.loss_sum) / max(1, self.batch)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the latest step."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def setup(self, stage: str) -> None:
+        """Learn how many processes there are."""
+        share_drop_path(self.trained, rank=self.global_rank, world=self.trainer.world_size)
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
+        wanted = self.recipe.optimizer
+        optimizer = create_optimizer_v2(
+            parameter_groups(self.trained, wanted),
+            wanted.name,
+            lr=wanted.lr,
+            weight_decay=wanted.weight_decay,
+            momentum=wanted.momentum,
+        )
+        schedule = self.recipe.schedule
+        warmup = schedule.warmup * self.recipe.epochs
+        if schedule.warmup_steps is not None:
+            warmup = schedule.warmup_steps / self.batches_per_epoch
+        self.schedule, _ = create_scheduler_v2(
+            optimizer,
+            schedule.name,
+            num_epochs=self.recipe.epochs,
+            warmup_epochs=warmup,
+            warmup_lr=schedule.warmup_lr,
+            min_lr=schedule.min_lr,
+            decay_rate={"poly": schedule.power, "multistep": schedule.decay_rate}.get(schedule.name, 1.0),
+            decay_milestones=list(schedule.milestones),
+            step_on_epochs=False,
+            updates_per_epoch=self.batches_per_epoch,
+        )
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Bring the running loss to this device."""
+        self.loss_sum = self.loss_sum.to(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of this process's share of one global batch."""
+        seed_all(self.recipe.seed, Stream.STEP, self.step)
+        self.schedule.step_update(self.step)
+        loss = self.loss(batch)
+        self.loss_sum += loss.detach()
+        return loss
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return what is to be minimised of a batch of the training loader."""
+        raise NotImplementedError
+
+    def advance(self) -> None:
+        """Move one batch on: the moving average follows, the place in the run is counted."""
+        self.batch += 1
+        for ema in self._ema:
+            ema.update(self.trained, step=self.step)
+
+    def validation_result(self) -> dict[str, float]:
+        """Return the task's figures by name, over all processes, and start anew."""
+        raise NotImplementedError
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Stand at the beginning of an epoch."""
+        self.epoch, self.batch = epoch, 0
+        self.loss_sum = torch.zeros((), device=self.loss_sum.device)
+
+    def in_layout(self, images: Tensor) -> Tensor:
+        """Return the images in the memory format of the recipe."""
+        if self.recipe.memory_format == "channels_last":
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _follow(self, model: nn.Module) -> None:
+        ema = self.recipe.ema
+        average = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup)
+        average.module.requires_grad_(False)
+        # in a tuple, so that the weights appear once in the state dict
+        self._ema, self.student, self.model = (average,), model, average.module
+
+
+def parameter_groups(model: nn.Module, wanted: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return the parameters that are trained in two groups, those that decay and those that must not."""
+    spared = _spared(model)
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_spared = name in spared or (
+                wanted.decayed == "matrices" and (parameter.ndim <= 1 or name.endswith(".bias"))
+            )
+            groups[is_spared]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
+
+
+def _spared(model: nn.Module) -> set[str]:
+    """Return the parameters that the network, or one that it is built of, says must not decay."""
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        if callable(getattr(module, "no_weight_decay", None))
+        for name in module.no_weight_decay()
+    }
