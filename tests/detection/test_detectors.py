@@ -195,6 +195,13 @@ class TestFrozen:
 
 
 class TestBackbones:
+    def test_batch_norms_in_eval_keep_their_statistics_and_learn_their_weights(self):
+        net = detector("retinanet", batch_norms="eval").train()
+        norms = [m for m in net.backbone.features.net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        assert not any(norm.training for norm in norms)
+        assert all(norm.weight.requires_grad for norm in norms)
+
     def test_a_network_of_features_or_a_classifier_is_as_good_as_a_name(self):
         images = [torch.rand(3, 40, 70)]
         made = features_only("acmix_resnet14")
@@ -241,7 +248,7 @@ class TestBackbones:
             ("acmix_resnet15", {}, "timm knows no network 'acmix_resnet15'"),
             ("vit_tiny_patch16_224", {}, "each is half the size"),
             (nn.Conv2d(3, 3, 3), {"backbone_args": None}, "publishes no feature maps"),
-            ("resnet10t", {"batch_norms": "eval"}, "batch_norms must be one of"),
+            ("resnet10t", {"batch_norms": "fixed"}, "batch_norms must be one of"),
             ("resnet10t", {"map_norms": "batch"}, "map_norms must be one of"),
             ("resnet10t", {"p6": "C6"}, "top must be one of"),
             ("resnet10t", {"score_threshold": 2}, "score_threshold must lie between 0 and 1"),

@@ -247,7 +247,7 @@ def test_the_schedules_are_those_of_table_7(name: str) -> None:
     assert recipe.epochs == epochs
     batches = steps // epochs
     assert batches == 7500
-    assert [round(fall / batches) for fall in falls] == list(recipe.schedule.milestones)
+    assert list(recipe.schedule.milestones) == pytest.approx([fall / batches for fall in falls], abs=1e-3)
     halfway = (falls[0] + falls[1]) // 2
     found = rates(recipe, batches, [0, 500, 1000, falls[0] - batches, halfway, steps - 1])
     assert found == pytest.approx([2e-5, 0.01001, 0.02, 0.02, 2e-3, 2e-4])
@@ -334,6 +334,7 @@ def test_parameters_are_the_published_ones(name: str, row: str, millions: int) -
         ("coco-retinanet-san", "acmix_san19", {"layers": [1, 1, 1, 1, 1], "widths": [32, 32, 32, 32, 32]}),
         ("coco-mask_rcnn-swin", "acmix_swin_tiny", {"embed_dim": 24}),
         ("ade20k-upernet-swin", "acmix_swin_tiny", {"embed_dim": 24}),
+        ("ade20k-semantic_fpn-pvt", "acmix_pvt_tiny", {"embed_dims": [16, 16, 40, 64]}),
     ],
 )
 def test_the_backbone_starts_from_a_classifiers_file(
@@ -350,4 +351,6 @@ def test_the_backbone_starts_from_a_classifiers_file(
     theirs = classifier.state_dict()
     ours = {key.removeprefix("model."): tensor for key, tensor in net.state_dict().items()}
     assert len(ours) > 0.9 * len(theirs)
-    assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+    for key, tensor in ours.items():
+        whole = theirs[key]
+        assert torch.equal(tensor, whole if whole.shape == tensor.shape else whole[:, 1:]), key

@@ -110,7 +110,7 @@ def test_the_page_of_recipes_shows_what_the_recipes_hold(name: str) -> None:
     assert (int(shown["epochs"].split(",")[0]), int(shown["batch"])) == (recipe.epochs, recipe.batch_size)
     assert float(shown["learning rate"].split(",")[0]) == recipe.optimizer.lr
     assert float(shown["weight decay"].split(",")[0]) == recipe.optimizer.weight_decay
-    *falls, last = map(str, recipe.schedule.milestones or [""])
+    *falls, last = [f"{fall:g}" for fall in recipe.schedule.milestones] or [""]
     assert (f"a tenth after epochs {', '.join(falls)} and {last}" in shown["learning rate"]) == bool(last)
 
 
@@ -198,7 +198,7 @@ def test_a_row_builds_its_model_optimizer_and_schedule(name: str, row: str) -> N
     # the rise is cut out of the cosine, so the peak lies a little below the nominal rate
     assert recipe.optimizer.lr * 0.98 <= max(rates) <= recipe.optimizer.lr
     assert rates.index(max(rates)) == round(10 * recipe.epochs * recipe.schedule.warmup)
-    falls = recipe.schedule.milestones
+    falls = [int(fall) for fall in recipe.schedule.milestones]
     end = recipe.optimizer.lr * recipe.schedule.decay_rate ** len(falls) if falls else recipe.schedule.min_lr
     assert rates[-1] == pytest.approx(end, abs=1e-5 * recipe.optimizer.lr)
     assert all(rates[10 * fall - 2] > 9 * rates[10 * fall] for fall in falls)

@@ -45,6 +45,13 @@ def test_overrides_reach_every_kind_of_key() -> None:
     assert recipe.data.mean == (0.0, 0.0, 0.5)
 
 
+def test_an_override_reaches_into_nested_arguments() -> None:
+    words = ["model_args.operator_args.attention=global", "model_args.operator_args.num_heads=2", "network.args.p6=P5"]
+    recipe = load_recipe("digits", parse_overrides(words))
+    assert recipe.model_args["operator_args"] == {"attention_kernel_size": 5, "attention": "global", "num_heads": 2}
+    assert recipe.network.args == {"p6": "P5"}
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -15,7 +15,7 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
 
-BatchNorms: TypeAlias = Literal["train", "frozen"]
+BatchNorms: TypeAlias = Literal["train", "eval", "frozen"]
 MapNorms: TypeAlias = Literal["none", "layer"]
 TopLevels: TypeAlias = Literal["pool", "C5", "P5"]
 
@@ -34,7 +34,8 @@ class FeatureNet(nn.Module):
         levels: how many of the last maps.
         frozen_stages: so many of the last four stages that the network publishes are not trained, from the first on,
             and with them all before; 0: all are trained. 1 is the stem and conv2_x of a ResNet.
-        batch_norms: ``"frozen"``: batch norms keep their statistics and their weights; they need a pretrained network.
+        batch_norms: ``"frozen"``: batch norms keep their statistics and their weights, ``"eval"``: their statistics
+            alone; both need a pretrained network.
         map_norms: ``"layer"``: a layer norm over the channels of every map, as the authors of Swin do for detection:
             the maps of a transformer are sums that nothing has normalised; ``"none"``: the maps as they are.
 
@@ -85,6 +86,8 @@ class FeatureNet(nn.Module):
             self._fixed += tuple(m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         for module in self._fixed:
             module.requires_grad_(False).eval()
+        if batch_norms == "eval":
+            self._fixed += tuple(m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
     def train(self, mode: bool = True) -> FeatureNet:
         """As torch's; what is frozen stays in eval mode."""

@@ -22,7 +22,7 @@ class DetectorOptions:
         pretrained: start from timm's pretrained weights, where it has some.
         frozen_stages: so many of the backbone's four stages are not trained, from the stem on.
         batch_norms: ``"frozen"``: the backbone's batch norms keep their statistics and weights, as small batches ask
-            of a pretrained network; ``"train"``.
+            of a pretrained network; ``"eval"``: their statistics, while the weights are trained; ``"train"``.
         map_norms: ``"layer"``: a layer norm on each of the backbone's maps, as published for Swin; ``"none"``.
         channels: of the pyramid.
         min_size: the shorter side of the images; several: drawn for each image in training (multi-scale), the last

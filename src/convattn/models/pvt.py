@@ -399,7 +399,18 @@ def _build(variant: str, operator: AttentionFactory, pretrained: bool, options: 
     if options.get("features_only"):
         settings["global_pool"] = "avg"
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(PVT, variant, pretrained, feature_cfg=feature_cfg, **(settings | options))
+    settings |= {"feature_cfg": feature_cfg, "pretrained_filter_fn": _without_class_token}
+    return build_model_with_cfg(PVT, variant, pretrained, **(settings | options))
+
+
+def _without_class_token(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A classifier's weights for a network of maps, which has no class token: that goes, with its position."""
+    last = model.stages[-1] if isinstance(model, PVT) else None
+    token, table = (f"stages.{len(model.stages) - 1}.{name}" for name in ("cls_token", "pos_embed"))
+    if last is None or last.num_prefix_tokens or token not in weights:
+        return weights
+    kept = {name: tensor for name, tensor in weights.items() if name != token}
+    return {**kept, table: weights[table][:, 1:]}
 
 
 def _acmix(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:

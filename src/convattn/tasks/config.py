@@ -113,7 +113,7 @@ class ScheduleConfig:
     warmup_steps: int | None = at_least(0, None)
     warmup_lr: float = at_least(0, 1e-6)
     min_lr: float = at_least(0, 0.0)
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     decay_rate: float = between(0, 1, 0.1)
     power: float = at_least(0, 1.0)
 

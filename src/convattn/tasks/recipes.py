@@ -148,8 +148,17 @@ def override(config: T, key: str, value: Any, prefix: str = "", source: str = CO
     if rest:
         if not isinstance(current, dict):
             raise UserError(f"{source}: {prefix}{head} is one value, it has no key {rest!r}")
-        return dataclasses.replace(config, **{head: {**current, rest: value}})
+        return dataclasses.replace(config, **{head: _with(current, rest, value)})
     return dataclasses.replace(config, **{head: _field_value(type(config), head, value, source, prefix)})
+
+
+def _with(mapping: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return a mapping with one dotted key changed, the mappings on the way made where there are none."""
+    head, _, rest = key.partition(".")
+    if rest:
+        inner = mapping.get(head)
+        value = _with(inner if isinstance(inner, Mapping) else {}, rest, value)
+    return {**mapping, head: value}
 
 
 def build(cls: type[T], mapping: Any, source: str, prefix: str = "") -> T:
