@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 // Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
-#define CONVATTN_ABI_VERSION 2
+#define CONVATTN_ABI_VERSION 3
 
 // A map [B, C, H, W] anywhere in memory; strides in floats.
 struct ConvattnMap {
@@ -40,6 +40,16 @@ struct ConvattnGroupConv {
     int32_t batch, height, width, groups, inputs, outputs;
     int32_t stride;  // 1 or 2
     int32_t threads;
+};
+
+// A convolution over any offsets, from `inputs` channels to `blocks` blocks of `block_outputs`. Maps are channels-last, with
+// channel strides of 1.
+struct ConvattnOffsetConv {
+    int32_t batch, inputs, blocks, block_outputs, height, width, out_height, out_width;
+    int32_t taps, stride_y, stride_x;
+    int32_t border;  // 0 reflect, 1 zeros, 2 replicate
+    int32_t threads;
+    const int32_t* offsets;  // dy, dx of every tap
 };
 
 #define CONVATTN_FUNCTIONS(X)                                                                                          \
@@ -91,4 +101,14 @@ struct ConvattnGroupConv {
     X(convattn_group_conv_backward,                                                                                    \
       (const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const ConvattnMap* dout,                \
        const ConvattnMap* din, double* dweight),                                                                       \
-      (s, in, weight, dout, din, dweight))
+      (s, in, weight, dout, din, dweight))                                                                             \
+    /* weight [blocks][taps][inputs][block_outputs], bias [blocks*block_outputs] or null */                            \
+    X(convattn_offset_conv,                                                                                            \
+      (const ConvattnOffsetConv* s, const ConvattnMap* in, const float* weight, const float* bias,                     \
+       const ConvattnMap* out),                                                                                        \
+      (s, in, weight, bias, out))                                                                                      \
+    /* q, k and v channels-last; v and bias may be null. weight [taps][channels], bias [taps][heads] */                \
+    X(convattn_pixel_shift,                                                                                            \
+      (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                     \
+       const float* weight, const float* bias, const ConvattnMap* out),                                                \
+      (s, q, k, v, weight, bias, out))

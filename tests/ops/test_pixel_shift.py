@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from convattn.ops import Neighborhood, aggregate, correlate, pixel_shift_attention
+from convattn.ops import Neighborhood, aggregate, backends, correlate, pixel_shift_attention
 from convattn.ops.pixel_shift import eager, reference
 
 CHANNELS = 6
@@ -68,6 +68,27 @@ def test_a_map_smaller_than_the_offsets(size):
 def test_any_offsets_strides_and_border(border):
     nbhd = Neighborhood(((0, 0), (-3, 1), (4, 0), (0, -5), (1, 1)), stride=(2, 3), border=border)
     assert_as_the_loops(draw(nbhd, 3, size=(8, 7)), nbhd, 3)
+
+
+@pytest.mark.skipif(bool(backends()["pixel_shift_attention"]["native"]), reason="no CPU kernels here")
+@pytest.mark.parametrize("channels", [40, 37, 16])
+@pytest.mark.parametrize("border", ["zeros", "replicate"])
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+def test_native_kernels_with_heads_of_any_size(channels, border, stride):
+    nbhd = Neighborhood((*Neighborhood.directions((1, 3)).offsets, (0, 0), (9, 2)), stride, border)
+    size, generator = (6, 5), torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+
+    q, k, v = normal(2, channels, *nbhd.output_size(*size)), normal(2, channels, *size), normal(2, channels, *size)
+    for heads in (n for n in (1, 2, 5, 8, channels) if channels % n == 0):
+        weight, table = torch.randn(len(nbhd), channels), torch.randn(heads, len(nbhd))
+        for values, bias in itertools.product((v, None), (table, None)):
+            found = pixel_shift_attention(q, k, values, weight, nbhd, num_heads=heads, bias=bias, backend="native")
+            given = [None if x is None else x.double() for x in (q, k, values, weight, bias)]
+            torch.testing.assert_close(found.double(), loops(given, nbhd, heads), rtol=1e-4, atol=1e-4)
+            assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("heads", "reading", "bias"), READINGS)

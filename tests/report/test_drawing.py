@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from convattn.data.scenes import SceneSettings, open_scenes
 from convattn.report.drawing import LineStyle, class_colors, draw_detections, draw_label_map, fit_scale
 from convattn.report.palette import NOT_LABELLED
-from convattn.report.tags import COVER_LIMIT, TagWriter
+from convattn.report.tags import COVER_LIMIT, HIDDEN_LIMIT, TagWriter
 
 BLUE, ORANGE = class_colors(2)
 
@@ -134,8 +134,9 @@ class TestDetections:
         corners = rng.uniform(0, 380, (60, 2))
         boxes = np.concatenate([corners, corners + rng.uniform(4, 40, (60, 2))], 1)
         writer = TagWriter(ImageDraw.Draw(white(448, 448)), (448, 448), boxes, 14)
-        written = sum(writer.write("thing 92%", box, BLUE) for box in boxes)
-        assert 0 < written == len(writer.placed)
+        written = sum(writer.write("thing", "92%", box, BLUE) for box in boxes)
+        assert 0 < written == len(writer.placed) < len(boxes)
+        assert sum((tag[2] - tag[0]) * (tag[3] - tag[1]) for tag in writer.placed) <= HIDDEN_LIMIT * 448**2
         for tag in writer.placed:
             low, high = np.maximum(tag[:2], boxes[:, :2]), np.minimum(tag[2:], boxes[:, 2:])
             hidden = np.clip(high - low, 0, None).prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)

@@ -170,9 +170,19 @@ class TestThreshold:
         match = match_image(0, image, [seen(1, 0.5), seen(2, 0.5), seen(2, 0.5)], "box")
         assert best_threshold([match]) == (0.5, pytest.approx(0.5))
 
-    def test_without_a_hit_it_is_a_half(self) -> None:
+    def test_without_an_object_it_is_a_half(self) -> None:
         image = CocoImage(1, "a.png", 99, 9)
         assert best_threshold([]) == best_threshold([match_image(0, image, [seen(1, 0.9)], "box")]) == (0.5, 0.0)
+
+    def test_without_a_hit_as_much_is_shown_as_there_is(self) -> None:
+        image = CocoImage(1, "a.png", 99, 9, (thing(1), thing(2)))
+        false = [seen(3, 0.09), seen(4, 0.08), seen(3, 0.07), seen(4, 0.06)]
+        assert best_threshold([match_image(0, image, false, "box")]) == (0.08, 0.0)
+
+    def test_a_late_hit_does_not_bring_all_false_alarms_with_it(self) -> None:
+        image = CocoImage(1, "a.png", 99, 9, (thing(1), thing(2)))
+        late = [*(seen(3, 0.9 - place / 100) for place in range(40)), seen(1, 0.1)]
+        assert best_threshold([match_image(0, image, late, "box")]) == (0.89, 0.0)
 
 
 class TestFile:

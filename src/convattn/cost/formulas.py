@@ -138,6 +138,22 @@ def group_convolution_backward(
     return 2 * group_convolution(x, weight, None, steps)
 
 
+@register_flop_formula(_ops.offset_convolution)
+def offset_convolution(
+    x: Any, weight: Any, bias: Any, offsets: Any, stride: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """One product for every weight and output pixel, with zeros beyond the border too, as a convolution is counted."""
+    return group_convolution(x, weight, bias, stride)
+
+
+@register_flop_formula(_ops.offset_convolution_backward)
+def offset_convolution_backward(
+    grad: Any, x: Any, weight: Any, offsets: Any, stride: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """Two gradients, each with the products of the convolution."""
+    return 2 * group_convolution(x, weight, None, stride)
+
+
 @register_flop_formula(_ops.pixel_shift_attention)
 def pixel_shift_attention(
     q: Any, k: Any, v: Any, weight: Any, bias: Any, offsets: Any, *args: Any, out_shape: Any = None, **kwargs: Any

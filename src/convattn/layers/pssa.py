@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_division, check_input
 from convattn.layers.reparameterized import _exact, _parameter, batch_norm_line
-from convattn.ops import Neighborhood, pixel_shift_attention
+from convattn.ops import Neighborhood, offset_convolution, pixel_shift_attention
 from convattn.ops.neighborhood import IntPair, as_pair
+from convattn.ops.offset_convolution import blocks_of_outputs
 
 HeadCount: TypeAlias = int | Literal["channels"]
 Reading: TypeAlias = Literal["value", "product"]
@@ -156,8 +157,9 @@ class PSSA(nn.Module):
         if self.reading != "value":
             raise ValueError("reading='product' has no v")
         folded = self.reparameterized
-        last = self.projection if folded is None else folded.query if folded.rest is None else folded.rest
-        return _exact(last.weight)[-self.out_channels :].flatten(1)
+        if folded is None:
+            return _exact(self.projection.weight)[-self.out_channels :].flatten(1)
+        return (folded.query if folded.rest is None else folded.rest).matrix()[-self.out_channels :]
 
     @torch.no_grad()
     def reparameterize(self) -> None:
@@ -210,28 +212,55 @@ class FoldedProjection(nn.Module):
         self.form, self.channels, self.reading = form, layer.out_channels, layer.reading
         self.counted = projection_multiply_adds(layer)[form]
         stride, like = layer.neighborhood.stride, layer.projection.weight
-        query, key, *value = _exact(like).split(self.channels)
-        if form == "joint":
-            query, rest, stride = _exact(like), [], (1, 1)
-        elif form == "split":
-            rest = [key, *value]
+        query, key, *value = _exact(like).flatten(1).split(self.channels)
+        if form == "tied":
+            query, rest = key.t() @ query, value
         else:
-            query, rest = torch.einsum("ki,kj->ij", key.flatten(1), query.flatten(1))[..., None, None], value
-        self.query = _pointwise(query, like, stride)
-        self.rest = _pointwise(torch.cat(rest), like) if rest else None
+            rest = [key, *value]
+        if form == "joint" or stride == (1, 1):
+            query, rest, stride = torch.cat([query, *rest]), [], (1, 1)
+        self.query = PointwiseConvolution(query, like, stride)
+        self.rest = PointwiseConvolution(torch.cat(rest), like) if rest else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """``[B, C_in, H, W]`` -> q at the output's resolution, k and v."""
-        q = self.query(x)
+        q, *maps = self.query(x).split(self.channels, 1)
+        if self.rest is not None:
+            maps = self.rest(x).split(self.channels, 1)
         if self.form == "tied":
-            # autocast leaves x as it is
-            return q, x.to(q.dtype), None if self.rest is None else self.rest(x)
-        maps = q.split(self.channels, 1) if self.rest is None else (q, *self.rest(x).split(self.channels, 1))
-        return maps[0], maps[1], maps[2] if self.reading == "value" else None
+            maps = [x.to(q.dtype), *maps]  # autocast leaves x as it is
+        return q, maps[0], maps[1] if self.reading == "value" else None
 
     def extra_repr(self) -> str:
         """The form and its cost."""
         return f"form={self.form!r}, multiply_adds={self.counted} for an output pixel"
+
+
+class PointwiseConvolution(nn.Module):
+    """A 1x1 convolution without a bias, as the kernels for small maps take it.
+
+    Args:
+        weight: ``[C, C_in]``.
+        like: the weight whose dtype and device it has.
+        stride: distance between outputs.
+    """
+
+    def __init__(self, weight: Tensor, like: Tensor, stride: tuple[int, int] = (1, 1)) -> None:
+        super().__init__()
+        self.neighborhood = Neighborhood(((0, 0),), stride, "zeros")
+        self.weight = _parameter(blocks_of_outputs(weight.t()[None]), like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
+        return offset_convolution(x, self.weight, self.neighborhood)
+
+    def matrix(self) -> Tensor:
+        """The weights, ``[C, C_in]`` in float64."""
+        return _exact(self.weight).transpose(1, 2).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """What it holds."""
+        return f"weight={list(self.weight.shape)}, stride={self.neighborhood.stride}"
 
 
 def projection_multiply_adds(layer: PSSA) -> dict[ProjectionForm, int]:
@@ -278,9 +307,3 @@ def _neighborhood(
     step_h, step_w = as_pair(dilation, "dilation")
     steps = Neighborhood.directions(lengths).offsets if offsets is None else offsets
     return Neighborhood(tuple((dy * step_h, dx * step_w) for dy, dx in steps), as_pair(stride, "stride"), "zeros")
-
-
-def _pointwise(weight: Tensor, like: Tensor, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, stride, bias=False, device="meta")
-    conv.weight = _parameter(weight, like)
-    return conv

@@ -8,13 +8,12 @@ from math import gcd
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers._checks import is_hooked
 from convattn.layers.reparameterized import _exact, _parameter, _seconds, batch_norm_line
-from convattn.ops import Neighborhood
-from convattn.ops._layout import memory_format_of
+from convattn.ops import Neighborhood, offset_convolution
+from convattn.ops.offset_convolution import blocks_of_outputs, skips_zeros
 
 StaticForm: TypeAlias = Literal["separate", "dense", "gathered"]
 StaticFormChoice: TypeAlias = Literal["auto", "separate", "dense", "gathered"]
@@ -107,9 +106,18 @@ def static_multiply_adds(branches: Sequence[StaticBranch]) -> dict[StaticForm, i
 
 
 def fold_static(
-    branches: Sequence[StaticBranch], form: StaticFormChoice, example: Tensor | None = None
+    branches: Sequence[StaticBranch],
+    form: StaticFormChoice,
+    example: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> StaticConvolution:
     """The static branches as one, in a form: ``"auto"`` is the cheapest, counted or with an ``example`` timed.
+
+    Args:
+        branches: one or more.
+        form: see :class:`StaticConvolution`.
+        example: what the forms are timed on.
+        size: H and W of the map that is counted for: see :func:`map_multiply_adds`.
 
     Raises:
         ValueError: an unknown form, or one that is not exact for these branches.
@@ -130,9 +138,44 @@ def fold_static(
         candidates = [StaticConvolution(branches, name) for name in forms]
         times = [_seconds(candidate, example) for candidate in candidates]
         return candidates[times.index(min(times))]
-    if "gathered" in counted:
-        counted["gathered"] += VALUE_MOVED * len(_union(branches)) * branches[0].convolution.in_channels
-    return StaticConvolution(branches, min(counted, key=lambda name: counted[name]))
+    costs = map_multiply_adds(branches, size)
+    return StaticConvolution(branches, min(costs, key=lambda name: costs[name]))
+
+
+def map_multiply_adds(branches: Sequence[StaticBranch], size: tuple[int, int] | None = None) -> dict[StaticForm, float]:
+    """What the static branches cost for one output pixel of a map: what ``"auto"`` compares.
+
+    :func:`static_multiply_adds`, and :data:`VALUE_MOVED` for each value that ``"gathered"`` copies. On a map of known
+    size, ``"gathered"`` is spared the products with zeros beyond the border, if its kernel here skips them
+    (:func:`convattn.ops.offset_convolution.skips_zeros`); convolutions of torch compute them.
+
+    Example:
+        >>> from convattn.layers.xvolution import MultiConvolution
+        >>> branches = MultiConvolution(64, 64).static_branches()
+        >>> {form: round(cost / 64**2, 1) for form, cost in map_multiply_adds(branches).items()}
+        {'separate': 34.0, 'dense': 81.0, 'gathered': 49.5}
+    """
+    costs: dict[StaticForm, float] = dict(static_multiply_adds(branches))
+    if "gathered" in costs:
+        first = branches[0].convolution
+        copies = VALUE_MOVED * len(_union(branches)) * first.in_channels
+        skipping = size is not None and skips_zeros(first.weight)
+        costs["gathered"] = (costs["gathered"] + copies) * (_share_on_map(branches, size) if size and skipping else 1)
+    return costs
+
+
+def _share_on_map(branches: Sequence[StaticBranch], size: tuple[int, int]) -> float:
+    """How many of an output's taps lie on the map, of all, in the mean over the map."""
+    along = []
+    for axis, (length, stride) in enumerate(zip(size, branches[0].convolution.stride, strict=True)):
+        centres = range(0, length, stride)
+        along.append({d: sum(0 <= p + d < length for p in centres) / len(centres) for d in _reaches(branches, axis)})
+    offsets = _union(branches)
+    return sum(along[0][dy] * along[1][dx] for dy, dx in offsets) / len(offsets)
+
+
+def _reaches(branches: Sequence[StaticBranch], axis: int) -> set[int]:
+    return {offset[axis] for offset in _union(branches)}
 
 
 class StaticConvolution(nn.Module):
@@ -195,9 +238,7 @@ class StaticConvolution(nn.Module):
 
 
 class GatheredConvolution(nn.Module):
-    """One convolution over any offsets: the shifted maps side by side, then one matrix product.
-
-    It holds as many maps as it has offsets while it runs.
+    """One convolution over any offsets (:func:`convattn.ops.offset_convolution`).
 
     Args:
         weight: ``[C, C_in, D]``.
@@ -206,36 +247,21 @@ class GatheredConvolution(nn.Module):
         like: the convolution whose stride, dtype and device it has.
     """
 
-    taps: Tensor
-
     def __init__(self, weight: Tensor, bias: Tensor, offsets: Sequence[tuple[int, int]], like: nn.Conv2d) -> None:
         super().__init__()
         self.neighborhood = Neighborhood(tuple(offsets), (like.stride[0], like.stride[1]), "zeros")
-        above, before = self.neighborhood.reach(0)[0], self.neighborhood.reach(1)[0]
-        taps = [[dy + above for dy, _ in offsets], [dx + before for _, dx in offsets]]
-        self.register_buffer("taps", torch.tensor(taps, device=like.weight.device))
-        self.weight = _parameter(weight.transpose(1, 2).flatten(1), like.weight)
+        self.weight = _parameter(blocks_of_outputs(weight.permute(2, 1, 0)), like.weight)
         self.bias = _parameter(bias, like.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
-        (above, below), (before, after) = self.neighborhood.reach(0), self.neighborhood.reach(1)
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, before, after, above, below))
-        rows, columns = (
-            torch.arange(size, device=x.device) * stride
-            for size, stride in zip(self.neighborhood.output_size(*x.shape[2:]), self.neighborhood.stride, strict=True)
-        )
-        corners = rows[:, None] * padded.shape[2] + columns
-        taps = self.taps[0] * padded.shape[2] + self.taps[1]
-        places = (corners[..., None] + taps).flatten()
-        seen = padded.flatten(1, 2).index_select(1, places).unflatten(1, (-1, len(self.neighborhood)))
-        out = F.linear(seen.flatten(2), self.weight, self.bias).unflatten(1, (rows.shape[0], columns.shape[0]))
-        return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))
+        return offset_convolution(x, self.weight, self.neighborhood, self.bias)
 
     @torch.no_grad()
     def multiply(self, gain: Tensor, shift: Tensor) -> None:
         """Multiply the outputs by ``[C]``, then add ``[C]``."""
-        self.weight = _parameter(_exact(self.weight) * gain[:, None], self.weight)
+        by_block = gain.unflatten(0, (len(self.weight), 1, -1))
+        self.weight = _parameter(_exact(self.weight) * by_block, self.weight)
         self.bias = _parameter(_exact(self.bias) * gain + shift, self.weight)
 
     def extra_repr(self) -> str:

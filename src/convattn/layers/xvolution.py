@@ -131,18 +131,26 @@ class MultiConvolution(nn.Module):
         return branches
 
     @torch.no_grad()
-    def reparameterize(self, form: StaticFormChoice = "auto", *, example: Tensor | None = None) -> None:
+    def reparameterize(
+        self,
+        form: StaticFormChoice = "auto",
+        *,
+        example: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Fold the batch norms and merge the convolutions, for inference: same outputs. In place and for good.
 
         timm's convention, see :meth:`convattn.ACmix.reparameterize`; a second call does nothing.
 
         Args:
             form: how the convolutions run. ``"separate"``: one after the other, with one bias; ``"dense"``: one
-                kernel, as large as all their taps together need; ``"gathered"``: the shifted maps of all taps, each
-                once, and one matrix product. ``"auto"``: the one of the fewest multiply-adds
-                (:func:`static_multiply_adds`), where ``"gathered"`` pays for its copies
-                (:data:`VALUE_MOVED`), or with an ``example`` of the least time.
+                kernel, as large as all their taps together need; ``"gathered"``: all taps, each once, in one
+                :func:`convattn.ops.offset_convolution`. ``"auto"``: the one of the fewest multiply-adds
+                (:func:`map_multiply_adds`, where ``"gathered"`` pays for its copies), or with an ``example`` of the
+                least time.
             example: ``[B, C_in, H, W]``, what the operator will run on.
+            size: H and W of the map that it will run on. Products with zeros beyond the border are then not counted
+                for ``"gathered"``, where it skips them (float32 on a CPU): on a map of 7 by 7 that is half of them.
 
         Raises:
             ValueError: an unknown form, one that is not exact for these convolutions, another one than an earlier
@@ -158,7 +166,7 @@ class MultiConvolution(nn.Module):
             ('dense', True)
         """
         if self.reparameterized is None:
-            self.reparameterized = self._folded(form, example)
+            self.reparameterized = self._folded(form, example, size)
             for part in self._parts:
                 delattr(self, part)
         elif form not in ("auto", self.reparameterized.form):
@@ -167,8 +175,10 @@ class MultiConvolution(nn.Module):
                 f"gone: to have it {form!r}, build and load it anew"
             )
 
-    def _folded(self, form: StaticFormChoice, example: Tensor | None) -> ReparameterizedXVolution:
-        return ReparameterizedXVolution(fold_static(self.static_branches(), form, example), None, None)
+    def _folded(
+        self, form: StaticFormChoice, example: Tensor | None, size: tuple[int, int] | None
+    ) -> ReparameterizedXVolution:
+        return ReparameterizedXVolution(fold_static(self.static_branches(), form, example, size), None, None)
 
     def extra_repr(self) -> str:
         """What the constructor got."""
@@ -358,12 +368,14 @@ class XVolution(MultiConvolution):
         gain, shift = line(self.attention_norm, branches[0].convolution.weight)
         return dynamic_kernel(x, branches, self.attention, gain, shift)
 
-    def _folded(self, form: StaticFormChoice, example: Tensor | None) -> ReparameterizedXVolution:
+    def _folded(
+        self, form: StaticFormChoice, example: Tensor | None, size: tuple[int, int] | None
+    ) -> ReparameterizedXVolution:
         branches = self.static_branches()
         like = branches[0].convolution.weight
         gain, shift = line(self.attention_norm, like)
         branches[0] = StaticBranch(branches[0].convolution, branches[0].gain, branches[0].shift + shift)
-        static = fold_static(branches, form, example)
+        static = fold_static(branches, form, example, size)
         if like.device.type != "meta" and not gain.any():
             return ReparameterizedXVolution(static, None, None)
         fold_inside(self.attention)

@@ -2,8 +2,8 @@
 
 Convolution and attention both project each pixel and then aggregate over a neighbourhood. :func:`correlate` and
 :func:`aggregate` are the two halves, :func:`attend` both with a softmax between, :func:`pixel_shift_attention`
-both without one, :func:`shift_aggregate` the static side; :func:`acmix` is a whole operator, and :func:`dynamic_conv`
-what X-volution comes to when its kernel is written out.
+both without one, :func:`shift_aggregate` and :func:`offset_convolution` the static side; :func:`acmix` is a whole
+operator, and :func:`dynamic_conv` what X-volution comes to when its kernel is written out.
 """
 
 from convattn.ops._dispatch import backends
@@ -14,6 +14,7 @@ from convattn.ops.correlate import correlate
 from convattn.ops.dynamic_conv import dynamic_conv
 from convattn.ops.group_convolution import group_convolution
 from convattn.ops.neighborhood import Border, Neighborhood
+from convattn.ops.offset_convolution import offset_convolution
 from convattn.ops.pixel_shift import pixel_shift_attention
 from convattn.ops.scatter import scatter
 from convattn.ops.shift import ShiftForm, one_hot_kernel, shift, shift_aggregate
@@ -29,6 +30,7 @@ __all__ = [
     "correlate",
     "dynamic_conv",
     "group_convolution",
+    "offset_convolution",
     "one_hot_kernel",
     "pixel_shift_attention",
     "scatter",

@@ -59,6 +59,17 @@ class GroupConv(ctypes.Structure):
     )
 
 
+class OffsetConv(ctypes.Structure):
+    """``ConvattnOffsetConv``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("batch", "inputs", "blocks", "block_outputs", "height", "width")),
+        *((name, ctypes.c_int32) for name in ("out_height", "out_width", "taps", "stride_y", "stride_x", "border")),
+        ("threads", ctypes.c_int32),
+        ("offsets", ctypes.c_void_p),
+    )
+
+
 def map_of(x: Tensor) -> Map:
     """The structure of a float32 map; the tensor must outlive it."""
     return Map(x.data_ptr(), *x.stride())
@@ -91,6 +102,25 @@ def offsets_of(
         torch.get_num_threads(),
         ctypes.cast(_offsets_of(nbhd), ctypes.c_void_p),
         scale,
+    )
+
+
+def offset_conv_of(nbhd: Neighborhood, x: Tensor, weight: Tensor) -> OffsetConv:
+    """The geometry of a convolution over a neighbourhood with weights ``[G, D * C, V]``."""
+    batch, channels, height, width = x.shape
+    return OffsetConv(
+        batch,
+        channels,
+        weight.shape[0],
+        weight.shape[2],
+        height,
+        width,
+        *nbhd.output_size(height, width),
+        len(nbhd),
+        *nbhd.stride,
+        BORDERS.index(nbhd.border),
+        torch.get_num_threads(),
+        ctypes.cast(_offsets_of(nbhd), ctypes.c_void_p),
     )
 
 

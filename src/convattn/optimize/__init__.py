@@ -52,9 +52,10 @@ def optimize(
         model: any network; it is left as it is. Optimize it before ``torch.compile``.
         example: an input, or a tuple of inputs. With it, the outputs before and after are compared, and a warning
             says so where they differ by more than rounding.
-        cost: how the form of each operator is chosen: ``"counted"``: the fewest multiply-adds, which is the same
-            everywhere, so that the state dict of one optimized network loads into another; ``"measured"``: the least
-            time on the ``example``.
+        cost: how the form of each operator is chosen: ``"counted"``: the fewest multiply-adds. Without an example that
+            is the same everywhere, so that the state dict of one optimized network loads into another; with one, an
+            X-volution counts those on maps of the example's size (:meth:`convattn.layers.XVolution.reparameterize`).
+            ``"measured"``: the least time on the ``example``.
         report: is called with what was done and the largest difference of an output; ``print`` will do.
 
     Raises:
@@ -76,8 +77,8 @@ def optimize(
     before: list[Tensor] = []
     seen: dict[nn.Module, Tensor] = {}
     if inputs is not None and comparable:
-        before = _run(model, inputs, seen if cost == "measured" else None)
-    reparameterized = _reparameterize(model, seen)
+        before = _run(model, inputs, seen)
+    reparameterized = _reparameterize(model, seen, cost)
     folded = _fold(model, inputs)
     _finish(model)
     difference = largest_difference(before, _run(model, inputs)) if inputs is not None and comparable else None
@@ -146,7 +147,7 @@ def _fresh(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs)
 
 
-def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor]) -> list[str]:
+def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor], cost: CostKind) -> list[str]:
     """Every operator of ours with forms, and every other module that has timm's methods, whose names are returned."""
     others: list[str] = []
     done: dict[nn.Module, nn.Module] = {}
@@ -156,7 +157,7 @@ def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor]) -> list[str
             return done[module]
         fused = module
         if isinstance(module, OPERATORS):
-            module.reparameterize(example=seen.get(module))
+            _fold_operator(module, seen.get(module), cost)
         elif name and (method := _own_method(module)) is not None:
             fused = _by_own_method(module, method)
             others.append(name)
@@ -169,6 +170,16 @@ def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor]) -> list[str
 
     visit(model, "")
     return others
+
+
+def _fold_operator(module: ACmix | MultiConvolution, seen: Tensor | None, cost: CostKind) -> None:
+    """Reparameterize one of ours for what it was given."""
+    if seen is None or cost == "measured":
+        module.reparameterize(example=seen)
+    elif isinstance(module, MultiConvolution):
+        module.reparameterize(size=(seen.shape[-2], seen.shape[-1]))
+    else:
+        module.reparameterize()
 
 
 def _finish(model: nn.Module) -> None:

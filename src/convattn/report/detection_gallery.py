@@ -28,6 +28,9 @@ OPEN_LIMIT = 8
 """So many images are in sight at once, the others after a click."""
 
 SIDE = 448
+WIDE = 2.0
+"""Images that are wider than so many times their height stand above each other, at twice the size."""
+
 NAMED_LIMIT = 3
 
 Look = tuple[Color, LineStyle]
@@ -103,6 +106,7 @@ class _Card:
     def __init__(self, outcome: Outcome, classes: Sequence[str], val: DetectionImages, shape: Shape) -> None:
         self.outcome, self.classes, self.val, self.shape = outcome, classes, val, shape
         self.entry: CocoImage = val.entries[outcome.match.index]
+        self.wide = self.entry.width > WIDE * self.entry.height
 
     def html(self) -> str:
         """Return the card."""
@@ -111,8 +115,9 @@ class _Card:
         kind = "said" if self.outcome.errors else "said good"
         pictures = drawn(self._truth, f"{name}, truth: {_count(self.outcome.objects, 'object')}", "truth")
         pictures += drawn(self._prediction, f"{name}, prediction: {caption}", "prediction")
+        shots = "shots wide" if self.wide else "shots"
         return (
-            f'<li><div class="shots">{pictures}</div><div class="{kind}">{escape(caption)}</div>'
+            f'<li><div class="{shots}">{pictures}</div><div class="{kind}">{escape(caption)}</div>'
             f'<div class="file" title="{escape(name)}">{escape(name)}</div></li>'
         )
 
@@ -143,7 +148,7 @@ class _Card:
         image = self.val.image(self.outcome.match.index)
         colors, styles = [color for color, _ in looks], [style for _, style in looks]
         wanted = masks if self.shape == "mask" else None
-        scale = fit_scale(image.size, SIDE)
+        scale = fit_scale(image.size, 2 * SIDE if self.wide else SIDE)
         return draw_detections(image, boxes, names, scores, wanted, colors=colors, styles=styles, scale=scale)
 
     def _name(self, label: int) -> str:

@@ -39,8 +39,9 @@ def draw_detections(
     """Return a copy of an image with objects drawn on it, each with its name and score.
 
     An object with a mask is drawn as that: filled half through, with an outline; one without, or with an empty mask,
-    as its box. Line width and letters grow with the picture. A name stands where it hides the least and is left out
-    where it would hide more than half of any object.
+    as its box. Line width and letters grow with the picture. A name stands where it hides the least, those of the
+    surest first; it is left out where it would hide more than half of an object, another name, or, with those before
+    it, a quarter of the picture.
 
     Args:
         image: Any mode; it is not changed.
@@ -83,8 +84,8 @@ def draw_detections(
     if order:
         writer = TagWriter(ImageDraw.Draw(picture), picture.size, corners[order], _font_size(picture.size))
         for index in reversed(order):
-            score = "" if scores is None or not np.isfinite(scores[index]) else f" {100 * scores[index]:.0f}%"
-            writer.write(f"{labels[index]}{score}", corners[index], colors[index])
+            score = "" if scores is None or not np.isfinite(scores[index]) else f"{100 * scores[index]:.0f}%"
+            writer.write(labels[index], score, corners[index], colors[index])
     return picture
 
 

@@ -23,8 +23,11 @@ FALSE_ALARM = -1
 OF_CROWD = -2
 """In place of an object's number: the detection lies on a crowd, and counts neither way."""
 
+MANY = 2
+"""No threshold is taken at which so many times more is reported than there is: nobody could look at that."""
+
 _UNSURE = 0.5
-"""The threshold where no detection hits anything."""
+"""The threshold where there is nothing to choose one by."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ def match_image(index: int, entry: CocoImage, detections: Sequence[Detection], s
 def best_threshold(matches: Sequence[Match]) -> tuple[float, float]:
     """Return the score from which on detections give the highest F1, and that F1 = 2·hits / (reported + objects).
 
+    Only thresholds count at which at most twice as much is reported as there are objects. Where none of these has a
+    hit, it is the score of as many detections as there are objects.
+
     Example:
         >>> hit, false = Detection(1, (0, 0, 9, 9), 0.8), Detection(1, (0, 0, 1, 1), 0.3)
         >>> thing = CocoObject(1, 1, (0, 0, 9, 9), 81, False)
@@ -137,16 +143,17 @@ def best_threshold(matches: Sequence[Match]) -> tuple[float, float]:
     counted = [(one.score, hit >= 0) for match in matches for one, hit in zip(match.detections, match.hits, strict=True)
                if hit != OF_CROWD]  # fmt: skip
     objects = sum(not one.crowd for match in matches for one in match.objects)
-    if not any(hit for _, hit in counted):
+    if not counted or not objects:
         return _UNSURE, 0.0
     counted.sort(key=lambda pair: -pair[0])
-    scores = np.array([score for score, _ in counted])
-    hits = np.cumsum([hit for _, hit in counted])
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
+    scores, hits = np.array([score for score, _ in counted]), np.cumsum([hit for _, hit in counted])
+    reported = np.arange(1, len(hits) + 1)
+    f1 = 2 * hits / (reported + objects)
     # Detections of one score are all shown or none.
-    f1[:-1][scores[:-1] == scores[1:]] = -1
-    best = int(f1.argmax())
-    return float(scores[best]), float(f1[best])
+    allowed = np.append(scores[:-1] != scores[1:], True) & (reported <= MANY * objects)
+    best = int(np.where(allowed, f1, 0).argmax()) if f1[allowed].any() else min(objects, len(f1)) - 1
+    threshold = scores[best]
+    return float(threshold), float(f1[np.count_nonzero(scores >= threshold) - 1])
 
 
 def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:

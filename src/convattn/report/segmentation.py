@@ -65,7 +65,8 @@ def _bars(run: Run) -> str:
             absent += 1
             continue
         pixels = count(parse_number(row.get("pixels")))
-        note = f"{percent(right, 0)} found · {pixels} pixels"
+        found = f"{percent(right, 0)} found" if math.isfinite(right) else "not in the labels"
+        note = f"{found} · {pixels} px"
         bars.append(Bar(row.get("class") or "", min(max(part, 0.0), 1.0), note))
     bars.sort(key=lambda bar: bar.part)
     classes = "1 class occurs" if absent == 1 else f"{absent} classes occur"

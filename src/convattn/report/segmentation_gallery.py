@@ -58,9 +58,9 @@ class Scene:
     def ids(self) -> set[int]:
         """Return the ids of its labels and of its predicted ones, of those that can be read."""
         found: set[int] = set()
-        for read in (lambda: self.truth, lambda: self.prediction):
+        for kind in ("truth", "prediction"):
             with suppress(*UNREADABLE):
-                found.update(np.unique(read()).tolist())
+                found.update(np.unique(getattr(self, kind)).tolist())
         return found
 
 

@@ -57,7 +57,7 @@ break-inside:avoid}.bars .name{overflow-wrap:anywhere;line-height:1.25}
 .bars.long li{grid-template-columns:min(var(--name),30%) 1fr 15.6em}
 .bars .value{font-variant-numeric:tabular-nums;white-space:nowrap}small{color:var(--muted);font-size:.82em}
 @media(max-width:480px){.bars li{grid-template-columns:min(var(--name),34%) 1fr 8.4em;gap:8px}
-.bars.long li{grid-template-columns:min(var(--name),30%) 1fr 9.5em}.bars.long .value{white-space:normal}
+.bars.long li{grid-template-columns:min(var(--name),30%) 1fr 10.8em}.bars.long .value{white-space:normal}
 .bars.long small{display:block}}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(118px,1fr));gap:14px;margin-top:12px}
 .gallery li{min-width:0;font-size:.92rem;line-height:1.35}
@@ -71,7 +71,8 @@ display:block;margin-bottom:6px}
 .pairs,.rows{display:grid;gap:24px 26px;margin-top:14px;grid-template-columns:minmax(0,1fr)}
 .pairs li,.rows li{min-width:0;line-height:1.4}.rows li,.pairs li{break-inside:avoid}
 .shots{display:grid;grid-template-columns:1fr 1fr;gap:8px}.shots>div{min-width:0}
-.shots img,.shots .lost{width:100%;border-radius:6px;display:block;margin:0}.shots .lost{aspect-ratio:4/3}
+.shots img,.shots .lost{width:100%;border-radius:6px;display:block;margin:0}
+.shots img{max-height:460px;object-fit:contain}.shots.wide{grid-template-columns:1fr}.shots .lost{aspect-ratio:4/3}
 .shots small{display:block}.pairs .said,.rows .said{overflow-wrap:anywhere}
 .file{color:var(--muted);font-size:.78rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 @media(min-width:820px){.pairs{grid-template-columns:repeat(2,minmax(0,1fr))}.four{grid-template-columns:repeat(4,1fr)}}

@@ -26,7 +26,15 @@ FONTS = (
 COVER_LIMIT = 0.5
 """The largest part of any object that a name may hide; where there is no such place the name is left out."""
 
+HIDDEN_LIMIT = 0.25
+"""The part of the picture that all names together may hide; those after it are left out, but never the first."""
+
+OVERLAP_LIMIT = 0.3
+"""The largest part of an earlier name that a later one may hide, or else it is left out."""
+
 LETTERS_LIMIT = 48
+WIDTH_LIMIT = 0.6
+"""The part of the picture's width that a name may take; a longer one is cut, its score is not."""
 
 _ELLIPSIS = "…"
 _NOWHERE = "\U0010ffff"
@@ -43,33 +51,37 @@ class TagWriter:
     boxes: np.ndarray
     font_size: int
     placed: list[np.ndarray] = field(default_factory=list)
+    hidden: float = 0.0
 
-    def write(self, text: str, box: np.ndarray, color: Color) -> bool:
-        """Write a name beside its box, on a ground of the colour; False where there is no place for it."""
-        text, font = self._fit(visible(" ".join(text.split())))
+    def write(self, name: str, score: str, box: np.ndarray, color: Color) -> bool:
+        """Write a name and score beside their box, on a ground of the colour; False where there is no place."""
+        text, font = self._fit(visible(" ".join(name.split())), score)
         pad = max(1, self.font_size // 6)
         left, top, right, bottom = self.draw.textbbox((0, 0), text, font=font)
         # Without descenders the ground is as high as with them, so that a row of names is even.
         line = self.draw.textbbox((0, 0), "Ág", font=font)
         top, bottom = min(top, line[1]), max(bottom, line[3])
         size = np.array([right - left + 2 * pad, bottom - top + 2 * pad])
+        if self.placed and self.hidden + size.prod() > HIDDEN_LIMIT * self.size[0] * self.size[1]:
+            return False
         place = self._place(size, box)
         if place is None:
             return False
+        self.hidden += float(size.prod())
         self.placed.append(np.concatenate([place, place + size]))
         x, y = (int(value) for value in place)
         self.draw.rectangle((x, y, x + int(size[0]) - 1, y + int(size[1]) - 1), fill=color)
         self.draw.text((x + pad - left, y + pad - top), text, font=font, fill=readable_on(color))
         return True
 
-    def _fit(self, text: str) -> tuple[str, Font]:
-        """Shorten a text to the picture's width."""
-        font = font_for(text, self.font_size)
-        room = self.size[0] - 2 * max(1, self.font_size // 6)
-        shown = text if len(text) <= LETTERS_LIMIT else text[:LETTERS_LIMIT] + _ELLIPSIS
-        while len(shown) > 2 and self.draw.textlength(shown, font=font) > room:
+    def _fit(self, name: str, score: str) -> tuple[str, Font]:
+        """Return the text, its name shortened to a part of the picture's width, and the font that has its letters."""
+        font = font_for(name + score, self.font_size)
+        room = WIDTH_LIMIT * self.size[0]
+        shown = name if len(name) <= LETTERS_LIMIT else name[:LETTERS_LIMIT] + _ELLIPSIS
+        while len(shown) > 2 and self.draw.textlength(f"{shown} {score}", font=font) > room:
             shown = shown.removesuffix(_ELLIPSIS)[:-1] + _ELLIPSIS
-        return shown, font
+        return f"{shown} {score}".strip(), font
 
     def _place(self, size: np.ndarray, box: np.ndarray) -> np.ndarray | None:
         """Return the corner of the best place: it hides no object and no name, and is the nearest to the usual."""
@@ -92,9 +104,9 @@ class TagWriter:
         places = np.clip(places.round(), 0, np.maximum(np.array(self.size) - size, 0))
         tags = np.concatenate([places, places + size], 1)
         hidden = _covered(tags, self.boxes).max(1)
-        overlap = _covered(tags, np.stack(self.placed)).sum(1) if self.placed else np.zeros(len(tags))
+        overlap = _covered(tags, np.stack(self.placed)).max(1) if self.placed else np.zeros(len(tags))
         cost = 2 * overlap + hidden + 0.02 * np.arange(len(tags))
-        cost[hidden > COVER_LIMIT] = np.inf
+        cost[(hidden > COVER_LIMIT) | (overlap > OVERLAP_LIMIT)] = np.inf
         best = int(cost.argmin())
         return places[best] if np.isfinite(cost[best]) else None
 

@@ -12,13 +12,17 @@ from convattn.ops import _dispatch, _onnx
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
-from convattn.ops.pixel_shift import composed, eager
+from convattn.ops.pixel_shift import composed, eager, native
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
-_dispatch.register_backend("pixel_shift_attention", "eager", _dispatch.Backend(eager.pixel_shift_attention))
+_eager_backward = _dispatch.Backend(eager.pixel_shift_attention_backward)
 _dispatch.register_backend(
-    "pixel_shift_attention_backward", "eager", _dispatch.Backend(eager.pixel_shift_attention_backward)
+    "pixel_shift_attention", "native", _dispatch.Backend(native.pixel_shift_attention, native.not_supported_reasons)
 )
+_dispatch.register_backend("pixel_shift_attention", "eager", _dispatch.Backend(eager.pixel_shift_attention))
+# the gradient has no kernels of its own under either name
+_dispatch.register_backend("pixel_shift_attention_backward", "native", _eager_backward)
+_dispatch.register_backend("pixel_shift_attention_backward", "eager", _eager_backward)
 
 
 def pixel_shift_attention(
