@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from convattn.bench.network import NetworkRun, TrainingStep, build, checked, peak_here, require_model
+from convattn.bench.network import (
+    NetworkRun,
+    TrainingStep,
+    build,
+    checked,
+    form_of,
+    inference,
+    peak_here,
+    require_model,
+)
 from convattn.errors import UserError
 
 SMALL = NetworkRun(
@@ -54,3 +63,11 @@ def test_a_step_trains():
 def test_an_unknown_network_is_refused():
     with pytest.raises(UserError, match="no model 'acmix_resnet5'; did you mean acmix_resnet50"):
         require_model("acmix_resnet5")
+
+
+def test_a_network_can_be_measured_as_trained():
+    name = "xvolution_resnet14@trained"
+    require_model(name)
+    trained, folded = (inference(build(name), SMALL, form) for form in (form_of(name), form_of("xvolution_resnet14")))
+    assert any(isinstance(m, nn.BatchNorm2d) for m in trained.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())

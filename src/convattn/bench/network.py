@@ -27,11 +27,15 @@ from convattn.bench.timing import Effort, Timed, clock_for, in_turns
 from convattn.errors import UserError
 
 Kind: TypeAlias = Literal["model", "train"]
+Form: TypeAlias = Literal["folded", "trained"]
 
 # Largest difference of the outputs over the largest output; in training, of all gradients as one vector, by norms.
 TOLERANCES = {"model": {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}, "train": {"float32": 2e-3}}
 HALF_TRAIN_TOLERANCE = 2e-1
 CHECKED_IMAGES = 2
+
+AS_TRAINED = "@trained"
+"""After a network's name: inference with the network as it was trained, nothing folded."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class NetworkRun:
     """What is asked for.
 
     Args:
-        models: timm's or convattn's names.
+        models: timm's or convattn's names; :data:`AS_TRAINED` after one leaves it as it is.
         base: the network that ratios are over.
         size: height and width of the images.
         batch: images.
@@ -103,6 +107,7 @@ def measure(kind: Kind, run: NetworkRun, tell: Tell = silent) -> Record:
 
 def require_model(name: str) -> None:
     """Raise a UserError where timm does not know the network."""
+    name = name.removesuffix(AS_TRAINED)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -118,7 +123,7 @@ def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> Any:
     jobs, checks = {}, {}
     for number, name in enumerate(asked.subjects):
         tell((0.05 + 0.25 * number / len(asked.subjects)), f"comparing {name} with the reference")
-        job, checks[name] = checked(kind, build(name), asked)
+        job, checks[name] = checked(kind, build(name), asked, form_of(name))
         if checks[name].state == "right":
             jobs[name] = job
         elif name == asked.base:
@@ -141,7 +146,7 @@ def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> Any:
 def build(name: str) -> nn.Module:
     """A network with random weights and batch norms as after training, so that every branch counts."""
     torch.manual_seed(0)
-    model = timm.create_model(name)
+    model = timm.create_model(name.removesuffix(AS_TRAINED))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.3, 0.7)
@@ -158,14 +163,19 @@ def images_of(run: NetworkRun, batch: int, dtype: torch.dtype) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def checked(kind: Kind, model: nn.Module, run: NetworkRun) -> tuple[Timed, Check]:
+def form_of(name: str) -> Form:
+    """Whether a network is measured folded or as trained."""
+    return "trained" if name.endswith(AS_TRAINED) else "folded"
+
+
+def checked(kind: Kind, model: nn.Module, run: NetworkRun, form: Form = "folded") -> tuple[Timed, Check]:
     """A network as the call to be timed, and whether it computes what it computes in float64 without our kernels."""
     if kind == "train":
         step = TrainingStep(model, run)
         return Timed(step), step.check(tolerance_of(kind, run))
     exact = copy.deepcopy(model).to(run.device).double().eval()
     x = images_of(run, min(run.batch, CHECKED_IMAGES), getattr(torch, run.dtype))
-    fast = inference(model, run)
+    fast = inference(model, run, form)
     with torch.inference_mode():
         found = fast(x)
         with only(FALLBACK):
@@ -187,9 +197,11 @@ def _verdict(error: float, tolerance: float) -> Check:
     return Check("wrong", finite, tolerance, f"differs from the reference by {error:.1e}")
 
 
-def inference(model: nn.Module, run: NetworkRun) -> nn.Module:
-    """The network folded by :func:`convattn.optimize`, in channels_last and the dtype asked for."""
-    fast = convattn.optimize(model.eval(), torch.randn(1, 3, run.size, run.size))
+def inference(model: nn.Module, run: NetworkRun, form: Form = "folded") -> nn.Module:
+    """The network, in channels_last and the dtype asked for; folded by :func:`convattn.optimize` where it shall be."""
+    fast = model.eval()
+    if form == "folded":
+        fast = convattn.optimize(fast, torch.randn(1, 3, run.size, run.size))
     return fast.to(run.device, getattr(torch, run.dtype)).to(memory_format=torch.channels_last)
 
 
@@ -259,7 +271,10 @@ def peak_here(kind: Kind, name: str, run: dict[str, Any], tell: Tell = silent) -
     if kind == "train":
         job = TrainingStep(model, asked)
     else:
-        fast, images = inference(model, asked), images_of(asked, asked.batch, getattr(torch, asked.dtype))
+        fast, images = (
+            inference(model, asked, form_of(name)),
+            images_of(asked, asked.batch, getattr(torch, asked.dtype)),
+        )
         del model
         job = torch.inference_mode()(lambda: fast(images))
     job()  # what the libraries load and set up once, and the optimizer's state, are not the step's

@@ -50,6 +50,8 @@ MODEL_HELP = """Compare the inference of networks, all folded: time in turns, an
   convattn bench model acmix_resnet50 sasa_resnet50 --batch 1,8
 
   convattn bench model acmix_resnet26 --against conv_resnet26 --threads 1 --processes 0
+
+  convattn bench model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
 """
 
 TRAIN_HELP = """Compare the training step of networks: forward, loss, backward, SGD; and its peak memory.
