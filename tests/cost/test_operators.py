@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convattn import ACmix
+from convattn import ACmix, XVolution
 from convattn.cost import count
 from convattn.cost.operators import find_operators
 from convattn.layers import LocalAttention2d
@@ -152,3 +152,14 @@ def test_an_image_that_does_not_fit_is_named():
 def test_flops_are_twice_the_multiply_adds():
     cost = count(nn.Conv2d(3, 4, 1), (3, 5, 5))
     assert (cost.macs, cost.flops) == (300, 600)
+
+
+@pytest.mark.parametrize("attention", ["pssa", "global", "involution"])
+def test_xvolution_by_path(attention):
+    """34 C² products a pixel for the branches, the attention's projections with them, and its own work apart."""
+    channels, pixels = 16, 9 * 7
+    cost = count(XVolution(channels, channels, attention=attention), (channels, 9, 7))
+    inside = count(XVolution(channels, channels, attention=attention).attention, (channels, 9, 7))
+    assert cost.macs_by_path["stage I"] == 34 * channels**2 * pixels + inside.macs_by_path["stage I"]
+    assert cost.macs_by_path["attention"] == inside.macs_by_path["attention"] > 0
+    assert cost.macs_by_path["rest"] == 0

@@ -1,6 +1,7 @@
 """``convattn train``."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -33,23 +34,28 @@ HELP = """Train a classifier, a detector or a segmenter and write a report with 
 
 [bold]Examples[/]
 
-  convattn train                                        real digits, about 2 minutes, nothing to download
+  convattn train                                     real digits, no download
 
-  convattn train --data photos/                         your own images, photos/<class>/*.jpg
+  convattn train --data photos/                      photos/<class>/*.jpg
 
-  convattn train --data photos/ --model acmix_resnet50 --epochs 50 optimizer.lr=0.0005
+  convattn train --task detection                    boxes on embedded scenes
 
-  convattn train --task detection                       boxes on embedded scenes, nothing to download
+  convattn train --task detection --data coco/       your COCO annotations
 
-  convattn train --task instances --data coco/          your own COCO annotations, masks too
+  convattn train --task instances --data coco/       masks too
 
-  convattn train --task segmentation --data photos/     images/*.jpg with labels/*.png
+  convattn train --task segmentation --data pairs/   images/, labels/*.png
 
-  convattn train --data imagenet/ --recipe imagenet-resnet --devices 8 --precision bf16-mixed
+  convattn train --task detection --head retinanet --model conv_resnet14
 
-  convattn train --resume runs/latest                   go on where a run was stopped or killed
+  convattn train --data photos/ --epochs 50 optimizer.lr=0.0005
 
-Any setting of the recipe can be given as key=value; an unknown key is answered with the nearest one.
+  convattn train --recipe imagenet-resnet --data imagenet/ --devices 8
+
+  convattn train --resume runs/latest                go on where it stopped
+
+Any setting of the recipe can be given as key=value; an unknown key is
+answered with the nearest one. convattn check-data looks through your data.
 """
 
 
@@ -63,11 +69,12 @@ class TaskOption(str, Enum):
 
 
 Task = Annotated[TaskOption | None, typer.Option(help="What is learned; else the recipe's.", show_default=False)]
-Data = Annotated[Path | None, typer.Option(help="Folder of images; else the embedded ones.", show_default=False)]
+Data = Annotated[Path | None, typer.Option(help="Your images; else the embedded ones.", show_default=False)]
 Head = Annotated[
-    str | None, typer.Option(help="Detector or segmenter, such as mask_rcnn, upernet.", show_default=False)
+    str | None,
+    typer.Option(help="Detector or segmenter on the model: retinanet, mask_rcnn, upernet ...", show_default=False),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Train without what is wrong in the data.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong in the data, and list it.")]
 Model = Annotated[str | None, typer.Option(help="Model name; see convattn list.", show_default=False)]
 RecipeName = Annotated[
     str | None,
@@ -137,17 +144,63 @@ train.__doc__ = HELP
 def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any], out: Path) -> None:
     from convattn.tasks.recipes import load_recipe
 
-    embedded, folder = TASK_RECIPES[task or "classification"]
-    name = recipe_name or (folder if overrides.get("data.folder") else embedded)
+    if task is None and recipe_name is None:
+        _check_task_is_meant(overrides)
+    name = recipe_name or _own_recipe(task or "classification", overrides)
     recipe = load_recipe(name, overrides)
     if task is not None and recipe.task != task:
         raise UserError(f"recipe {name} is for {recipe.task}, not for {task}: leave --task or --recipe out")
+    if recipe.task == "classification" and recipe.network.head is not None:
+        raise UserError(f"recipe {name} is for classification, which has no network.head: leave it out")
     from convattn.tasks.training import prepare
 
     console = _console()
-    with console.status("looking at the images"):
-        job = prepare(recipe, out)
+    with _looking(console) as progress:
+        job = prepare(recipe, out, progress)
     _go(job, f"recipe {name}", console)
+
+
+def _own_recipe(task: str, overrides: dict[str, Any]) -> str:
+    """Return the recipe of a task that is given none; some heads have one of their own for the embedded scenes."""
+    from convattn.tasks.recipes import load_recipe, recipe_names
+
+    embedded, folder = TASK_RECIPES[task]
+    if overrides.get("data.folder"):
+        return folder
+    of_head = f"scenes-{overrides.get('network.head')}"
+    return of_head if of_head in recipe_names() and load_recipe(of_head).task == task else embedded
+
+
+def _check_task_is_meant(overrides: dict[str, Any]) -> None:
+    """Raise where no task is named but a head is, or a folder that is annotated for another task than classes."""
+    head = overrides.get("network.head")
+    if head is not None:
+        raise UserError(f"--head {head}: say what it is to learn: {_tasks('detection', 'instances', 'segmentation')}")
+    folder = overrides.get("data.folder")
+    if not folder:
+        return
+    from convattn.data.coco import annotation_files
+    from convattn.data.segmentation import find_pair_folders
+
+    path = Path(folder).expanduser()
+    files = [path] if path.is_file() else annotation_files(path) if path.is_dir() else []
+    if any(b'"categories"' in file.read_bytes() for file in files):
+        raise UserError(
+            f"{folder} holds COCO annotations: say what is to be learned: "
+            + _tasks("detection", "instances", "classification")
+        )
+    try:
+        find_pair_folders(path)
+    except UserError:
+        return
+    raise UserError(
+        f"{folder} holds images beside label maps: say what is to be learned: "
+        + _tasks("segmentation", "classification")
+    )
+
+
+def _tasks(*names: str) -> str:
+    return f"--task {', '.join(names[:-1])} or {names[-1]}"
 
 
 def _resume(path: Path, overrides: dict[str, Any]) -> None:
@@ -163,8 +216,8 @@ def _resume(path: Path, overrides: dict[str, Any]) -> None:
         console.print(f"{path} is finished already.", highlight=False, markup=False)
         _print_result(run, result, task_of(read_recipe(run.config)).main_figure(result.figures), console)
         return
-    with console.status("looking at the images"):
-        job = prepare_resume(run, overrides)
+    with _looking(console) as progress:
+        job = prepare_resume(run, overrides, progress)
     _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
 
 
@@ -213,6 +266,11 @@ def _print_job(job: "Job", origin: str, console: Console) -> None:
             f"skipped {len(data.skipped)} bad files or entries (listed in skipped.csv),"
             f" the first {first.path}: {first.reason}"
         )
+    if recipe.task in ("detection", "instances"):
+        from convattn.tasks.dense_data import has_objects
+
+        if not has_objects(data.val):
+            lines.append("the validation images have no object: nothing can be measured, the last epoch is kept")
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -221,7 +279,7 @@ def _print_result(run: "RunFolder", result: "Result", main: tuple[str, float], c
 
     shown = _shown(run.path)
     lines = [
-        f"{main[0]} {main[1]:.2%} (best epoch {result.best_epoch} of {result.epochs},"
+        f"{main[0]} {_percent(main[1])} (best epoch {result.best_epoch} of {result.epochs},"
         f" {result.seconds:.0f} s of training)",
         f"run folder  {shown}",
         f"report      {shown / (result.report or '')}",
@@ -234,10 +292,24 @@ def _print_result(run: "RunFolder", result: "Result", main: tuple[str, float], c
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
+def _percent(value: float) -> str:
+    return "could not be measured: no validation image has an object" if math.isnan(value) else f"{value:.2%}"
+
+
 def _shown(path: Path) -> Path:
     """Return the path as a person would type it here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+@contextmanager
+def _looking(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of the images have been looked at, while that takes place."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("looking at the images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _console() -> Console:

@@ -11,6 +11,7 @@ from torch import nn
 
 from convattn.layers.involution import Involution2d
 from convattn.layers.reparameterized import ReparameterizedACmix
+from convattn.layers.xvolution import MultiConvolution
 
 Path: TypeAlias = Literal["stage I", "attention", "fc", "group convolution"]
 PATHS: tuple[Path, ...] = ("stage I", "attention", "fc", "group convolution")
@@ -70,6 +71,8 @@ def _operator(name: str, module: nn.Module) -> Operator | None:
     if isinstance(module, Involution2d):
         first = ("reduce",) if module.projection is None else ("projection", "reduce")
         return Operator(name, module, first)
+    if isinstance(module, MultiConvolution):
+        return _branches(name, module)
     children = {child for child, part in module.named_children() if part is not None}
     if "projection" in children and ("attention" in children or _is_ours(module)):
         return _projected(name, module, children)
@@ -79,6 +82,16 @@ def _operator(name: str, module: nn.Module) -> Operator | None:
             if all(isinstance(part, (nn.Linear, nn.Conv2d)) for part in parts):
                 return Operator(name, module, names + (("sr",) if "sr" in children else ()))
     return None
+
+
+def _branches(name: str, module: MultiConvolution) -> Operator:
+    """X-volution and its convolution branches: what is computed of the input is stage I (table 1)."""
+    first = ("convolution", "dilated")
+    attention = getattr(module, "attention", None)
+    inside = None if attention is None else _operator("", attention)
+    if inside is not None:
+        first += tuple(f"attention.{part}" for part in inside.stage_one)
+    return Operator(name, module, first)
 
 
 def _is_ours(module: nn.Module) -> bool:

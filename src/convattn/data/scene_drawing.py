@@ -32,9 +32,9 @@ class SceneStyle:
     digits: tuple[int, int] = (0, 6)
     height: tuple[float, float] = (0.18, 0.5)
     rotation: float = 25.0
-    visible: float = 0.5
+    visible: float = 0.75
     contrast: float = 80.0
-    distractors: int = 3
+    distractors: int = 2
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ def _rpn(pyramid: PyramidBackbone, options: RCNNOptions) -> RegionProposalNetwor
         heads.ProposalHead(pyramid.out_channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
-        batch_size_per_image=256,
+        batch_size_per_image=options.anchors_per_image,
         positive_fraction=0.5,
         pre_nms_top_n=count,
         post_nms_top_n=count,

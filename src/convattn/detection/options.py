@@ -108,6 +108,8 @@ class RCNNOptions(DetectorOptions):
         fc_channels: of the box head's linear layers.
         proposals: of an image in training and in prediction, before and after non-maximum suppression.
         regions_per_image: that are sampled in training for each stage, a quarter of them objects at most.
+        anchors_per_image: that are sampled in training for the proposals, half of them objects at most; fewer suit
+            small images, where the few that are objects would drown.
     """
 
     box_head: BoxHead = "2fc"
@@ -115,10 +117,11 @@ class RCNNOptions(DetectorOptions):
     fc_channels: int = 1024
     proposals: tuple[int, int] = (2000, 1000)
     regions_per_image: int = 512
+    anchors_per_image: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("fc_channels", "regions_per_image"):
+        for name in ("fc_channels", "regions_per_image", "anchors_per_image"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if len(tuple(self.proposals)) != 2 or min(self.proposals) < 1:
