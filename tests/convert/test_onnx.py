@@ -24,9 +24,12 @@ def exported(model: nn.Module, x: torch.Tensor, file: Path, **options: object) -
     return runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
-def check(model: nn.Module, session: runtime.InferenceSession, x: torch.Tensor) -> None:
+def answer(model: nn.Module, x: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
-        expected = tensors(model(x))[0].numpy()
+        return tensors(model(x))[0].numpy()
+
+
+def check(expected: np.ndarray, session: runtime.InferenceSession, x: torch.Tensor) -> None:
     (got, *_) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert np.abs(got - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
 
@@ -49,7 +52,8 @@ def test_any_size_of_image(to: str, form: str, tmp_path: Path) -> None:
     sizes = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
     session = exported(model, torch.randn(2, 8, 9, 10), tmp_path / "net.onnx", dynamic_shapes=sizes)
     for shape in ((2, 8, 9, 10), (1, 8, 12, 7)):
-        check(model, session, torch.randn(shape))
+        x = torch.randn(shape)
+        check(answer(model, x), session, x)
 
 
 @pytest.mark.slow
@@ -58,4 +62,6 @@ def test_any_size_of_image(to: str, form: str, tmp_path: Path) -> None:
 def test_every_network(name: str, to: str, tmp_path: Path) -> None:
     deep = {"timm convnext_tiny", "timm mobilenetv3_small_050", "timm efficientnet_b0"}
     new = convert(build(name), to, where=depthwise if name in deep else None).eval()
-    check(new, exported(new, images(batch=1), tmp_path / "net.onnx"), images(batch=1))
+    # Before the export: ultralytics' head keeps its anchors in plain attributes, and the exporter leaves fakes in them.
+    expected = answer(new, images(batch=1))
+    check(expected, exported(new, images(batch=1), tmp_path / "net.onnx"), images(batch=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from convattn.tasks.dense_inference import FoundObjects, LabelledImage
     from convattn.tasks.inference import LoadedModel
 
+WRITTEN_BY = "found by convattn predict"
+"""What an ``annotations.json`` of results says of itself."""
+
+CLASSES = "classes.txt"
+"""Beside label PNGs of results: the classes by id, one a line."""
+
 SMALL = 256
 """Pictures are drawn on an enlarged copy where the image is smaller than this, so that names have room."""
 
@@ -30,19 +37,29 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
     """Write the results on each image below ``out`` as they come, a line for each; return the files left out.
 
     A detector writes ``<image>.png`` with the objects drawn and ``annotations.json``, a COCO file with scores. A
-    segmenter writes ``<image>.png`` with the classes drawn and ``labels/<image>.png``, the class of each pixel.
+    segmenter writes ``<image>.png`` with the classes drawn and ``labels/<image>.png``, the class of each pixel, by the
+    lines of ``labels/classes.txt``.
+
+    Raises:
+        UserError: ``out`` cannot be written, or holds files that are no earlier results.
     """
     from convattn.data.types import SkippedFile
     from convattn.tasks.dense_inference import find_objects, label_images
 
-    _make(out)
     names = _names(files)
+    _make(out)
     detects = loaded.task != "segmentation"
     answers: Iterable[Any] = (
         find_objects(loaded, files, min_score=min_score) if detects else label_images(loaded, files)
     )
+    if not detects:
+        _write_class_names(out, loaded.classes)
     skipped: list[SkippedFile] = []
-    with _coco_file(loaded, out if detects else None) as file, Progress(console=Console(stderr=True)) as bar:
+    # rich would send printed lines to its own console: right where both are one screen, wrong where stdout is a pipe
+    console = Console(stderr=True)
+    both = sys.stdout.isatty()
+    progress = Progress(console=console, transient=True, redirect_stdout=both, disable=not console.is_terminal)
+    with _coco_file(loaded, out if detects else None) as file, progress as bar:
         task = bar.add_task("images", total=len(files))
         for place, (name, answer) in enumerate(zip(names, answers, strict=True), start=1):
             if isinstance(answer, SkippedFile):
@@ -53,7 +70,6 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
                     if detects
                     else _write_labels(answer, loaded, out, name)
                 )
-                bar.console.file = sys.stderr
                 print(line)
             bar.update(task, completed=place)
     _print_end(out, detects, len(files) - len(skipped))
@@ -81,11 +97,12 @@ def _write_objects(
         scale=_scale(answer.image),
     )
     _save(picture, path)
-    file["images"].append({"id": place, "file_name": answer.file, "width": width, "height": height})
-    for one in answer.results:
+    found_from = _seen_from(Path(answer.file), path.parent)
+    file["images"].append({"id": place, "file_name": found_from, "width": width, "height": height})
+    for index, one in enumerate(answer.results):
         _, _, box_width, box_height = one["bbox"]
-        entry = {"id": len(file["annotations"]) + 1, "iscrowd": 0, "area": round(box_width * box_height, 2), **one}
-        file["annotations"].append(entry)
+        area = round(box_width * box_height, 2) if masks is None else int(masks[index].sum())
+        file["annotations"].append({"id": len(file["annotations"]) + 1, "iscrowd": 0, "area": area, **one})
     counts = Counter(answer.names)
     return f"{answer.file}: " + (", ".join(f"{count} × {name}" for name, count in counts.items()) or "nothing found")
 
@@ -98,20 +115,24 @@ def _write_labels(answer: LabelledImage, loaded: LoadedModel, out: Path, name: s
 
     scale = _scale(answer.image)
     _save(draw_label_map(answer.image, answer.labels, len(loaded.classes), scale=scale), out / name)
-    place = out / "labels" / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_label_map(place, answer.labels)
+    write_label_map(out / "labels" / name, answer.labels)
     counts = np.bincount(answer.labels.ravel(), minlength=len(loaded.classes))
     order = [int(label) for label in counts.argsort()[::-1] if counts[label]]
     parts = [f"{loaded.classes[label]} {counts[label] / counts.sum():.0%}" for label in order[:5]]
     return f"{answer.file}: {', '.join(parts)}" + (f" and {len(order) - 5} more" if len(order) > 5 else "")
 
 
+def _write_class_names(out: Path, classes: list[str]) -> None:
+    (out / "labels").mkdir(exist_ok=True)
+    (out / "labels" / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+
+
 @contextmanager
 def _coco_file(loaded: LoadedModel, out: Path | None) -> Iterator[dict[str, list[Any]]]:
     """Write what was found also where the run is broken off."""
     categories = [{"id": label, "name": name} for label, name in enumerate(loaded.classes, start=1)]
-    content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": categories}
+    content: dict[str, Any] = {"info": {"description": WRITTEN_BY, "model": loaded.name}}
+    content |= {"images": [], "annotations": [], "categories": categories}
     try:
         yield content
     finally:
@@ -122,14 +143,25 @@ def _coco_file(loaded: LoadedModel, out: Path | None) -> Iterator[dict[str, list
 def _names(files: list[Path]) -> list[str]:
     """Return a picture's name for each file: its own, with its folders where two are alike."""
     stems = Counter(file.stem for file in files)
-    names, taken = [], Counter[str]()
+    names: list[str] = []
+    taken: set[str] = set()
     for file in files:
         name = file.stem
         if stems[name] > 1:
             name = "_".join(part for part in file.with_suffix("").parts if part not in ("/", "..", "."))
-        taken[name] += 1
-        names.append(f"{name}.png" if taken[name] == 1 else f"{name}-{taken[name]}.png")
+        while f"{name}.png" in taken:
+            name += "-2"
+        taken.add(f"{name}.png")
+        names.append(f"{name}.png")
     return names
+
+
+def _seen_from(file: Path, folder: Path) -> str:
+    """Return an image's path as it is read beside ``annotations.json``, so that the pair can be opened as data."""
+    try:
+        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(file.resolve())
 
 
 def _scale(image: Image.Image) -> float:
@@ -146,12 +178,23 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def _make(out: Path) -> None:
+    """Make the folder, or take one that holds nothing but earlier results: no data of a person's is written over."""
+    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
+        raise UserError(f"{out}: holds other files, which could be written over; give --out a new or an empty folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be made: {error.strerror}; give --out a folder of yours") from error
 
 
+def _is_ours(out: Path) -> bool:
+    try:
+        content = json.loads((out / "annotations.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (out / "labels" / CLASSES).is_file()
+    return isinstance(content, dict) and (content.get("info") or {}).get("description") == WRITTEN_BY
+
+
 def _print_end(out: Path, detects: bool, count: int) -> None:
     also = f"{out / 'annotations.json'} (COCO)" if detects else f"{out / 'labels'} (label PNGs)"
-    print(f"\n{count} pictures in {out}, {also}", file=sys.stderr)
+    print(f"{count} pictures in {out}, {also}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from rich.table import Table
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
+    from convattn.data.types import SkippedFile
+    from convattn.tasks.config import Recipe
     from convattn.tasks.dense_inference import DenseScores
     from convattn.tasks.inference import LoadedModel
 
@@ -32,48 +35,72 @@ def print_scores(loaded: LoadedModel, run: Path, data: Path | None, *, as_json: 
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         looking = bar.add_task("looking at the images", total=None)
-        images, source = _open(loaded, run, data)
+        images, left_out, source = _open(
+            loaded, run, data, lambda done, total: bar.update(looking, completed=done, total=total)
+        )
         bar.update(looking, visible=False)
         measuring = bar.add_task("measuring", total=len(images))
         measure: Any = evaluate_segmenter if loaded.task == "segmentation" else evaluate_detector
         scores = measure(loaded, images, progress=lambda done, _: bar.update(measuring, completed=done))
+    skipped = [*left_out, *scores.skipped]
     if as_json:
-        print(json.dumps(_record(loaded, scores, source), indent=2, ensure_ascii=False))
+        print(json.dumps(_record(loaded, scores, skipped, source), indent=2, ensure_ascii=False))
         return
     _print(loaded, scores, source)
-    if scores.skipped:
-        lines = [f"  {file.path}: {file.reason}" for file in scores.skipped]
-        print("\n".join([f"left out, since they cannot be read: {len(lines)}", *lines]), file=sys.stderr)
+    if skipped:
+        lines = [f"  {file.path}: {file.reason}" for file in skipped]
+        print("\n".join([f"left out, since something is wrong with them: {len(lines)}", *lines]), file=sys.stderr)
 
 
-def _open(loaded: LoadedModel, run: Path, data: Path | None) -> tuple[Any, str]:
+def _open(
+    loaded: LoadedModel, run: Path, data: Path | None, progress: Callable[[int, int], None]
+) -> tuple[Any, list[SkippedFile], str]:
+    """Return the images to measure on, what was left out and where the images come from."""
     from convattn.tasks.dense_data import data_name
-    from convattn.tasks.recipes import load_recipe, read_recipe
+    from convattn.tasks.recipes import read_recipe
     from convattn.tasks.task import task_of
 
     config = run / "config.yaml"
-    if config.is_file():
-        recipe = read_recipe(config, {} if data is None else {"data.folder": str(data)})
-    elif data is not None:
-        settings = {"data.folder": str(data), "network.head": _head(loaded)}
-        recipe = load_recipe(f"folder-{loaded.task}", settings)
-    else:
+    recipe = read_recipe(config, {"data.bad": "skip"}) if config.is_file() else None
+    own = recipe.data.folder if recipe is not None else None
+    if data is not None and (own is None or data.expanduser().resolve() != Path(own).resolve()):
+        classes, images, skipped = _open_other(loaded, recipe, data, progress)
+        _check_classes(loaded, str(data), classes)
+        return images, skipped, str(data)
+    if recipe is None:
         raise UserError(f"{run}: no run folder with a config.yaml, so its images are not known; give them with --data")
-    found = task_of(recipe).open_data(recipe)
-    if list(found.classes) != loaded.classes:
-        theirs, ours = ", ".join(found.classes[:5]), ", ".join(loaded.classes[:5])
+    found = task_of(recipe).open_data(recipe, progress)
+    _check_classes(loaded, data_name(recipe), found.classes)
+    return found.val, found.skipped, f"{data_name(recipe)}, its validation images"
+
+
+def _open_other(
+    loaded: LoadedModel, recipe: Recipe | None, data: Path, progress: Callable[[int, int], None]
+) -> tuple[list[str], Any, list[SkippedFile]]:
+    """Return the classes and the images of a folder that the model was not trained on, and what was left out."""
+    from convattn.tasks.config import Recipe
+    from convattn.tasks.dense_data import open_held_out_detection, open_held_out_segmentation
+
+    if loaded.task == "segmentation":
+        recipe = recipe or Recipe(loaded.name, task="segmentation")
+        return open_held_out_segmentation(data, loaded.classes, recipe, progress)
+    return open_held_out_detection(data, "masks" if loaded.task == "instances" else "boxes", progress)
+
+
+def _check_classes(loaded: LoadedModel, source: str, classes: list[str]) -> None:
+    if classes != loaded.classes:
         raise UserError(
-            f"{data_name(recipe)}: its classes ({theirs} ...) are not those of the model ({ours} ...): give the data "
-            "the same classes in the same order"
+            f"{source}: its {len(classes)} classes ({_some(classes)}) are not the {len(loaded.classes)} of the model"
+            f" ({_some(loaded.classes)}): give the data the same classes in the same order"
         )
-    return found.val, f"{data_name(recipe)}, its validation images"
 
 
-def _head(loaded: LoadedModel) -> str:
-    return loaded.name.partition(" on ")[0]
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def _record(loaded: LoadedModel, scores: DenseScores, source: str) -> dict[str, Any]:
+def _record(loaded: LoadedModel, scores: DenseScores, skipped: list[SkippedFile], source: str) -> dict[str, Any]:
     def finite(row: dict[str, Any]) -> dict[str, Any]:
         return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
@@ -84,7 +111,7 @@ def _record(loaded: LoadedModel, scores: DenseScores, source: str) -> dict[str, 
         "images": scores.images,
         "figures": finite(scores.figures),
         "per_class": [finite(row) for row in scores.per_class],
-        "skipped": [asdict(file) for file in scores.skipped],
+        "skipped": [asdict(file) for file in skipped],
     }
 
 

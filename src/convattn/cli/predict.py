@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convattn.data.types import SkippedFile
     from convattn.tasks.inference import Prediction
 
-HELP = """Say what is on images.
+HELP = """Say what is on images: their class, the objects on them, or the class of each pixel.
 
 [bold]Examples[/]
 
@@ -32,10 +32,13 @@ HELP = """Say what is on images.
 
   convattn predict photos/ --run weights.safetensors --format csv --out a.csv
 
-  convattn predict photos/ --out found/      a detector draws the objects and writes found/annotations.json (COCO);
-                                             a segmenter draws the classes and writes label PNGs
+  convattn predict photos/ --out found/      with a detector or a segmenter
 
-Images that cannot be read are listed on stderr and left out; exit code 2 where none could be read.
+A detector draws the objects on the images and writes annotations.json (COCO);
+a segmenter draws the classes and writes label PNGs to labels/.
+
+Images that cannot be read are listed on stderr and left out; exit code 2 where
+none could be read.
 """
 
 
@@ -59,15 +62,17 @@ class Writer(Protocol):
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")]
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
-TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many classes per image (classifiers).")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image (classifiers).")]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Weaker objects are left out (detectors).")]
-FormatOption = Annotated[Format, typer.Option("--format", help="Table for people; json, csv for programs.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people or programs (classifiers).")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="File to write; of a detector or segmenter the folder, else predictions/.", show_default=False),
+    typer.Option(
+        help="File to write (classifiers), or folder, else predictions/ (detectors, segmenters).", show_default=False
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
 
 
 def predict(
@@ -90,6 +95,9 @@ def predict(
     if loaded.task != "classification":
         from convattn.cli._dense_results import write_results
 
+        if format is not Format.TABLE:
+            kind = "annotations.json, in COCO's form" if loaded.task != "segmentation" else "label PNGs"
+            raise UserError(f"--format {format.value} is for classifiers; this model writes {kind}: leave --format out")
         skipped = write_results(loaded, files, out or Path("predictions"), min_score=min_score)
         _list_skipped(skipped, len(files))
         return

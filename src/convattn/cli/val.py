@@ -26,20 +26,20 @@ HELP = """Measure a trained model on labelled images.
 
   convattn val                               runs/latest, on its own images
 
-  convattn val --data photos/                on photos/<class>/*.jpg, or its val/
+  convattn val --data photos/                on other images
 
   convattn val --json > scores.json
 
-A detector is measured by COCO's twelve figures, on annotations in COCO's form; a segmenter by its mIoU.
+A classifier is measured by its accuracy on photos/<class>/*.jpg, a detector by
+COCO's twelve figures on COCO annotations, a segmenter by its mIoU on images
+with label PNGs: on the validation part of a folder, on all where it has none.
 """
 
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
-Data = Annotated[
-    Path | None, typer.Option(help="Folder of images by class; without it the run's own.", show_default=False)
-]
+Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
 
 
 def val(

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.types import ClassificationData
 from convattn.errors import UserError
@@ -83,9 +84,9 @@ class ClassificationTask:
     figures = ("val_loss", "val_accuracy")
     score = "val_accuracy"
 
-    def open_data(self, recipe: Recipe) -> ClassificationData:
+    def open_data(self, recipe: Recipe, progress: Progress | None = None) -> ClassificationData:
         """Return the folder's images or the digits."""
-        return open_data(recipe)
+        return open_data(recipe, progress)
 
     def build(self, recipe: Recipe, data: ClassificationData) -> tuple[nn.Module, Recipe]:
         """Return the classifier, and the recipe with the statistics of its inputs."""

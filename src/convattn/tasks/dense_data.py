@@ -1,32 +1,63 @@
-"""The data sets of detection and segmentation that a recipe names."""
+"""The data sets of detection and segmentation that a recipe names, or that a model is measured on."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
-from convattn.data.coco import DetectionData, open_detection
+from convattn.data.coco import (
+    COCO_LAYOUT,
+    DetectionData,
+    DetectionImages,
+    annotation_files,
+    find_annotations,
+    open_coco,
+    open_detection,
+)
 from convattn.data.coco_file import Wanted
+from convattn.data.folder import Progress
+from convattn.data.problems import refuse_or_skip
 from convattn.data.scenes import SceneSettings, scenes_folder
-from convattn.data.segmentation import SegmentationData, open_segmentation
+from convattn.data.segmentation import (
+    PairFolders,
+    SegmentationData,
+    SegmentationImages,
+    check_pairs,
+    find_pair_folders,
+    open_segmentation,
+    read_classes,
+)
+from convattn.data.types import SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 
 D = TypeVar("D", DetectionData, SegmentationData)
 
 
-def open_detection_data(recipe: Recipe, wanted: Wanted) -> DetectionData:
+def open_detection_data(recipe: Recipe, wanted: Wanted, progress: Progress | None = None) -> DetectionData:
     """Return the recipe's images with boxes or masks: a folder in COCO's form, or the embedded scenes.
 
     Raises:
         BadData: Something is wrong in it, and ``data.bad`` is "refuse".
-        UserError: There is no such folder, or a split without images.
+        UserError: There is no such folder, a split without images, or no object to learn from.
     """
     data = recipe.data
-    found = open_detection(_folder(recipe), wanted=wanted, val_fraction=data.val_fraction, skip_bad=data.bad == "skip")
+    found = open_detection(
+        _folder(recipe, progress),
+        wanted=wanted,
+        val_fraction=data.val_fraction,
+        skip_bad=data.bad == "skip",
+        progress=progress,
+    )
+    if not has_objects(found.train):
+        raise UserError(
+            f"{found.train.annotations}: its {len(found.train)} training images have no object, crowds aside; "
+            "annotate some: a detector learns from them"
+        )
     return _checked(found, recipe)
 
 
-def open_segmentation_data(recipe: Recipe) -> SegmentationData:
+def open_segmentation_data(recipe: Recipe, progress: Progress | None = None) -> SegmentationData:
     """Return the recipe's images with label maps: a folder of pairs, or the embedded scenes.
 
     Raises:
@@ -34,12 +65,65 @@ def open_segmentation_data(recipe: Recipe) -> SegmentationData:
     """
     data = recipe.data
     found = open_segmentation(
-        _folder(recipe),
+        _folder(recipe, progress),
         reduce_zero_label=data.reduce_zero_label,
         val_fraction=data.val_fraction,
         skip_bad=data.bad == "skip",
+        progress=progress,
     )
     return _checked(found, recipe)
+
+
+def open_held_out_detection(
+    root: Path, wanted: Wanted, progress: Progress | None = None
+) -> tuple[list[str], DetectionImages, list[SkippedFile]]:
+    """Return the classes, the images to measure a detector on and what was left out.
+
+    Those are the images of an annotation file; of a folder its validation images, all where it has no split.
+
+    Raises:
+        UserError: There is no such layout, or no image is left.
+    """
+    file = root.expanduser()
+    if file.is_dir():
+        files = annotation_files(file)
+        train, val = (files[0], None) if len(files) == 1 else find_annotations(file)
+        file = val or train
+    elif not file.is_file():
+        raise UserError(f"{file}: no such file or folder; give a folder or an annotation file, {COCO_LAYOUT}")
+    return open_coco(file, wanted=wanted, skip_bad=True, progress=progress)
+
+
+def open_held_out_segmentation(
+    root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+) -> tuple[list[str], SegmentationImages, list[SkippedFile]]:
+    """Return the classes, the images to measure a segmenter on and what was left out.
+
+    Those are a folder's validation images, all where it has no split. Without a list of classes of its own the
+    folder's ids are the model's ``classes``.
+
+    Raises:
+        UserError: There is no such layout, or no pair is left.
+    """
+    folders = find_pair_folders(root)
+    part = folders.train if folders.val is None else folders.val
+    names = read_classes(folders.root) or classes
+    wanted = recipe.data.reduce_zero_label
+    images, _, problems = check_pairs(
+        PairFolders(folders.root, part, None, folders.ade20k),
+        names,
+        reduce_zero_label=folders.ade20k if wanted is None else wanted,
+        progress=progress,
+    )
+    skipped = refuse_or_skip(problems, skip_bad=True)
+    if not len(images):
+        raise UserError(f"{folders.root}: no pair is left to measure on" + (f"; {problems[0]}" if problems else ""))
+    return names, images, skipped
+
+
+def has_objects(images: DetectionImages) -> bool:
+    """Tell whether any image has an object, crowds aside."""
+    return any(not one.crowd for image in images.entries for one in image.objects)
 
 
 def data_name(recipe: Recipe) -> str:
@@ -47,13 +131,14 @@ def data_name(recipe: Recipe) -> str:
     return recipe.data.folder or f"the embedded {recipe.data.embedded}"
 
 
-def _folder(recipe: Recipe) -> str:
+def _folder(recipe: Recipe, progress: Progress | None) -> str:
     if recipe.data.folder is not None:
         return recipe.data.folder
     if recipe.data.embedded != "scenes":
         raise UserError(f"this recipe brings no images for {recipe.task}: give a folder of them with --data")
     scenes = recipe.data.scenes
-    return str(scenes_folder(SceneSettings(train=scenes.train, val=scenes.val, seed=scenes.seed)))
+    settings = SceneSettings(train=scenes.train, val=scenes.val, seed=scenes.seed)
+    return str(scenes_folder(settings, progress=progress))
 
 
 def _checked(data: D, recipe: Recipe) -> D:

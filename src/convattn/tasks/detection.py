@@ -15,6 +15,7 @@ from convattn import detection
 from convattn.data.coco import DetectionData, DetectionImages, Target
 from convattn.data.coco_file import Wanted
 from convattn.data.dense_transforms import collate_detection, detection_eval_transform, detection_train_transform
+from convattn.data.folder import Progress
 from convattn.data.masks import encode_mask
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, evaluate_detections
@@ -132,9 +133,9 @@ class DetectionTask:
     figures = tuple(f"box_{name}" for name in FIGURES)
     score = "box_AP"
 
-    def open_data(self, recipe: Recipe) -> DetectionData:
+    def open_data(self, recipe: Recipe, progress: Progress | None = None) -> DetectionData:
         """Return the folder's COCO data, or the embedded scenes."""
-        return open_detection_data(recipe, self.wanted_for(recipe))
+        return open_detection_data(recipe, self.wanted_for(recipe), progress)
 
     def wanted_for(self, recipe: Recipe) -> Wanted:
         """Return what has to be known of an object; a network with masks learns them though boxes are asked for."""
@@ -175,6 +176,8 @@ class DetectionTask:
             read = [sample for sample in batch if sample.image is not None]
             seen += [int(sample.target["image_id"]) for sample in read]
             found += coco_results(model, read, self.kinds)
+        if not seen:
+            raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
         scores = measure(only_images(data.val.coco_dataset(), seen), found, self.kinds)
         write_json(run.detections, in_file_ids(found, data.val), indent=None)
         write_per_class(run, scores, data.classes)

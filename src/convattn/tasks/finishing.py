@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -71,9 +72,16 @@ def read_result(run: RunFolder) -> Result | None:
     """Return how a run ended, or None where it has not."""
     try:
         result = Result(**json.loads(run.summary.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        figures = {name: _number(value) for name, value in result.figures.items()}
+        result = replace(result, score=_number(result.score), figures=figures)
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
     return result if result.finished and result.report else None
+
+
+def _number(value: float | None) -> float:
+    """Return a figure of the summary, where null stands for what could not be measured."""
+    return math.nan if value is None else float(value)
 
 
 def count_skipped(run: RunFolder) -> int:

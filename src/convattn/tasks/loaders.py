@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from convattn.data.digits import open_digits
-from convattn.data.folder import open_folder
+from convattn.data.folder import Progress, open_folder
 from convattn.data.images import ImageError
 from convattn.data.sampler import GlobalBatchSampler, ShardSampler
 from convattn.data.transforms import Transform, eval_transform, train_transform
@@ -94,7 +94,7 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
             return self.transform(Image.new("RGB", (1, 1))), UNREADABLE
 
 
-def open_data(recipe: Recipe) -> ClassificationData:
+def open_data(recipe: Recipe, progress: Progress | None = None) -> ClassificationData:
     """Return the recipe's data set, checked for what training needs.
 
     Raises:
@@ -102,7 +102,7 @@ def open_data(recipe: Recipe) -> ClassificationData:
     """
     if recipe.data.folder is not None:
         where = recipe.data.folder
-        data = open_folder(where, val_fraction=recipe.data.val_fraction)
+        data = open_folder(where, val_fraction=recipe.data.val_fraction, progress=progress)
     elif recipe.data.embedded == "digits":
         where = "the digits"
         data = open_digits(recipe.data.image_size)

@@ -1,5 +1,6 @@
 """What a person sees while training runs: a bar for the epoch, then one line of what it came to."""
 
+import math
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -111,8 +112,12 @@ class ProgressBar(Callback):
 
 def _figures(row: dict[str, float]) -> str:
     """Return the epoch's main figures, those that the task measures."""
-    parts = [f"  {name} {row[key]:{form}}" for key, (name, form) in SHOWN.items() if key in row]
-    return "".join(parts)
+    return "".join(f"  {name} {_shown(row[key], form)}" for key, (name, form) in SHOWN.items() if key in row)
+
+
+def _shown(value: float, form: str) -> str:
+    """Return a figure in its form, a dash where there was nothing to measure."""
+    return "–" if math.isnan(value) else f"{value:{form}}"
 
 
 def _recorder(trainer: Trainer) -> RunRecorder:

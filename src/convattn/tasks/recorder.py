@@ -21,6 +21,9 @@ from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns
 
+UNMEASURED = Progress().best_score
+"""What the best score is before any epoch has had one."""
+
 AGREE_EVERY = 16
 """With several processes, they agree on stopping and saving every so many batches."""
 
@@ -143,11 +146,11 @@ class RunRecorder(Callback):
         if trainer.is_global_zero:
             self._write(row, pl_module)
         score = figures[self.facts.score]
-        # A score that is no number (nothing to measure by) is worse than any, but the first epoch is still kept.
-        better = score > self.progress.best_score or not self.progress.best_epoch
+        # A score that is no number (nothing to measure by) is worse than any; of such epochs the last is kept.
+        score = score if math.isfinite(score) else UNMEASURED
+        better = score > self.progress.best_score or self.progress.best_score == UNMEASURED
         if better:
-            best = score if math.isfinite(score) else -1.0
-            self.progress = replace(self.progress, best_score=best, best_epoch=epoch + 1)
+            self.progress = replace(self.progress, best_score=score, best_epoch=epoch + 1)
         pl_module.begin_epoch(epoch + 1)
         for path in (self.run.best, self.run.last) if better else (self.run.last,):
             self._save(trainer, pl_module, path)

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as images_v2
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn import segmentation
 from convattn.data.dense_transforms import segmentation_eval_transform, segmentation_train_transform
+from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.segmentation import SegmentationData, SegmentationImages, write_label_map
 from convattn.errors import UserError
@@ -109,9 +110,9 @@ class SegmentationTask:
     figures = FIGURES
     score = "mean_iou"
 
-    def open_data(self, recipe: Recipe) -> SegmentationData:
+    def open_data(self, recipe: Recipe, progress: Progress | None = None) -> SegmentationData:
         """Return the folder's pairs, or the embedded scenes."""
-        return open_segmentation_data(recipe)
+        return open_segmentation_data(recipe, progress)
 
     def build(self, recipe: Recipe, data: SegmentationData) -> tuple[nn.Module, Recipe]:
         """Return the segmenter, and the recipe with the statistics of its inputs."""
@@ -147,13 +148,14 @@ class SegmentationTask:
         """Write a label map for each image, the figures of each image and of each class, and the confusion."""
         run.label_maps.mkdir(exist_ok=True)
         device = next(model.parameters()).device
-        whole = MeanIoU(len(data.classes)).to(device)
+        # This is the main process alone: counts that waited for the others would wait for ever.
+        whole = MeanIoU(len(data.classes), sync_on_compute=False).to(device)
         rows = []
         for batch in self.evaluation_loader(recipe, data, skip_log):
             for sample, logits in labelled(model, batch, recipe.evaluation):
                 labels, target = logits.argmax(0), sample.target.to(device)
                 write_label_map(run.label_maps / f"{sample.index:06}.png", labels.cpu().numpy())
-                one = MeanIoU(len(data.classes)).to(device)
+                one = MeanIoU(len(data.classes), sync_on_compute=False).to(device)
                 one.update(labels[None], target[None])
                 whole.update(labels[None], target[None])
                 figures = iou_figures(one)

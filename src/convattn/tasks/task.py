@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import nn
 from torch.utils.data import DataLoader
 
+from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.tasks.config import Recipe, TaskName
 from convattn.tasks.loaders import Shard, SkipLog
@@ -27,8 +28,8 @@ class Task(Protocol):
     figures: tuple[str, ...]
     score: str
 
-    def open_data(self, recipe: Recipe) -> Data:
-        """Return the recipe's data set, checked for what training needs."""
+    def open_data(self, recipe: Recipe, progress: Progress | None = None) -> Data:
+        """Return the recipe's data set, checked for what training needs; ``progress`` hears of the images looked at."""
 
     def build(self, recipe: Recipe, data: Data) -> tuple[nn.Module, Recipe]:
         """Return the network, tried on an image, and the recipe with what it left to the network filled in."""

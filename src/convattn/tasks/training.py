@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError
 from convattn.tasks.building import check_names
@@ -47,8 +48,10 @@ class Job:
     checkpoint: Path | None = None
 
 
-def prepare(recipe: Recipe, out: Path) -> Job:
+def prepare(recipe: Recipe, out: Path, progress: Progress | None = None) -> Job:
     """Check a recipe against its data and its model, before anything is written.
+
+    ``progress`` is called with (images looked at, images in all).
 
     Raises:
         UserError: for whatever a person can mend.
@@ -58,7 +61,7 @@ def prepare(recipe: Recipe, out: Path) -> Job:
         # a resume may come from another place
         folder = str(Path(recipe.data.folder).expanduser().absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
-    data = task_of(recipe).open_data(recipe)
+    data = task_of(recipe).open_data(recipe, progress)
     model, recipe = _model(recipe, data)
 
     def open_folder() -> RunFolder:
@@ -69,7 +72,7 @@ def prepare(recipe: Recipe, out: Path) -> Job:
     return Job(recipe, data, model, open_folder)
 
 
-def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None) -> Job:
+def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None, progress: Progress | None = None) -> Job:
     """Check that a run can continue from its last checkpoint, or from its beginning if it has none yet.
 
     Raises:
@@ -77,7 +80,7 @@ def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None) -
     """
     check_resume_overrides(overrides or {})
     recipe = read_recipe(run.config, overrides)
-    data = task_of(recipe).open_data(recipe)
+    data = task_of(recipe).open_data(recipe, progress)
     if run.classes.is_file() and (known := run.classes.read_text(encoding="utf-8").splitlines()) != data.classes:
         raise UserError(
             f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"

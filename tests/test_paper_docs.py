@@ -1,0 +1,159 @@
+"""The pages on the two papers: all equations are there, and what they name exists."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from functools import reduce
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import convattn.cost.published
+from tests.test_docs import FENCE, broken_links
+
+ROOT = Path(__file__).parent.parent
+ACMIX, XVOLUTION = ROOT / "docs" / "paper.md", ROOT / "docs" / "x-volution.md"
+PAGES = (ACMIX, XVOLUTION)
+
+# As numbered in the papers; S1 is the one of ACmix's supplement.
+EQUATIONS = {
+    ACMIX: [*map(str, range(1, 21)), "S1"],
+    XVOLUTION: list(map(str, range(1, 10))),
+}
+# Sections, tables and figures that say something which is built here.
+SUBJECTS = {
+    ACMIX: [
+        *("section 3.1", "section 3.2", "section 3.3", "section 4.3", "section 4.4", "section 4.5", "section 5"),
+        *("table 1", "table 2", "table 3", "table 4", "table 5", "table 6", "table 7"),
+        *("figure 2", "figure 3", "figure 4", "figure 5"),
+        *("supplement", "**A, ", "**B, ", "**C, ", "**D, ", "**E, "),
+    ],
+    XVOLUTION: [
+        *("sections 3.1 and 3.2", "section 3.3", "section 3.4", "section 4", "section 6", "section 6.1.2"),
+        *("table 1", "table 2", "table 3", "table 4", "table 5", "tables 6 and 7"),
+        *("figure 1", "figure 2", "figure 3a", "figure 3b", "figure 4"),
+    ],
+}
+REFERENCE = re.compile(r"`(?P<file>[\w./-]+\.py)::(?P<name>[\w.]+)`")
+NUMBER = re.compile(r"^\((?P<number>S?\d+)\) ", re.MULTILINE)
+RECIPE = re.compile(r"`((?:imagenet|coco|ade20k)-[\w-]+)`")
+
+each_page = pytest.mark.parametrize("path", PAGES, ids=["acmix", "x-volution"])
+
+
+def references(page: str) -> list[tuple[str, str]]:
+    """Every ``file::name`` of a page."""
+    return [(found["file"], found["name"]) for found in REFERENCE.finditer(page)]
+
+
+def why_not(file: str, name: str) -> str | None:
+    """Why a reference leads nowhere, or None: the file is the module's own, the name is defined in that very file."""
+    if not file.startswith("src/convattn/") or not (ROOT / file).is_file():
+        return f"there is no file {file}"
+    module = importlib.import_module(
+        file.removeprefix("src/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    )
+    try:
+        reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        return f"{file} has no {name}: {error}"
+    first = name.partition(".")[0]
+    if not re.search(rf"^(?:def|class) {first}\b|^{first}\b.*=", (ROOT / file).read_text(), re.MULTILINE):
+        return f"{first} is imported into {file}, not defined there"
+    return None
+
+
+def equations(page: str) -> list[str]:
+    """The numbers at the starts of lines in a page's formulas."""
+    return [found["number"] for fence in FENCE.finditer(page) for found in NUMBER.finditer(fence["body"])]
+
+
+@each_page
+def test_where_it_stands_resolves(path: Path) -> None:
+    found = references(path.read_text())
+    assert len(found) > 20
+    assert [why for reference in found if (why := why_not(*reference))] == []
+
+
+@each_page
+def test_every_reference_has_the_one_form(path: Path) -> None:
+    """What looks like one and is not would not be checked."""
+    page = path.read_text()
+    assert page.count("::") == len(references(page)) + page.count("`file::name`")
+    code = re.findall(r"`([^`\n]+)`", FENCE.sub("", page))
+    assert [text for text in code if text.startswith("src/") and "::" not in text] == []
+
+
+@each_page
+def test_every_equation_stands_once_and_in_order(path: Path) -> None:
+    assert equations(path.read_text()) == EQUATIONS[path]
+
+
+@each_page
+def test_every_section_table_and_figure_is_spoken_of(path: Path) -> None:
+    page = path.read_text().lower()
+    assert [subject for subject in SUBJECTS[path] if subject.lower() not in page] == []
+
+
+@each_page
+def test_recipes_exist(path: Path) -> None:
+    recipes = {Path(str(entry)).stem for entry in files("convattn.recipes").iterdir()}
+    named = set(RECIPE.findall(path.read_text()))
+    assert named
+    assert named <= recipes
+
+
+def test_every_recipe_of_the_papers_is_named() -> None:
+    recipes = {Path(str(entry)).stem for entry in files("convattn.recipes").iterdir()}
+    of_papers = {name for name in recipes if re.match(r"(imagenet|coco|ade20k)-", name)}
+    pages = " ".join(path.read_text() for path in PAGES)
+    short = {f"coco-faster_rcnn-xvolution{end}" for end in re.findall(r"`(-\dx)`", pages)}
+    assert of_papers == set(RECIPE.findall(pages)) | short
+
+
+@each_page
+def test_links_resolve(path: Path) -> None:
+    assert broken_links(path.read_text(), path) == []
+
+
+@each_page
+def test_the_generated_tables_have_their_place(path: Path) -> None:
+    assert "convattn reproduce --list" in path.read_text()
+
+
+def test_published_figures_are_those_of_the_tables() -> None:
+    """The page repeats a few; they are the ones that the code compares with."""
+    page = ACMIX.read_text()
+    conv_swin = convattn.cost.published.find_network("conv_swin_tiny")
+    assert conv_swin is not None
+    assert f"published with {conv_swin.parameters} M parameters and {conv_swin.macs} G" in page
+    swin = [convattn.cost.published.find_network(f"swin_{size}") for size in ("tiny", "small")]
+    assert "published with " + " and ".join(f"{row.parameters} M" for row in swin if row) in page
+
+
+class TestTheCheckers:
+    """Each checker is shown something wrong."""
+
+    @pytest.mark.parametrize(
+        ("file", "name", "why"),
+        [
+            ("src/convattn/ops/shift/missing.py", "shift", "no file"),
+            ("src/convattn/ops/shift/__init__.py", "shove", "has no shove"),
+            ("src/convattn/layers/acmix.py", "ACmix.shove", "has no ACmix.shove"),
+            ("src/convattn/layers/acmix.py", "ShiftConvolution", "not defined there"),
+            ("tests/test_docs.py", "slug", "no file"),
+        ],
+    )
+    def test_a_reference_that_leads_nowhere_is_found(self, file: str, name: str, why: str) -> None:
+        refused = why_not(file, name)
+        assert refused is not None
+        assert why in refused
+
+    def test_a_module_constant_and_a_method_are_names(self) -> None:
+        assert why_not("src/convattn/models/swin.py", "DEPTHS") is None
+        assert why_not("src/convattn/layers/acmix.py", "ACmix.reparameterize") is None
+
+    def test_numbers_count_in_formulas_alone(self) -> None:
+        assert equations("(1) says\n```\n(2)   a = b\nc (3) = d\n```\n(4) too\n") == ["2"]
