@@ -177,7 +177,12 @@ def _networks(shown: list[Record], number: Callable[[Record], str]) -> list[str]
         case = [what, f"{record.case['size']}²", str(record.case["batch"]), _setting(record)]
         for subject in dict.fromkeys([*record.results, *record.checks]):
             rows.append([*case, subject, *_network_cells(record, subject), number(record) + _busy(record)])
-    lines = ["## Networks", "", "Inference is of networks folded by `convattn.optimize`.", ""]
+    lines = [
+        "## Networks",
+        "",
+        "Inference is of networks folded by `convattn.optimize`, but for those marked `@trained`.",
+        "",
+    ]
     if not rows:
         return [*lines, "No record yet.", ""]
     head = ["", "size", "batch", "setting", "network", "ms", "quartiles", "ratio", "peak MiB", "ratio", "machine"]
@@ -211,7 +216,7 @@ def charts_of(records: Sequence[Record]) -> list[Chart]:
     networks = Chart("benchmarks-networks", "ACmix-ResNet-50 over ResNet-50", "ratio")
     for finding in findings:
         wanted = finding.requirement
-        if finding.value is not None and wanted.record.kind != "op":
+        if finding.value is not None and wanted.record.kind != "op" and wanted.group.startswith("ACmix"):
             step = "training" if wanted.record.kind == "train" else "inference"
             name = "peak" if wanted.figure == "peak ratio" else "time"
             label = f"{step}\n{name}\n" + wanted.what.replace("224², ", "").replace(" at most", "").replace(", ", "\n")

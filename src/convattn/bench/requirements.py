@@ -162,6 +162,14 @@ def _networks() -> Iterator[Requirement]:
             yield Requirement(f"{name}, latency", f"224², batch {batch}, {held}", "time ratio", selector, 1.20, 1.05)
 
 
+def _folding() -> Iterator[Requirement]:
+    name = "X-volution-ResNet-50, re-parameterised / as trained, latency"
+    nets = ("models", "xvolution_resnet50"), ("base", "xvolution_resnet50@trained")
+    for batch in (1, 8):
+        selector = Selector("model", (*nets, ("size", 224), ("batch", batch), ("dtype", "float32")))
+        yield Requirement(name, f"224², batch {batch}", "time ratio", selector, 0.7, 0.5)
+
+
 def _operators(mode: str, batches: tuple[int, ...], limits: Sequence[tuple[float, float]]) -> Iterator[Requirement]:
     group = "ACmix / conv3×3, " + ("forward" if mode == "forward" else "forward + backward")
     sizes = [(c, size, "") for c, size in _PLAIN] + [(c, size, "-s2") for c, size in _STRIDED]
@@ -210,6 +218,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     Requirement("ACmix-ResNet-50 / ResNet-50, training step", "224², batch 8", "time ratio", _STEP, 1.15, 1.0),
     Requirement("ACmix-ResNet-50 / ResNet-50, training peak memory", "224², batch 8", "peak ratio", _STEP, 1.2, 1.0),
     *_floors(),
+    *_folding(),
     *_gpu(),
 )
-"""The gates and goals of the project; ratios are over the plain convolution, or the plain network."""
+"""The gates and goals; ratios are over the plain convolution, the plain network, or the network as trained."""
