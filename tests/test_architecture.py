@@ -34,7 +34,10 @@ BESIDE = {
     "data": set(),
     "report": {"data"},
     "bench": {"ops", "layers", "models", "convert", "official", "cost"},
-    "paper": {"ops", "layers", "models", "convert", "official", "cost", "bench"},
+    "paper": {
+        *("ops", "layers", "models", "convert", "official", "cost", "bench"),
+        *("detection", "segmentation", "data", "tasks", "report"),
+    },
 }
 # The package itself, `import convattn`: it imports the lower rooms, so only these may import it back.
 USES_THE_PACKAGE = {"bench", "paper", "tasks", "cli"}

@@ -12,6 +12,7 @@ from convattn.cli.cost import cost
 from convattn.cli.info import info
 from convattn.cli.list import list_models
 from convattn.cli.predict import predict
+from convattn.cli.reproduce import reproduce
 from convattn.cli.train import train
 from convattn.cli.val import val
 from convattn.errors import UserError
@@ -31,6 +32,7 @@ app.command()(info)
 app.command(name="list")(list_models)
 app.command()(cost)
 app.command(name="check-data")(check_data)
+app.command()(reproduce)
 app.add_typer(bench)
 
 

@@ -77,7 +77,7 @@ table 4 | Swin-T       | cascade_mask_rcnn | swin_tiny        | -  | 750
 table 4 | Swin-ACmix-T | cascade_mask_rcnn | acmix_swin_tiny  | -  | 754
 """
 
-# source | as the paper calls it | an option of acmix_swin_tiny's operator | parameters, M | multiply-adds, G | top-1 | FPS
+# source | as the paper calls it | an option of Swin-ACmix-T's operator | parameters, M | multiply-adds, G | top-1 | FPS
 _VARIANTS = """
 table 6 | α = β = 1               | mix=sum         | 30 | 4.6 | 81.5 | -
 table 6 | α learned, β = 1        | mix=alpha       | 30 | 4.6 | 81.6 | -
