@@ -1,0 +1,153 @@
+"""Runs one after the other in this process, or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convattn.paper.runs import Run, execute
+from convattn.tasks.interrupt import RunInterrupted, StopRequest
+
+POLL = 0.5
+"""Seconds between two looks at what the processes did."""
+
+Done = Callable[[Run, str], None]
+"""Told of a run that ended, and why it failed; "" where it did not."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the runs go and what is written about them.
+
+    Args:
+        root: the folder of all runs.
+        commit: of the code.
+        devices: how many GPUs there are.
+    """
+
+    root: Path
+    commit: str
+    devices: int = 0
+
+    def device(self, worker: int) -> str | None:
+        """The GPU of a process."""
+        return str(worker % self.devices) if self.devices else None
+
+
+def run_all(runs: Sequence[Run], place: Place, jobs: int, threads: int, done: Done) -> bool:
+    """Train all runs that are not finished; return whether all of them were come to.
+
+    A Ctrl-C or SIGTERM lets every run that is under way save itself, and ends.
+
+    Args:
+        runs: in order.
+        place: where they go.
+        jobs: how many at a time; 1 runs them in this process.
+        threads: torch's, of every process.
+        done: is told of each.
+    """
+    if jobs == 1:
+        return _here(runs, place, threads, done)
+    return _apart(runs, place, min(jobs, max(len(runs), 1)), threads, done)
+
+
+def _here(runs: Sequence[Run], place: Place, threads: int, done: Done) -> bool:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with StopRequest() as stop:
+            for run in runs:
+                if stop.received or not _try(run, place, 0, stop, done):
+                    return False
+        return True
+    finally:
+        torch.set_num_threads(before)
+
+
+def _try(run: Run, place: Place, worker: int, stop: StopRequest, done: Done) -> bool:
+    """Train one; return whether to go on."""
+    try:
+        execute(run, place.root, place.device(worker), lambda: stop.received, place.commit)
+    except RunInterrupted:
+        return False
+    except (ValueError, RuntimeError, OSError, ArithmeticError) as error:  # one that fails does not end the others
+        done(run, f"{type(error).__name__}: {error}")
+    else:
+        done(run, "")
+    return True
+
+
+def _apart(runs: Sequence[Run], place: Place, jobs: int, threads: int, done: Done) -> bool:
+    context = multiprocessing.get_context("spawn")
+    tasks: Any = context.Queue()
+    results: Any = context.Queue()
+    for run in [*runs, *[None] * jobs]:
+        tasks.put(run)
+    workers = [
+        context.Process(target=_work, args=(number, place, threads, tasks, results), daemon=False)
+        for number in range(jobs)
+    ]
+    left = {run.name: run for run in runs}
+    with StopRequest() as stop:
+        for worker in workers:
+            worker.start()
+        told = False
+        while left and any(worker.is_alive() for worker in workers):
+            _listen(results, left, done)
+            if stop.received and not told:
+                told = True
+                for worker in workers:
+                    worker.terminate()  # SIGTERM: the run is saved at its next batch
+        for worker in workers:
+            worker.join()
+        _listen(results, left, done)
+        if not stop.received:
+            for run in list(left.values()):
+                done(run, "its process ended before it")
+    return not left
+
+
+def _listen(results: Any, left: dict[str, Run], done: Done) -> None:
+    """Take what has come within a moment."""
+    wait = POLL
+    while True:
+        try:
+            name, failure = results.get(timeout=wait)
+        except queue.Empty:
+            return
+        wait = 0.01
+        run = left.pop(name, None)
+        if run is not None:
+            done(run, failure)
+
+
+def _work(number: int, place: Place, threads: int, tasks: Any, results: Any) -> None:
+    """A process: runs until there are none left, or it is told to stop."""
+    import torch
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    with StopRequest() as stop:
+        while not stop.received:
+            try:
+                run = tasks.get(timeout=1.0)
+            except queue.Empty:
+                continue
+            if run is None or not _try(run, place, number, stop, lambda one, why: results.put((one.name, why))):
+                return
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed must not go on writing into a folder that another may resume."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
