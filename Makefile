@@ -19,11 +19,14 @@ native: ## compile the CPU kernels of csrc/ again, in place; for whichever envir
 demo: setup ## train a small ACmix ResNet on real handwritten digits and print its accuracy and its run folder
 	@.venv/bin/convattn train
 
+# A process a core, one thread each: their threads would fight for the cores otherwise.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
+
 test: setup ## the tests, without those marked slow
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 test-all: setup ## every test
-	@$(PY) -m pytest -m ''
+	@$(PYTEST) -m ''
 
 asan: setup ## the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	@PYTHON=$(PY) tools/test_sanitized.sh

@@ -42,4 +42,4 @@ def test_ratios_are_over_the_table_s_baseline(tmp_path):
     assert lines[0].ours == 1.0
     tensor, full = (record.results[row.subject]["time"] for row in (part.rows[0], part.rows[-1]))
     assert lines[-1].ours == pytest.approx(tensor.over(full).median)
-    assert all("threads" in " ".join(line.why) for line in lines)
+    assert all("thread" in " ".join(line.why) for line in lines)

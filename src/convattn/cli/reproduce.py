@@ -349,8 +349,18 @@ def _print_end(chosen: "list[tuple[Entry, Part]]", writer: "Writer", page: Path,
         table.add_row(entry.id, part.scale, given, str(far) if part.comparable else "")
     if chosen:
         console.print(table, highlight=False)
+    if [part.scale for _, part in chosen[:1]] == ["full"]:
+        _print_commands(chosen, writer, console)
     _say(console, f"page   {page}")
     _say(console, f"tables {page.parent}/*.md, *.csv, *.png")
+
+
+def _print_commands(chosen: "list[tuple[Entry, Part]]", writer: "Writer", console: Console) -> None:
+    """What would train the rows that no run has filled."""
+    for entry, part in chosen:
+        lines = [line for line in writer.lines[entry.id][part.scale] if not line.is_run]
+        for row, command in dict.fromkeys((line.row, line.command) for line in lines):
+            _say(console, f"{command}  # {entry.id}, {row}")
 
 
 def _command() -> str:

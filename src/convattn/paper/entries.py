@@ -27,6 +27,12 @@ DATA: dict[str, str] = {"imagenet": "imagenet/", "coco": "coco/", "ade20k": "ADE
 DEVICES = 8
 """GPUs of the commands for the papers' own data sets."""
 
+PRETRAINED = ("coco", "ade20k")
+"""Data sets whose runs start from the backbone's weights on ImageNet, which do not come with the package."""
+
+WEIGHTS = "pretrained_cfg_overlay"
+"""The argument of timm's that names a file of such weights."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -67,14 +73,19 @@ class Setting:
     def command(self, seed: int | None = None) -> str:
         """The command that does it alone."""
         words = ["convattn", "train", "--recipe", self.recipe]
-        folder = DATA.get(self.recipe.partition("-")[0])
+        data = self.recipe.partition("-")[0]
+        folder = DATA.get(data)
         if folder is not None:
             words += ["--data", folder]
         if "model" in self.overrides:
             words += ["--model", str(self.overrides["model"])]
         if folder is not None:
             words += ["--devices", str(DEVICES)]
-        return shlex.join([*words, *self.words(seed)])
+        words += self.words(seed)
+        if data in PRETRAINED:
+            weights = json.dumps({"file": f"weights/{self.overrides['model']}.safetensors"})
+            words += ["pretrained=true", f"model_args.{WEIGHTS}={weights}"]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convattn.paper.entries import Entry, Part, Quantity, Row
 from convattn.paper.results import Measured, Results
@@ -123,9 +123,9 @@ def _line(
     values = _values(ours, quantity.key)
     if ours is None or not values:
         wanted = ours.wanted if ours else results.seeds if part.scale in ("digits", "scenes") else 1
-        return _with(line, seeds=(len(ours.values) if ours else 0, wanted), commit=ours.commit if ours else "")
+        return replace(line, seeds=(len(ours.values) if ours else 0, wanted), commit=ours.commit if ours else "")
     mean = statistics.fmean(values.values())
-    line = _with(
+    line = replace(
         line,
         ours=mean,
         deviation=deviation(list(values.values())),
@@ -136,16 +136,10 @@ def _line(
     is_score = part.scale in ("digits", "scenes", "full") and quantity.unit == "%"
     gain = _gain(values, _values(theirs, quantity.key)) if is_score else None
     printed_gain = _published_gain(row, base, quantity.name)
-    line = _with(line, gain=gain, published_gain=printed_gain)
+    line = replace(line, gain=gain, published_gain=printed_gain)
     difference, relative = _difference(part, published, mean, gain, printed_gain)
-    line = _with(line, difference=difference, relative=relative)
-    return _with(line, why=tuple(filter(None, (_why(part, row, line), ours.note))))
-
-
-def _with(line: Line, **changes: object) -> Line:
-    from dataclasses import replace
-
-    return replace(line, **changes)  # type: ignore[arg-type]
+    line = replace(line, difference=difference, relative=relative)
+    return replace(line, why=tuple(filter(None, (_why(part, row, line), ours.note))))
 
 
 def _values(measured: Measured | None, key: str) -> dict[int, float]:

@@ -26,7 +26,8 @@ from convattn.report.style import CSS, PAGE
 TITLE = "ACmix and X-volution, reproduced"
 MORE_CSS = """
 .made td,.made th{white-space:nowrap}.made .no td{color:var(--muted)}.made td.say{white-space:normal;min-width:24em}
-.made td:first-child{white-space:normal;min-width:12em;max-width:26em}.made tr.same td:first-child{color:transparent}
+.made td:first-child{white-space:normal;min-width:12em;max-width:26em}
+@media(max-width:480px){.made td:first-child{min-width:7em}.made td.reason,.made td.say{min-width:15em}}
 .made code{font:.8rem ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere;color:var(--ink)}
 .made td.reason{white-space:normal;font-size:.82rem;color:var(--muted);min-width:22em;line-height:1.35}
 .made b{color:var(--c2);font-weight:600}.made td.named{white-space:normal;min-width:6em;max-width:15em}
@@ -145,8 +146,9 @@ def _row(part: Part, line: Line, lines: Sequence[Line], same: bool) -> str:
         texts[4] = f"<td><b>{escape(line.difference)}</b></td>"
     if is_one_go(part):
         texts[5] = f'<td class="reason">{escape(" ".join(line.why))}</td>'
-    kind = ' class="same"' if same else ""
-    return f"<tr{kind}>{''.join(texts)}</tr>"
+    if same:
+        texts[0] = "<td></td>"
+    return f"<tr>{''.join(texts)}</tr>"
 
 
 def _not_run(part: Part, group: Sequence[Line], columns: int) -> str:

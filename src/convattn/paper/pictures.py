@@ -162,7 +162,7 @@ def _apart(part: Part, name: str, labels: Sequence[str], lines: Sequence[Line]) 
 
 def _titled(line: Line, more: str = "") -> str:
     unit = f", {line.quantity.unit}" if line.quantity.unit else ""
-    return textwrap.fill(f"{line.quantity.name}{unit}{more}", 26 if not more else 80)
+    return textwrap.fill(f"{line.quantity.name}{unit}{more}", 20 if not more else 80)
 
 
 def _over_kernels(part: Part, lines: Sequence[Line]) -> Panel:

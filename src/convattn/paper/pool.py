@@ -5,20 +5,62 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convattn.paper.runs import Run, execute
-from convattn.tasks.interrupt import RunInterrupted, StopRequest
+from convattn.tasks.interrupt import SIGNALS, RunInterrupted, StopRequest
 
 POLL = 0.5
 """Seconds between two looks at what the processes did."""
 
 Done = Callable[[Run, str], None]
 """Told of a run that ended, and why it failed; "" where it did not."""
+
+
+class Stop:
+    """Whether a Ctrl-C or SIGTERM came since it was entered, whoever handled it.
+
+    A run takes these signals for itself while it trains; one that comes after its last batch it does not need, but
+    the runs after it do. Python writes every signal's number to the wake-up descriptor, whatever the handler.
+
+    Example:
+        >>> import signal
+        >>> with Stop() as stop, StopRequest():
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     stop.received
+        True
+    """
+
+    def __enter__(self) -> Stop:
+        self._request, self._came = StopRequest(), False
+        self._request.__enter__()
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+        is_main = threading.current_thread() is threading.main_thread()
+        self._former = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False) if is_main else None
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._former is not None:
+            signal.set_wakeup_fd(self._former)
+        self._reader.close()
+        self._writer.close()
+        self._request.__exit__(*error)
+
+    @property
+    def received(self) -> bool:
+        """Whether to end."""
+        with suppress(BlockingIOError):
+            self._came |= any(number in SIGNALS for number in self._reader.recv(4096))
+        return self._came or self._request.received
 
 
 @dataclass(frozen=True)
@@ -63,7 +105,7 @@ def _here(runs: Sequence[Run], place: Place, threads: int, done: Done) -> bool:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with StopRequest() as stop:
+        with Stop() as stop:
             for run in runs:
                 if stop.received or not _try(run, place, 0, stop, done):
                     return False
@@ -72,7 +114,7 @@ def _here(runs: Sequence[Run], place: Place, threads: int, done: Done) -> bool:
         torch.set_num_threads(before)
 
 
-def _try(run: Run, place: Place, worker: int, stop: StopRequest, done: Done) -> bool:
+def _try(run: Run, place: Place, worker: int, stop: Stop, done: Done) -> bool:
     """Train one; return whether to go on."""
     try:
         execute(run, place.root, place.device(worker), lambda: stop.received, place.commit)
@@ -96,16 +138,14 @@ def _apart(runs: Sequence[Run], place: Place, jobs: int, threads: int, done: Don
         for number in range(jobs)
     ]
     left = {run.name: run for run in runs}
-    with StopRequest() as stop:
+    with Stop() as stop:
         for worker in workers:
             worker.start()
-        told = False
         while left and any(worker.is_alive() for worker in workers):
             _listen(results, left, done)
-            if stop.received and not told:
-                told = True
+            if stop.received:
                 for worker in workers:
-                    worker.terminate()  # SIGTERM: the run is saved at its next batch
+                    worker.terminate()  # SIGTERM: the run is saved at its next batch; again, should it be just starting
         for worker in workers:
             worker.join()
         _listen(results, left, done)
@@ -135,7 +175,7 @@ def _work(number: int, place: Place, threads: int, tasks: Any, results: Any) -> 
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    with StopRequest() as stop:
+    with Stop() as stop:
         while not stop.received:
             try:
                 run = tasks.get(timeout=1.0)

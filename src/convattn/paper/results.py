@@ -12,7 +12,7 @@ from typing import Any
 from convattn.bench.record import TIME, Record, read_record
 from convattn.errors import UserError
 from convattn.paper.code import source_hash
-from convattn.paper.entries import Entry, Part, Row, Setting
+from convattn.paper.entries import WEIGHTS, Entry, Part, Row, Setting
 from convattn.paper.runs import commit_of, find_finished, make_run, read_figures
 from convattn.tasks.finishing import read_result
 from convattn.tasks.recipes import load_recipe, read_recipe
@@ -117,7 +117,8 @@ class Results:
         ratio = 1.0 if row.baseline else others.over(own).median
         where = record.environment
         device = where.cpu if where.gpu == "none" else where.gpu
-        note = f"{device}, {where.threads} threads" if where.gpu == "none" else device
+        threads = "1 thread" if where.threads == 1 else f"{where.threads} threads"
+        note = f"{device}, {threads}" if where.gpu == "none" else device
         note += "; the machine was busy: do not trust it" if where.quiet == "no" else ""
         return Measured({0: {"throughput": ratio}}, where.commit, note=note)
 
@@ -205,7 +206,9 @@ class Results:
         if row.setting is None:
             return False
         theirs, ours = read_recipe(run.config), load_recipe(row.setting.recipe, row.setting.overrides)
-        return all(getattr(theirs, name) == getattr(ours, name) for name in ("about", "model", "network", "model_args"))
+        options = {name: value for name, value in theirs.model_args.items() if name != WEIGHTS}
+        named = all(getattr(theirs, name) == getattr(ours, name) for name in ("about", "model", "network"))
+        return named and options == ours.model_args
 
 
 def _departures(run: RunFolder, row: Row) -> list[str]:

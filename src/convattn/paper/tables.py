@@ -140,7 +140,8 @@ def names_and_published(lines: Sequence[Line]) -> tuple[str, str]:
     units = dict.fromkeys(line.quantity.unit for line in lines)
     names = ", ".join(line.quantity.name for line in lines)
     unit = f", {next(iter(units))}" if len(units) == 1 and any(units) else ""
-    return names + unit, " / ".join(line.published or "–" for line in lines)
+    published = " / ".join(line.published or "–" for line in lines)
+    return names + unit, published if any(line.published for line in lines) else "–"
 
 
 def to_markdown(entry: Entry, lines: Lines) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from convattn.paper.entries import Part, Quantity, Reader, Row, Scale, Setting
+from convattn.paper.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
 from convattn.tasks.recipes import load_recipe, parse_overrides
 
 QUANTITIES: dict[str, Quantity] = {
@@ -121,7 +121,9 @@ def full_part(twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader
         for twin in twins
         if twin.recipe
     )
-    return Part("full", columns, rows, TIME["full"], NEED["full"], WHY["full"], read, **options)
+    dense = any(row.setting.recipe.startswith(PRETRAINED) for row in rows if row.setting is not None)
+    need = "the data set, the backbone's weights on ImageNet, 8 GPUs" if dense else NEED["full"]
+    return Part("full", columns, rows, TIME["full"], need, WHY["full"], read, **options)
 
 
 def small_part(
