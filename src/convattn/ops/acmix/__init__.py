@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
+from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_heads, check_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.acmix import composed, native
@@ -265,25 +266,10 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiates the gradient of the composition, which is made of differentiable operators."""
-    saved, keep_graph = ctx.saved_tensors, torch.is_grad_enabled()
-    with torch.enable_grad():
-        aliases = [
-            None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in saved
-        ]
-        grad, *inputs = aliases
-        out = composed.acmix(_inputs(inputs, *ctx.options[:-1]))
-        present = [t for t in inputs if t is not None]
-        first = torch.autograd.grad(out, present, grad, create_graph=True)
-        weights = [g for g, t in zip(grads, inputs, strict=True) if t is not None]
-        pairs = [(f, w) for f, w in zip(first, weights, strict=True) if f.requires_grad]
-        wanted = [grad, *present]
-        second = iter(
-            torch.autograd.grad(
-                [f for f, _ in pairs], wanted, [w for _, w in pairs], create_graph=keep_graph, allow_unused=True
-            )
-        )
-    of_grad, *of_inputs = (None if t is None else next(second) for t in aliases)
+    def forward(*inputs: Tensor | None) -> Tensor:
+        return composed.acmix(_inputs(inputs, *ctx.options[:-1]))
+
+    of_grad, *of_inputs = second_derivatives(forward, ctx.saved_tensors, grads)
     return of_grad, None, None, *of_inputs, *[None] * len(ctx.options)
 
 

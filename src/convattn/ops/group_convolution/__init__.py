@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
+from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_map
 from convattn.ops._layout import memory_format_of
 from convattn.ops.group_convolution import eager, native
@@ -133,15 +134,10 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiates the gradient of the eager form, which is made of differentiable operators."""
-    keep_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        wanted = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        grad, x, weight = wanted
-        out = eager.group_convolution(x, weight, None, ctx.steps)
-        first = torch.autograd.grad(out, (x, weight), grad, create_graph=True)
-        second = torch.autograd.grad(first, wanted, grads, create_graph=keep_graph)
-    return *second, None, None
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return eager.group_convolution(x, weight, None, ctx.steps)
+
+    return *second_derivatives(forward, ctx.saved_tensors, grads), None, None
 
 
 _group_convolution.register_autograd(_backward, setup_context=_save)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
+from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
@@ -194,16 +195,12 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiates the gradient of the eager form, which is made of differentiable operators."""
     *geometry, _ = ctx.options
-    keep_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        wanted = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        grad, x, weight = wanted
-        out = eager.offset_convolution(x, weight, None, unflat(*geometry))
-        first = torch.autograd.grad(out, (x, weight), grad, create_graph=True)
-        second = torch.autograd.grad(first, wanted, grads, create_graph=keep_graph, allow_unused=True)
-    return *second, *[None] * len(ctx.options)
+
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return eager.offset_convolution(x, weight, None, unflat(*geometry))
+
+    return *second_derivatives(forward, ctx.saved_tensors, grads), *[None] * len(ctx.options)
 
 
 _offset_convolution.register_autograd(_backward, setup_context=_save)

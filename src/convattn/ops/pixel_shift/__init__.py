@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch, _onnx
+from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
@@ -202,25 +203,12 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiates the gradient of the form made of differentiable operators.
-
-    The saved tensors keep their history, so any order works.
-    """
     *geometry, num_heads, _ = ctx.options
-    keep_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        aliases = [
-            None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-            for x in ctx.saved_tensors
-        ]
-        grad, *inputs = aliases
-        out = composed.pixel_shift_attention(PixelShiftInputs(*inputs, unflat(*geometry), num_heads))  # type: ignore[arg-type, call-arg]
-        present = [x for x in inputs if x is not None]
-        first = torch.autograd.grad(out, present, grad, create_graph=True)
-        weights = [g for g, x in zip(grads, inputs, strict=True) if x is not None]
-        wanted = [grad, *present]
-        second = iter(torch.autograd.grad(first, wanted, weights, create_graph=keep_graph, allow_unused=True))
-    return *(None if x is None else next(second) for x in aliases), *[None] * len(ctx.options)
+
+    def forward(*inputs: Tensor) -> Tensor:
+        return composed.pixel_shift_attention(PixelShiftInputs(*inputs, unflat(*geometry), num_heads))  # type: ignore[arg-type, call-arg]
+
+    return *second_derivatives(forward, ctx.saved_tensors, grads), *[None] * len(ctx.options)
 
 
 _pixel_shift_attention.register_autograd(_backward, setup_context=_save)
