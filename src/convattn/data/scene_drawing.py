@@ -30,7 +30,7 @@ class SceneStyle:
 
     size: int = 128
     digits: tuple[int, int] = (0, 6)
-    height: tuple[float, float] = (0.18, 0.5)
+    height: tuple[float, float] = (0.25, 0.6)
     rotation: float = 25.0
     visible: float = 0.75
     contrast: float = 80.0

@@ -57,7 +57,9 @@ class RetinaNet(TorchvisionRetinaNet):
             backbone,
             num_classes,
             anchor_generator=anchors,
-            head=heads.DenseHead(backbone.out_channels, anchors.num_anchors_per_location()[0], num_classes),
+            head=heads.DenseHead(
+                backbone.out_channels, anchors.num_anchors_per_location()[0], num_classes, options.head_norm
+            ),
             score_thresh=options.score_threshold,
             nms_thresh=options.nms_threshold,
             detections_per_img=options.detections_per_image,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from convattn.detection.backbone import BatchNorms, MapNorms
-from convattn.detection.heads import BoxHead, BoxRegression
+from convattn.detection.heads import BoxHead, BoxRegression, HeadNorm
 
 Chosen = TypeVar("Chosen", bound="DetectorOptions")
 
@@ -93,9 +93,12 @@ class RetinaNetOptions(DetectorOptions):
 
     Args:
         p6: from which map the levels above come: the backbone's last (``"C5"``, as published) or the pyramid's.
+        head_norm: after the convolutions of the head: ``"none"``, as published, or ``"group"``, which narrow heads
+            need to learn from random weights.
     """
 
     p6: Literal["C5", "P5"] = "C5"
+    head_norm: HeadNorm = "none"
 
 
 @dataclass(frozen=True)

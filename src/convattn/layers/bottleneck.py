@@ -75,7 +75,7 @@ class BottleneckAttention2d(BottleneckAttn):
             dim_head=out_channels // num_heads,
             scale_pos_embed=True,
         )
-        self.to(device=device, dtype=dtype)  # not every timm >= 1.0.12 takes them
+        self.to(device=device, dtype=dtype)  # not every timm >= 1.0.21 takes them
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, as_pair(stride, "stride")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,13 +7,12 @@ from dataclasses import replace
 from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
 from convattn.paper import acmix_counts as counts
 from convattn.paper.entries import Entry, Part, Quantity, Row
-from convattn.paper.scenes import scene
+from convattn.paper.scenes import RECIPES, scene
 from convattn.paper.twins import Twin, full_part, quantities, small_part
 
 TOP1 = quantities("top1")
 AP = quantities("box_AP", "box_AP50", "box_AP75")
 MIOU = quantities("mean_iou")
-SEGMENTATION, DETECTION, INSTANCES = "scenes-segmentation", "scenes-detection", "scenes-instances"
 _COST = (Quantity("parameters", "M", "parameters", 3), Quantity("multiply-adds", "M", "multiply-adds"))
 
 # paper's row | recipe | its model | the small model, "" where the digits have one for several | host | is its baseline
@@ -57,7 +56,7 @@ def _table_2() -> Entry:
         for model in (plain, f"acmix_{plain.replace('v1_', '')}"):
             label = f"{counts.HEADS[head]}, {_names()[model]}"
             small = scene(model, head) if model.endswith("tiny") else {}
-            twins.append(Twin(label, recipe, model, small, SEGMENTATION, f"{head} {plain}", model == plain))
+            twins.append(Twin(label, recipe, model, small, RECIPES[head], f"{head} {plain}", model == plain))
     parts = (counts.dense_table("table 2"), small_part("scenes", twins, MIOU), full_part(twins, MIOU))
     return Entry("acmix", "table 2", "Segmentation on ADE20K: Semantic FPN on PVT, UPerNet on Swin", parts)
 
@@ -67,13 +66,13 @@ def _names() -> dict[str, str]:
 
 
 def _table_3() -> Entry:
-    resnet, san = "coco-retinanet-resnet", "coco-retinanet-san"
+    resnet, san, small = "coco-retinanet-resnet", "coco-retinanet-san", RECIPES["retinanet"]
     twins = [
-        Twin("ResNet 50", resnet, "conv_resnet50", scene("conv_resnet14", "retinanet"), DETECTION, "ResNet", True),
-        Twin("SASA", resnet, "sasa_resnet50", scene("sasa_resnet14", "retinanet"), DETECTION, "ResNet"),
-        Twin("ResNet-ACmix", resnet, "acmix_resnet50", scene("acmix_resnet14", "retinanet"), DETECTION, "ResNet"),
-        Twin("SAN 19", san, "san19", scene("san10", "retinanet"), DETECTION, "SAN", True),
-        Twin("SAN-ACmix", san, "acmix_san19", scene("acmix_san10", "retinanet"), DETECTION, "SAN"),
+        Twin("ResNet 50", resnet, "conv_resnet50", scene("conv_resnet18", "retinanet"), small, "ResNet", True),
+        Twin("SASA", resnet, "sasa_resnet50", scene("sasa_resnet18", "retinanet"), small, "ResNet"),
+        Twin("ResNet-ACmix", resnet, "acmix_resnet50", scene("acmix_resnet18", "retinanet"), small, "ResNet"),
+        Twin("SAN 19", san, "san19", scene("san10", "retinanet"), small, "SAN", True),
+        Twin("SAN-ACmix", san, "acmix_san19", scene("acmix_san10", "retinanet"), small, "SAN"),
     ]
     parts = (counts.dense_table("table 3"), small_part("scenes", twins, AP), full_part(twins, AP))
     return Entry("acmix", "table 3", "RetinaNet on ResNet and SAN, COCO", parts)
@@ -81,16 +80,16 @@ def _table_3() -> Entry:
 
 def _table_4() -> Entry:
     twins = []
-    for head, schedule, recipe, plain, small_recipe in (
-        ("retinanet", "1x", "coco-retinanet-pvt-1x", "pvt_v1_tiny", DETECTION),
-        ("retinanet", "3x", "coco-retinanet-pvt-3x", "pvt_v1_tiny", ""),
-        ("mask_rcnn", "3x", "coco-mask_rcnn-swin", "swin_tiny", INSTANCES),
-        ("cascade_mask_rcnn", "3x", "coco-cascade_mask_rcnn-swin", "swin_tiny", INSTANCES),
+    for head, schedule, recipe, plain in (
+        ("retinanet", "1x", "coco-retinanet-pvt-1x", "pvt_v1_tiny"),
+        ("retinanet", "3x", "coco-retinanet-pvt-3x", "pvt_v1_tiny"),
+        ("mask_rcnn", "3x", "coco-mask_rcnn-swin", "swin_tiny"),
+        ("cascade_mask_rcnn", "3x", "coco-cascade_mask_rcnn-swin", "swin_tiny"),
     ):
         for model in (plain, f"acmix_{plain.replace('v1_', '')}"):
             label = f"{counts.HEADS[head]} {schedule}, {_names()[model]}"
-            small = scene(model, head) if small_recipe else {}
-            twins.append(Twin(label, recipe, model, small, small_recipe, f"{head} {schedule}", model == plain))
+            small = scene(model, head) if (head, schedule) != ("retinanet", "3x") else {}
+            twins.append(Twin(label, recipe, model, small, RECIPES[head], f"{head} {schedule}", model == plain))
     parts = (counts.dense_table("table 4"), small_part("scenes", twins, AP), full_part(twins, AP))
     return Entry("acmix", "table 4", "Detectors on PVT and Swin, COCO", parts)
 
@@ -170,8 +169,14 @@ def _table_7() -> Entry:
 def _figure_5() -> Entry:
     rates = tuple(Quantity(name, "", name, 3) for name in ("|α|", "|β|", "log |α/β|"))
     twins = [
-        Twin("SAN-ACmix", "imagenet-san", "acmix_san19", scene("acmix_san10", "retinanet"), DETECTION),
-        Twin("Swin-ACmix", "imagenet-swin", "acmix_swin_tiny", scene("acmix_swin_tiny"), INSTANCES),
+        Twin("SAN-ACmix", "imagenet-san", "acmix_san19", scene("acmix_san10", "retinanet"), RECIPES["retinanet"]),
+        Twin(
+            "Swin-ACmix",
+            "imagenet-swin",
+            "acmix_swin_tiny",
+            scene("acmix_swin_tiny", "mask_rcnn"),
+            RECIPES["mask_rcnn"],
+        ),
     ]
     parts = (
         small_part("scenes", twins, rates, "rates", chart="depth"),

@@ -9,6 +9,7 @@ from typing import Any
 from convattn.paper.acmix_counts import MACS, PARAMETERS, SECONDS, SHAPE, architecture_rows
 from convattn.paper.entries import Entry, Part, Quantity, Row
 from convattn.paper.networks import totals
+from convattn.paper.scenes import EPOCHS, RECIPES
 from convattn.paper.twins import Twin, full_part, quantities, small_part
 from convattn.tasks.recipes import load_recipe
 
@@ -17,25 +18,24 @@ BOX = quantities("box_AP", "box_AP50", "box_AP75", "box_APs", "box_APm", "box_AP
 SIZES = quantities("box_AP", "box_APs", "box_APm", "box_APl")
 BOX_AND_MASK = (*SIZES, *quantities("mask_AP", "mask_APs", "mask_APm", "mask_APl"))
 FIRST = "coco-faster_rcnn-xvolution-1x"
-DETECTION, INSTANCES = "scenes-detection", "scenes-instances"
 
 _INVOLUTION = 'xvolution_resnet50 model_args.operator_args={"attention":"involution"}'
 _GLOBAL = 'xvolution_resnet50 model_args.operator_args={"attention":"global"}'
 # label | key of the recipe's figures | what the small recipe is given
 _OPERATORS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("Convolution", "conv_resnet50", {"model": "conv_resnet14"}),
-    ("Multi-Convolution", "multiconv_resnet50", {"model": "multiconv_resnet14"}),
-    ("AA-Convolution", "aa_resnet50", {"model": "aa_resnet14", "model_args.stages": [4]}),
-    ("Involution", "involution_resnet50", {"model": "involution_resnet14", "model_args.stages": [4]}),
+    ("Convolution", "conv_resnet50", {"model": "conv_resnet18"}),
+    ("Multi-Convolution", "multiconv_resnet50", {"model": "multiconv_resnet18"}),
+    ("AA-Convolution", "aa_resnet50", {"model": "aa_resnet18", "model_args.stages": [4]}),
+    ("Involution", "involution_resnet50", {"model": "involution_resnet18", "model_args.stages": [4]}),
     (
         "X-volution (Inv)",
         _INVOLUTION,
-        {"model": "xvolution_resnet14", "model_args.operator_args": {"attention": "involution"}},
+        {"model": "xvolution_resnet18", "model_args.operator_args": {"attention": "involution"}},
     ),
-    ("Self-Attention", "global_resnet50", {"model": "global_resnet14"}),
-    ("X-volution (SA)", _GLOBAL, {"model": "xvolution_resnet14", "model_args.operator_args": {"attention": "global"}}),
-    ("PSSA", "pssa_resnet50", {"model": "pssa_resnet14"}),
-    ("X-volution", "xvolution_resnet50", {"model": "xvolution_resnet14"}),
+    ("Self-Attention", "global_resnet50", {"model": "global_resnet18"}),
+    ("X-volution (SA)", _GLOBAL, {"model": "xvolution_resnet18", "model_args.operator_args": {"attention": "global"}}),
+    ("PSSA", "pssa_resnet50", {"model": "pssa_resnet18"}),
+    ("X-volution", "xvolution_resnet50", {"model": "xvolution_resnet18"}),
 )
 
 
@@ -62,22 +62,23 @@ def _table_1() -> Entry:
     return Entry("xvolution", "table 1", "Operators and stages on ImageNet, ResNet-34 and ResNet-50", parts)
 
 
-def _operators(recipe: str, small_recipe: str, *, without: str = "") -> list[Twin]:
+def _operators(recipe: str, head: str, *, without: str = "") -> list[Twin]:
+    shorter = {"epochs": EPOCHS[head]}
     return [
-        Twin(label, recipe, key, small, small_recipe, baseline=label == "Convolution")
+        Twin(label, recipe, key, {**small, **shorter}, RECIPES[head], baseline=label == "Convolution")
         for label, key, small in _OPERATORS
         if label != without
     ]
 
 
 def _table_2() -> Entry:
-    twins = _operators(FIRST, DETECTION)
+    twins = _operators(FIRST, "faster_rcnn")
     parts = (small_part("scenes", twins, BOX), full_part(twins, BOX))
     return Entry("xvolution", "table 2", "Faster R-CNN with nine operators, COCO", parts)
 
 
 def _table_3() -> Entry:
-    twins = _operators("coco-mask_rcnn-xvolution", INSTANCES, without="Multi-Convolution")
+    twins = _operators("coco-mask_rcnn-xvolution", "mask_rcnn", without="Multi-Convolution")
     parts = (small_part("scenes", twins, BOX_AND_MASK), full_part(twins, BOX_AND_MASK))
     return Entry("xvolution", "table 3", "Mask R-CNN with eight operators, COCO", parts)
 
@@ -103,7 +104,7 @@ def _figure_3a() -> Entry:
 
 def _figure_3b() -> Entry:
     twins = [
-        Twin(label, FIRST, key, small, DETECTION, baseline=label == "Convolution", published={})
+        Twin(label, FIRST, key, small, RECIPES["faster_rcnn"], baseline=label == "Convolution", published={})
         for label, key, small in _OPERATORS
         if label in ("Convolution", "PSSA", "X-volution")
     ]
