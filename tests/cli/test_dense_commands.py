@@ -290,7 +290,7 @@ class TestVal:
     def test_for_people(self, command: Command, runs: dict[str, Path], scenes: Path) -> None:
         result = command("val", "--run", runs["instances"])
         head, boxes, masks, columns = result.out.splitlines()[:4]
-        assert head == f"mask_rcnn on acmix_resnet14 on {scenes}, its validation images: 4 images"
+        assert head == f"mask_rcnn on acmix_resnet18 on {scenes}, its validation images: 4 images"
         for line, kind in ((boxes, "box"), (masks, "mask")):
             assert line.startswith(f"{kind} AP ")
             assert line.count("%") + line.count("–") == 12

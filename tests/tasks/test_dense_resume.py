@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(task: str, folder: Path, *more: str) -> list[str]:
     """Everything random turned on, in small steps, each with a checkpoint."""
     words = [*TINY[task], *RANDOM[task], "model_args.drop_path_rate=0.3", "ema.decay=0.9", "batch_size=2"]
+    words += ["optimizer={name: muon, lr: 3.0e-3, weight_decay: 0.02, clip_grad: 5.0}"]
     words += ["epochs=3", "checkpoint={every_seconds: null, every_steps: 1}", f"data.folder={folder}"]
     return [f"--recipe=scenes-{task}", *words, *more]
 

@@ -31,8 +31,8 @@ class SceneStyle:
     size: int = 128
     digits: tuple[int, int] = (0, 6)
     height: tuple[float, float] = (0.25, 0.6)
-    rotation: float = 25.0
-    visible: float = 0.75
+    rotation: float = 15.0
+    visible: float = 0.85
     contrast: float = 80.0
     distractors: int = 2
 

@@ -1,15 +1,10 @@
-"""The small networks of the scenes tables: what their recipes are given for every host and head."""
+"""The small runs of the scenes tables: recipes and lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-HOSTS: dict[str, Mapping[str, Any]] = {
-    "pvt": {"model_args": {"embed_dims": [48, 96, 144, 192], "num_heads": [1, 2, 3, 4]}},
-    "swin": {"model_args": {"embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [2, 4, 8, 16]}},
-    "san": {"model_args": {"widths": [32, 64, 96, 144, 192]}},
-}
 RECIPES: Mapping[str, str] = {
     "retinanet": "scenes-retinanet",
     "faster_rcnn": "scenes-detection",
@@ -35,7 +30,6 @@ def scene(model: str, head: str) -> dict[str, Any]:
 
     Example:
         >>> scene("acmix_san10", "retinanet")
-        {'model': 'acmix_san10', 'epochs': 4, 'model_args': {'widths': [32, 64, 96, 144, 192]}}
+        {'model': 'acmix_san10', 'epochs': 4}
     """
-    host = next((options for name, options in HOSTS.items() if name in model), {})
-    return {"model": model, "epochs": EPOCHS[head], **host}
+    return {"model": model, "epochs": EPOCHS[head]}
