@@ -242,6 +242,13 @@ class TestBackbones:
         }
         assert channels == {"C5": 128, "P5": 16}
 
+    def test_a_group_norm_keeps_what_a_narrow_head_would_shrink(self):
+        levels = [torch.randn(2, 24, 8, 8)]
+        plain, normed = (detector("retinanet", channels=24, head_norm=name).head for name in ("none", "group"))
+        spread = [head.classification_head.conv(levels[0]).std() for head in (plain, normed)]
+        assert spread[0] < 1e-2 < 0.1 < spread[1]
+        assert not [module for module in plain.modules() if isinstance(module, nn.GroupNorm)]
+
     @pytest.mark.parametrize(
         ("backbone", "options", "message"),
         [
@@ -251,6 +258,7 @@ class TestBackbones:
             ("resnet10t", {"batch_norms": "fixed"}, "batch_norms must be one of"),
             ("resnet10t", {"map_norms": "batch"}, "map_norms must be one of"),
             ("resnet10t", {"p6": "C6"}, "top must be one of"),
+            ("resnet10t", {"head_norm": "batch"}, "head_norm must be one of"),
             ("resnet10t", {"score_threshold": 2}, "score_threshold must lie between 0 and 1"),
             ("resnet10t", {"anchor_scale": 0}, "anchor_scale must be above 0"),
             ("resnet10t", {"channels": 0}, "channels must be 1 or more"),

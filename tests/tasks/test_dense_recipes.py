@@ -22,6 +22,7 @@ from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.tasks.config import Recipe
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.recipes import load_recipe, parse_overrides, recipe_names
+from convattn.tasks.task import build_network
 
 CLASSES = {"coco": 80, "ade20k": 150}
 DENSE = [name for name in recipe_names() if name.partition("-")[0] in CLASSES]
@@ -325,6 +326,17 @@ def test_what_is_frozen_stays_so_in_training(name: str) -> None:
 def test_parameters_are_the_published_ones(name: str, row: str, millions: int) -> None:
     count = sum(parameter.numel() for parameter in build(name, recipe_of(name, row)).parameters())
     assert round(count / 1e6) == millions
+
+
+SCENES = [name for name in recipe_names() if name.startswith("scenes-")]
+HOSTS = ("resnet10t", "conv_resnet18", "acmix_resnet18", "xvolution_resnet18", "acmix_san10", "acmix_pvt_tiny")
+
+
+@pytest.mark.parametrize("model", [*HOSTS, "acmix_swin_tiny"])
+@pytest.mark.parametrize("name", SCENES)
+def test_a_scenes_recipe_makes_every_host_small(name: str, model: str) -> None:
+    net = build_network(load_recipe(name, {"model": model}), 11)
+    assert sum(parameter.numel() for parameter in net.parameters()) < 10e6
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import gcd
 from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
@@ -12,12 +11,11 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 
 from convattn.detection.backbone import as_float
+from convattn.layers.normalisation import group_norm
 
 BoxHead: TypeAlias = Literal["2fc", "4conv1fc"]
 BoxRegression: TypeAlias = Literal["per_class", "agnostic"]
 HeadNorm: TypeAlias = Literal["none", "group"]
-
-GROUPS = 32
 
 BOX_POOLED, MASK_POOLED = 7, 14
 
@@ -39,7 +37,7 @@ class DenseHead(RetinaNetHead):
         num_anchors: of a place.
         num_classes: K, the background not among them.
         norm: after each of the four convolutions: ``"none"``, as published, or ``"group"``, group normalisation, with
-            which a narrow head starts to learn from random weights: its convolutions, drawn small, would otherwise
+            which a narrow head learns faster from random weights: its convolutions, drawn small, would otherwise
             shrink what they are given a thousandfold.
 
     Raises:
@@ -55,8 +53,7 @@ class DenseHead(RetinaNetHead):
     def __init__(self, in_channels: int, num_anchors: int, num_classes: int, norm: HeadNorm = "none") -> None:
         if norm not in get_args(HeadNorm):
             raise ValueError(f"head_norm must be one of {get_args(HeadNorm)}, got {norm!r}")
-        layer = None if norm == "none" else lambda channels: nn.GroupNorm(gcd(GROUPS, channels), channels)
-        super().__init__(in_channels, num_anchors, num_classes, norm_layer=layer)
+        super().__init__(in_channels, num_anchors, num_classes, norm_layer=None if norm == "none" else group_norm)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         """Levels -> logits ``[B, anchors, classes]`` and box codes ``[B, anchors, 4]``."""

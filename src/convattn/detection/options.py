@@ -93,8 +93,8 @@ class RetinaNetOptions(DetectorOptions):
 
     Args:
         p6: from which map the levels above come: the backbone's last (``"C5"``, as published) or the pyramid's.
-        head_norm: after the convolutions of the head: ``"none"``, as published, or ``"group"``, which narrow heads
-            need to learn from random weights.
+        head_norm: after the convolutions of the head: ``"none"``, as published, or ``"group"``, with which narrow
+            heads learn faster from random weights.
     """
 
     p6: Literal["C5", "P5"] = "C5"

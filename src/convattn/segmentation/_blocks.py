@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from math import gcd
 from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Norm: TypeAlias = Literal["batch", "group"]
+from convattn.layers.normalisation import group_norm
 
-GROUPS = 32
+Norm: TypeAlias = Literal["batch", "group"]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -41,7 +40,7 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return BatchNorm(channels)
     if norm == "group":
-        return nn.GroupNorm(gcd(GROUPS, channels), channels)
+        return group_norm(channels)
     raise ValueError(f"norm must be one of {get_args(Norm)}, got {norm!r}")
 
 
