@@ -186,12 +186,12 @@ def _time(chosen: "list[tuple[Entry, Part]]", results: "Results", way: _Way, con
 
 
 def runs_of(chosen: "list[tuple[Entry, Part]]", results: "Results") -> "dict[str, tuple[Run, list[str]]]":
-    """All runs that tables need, each once, with the tables that need it: of every table first one seed of all rows."""
+    """All runs that tables need, each once, with the tables that need it: one seed of all tables, then the next."""
     from convattn.paper.runs import make_run
 
     found: dict[str, tuple[Any, list[str]]] = {}
-    for entry, part in chosen:
-        for seed in range(results.seeds):
+    for seed in range(results.seeds):
+        for entry, part in chosen:
             for row in part.rows:
                 setting = results.setting(row)
                 if setting is not None:

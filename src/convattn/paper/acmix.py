@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
 from convattn.paper import acmix_counts as counts
+from convattn.paper.budget import RECIPES, scene
 from convattn.paper.entries import Entry, Part, Quantity, Row
-from convattn.paper.scenes import RECIPES, scene
 from convattn.paper.twins import Twin, full_part, quantities, small_part
 
 TOP1 = quantities("top1")

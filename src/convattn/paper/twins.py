@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from convattn.paper.budget import DIGITS_EPOCHS
 from convattn.paper.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
 from convattn.tasks.recipes import load_recipe, parse_overrides
 
@@ -130,13 +131,14 @@ def small_part(
     scale: Scale, twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
 ) -> Part:
     """The rows as small runs."""
+    length = {"epochs": DIGITS_EPOCHS} if scale == "digits" else {}
     rows = tuple(
         Row(
             twin.label,
             twin.figures(),
             twin.group,
             twin.baseline,
-            setting=Setting(twin.small_recipe, twin.small),
+            setting=Setting(twin.small_recipe, {**twin.small, **length}),
             x=twin.x,
         )
         for twin in twins

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from convattn.paper.acmix_counts import MACS, PARAMETERS, SECONDS, SHAPE, architecture_rows
+from convattn.paper.budget import CURVE_EPOCHS, EPOCHS, RECIPES
 from convattn.paper.entries import Entry, Part, Quantity, Row
 from convattn.paper.networks import totals
-from convattn.paper.scenes import EPOCHS, RECIPES
 from convattn.paper.twins import Twin, full_part, quantities, small_part
 from convattn.tasks.recipes import load_recipe
 
@@ -104,7 +104,15 @@ def _figure_3a() -> Entry:
 
 def _figure_3b() -> Entry:
     twins = [
-        Twin(label, FIRST, key, small, RECIPES["faster_rcnn"], baseline=label == "Convolution", published={})
+        Twin(
+            label,
+            FIRST,
+            key,
+            {**small, "epochs": CURVE_EPOCHS},
+            RECIPES["faster_rcnn"],
+            baseline=label == "Convolution",
+            published={},
+        )
         for label, key, small in _OPERATORS
         if label in ("Convolution", "PSSA", "X-volution")
     ]
