@@ -146,6 +146,7 @@ def test_killed_twice_and_resumed_the_tables_are_the_same(tmp_path):
     rows = [row for row in table(killed, TABLE) if row["scale"] == "digits"]
     assert [row["seeds"] for row in rows] == ["2"] * 4
     assert epochs_of(killed) == 16
+    assert not list(killed.glob("runs/*/checkpoints")), "finished runs keep their weights alone"
 
 
 @pytest.mark.slow

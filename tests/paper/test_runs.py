@@ -9,7 +9,7 @@ import pytest
 
 from convattn.errors import UserError
 from convattn.paper.entries import Setting
-from convattn.paper.runs import Run, epochs_done, find_finished, make_run, read_figures
+from convattn.paper.runs import Run, epochs_done, execute, find_finished, make_run, read_figures
 from convattn.tasks.run_folder import RunFolder
 
 RESULT = {"finished": True, "score": 0.5, "best_epoch": 2, "epochs": 2, "parameters": 1_500_000, "seconds": 1.0}
@@ -74,3 +74,13 @@ def test_only_finished_runs_of_this_code_count_unless_asked(tmp_path):
     own.summary.unlink()
     assert find_finished(run, tmp_path, other_code=False) is None
     assert read_figures(own, "figures") == {}
+
+
+def test_a_finished_run_is_left_as_it_is_but_for_its_checkpoints(tmp_path):
+    run = made()
+    folder = finished(run.folder(tmp_path))
+    folder.last.parent.mkdir()
+    folder.last.write_bytes(b"large")
+    kept = {path.name: path.read_bytes() for path in folder.path.glob("*.*")}
+    execute(run, tmp_path, None, lambda: False, "abc")
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == kept

@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,13 @@ SGD = [
     "trainer.accelerator=cpu",
 ]
 
+CONVATTN = str(Path(sys.executable).with_name("convattn"))
+
 
 def train(photos: Path, out: Path, *more: str) -> Path:
     command = [
         sys.executable,
-        str(Path(sys.executable).with_name("convattn")),
+        CONVATTN,
         "train",
         "--data",
         str(photos),
@@ -42,6 +45,32 @@ def test_two_processes_end_where_one_does(photos: Path, tmp_path: Path) -> None:
     one = train(photos, tmp_path / "one")
     two = train(photos, tmp_path / "two", "--devices=2", "--strategy=ddp")
     assert [path.name for path in (tmp_path / "two").iterdir() if not path.is_symlink()] == [two.name]
+    same_end(one, two)
+
+
+@pytest.mark.slow
+def test_two_machines_under_torchrun_end_where_one_does(photos: Path, tmp_path: Path) -> None:
+    """As docs/training.md has it; the machines are processes here, each with its own --out."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    program += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    words = ["--data", str(photos), "--devices=1", "--num-nodes=2", "--strategy=ddp", *SGD]
+    outs = [tmp_path / "first", tmp_path / "second"]
+    machines = []
+    for rank, out in enumerate(outs):
+        command = [*program, f"--node-rank={rank}", "--no-python", CONVATTN, "train", "--out", str(out), *words]
+        machines.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for machine in machines:
+        said, _ = machine.communicate(timeout=300)
+        assert machine.returncode == 0, said
+    assert not outs[1].exists(), "the first process alone writes"
+    same_end(train(photos, tmp_path / "one"), (outs[0] / "latest").resolve())
+
+
+def same_end(one: Path, two: Path) -> None:
+    """Two runs have the same weights and the same epochs, to rounding."""
     ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (one, two))
     assert any(name.startswith("student.") for name in ours)
     for name, value in ours.items():

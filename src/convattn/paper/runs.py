@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ def _resolved(recipe: str, overrides: str) -> Recipe:
 def execute(run: Run, root: Path, device: str | None, stopped: Callable[[], bool], commit: str) -> None:
     """Train a run from where it stands to its end; one that is finished is left as it is.
 
+    A finished run keeps its weights and no checkpoints: hundreds of runs would fill a disk.
+
     Args:
         run: which.
         root: the folder of all runs.
@@ -85,6 +88,7 @@ def execute(run: Run, root: Path, device: str | None, stopped: Callable[[], bool
 
     folder = run.folder(root)
     if read_result(folder) is not None:
+        _drop_checkpoints(folder)
         return
     placed: dict[str, Any] = {} if device is None else {"trainer.accelerator": "gpu", "trainer.devices": f"{device},"}
     if folder.config.is_file():
@@ -97,7 +101,7 @@ def execute(run: Run, root: Path, device: str | None, stopped: Callable[[], bool
         start = job
 
         def open_folder() -> RunFolder:
-            (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (folder.last.parent).mkdir(parents=True, exist_ok=True)
             about = {"recipe": run.setting.recipe, "overrides": dict(run.setting.overrides), "seed": run.seed}
             write_json(folder.path / NOTE, {**about, "source": source_hash(), "commit": commit})
             figures = task_of(start.recipe).figures
@@ -108,6 +112,11 @@ def execute(run: Run, root: Path, device: str | None, stopped: Callable[[], bool
     if stopped():
         raise RunInterrupted
     train(job)
+    _drop_checkpoints(folder)
+
+
+def _drop_checkpoints(folder: RunFolder) -> None:
+    shutil.rmtree(folder.last.parent, ignore_errors=True)
 
 
 def epochs_done(folder: RunFolder) -> int:
