@@ -122,6 +122,13 @@ def test_default_options_share_their_runs_across_tables():
     assert len({rows[row] for row in full} | {rows["acmix-table7", "Group convolution, full"]}) == 1
 
 
+def test_the_curves_are_of_the_runs_that_the_table_has():
+    table, figure = (find_entries([name])[0].part("scenes") for name in ("xvolution-table2", "xvolution-figure3b"))
+    runs = {make_run(row.setting, 0).name for row in table.rows}
+    assert len(runs) == 9
+    assert {make_run(row.setting, 0).name for row in figure.rows} < runs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "row"),

@@ -16,17 +16,15 @@ RECIPES: Mapping[str, str] = {
 """The small recipe of every head."""
 EPOCHS: Mapping[str, int] = {
     "retinanet": 3,
-    "faster_rcnn": 2,
+    "faster_rcnn": 3,
     "mask_rcnn": 2,
     "cascade_mask_rcnn": 1,
     "semantic_fpn": 4,
     "upernet": 4,
 }
-"""A third of the recipes': so that all rows take about as long as each other, and the tables hours, not days."""
+"""Less than half of the recipes': so that all rows take about as long as each other, and the tables hours, not days."""
 DIGITS_EPOCHS = 4
 """Less than half of the recipe's: after ten epochs most networks err on one or two of the 360 images."""
-CURVE_EPOCHS = 4
-"""Of the figure that shows every epoch."""
 
 
 def scene(model: str, head: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from convattn.paper.acmix_counts import MACS, PARAMETERS, SECONDS, SHAPE, architecture_rows
-from convattn.paper.budget import CURVE_EPOCHS, EPOCHS, RECIPES
+from convattn.paper.budget import EPOCHS, RECIPES
 from convattn.paper.entries import Entry, Part, Quantity, Row
 from convattn.paper.networks import totals
 from convattn.paper.twins import Twin, full_part, quantities, small_part
@@ -103,19 +104,9 @@ def _figure_3a() -> Entry:
 
 
 def _figure_3b() -> Entry:
-    twins = [
-        Twin(
-            label,
-            FIRST,
-            key,
-            {**small, "epochs": CURVE_EPOCHS},
-            RECIPES["faster_rcnn"],
-            baseline=label == "Convolution",
-            published={},
-        )
-        for label, key, small in _OPERATORS
-        if label in ("Convolution", "PSSA", "X-volution")
-    ]
+    """The epochs of runs that are rows of table 2."""
+    shown = ("Convolution", "PSSA", "X-volution")
+    twins = [replace(twin, published={}) for twin in _operators(FIRST, "faster_rcnn") if twin.label in shown]
     columns = quantities("box_AP")
     parts = (
         small_part("scenes", twins, columns, "epochs", chart="epoch"),
