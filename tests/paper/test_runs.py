@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from convattn.errors import UserError
+from convattn.paper.catalogue import find_entries
 from convattn.paper.entries import Setting
+from convattn.paper.results import Results
 from convattn.paper.runs import Run, epochs_done, execute, find_finished, make_run, read_figures
 from convattn.tasks.run_folder import RunFolder
 
@@ -84,3 +86,17 @@ def test_a_finished_run_is_left_as_it_is_but_for_its_checkpoints(tmp_path):
     kept = {path.name: path.read_bytes() for path in folder.path.glob("*.*")}
     execute(run, tmp_path, None, lambda: False, "abc")
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == kept
+
+
+def test_a_later_command_with_fewer_seeds_hides_none_that_are_done(tmp_path):
+    (entry,) = find_entries(["xvolution-table4"])
+    part = entry.part("digits")
+    row = part.rows[0]
+    for seed in (0, 1, 2, 4):
+        finished(make_run(row.setting, seed).folder(tmp_path / "runs"))
+    assert {seeds: list(Results(tmp_path, seeds).of(entry, part, row).values) for seeds in (2, 5)} == {
+        2: [0, 1, 2],
+        5: [0, 1, 2, 4],
+    }
+    assert Results(tmp_path, 2).of(entry, part, row).wanted == 3
+    assert Results(tmp_path, 5).of(entry, part, row).wanted == 5

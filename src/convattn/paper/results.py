@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,7 +43,7 @@ class Results:
 
     Args:
         out: the folder.
-        seeds: how many a trained row has.
+        seeds: how many a trained row should have; more that are finished, by an earlier command, are shown too.
         overrides: settings for every small run, over the row's own.
         other_code: take finished runs of other source too.
         commit: of this code.
@@ -137,12 +138,14 @@ class Results:
         if setting is None or not self.runs.is_dir():
             return None
         values, commits = {}, []
-        for seed in range(self.seeds):
+        for seed in itertools.count():
             folder = find_finished(make_run(setting, seed), self.runs, other_code=self.other_code)
             if folder is not None:
                 values[seed] = self._figures(folder, part)
                 commits.append(commit_of(folder))
-        return Measured(values, ", ".join(dict.fromkeys(commits)), self.seeds)
+            elif seed >= self.seeds:
+                break
+        return Measured(values, ", ".join(dict.fromkeys(commits)), max(self.seeds, len(values)))
 
     def _figures(self, folder: RunFolder, part: Part) -> Mapping[str, float]:
         """A finished run does not change: it is read once."""
