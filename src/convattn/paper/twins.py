@@ -35,7 +35,11 @@ WHY: dict[Scale, str] = {
     "scenes": SCENES_WHY,
     "full": "Another machine, other random numbers; where the paper leaves a setting open the recipe says what stands.",
 }
-TIME: dict[Scale, str] = {"digits": "1 to 2 min a run", "scenes": "3 to 10 min a run", "full": "days"}
+TIME: dict[Scale, str] = {
+    "digits": "half a minute to 1½ min a run on one core",
+    "scenes": "2 to 11 min a run on one core",
+    "full": "days",
+}
 NEED: dict[Scale, str] = {
     "digits": "nothing",
     "scenes": "nothing",
