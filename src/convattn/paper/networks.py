@@ -33,6 +33,25 @@ def _cost(model: str, options: str) -> Cost:
     return count(network, convention="published")
 
 
+def classifier_macs(model: str, options: Mapping[str, Any], classes: int, size: int) -> int:
+    """Multiply-adds of a network for one square image, attention at the resolution of its output.
+
+    The seeds of a run share their network: it is counted once.
+
+    Example:
+        >>> classifier_macs("conv_resnet14", {}, classes=10, size=32)
+        29954048
+    """
+    return _classifier_macs(model, json.dumps(options, sort_keys=True), classes, size)
+
+
+@cache
+def _classifier_macs(model: str, options: str, classes: int, size: int) -> int:
+    with torch.device("meta"):
+        network = timm.create_model(model, num_classes=classes, **json.loads(options))
+    return count(network, (3, size, size)).macs
+
+
 def totals(model: str, options: Mapping[str, Any] | None = None) -> dict[str, float]:
     """Parameters in M and multiply-adds in G."""
     found = network_cost(model, options)

@@ -14,6 +14,7 @@ from convattn.bench.record import TIME, Record, read_record
 from convattn.errors import UserError
 from convattn.paper.code import source_hash
 from convattn.paper.entries import WEIGHTS, Entry, Part, Row, Setting
+from convattn.paper.networks import classifier_macs
 from convattn.paper.runs import commit_of, find_finished, make_run, read_figures
 from convattn.tasks.finishing import read_result
 from convattn.tasks.recipes import load_recipe, read_recipe
@@ -229,10 +230,6 @@ def _departures(run: RunFolder, row: Row) -> list[str]:
 
 def _multiply_adds(folder: RunFolder) -> float:
     """Millions of multiply-adds of a run's classifier for one of its images."""
-    from convattn.cost import count
-    from convattn.tasks.building import build_model
-
     recipe = read_recipe(folder.config)
     classes = len(folder.classes.read_text(encoding="utf-8").splitlines())
-    size = recipe.data.image_size
-    return count(build_model(recipe, classes), (3, size, size)).macs / 1e6
+    return classifier_macs(recipe.model, recipe.model_args, classes, recipe.data.image_size) / 1e6
