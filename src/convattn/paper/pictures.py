@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from convattn.paper.entries import ABOUT, Entry, Part
 from convattn.paper.lines import Line
@@ -208,6 +209,7 @@ def _over(part: Part, name: str, lines: Sequence[Line]) -> Panel:
             high = [value + (line.deviation or 0) for value, (_, line) in zip(mean, points, strict=True)]
             axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
         axes.set_xlabel(part.chart)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if name.startswith("log"):
             axes.axhline(0, color=MUTED, lw=1, ls="--")
         if series and name == part.quantities[0].name:

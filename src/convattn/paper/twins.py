@@ -30,6 +30,7 @@ SCENES_WHY = (
     "Scenes of 128 pixels, a smaller network from random weights, minutes of training: the numbers themselves cannot "
     "agree. What can be compared are the gains over the baseline, and their order."
 )
+NO_LARGE = " No object on them is larger than 96² pixels: they have no APl."
 WHY: dict[Scale, str] = {
     "digits": DIGITS_WHY,
     "scenes": SCENES_WHY,
@@ -148,4 +149,6 @@ def small_part(
         for twin in twins
         if twin.small
     )
-    return Part(scale, columns, rows, TIME[scale], NEED[scale], WHY[scale], read, **options)
+    has_large = any(quantity.name.endswith("APl") for quantity in columns)
+    why = WHY[scale] + (NO_LARGE if scale == "scenes" and has_large else "")
+    return Part(scale, columns, rows, TIME[scale], NEED[scale], why, read, **options)
