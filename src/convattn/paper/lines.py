@@ -74,7 +74,7 @@ class Line:
         spread = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
         if not self.deviation and self.quantity.unit != "%":
             spread = ""  # counts are the same for every seed
-        return f"{self.ours:.{digits}f}{spread}"
+        return f"{self.ours:.{digits}f}{spread}".replace("-", "−")
 
 
 def lines_of(entry: Entry, part: Part, results: Results) -> list[Line]:

@@ -21,7 +21,8 @@ section,header{background:var(--card);border:1px solid var(--line);border-radius
 .sub{margin:4px 0 16px;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(110px,1fr));gap:10px;margin:0}
 .tiles div{background:var(--paper);border-radius:10px;padding:10px 14px}
-.tiles dt{color:var(--muted);font-size:.82rem}.tiles dd{margin:0;font-size:1.18rem;font-weight:600;line-height:1.3;overflow-wrap:anywhere}
+.tiles dt{color:var(--muted);font-size:.82rem}.tiles dd{margin:0;font-size:1.18rem;font-weight:600;line-height:1.3}
+.tiles dd{overflow-wrap:anywhere}
 .tiles .main{grid-column:span 2}.tiles .main dd{font-size:2.3rem;line-height:1.1;color:var(--c1)}
 .tiles small{display:block;font-weight:400;line-height:1.5;color:var(--muted);font-size:.8rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:22px}
