@@ -11,45 +11,30 @@ import timm
 import torch
 
 import convattn.models  # noqa: F401  registers the networks
-from convattn.cost import Cost, count
+from convattn.cost import Convention, Cost, count
 
 SECOND_STAGE = ("attention", "fc", "group convolution")
 
 
-def network_cost(model: str, options: Mapping[str, Any] | None = None) -> Cost:
-    """What a network of timm's registry costs for an image of 224x224, by the papers' convention.
+def network_cost(
+    model: str, options: Mapping[str, Any] | None = None, *, size: int = 224, convention: Convention = "published"
+) -> Cost:
+    """What a network of timm's registry costs for a square image of that size; the same network is counted once.
 
     Example:
         >>> round(network_cost("acmix_resnet26").macs / 1e9, 2)
         2.27
-    """
-    return _cost(model, json.dumps(options or {}))
-
-
-@cache
-def _cost(model: str, options: str) -> Cost:
-    with torch.device("meta"):
-        network = timm.create_model(model, **json.loads(options))
-    return count(network, convention="published")
-
-
-def classifier_macs(model: str, options: Mapping[str, Any], classes: int, size: int) -> int:
-    """Multiply-adds of a network for one square image, attention at the resolution of its output.
-
-    The seeds of a run share their network: it is counted once.
-
-    Example:
-        >>> classifier_macs("conv_resnet14", {}, classes=10, size=32)
+        >>> network_cost("conv_resnet14", {"num_classes": 10}, size=32, convention="counted").macs
         29954048
     """
-    return _classifier_macs(model, json.dumps(options, sort_keys=True), classes, size)
+    return _cost(model, json.dumps(options or {}, sort_keys=True), size, convention)
 
 
 @cache
-def _classifier_macs(model: str, options: str, classes: int, size: int) -> int:
+def _cost(model: str, options: str, size: int, convention: Convention) -> Cost:
     with torch.device("meta"):
-        network = timm.create_model(model, num_classes=classes, **json.loads(options))
-    return count(network, (3, size, size)).macs
+        network = timm.create_model(model, **json.loads(options))
+    return count(network, (3, size, size), convention=convention)
 
 
 def totals(model: str, options: Mapping[str, Any] | None = None) -> dict[str, float]:

@@ -14,7 +14,7 @@ from convattn.bench.record import TIME, Record, read_record
 from convattn.errors import UserError
 from convattn.paper.code import source_hash
 from convattn.paper.entries import WEIGHTS, Entry, Part, Row, Setting
-from convattn.paper.networks import classifier_macs
+from convattn.paper.networks import network_cost
 from convattn.paper.runs import commit_of, find_finished, make_run, read_figures
 from convattn.tasks.finishing import read_result
 from convattn.tasks.recipes import load_recipe, read_recipe
@@ -232,4 +232,5 @@ def _multiply_adds(folder: RunFolder) -> float:
     """Millions of multiply-adds of a run's classifier for one of its images."""
     recipe = read_recipe(folder.config)
     classes = len(folder.classes.read_text(encoding="utf-8").splitlines())
-    return classifier_macs(recipe.model, recipe.model_args, classes, recipe.data.image_size) / 1e6
+    options = {**recipe.model_args, "num_classes": classes}
+    return network_cost(recipe.model, options, size=recipe.data.image_size, convention="counted").macs / 1e6

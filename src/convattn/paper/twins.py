@@ -149,6 +149,6 @@ def small_part(
         for twin in twins
         if twin.small
     )
-    has_large = any(quantity.name.endswith("APl") for quantity in columns)
-    why = WHY[scale] + (NO_LARGE if scale == "scenes" and has_large else "")
+    asks_for_large = any(quantity.name.endswith("APl") for quantity in columns)
+    why = WHY[scale] + (NO_LARGE if scale == "scenes" and asks_for_large else "")
     return Part(scale, columns, rows, TIME[scale], NEED[scale], why, read, **options)
