@@ -12,8 +12,8 @@ EXPORT int convattn_abi_version() { return CONVATTN_ABI_VERSION; }
 
 EXPORT const char* convattn_isa() { return "baseline"; }
 #define FUNCTION(name, parameters, arguments)    \
-    extern "C" void name##_baseline parameters; \
-    EXPORT void name parameters { name##_baseline arguments; }
+    extern "C" int name##_baseline parameters; \
+    EXPORT int name parameters { return name##_baseline arguments; }
 
 #else
 
@@ -31,13 +31,13 @@ static const int isa = best_isa();
 
 EXPORT const char* convattn_isa() { return isa == 2 ? "avx512" : isa == 1 ? "avx2" : "baseline"; }
 #define FUNCTION(name, parameters, arguments)    \
-    extern "C" void name##_avx512 parameters;   \
-    extern "C" void name##_avx2 parameters;     \
-    extern "C" void name##_baseline parameters; \
-    EXPORT void name parameters {               \
-        if (isa == 2) name##_avx512 arguments;  \
-        else if (isa == 1) name##_avx2 arguments; \
-        else name##_baseline arguments;         \
+    extern "C" int name##_avx512 parameters;   \
+    extern "C" int name##_avx2 parameters;     \
+    extern "C" int name##_baseline parameters; \
+    EXPORT int name parameters {               \
+        if (isa == 2) return name##_avx512 arguments;  \
+        if (isa == 1) return name##_avx2 arguments; \
+        return name##_baseline arguments;         \
     }
 
 #endif

@@ -208,7 +208,7 @@ void conv_weight_gradient(const GroupConv& p, const float* const* pixel /* [S*(r
                 for (; x < p.Wo; x++)
                     weight_gradient_tile<V, S, TY, 1, O>(in + S * x, columns, at, grad_row + (size_t)x * p.C, p.C, p.d, sum);
             }
-            double* target = dweight + ((size_t)(t * conv_k + first_dy) * conv_k * p.N + o) * p.d + c0;
+            double* target = dweight + (((size_t)t * conv_k + first_dy) * conv_k * p.N + o) * p.d + c0;
             repeat<TY * conv_k>([&](auto tap) UNROLLED {
                 repeat<O>([&](auto i) UNROLLED {
                     alignas(64) float part[V];
@@ -233,11 +233,12 @@ constexpr int weight_rows = 4;  // rows of outputs that are summed in float32 be
 // Writes one image's dqkv (the convolution path's share) and adds its share of dweight.
 void conv_backward_image(const GroupConv& p, const View& qkv, int b, const float* weight, const View& dout, const View& dqkv, double* dweight) {
     const int columns = p.S * (p.Wo - 1) + conv_k, in_rows = p.S * (weight_rows - 1) + conv_k;
-    scratch.reserve((size_t)p.Ho * p.Wo * p.C + (size_t)p.T * p.d + (size_t)2 * in_rows * columns);
+    const size_t pixel_channels = (size_t)larger(p.T, p.N) * p.d;  // zeros stand for inputs and, for the inputs' gradient, for outputs
+    if (!scratch.reserve((size_t)p.Ho * p.Wo * p.C + pixel_channels + (size_t)2 * in_rows * columns)) return;
     float* grad = scratch.take((size_t)p.Ho * p.Wo * p.C);  // dout as [pixel][o][g]
-    float* zeros = scratch.take((size_t)p.T * p.d);
+    float* zeros = scratch.take(pixel_channels);
     const float** pixel = scratch.take_array<const float*>((size_t)in_rows * columns);
-    memset(zeros, 0, (size_t)p.T * p.d * 4);
+    memset(zeros, 0, pixel_channels * sizeof(float));
     for (int y = 0; y < p.Ho; y++)
         for (int x = 0; x < p.Wo; x++) deinterleave(dout.at(b, y, x), p.N, p.d, grad + ((size_t)y * p.Wo + x) * p.C);
     for (int y = 0; y < p.Ho; y += weight_rows) {

@@ -24,16 +24,16 @@ int rows_of_band(const Geometry& g, size_t floats_per_row) {
 }
 // The same where bands are the units of work: enough of them for all threads.
 int rows_of_unit(const Geometry& g, size_t floats_per_row) {
-    const int share = ceil_div(g.B * g.N * g.Ho, g.threads);
-    return larger(1, smaller(rows_of_band(g, floats_per_row), share));
+    const int64_t share = ceil_div((int64_t)g.B * g.N * g.Ho, (int64_t)g.threads);
+    return larger(1, (int)smaller((int64_t)rows_of_band(g, floats_per_row), share));
 }
 
 template <class F> void over_units(const Geometry& g, int band_rows, F f) {
     const int bands = ceil_div(g.Ho, band_rows);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(g.threads) if (g.threads > 1)
-    for (int u = 0; u < g.B * g.N * bands; u++) {
-        const int y0 = u % bands * band_rows;
-        f(u / bands / g.N, u / bands % g.N, y0, smaller(band_rows, g.Ho - y0));
+    for (int64_t u = 0; u < (int64_t)g.B * g.N * bands; u++) {
+        const int y0 = (int)(u % bands) * band_rows;
+        f((int)(u / bands / g.N), (int)(u / bands % g.N), y0, smaller(band_rows, g.Ho - y0));
     }
 }
 
@@ -179,12 +179,13 @@ void fold_planes(const Geometry& g, const Planes& planes, int channels, int y0, 
 }  // namespace
 
 ENTRY(convattn_correlate)(const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, float* logits) {
+    const int64_t before = failures;
     const Geometry g(*s);
     const int band = rows_of_unit(g, (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)));
     choose_lanes(g, [&](auto lanes) {
         constexpr int L = decltype(lanes)::value;
         over_units(g, band, [&](int b, int n, int y0, int rows) {
-            scratch.reserve(padded_floats(g, g.d, rows) + out_floats(g, g.d, rows) + distance_floats(g));
+            if (!scratch.reserve(padded_floats(g, g.d, rows) + out_floats(g, g.d, rows) + distance_floats(g))) return;
             const ptrdiff_t* distance = distances(g);
             const Planes keys = padded_planes(g, *k, b, n * g.d, g.d, y0, rows, scratch.take(padded_floats(g, g.d, rows)));
             const Planes queries = out_planes(g, *q, b, n * g.d, g.d, y0, rows, scratch.take(out_floats(g, g.d, rows)));
@@ -202,15 +203,17 @@ ENTRY(convattn_correlate)(const ConvattnOffsets* s, const ConvattnMap* q, const 
                 }
         });
     });
+    return failures != before;
 }
 
 ENTRY(convattn_aggregate)(const ConvattnOffsets* s, const float* weights, const ConvattnMap* v, const ConvattnMap* out) {
+    const int64_t before = failures;
     const Geometry g(*s);
     const int band = rows_of_unit(g, (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)));
     choose_lanes(g, [&](auto lanes) {
         constexpr int L = decltype(lanes)::value;
         over_units(g, band, [&](int b, int n, int y0, int rows) {
-            scratch.reserve(padded_floats(g, g.d, rows) + out_floats(g, g.d, rows) + distance_floats(g));
+            if (!scratch.reserve(padded_floats(g, g.d, rows) + out_floats(g, g.d, rows) + distance_floats(g))) return;
             const ptrdiff_t* distance = distances(g);
             const Planes values = padded_planes(g, *v, b, n * g.d, g.d, y0, rows, scratch.take(padded_floats(g, g.d, rows)));
             const Planes result = {scratch.take(out_floats(g, g.d, rows)), rows, out_row_size(g)};
@@ -234,24 +237,29 @@ ENTRY(convattn_aggregate)(const ConvattnOffsets* s, const float* weights, const 
             store_planes(result, *out, b, n * g.d, g.d, y0, rows, g.Wo);
         });
     });
+    return failures != before;
 }
 
 // `out` is added to.
 ENTRY(convattn_scatter)(const ConvattnOffsets* s, const float* weights, const ConvattnMap* u, const ConvattnMap* out) {
+    const int64_t before = failures;
     const Geometry g(*s);
     const int band = rows_of_band(g, (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)) + (size_t)g.taps * g.Wo);
     // Bands of a head share target rows, so they run one after the other; where heads are few, channels are shared out.
-    const int parts = g.B * g.N >= g.threads ? 1 : smaller(g.threads, ceil_div(g.d, group));
+    const int64_t heads = (int64_t)g.B * g.N;
+    const int parts = heads >= g.threads ? 1 : smaller(g.threads, ceil_div(g.d, group));
     const int part = round_up(ceil_div(g.d, parts), group);
     choose_lanes(g, [&](auto lanes) {
         constexpr int L = decltype(lanes)::value;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(g.threads) if (g.threads > 1)
-        for (int unit = 0; unit < g.B * g.N * parts; unit++) {
-            const int b = unit / parts / g.N, n = unit / parts % g.N, first = unit % parts * part, channels = smaller(part, g.d - first);
+        for (int64_t unit = 0; unit < heads * parts; unit++) {
+            const int b = (int)(unit / parts / g.N), n = (int)(unit / parts % g.N);
+            const int first = (int)(unit % parts) * part, channels = smaller(part, g.d - first);
             const size_t plane = (size_t)g.Ho * g.Wo;
             for (int y0 = 0; channels > 0 && y0 < g.Ho; y0 += band) {
                 const int rows = smaller(band, g.Ho - y0), c0 = n * g.d + first;
-                scratch.reserve(ZeroPadded::floats(g, g.taps + channels, rows) + padded_floats(g, channels, rows) + out_floats(g, channels, rows));
+                if (!scratch.reserve(ZeroPadded::floats(g, g.taps + channels, rows) + padded_floats(g, channels, rows) + out_floats(g, channels, rows)))
+                    break;
                 const ZeroPadded w(g, g.taps, rows), source(g, channels, rows);
                 for (int m = 0; m < g.taps; m++)
                     for (int r = 0; r < rows; r++)
@@ -265,6 +273,7 @@ ENTRY(convattn_scatter)(const ConvattnOffsets* s, const float* weights, const Co
             }
         }
     });
+    return failures != before;
 }
 
 // --- attend ----------------------------------------------------------------------------------------------------------
@@ -293,7 +302,7 @@ INLINE void attend_logits(const Geometry& g, const AttendInputs& in, int n, cons
 
 template <int L> void attend_band(const Geometry& g, const AttendInputs& in, const ConvattnMap& out, int b, int n, int y0, int rows) {
     const size_t padded = padded_floats(g, g.d, rows), plain = out_floats(g, g.d, rows);
-    scratch.reserve(2 * padded + 2 * plain + distance_floats(g) + (size_t)(g.taps + g.d + 1) * L);
+    if (!scratch.reserve(2 * padded + 2 * plain + distance_floats(g) + (size_t)(g.taps + g.d + 1) * L)) return;
     const ptrdiff_t* distance = distances(g);
     const Planes keys = padded_planes(g, in.k, b, n * g.d, g.d, y0, rows, scratch.take(padded));
     const Planes values = padded_planes(g, in.v, b, n * g.d, g.d, y0, rows, scratch.take(padded));
@@ -324,14 +333,15 @@ template <int L> struct AttendBackward {
 
     void run(int band) {
         for (int i = 0; dbias && i < g.taps; i++) dbias[i] = 0;
-        for (int i = 0; dtable && i < g.taps * g.d; i++) dtable[i] = 0;
+        for (size_t i = 0; dtable && i < (size_t)g.taps * g.d; i++) dtable[i] = 0;
         for (int y0 = 0; y0 < g.Ho; y0 += band) rows(y0, smaller(band, g.Ho - y0));
     }
 
     void rows(int y0, int rows) {
         const size_t padded = padded_floats(g, g.d, rows), plain = out_floats(g, g.d, rows);
-        scratch.reserve(2 * padded + 3 * plain + distance_floats(g) + ZeroPadded::floats(g, 2 * (g.taps + g.d), rows) +
-                        (size_t)(2 * g.taps + 2 * g.d + 1) * L + (size_t)g.taps * (g.d + 1) * L);
+        if (!scratch.reserve(2 * padded + 3 * plain + distance_floats(g) + ZeroPadded::floats(g, 2 * (g.taps + g.d), rows) +
+                             (size_t)(2 * g.taps + 2 * g.d + 1) * L + (size_t)g.taps * (g.d + 1) * L))
+            return;
         const ptrdiff_t* distance = distances(g);
         const int c0 = n * g.d;
         const Planes keys = padded_planes(g, in.k, b, c0, g.d, y0, rows, scratch.take(padded));
@@ -378,7 +388,7 @@ template <int L> struct AttendBackward {
             }
         store_planes(dqueries, dq, b, c0, g.d, y0, rows, g.Wo);
         for (int i = 0; dbias && i < g.taps; i++) dbias[i] += sum_of_lanes<L>(load<L>(bias_sum + i * L));
-        for (int i = 0; dtable && i < g.taps * g.d; i++) dtable[i] += sum_of_lanes<L>(load<L>(table_sum + (size_t)i * L));
+        for (size_t i = 0; dtable && i < (size_t)g.taps * g.d; i++) dtable[i] += sum_of_lanes<L>(load<L>(table_sum + i * L));
         const Planes target = {keys.data, g.padded_rows(rows), g.row_size()};  // the keys are done with
         scatter_band<L>(g, dS, q_padded, g.d, rows, target);
         fold_planes(g, target, g.d, y0, dk, b, c0);
@@ -408,28 +418,32 @@ template <int L> struct AttendBackward {
 
 ENTRY(convattn_attend)(const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const float* bias,
                        const float* key_offsets, const ConvattnMap* out) {
+    const int64_t before = failures;
     const Geometry g(*s);
     const AttendInputs in = {*q, *k, *v, bias, key_offsets, s->softmax_scale};
     const int band = rows_of_unit(g, 2 * (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)));
     choose_lanes(g, [&](auto lanes) {
         over_units(g, band, [&](int b, int n, int y0, int rows) { attend_band<decltype(lanes)::value>(g, in, *out, b, n, y0, rows); });
     });
+    return failures != before;
 }
 
 // dk and dv are added to.
 ENTRY(convattn_attend_backward)(const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,
                                 const float* bias, const float* key_offsets, const ConvattnMap* dout, const ConvattnMap* dq,
                                 const ConvattnMap* dk, const ConvattnMap* dv, double* dbias, double* dkey_offsets) {
+    const int64_t before = failures;
     const Geometry g(*s);
     const AttendInputs in = {*q, *k, *v, bias, key_offsets, s->softmax_scale};
     const int band = rows_of_band(g, (size_t)g.d * (2 * g.sy * g.row_size() + 5 * out_row_size(g)) + 2 * (size_t)g.taps * g.Wo);
     choose_lanes(g, [&](auto lanes) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(g.threads) if (g.threads > 1)
-        for (int unit = 0; unit < g.B * g.N; unit++) {
-            AttendBackward<decltype(lanes)::value> head = {g, in, *dout, *dq, *dk, *dv, unit / g.N, unit % g.N,
+        for (int64_t unit = 0; unit < (int64_t)g.B * g.N; unit++) {
+            AttendBackward<decltype(lanes)::value> head = {g, in, *dout, *dq, *dk, *dv, (int)(unit / g.N), (int)(unit % g.N),
                                                            dbias ? dbias + (size_t)unit * g.taps : nullptr,
                                                            dkey_offsets ? dkey_offsets + (size_t)unit * g.taps * g.d : nullptr};
             head.run(band);
         }
     });
+    return failures != before;
 }

@@ -12,10 +12,11 @@ template <int L, int S>
 void acmix_rows(const Problem& p, const View& qkv, const float* scale, const float* weight, const float* bias, const View& out,
                 int b, int y_begin, int y_end) {
     typedef ForwardAttention<L, S> Attention;
-    scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + 3 * p.C, 32 + 2 * p.N);
+    const size_t input = 3 * (size_t)p.C;
+    if (!scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + input, 32 + 2 * p.N)) return;
     float* row = scratch.take((size_t)p.Wo * p.C);
-    float* zeros = scratch.take(3 * p.C);
-    memset(zeros, 0, 3 * p.C * 4);
+    float* zeros = scratch.take(input);
+    memset(zeros, 0, input * sizeof(float));
     const GroupConv conv = convolution_of(p);
     typename Attention::Buffers buffers(p);
     PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
@@ -34,7 +35,7 @@ void acmix_rows(const Problem& p, const View& qkv, const float* scale, const flo
 
 template <int L, int S> void attention_rows(const Problem& p, const View& out, int b, int y_begin, int y_end) {
     typedef ForwardAttention<L, S> Attention;
-    scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p), 32 + 2 * p.N);
+    if (!scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p), 32 + 2 * p.N)) return;
     typename Attention::Buffers buffers(p);
     PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
     for (int y = y_begin; y < y_end; y += block_rows)
@@ -58,7 +59,9 @@ void read_packed(Problem& p, const View& qkv, View& q, View& k, View& v) {
 
 ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const float* qkv, const float* position, const float* scale, const float* weight,
                               const float* bias, float* out) {
+    const int64_t before = failures;
     Problem p(*s, position);
+    if (!p.tables) return 1;
     const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), out_map = packed(out, p.Ho, p.Wo, p.C);
     read_packed(p, qkv_map, p.q, p.k, p.v);
     choose_window(p, [&](auto L, auto S) {
@@ -66,10 +69,13 @@ ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const float* qkv, const f
             acmix_rows<decltype(L)::value, decltype(S)::value>(p, qkv_map, scale, weight, bias, out_map, b, y_begin, y_end);
         });
     });
+    return failures != before;
 }
 
 ENTRY(convattn_window_forward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const ConvattnMap* out) {
+    const int64_t before = failures;
     Problem p(*s, nullptr);
+    if (!p.tables) return 1;
     p.q = View(*q), p.k = View(*k), p.v = View(*v);
     const View out_map(*out);
     choose_window(p, [&](auto L, auto S) {
@@ -77,12 +83,15 @@ ENTRY(convattn_window_forward)(const ConvattnWindow* s, const ConvattnMap* q, co
             attention_rows<decltype(L)::value, decltype(S)::value>(p, out_map, b, y_begin, y_end);
         });
     });
+    return failures != before;
 }
 
 // Which thread adds to which copy of the sums is fixed, so results repeat exactly.
 ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,
                                const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha) {
+    const int64_t before = failures;
     Problem p(*s, position);
+    if (!p.tables) return 1;
     const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), dqkv_map = packed(dqkv, p.H, p.W, 3 * p.C);
     const View dout_map = packed(dout, p.Ho, p.Wo, p.C);
     read_packed(p, qkv_map, p.q, p.k, p.v);
@@ -92,9 +101,9 @@ ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const 
     choose_window(p, [&](auto L, auto S) {
         auto attention = [&](int slice, int b, int n) {
             WindowGradients grad = shared;
-            grad.dposition = dposition ? dposition + slice * 2 * p.d : nullptr;
+            grad.dposition = dposition ? dposition + (size_t)slice * 2 * p.d : nullptr;
             typedef BackwardAttention<decltype(L)::value, decltype(S)::value> Attention;
-            scratch.reserve(Attention::floats(p));
+            if (!scratch.reserve(Attention::floats(p))) return;
             Attention head(p, grad, dout_map, alpha, b, n);
             head.run();
             dalpha[slice] += head.dalpha;
@@ -113,52 +122,61 @@ ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const 
                 }
 #pragma omp for schedule(static, 1)
             for (int slice = 0; slice < p.threads; slice++)
-                for (int u = slice; !whole_images && u < p.B * p.N; u += p.threads) attention(slice, u / p.N, u % p.N);
+                for (int64_t u = slice; !whole_images && u < (int64_t)p.B * p.N; u += p.threads) attention(slice, (int)(u / p.N), (int)(u % p.N));
         }
     });
+    return failures != before;
 }
 
 ENTRY(convattn_window_backward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,
                                 const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk, const ConvattnMap* dv) {
+    const int64_t before = failures;
     Problem p(*s, nullptr);
+    if (!p.tables) return 1;
     p.q = View(*q), p.k = View(*k), p.v = View(*v);
     const WindowGradients grad = {View(*dq), View(*dk), View(*dv), nullptr};
     const View dout_map(*dout);
     choose_window(p, [&](auto L, auto S) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
-        for (int u = 0; u < p.B * p.N; u++) {
+        for (int64_t u = 0; u < (int64_t)p.B * p.N; u++) {
             typedef BackwardAttention<decltype(L)::value, decltype(S)::value> Attention;
-            scratch.reserve(Attention::floats(p));
-            Attention head(p, grad, dout_map, 1.f, u / p.N, u % p.N);
+            if (!scratch.reserve(Attention::floats(p))) continue;
+            Attention head(p, grad, dout_map, 1.f, (int)(u / p.N), (int)(u % p.N));
             head.run();
         }
     });
+    return failures != before;
 }
 
 ENTRY(convattn_group_conv_forward)(const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const float* bias,
                                    const ConvattnMap* out) {
+    const int64_t before = failures;
     const GroupConv conv(s->height, s->width, s->stride, s->inputs, s->outputs, s->groups);
     const View from(*in), to(*out);
-    const int bands = s->batch % s->threads == 0 || s->batch >= 4 * s->threads ? 1 : smaller(s->threads, conv.Ho);
+    const int bands = s->batch % s->threads == 0 || s->batch / 4 >= s->threads ? 1 : smaller(s->threads, conv.Ho);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(s->threads) if (s->threads > 1)
-    for (int u = 0; u < s->batch * bands; u++) {
+    for (int64_t u = 0; u < (int64_t)s->batch * bands; u++) {
         const size_t input = (size_t)conv.T * conv.d;
-        scratch.reserve((size_t)conv.Wo * conv.C + input);
+        if (!scratch.reserve((size_t)conv.Wo * conv.C + input)) continue;
         float* row = scratch.take((size_t)conv.Wo * conv.C);
         float* zeros = scratch.take(input);
         memset(zeros, 0, input * sizeof(float));
-        const int band = u % bands;
-        conv_forward_rows(conv, from, u / bands, weight, bias, zeros, row, to, conv.Ho * band / bands, conv.Ho * (band + 1) / bands);
+        const int64_t band = u % bands;
+        conv_forward_rows(conv, from, (int)(u / bands), weight, bias, zeros, row, to, first_of_part(conv.Ho, band, bands),
+                          first_of_part(conv.Ho, band + 1, bands));
     }
+    return failures != before;
 }
 
 // Which thread adds to which copy of dweight is fixed, so results repeat exactly.
 ENTRY(convattn_group_conv_backward)(const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const ConvattnMap* dout,
                                     const ConvattnMap* din, double* dweight) {
+    const int64_t before = failures;
     const GroupConv conv(s->height, s->width, s->stride, s->inputs, s->outputs, s->groups);
     const View from(*in), grad(*dout), to(*din);
 #pragma omp parallel for schedule(static, 1) num_threads(s->threads) if (s->threads > 1)
     for (int slice = 0; slice < s->threads; slice++)
         for (int b = slice; b < s->batch; b += s->threads)
             conv_backward_image(conv, from, b, weight, grad, to, dweight + slice * conv.weights());
+    return failures != before;
 }

@@ -93,15 +93,16 @@ struct OffsetConvUnit {
     const OffsetConv& p;
     const ConvattnMap &in, &out;
     const float *weight, *bias;
-    int first_row, rows, first_column, last_column;
+    int64_t first_row;
+    int rows, first_column, last_column;
 
-    float* at_output(int row, int x) const { return out.data + row / p.Ho * out.image + row % p.Ho * out.row + x * out.column; }
+    float* at_output(int64_t row, int x) const { return out.data + row / p.Ho * out.image + row % p.Ho * out.row + x * out.column; }
 
     void begin() const {
         const int tiles = p.tiles_of_block();
         for (int j = first_column; j < last_column; j++) {
             const int o = j % tiles * tile_outputs, from = j / tiles * p.V + o, width = smaller(tile_outputs, p.V - o);
-            for (int row = first_row; row < first_row + rows; row++)
+            for (int64_t row = first_row; row < first_row + rows; row++)
                 for (int x = 0; x < p.Wo; x++) {
                     float* target = at_output(row, x) + from;
                     if (bias) memcpy(target, bias + from, width * sizeof(float));
@@ -113,8 +114,8 @@ struct OffsetConvUnit {
     // The outputs that a tap reaches, and what it reads for each.
     int reached(int t, const float** source, float** target) const {
         int n = 0;
-        for (int row = first_row; row < first_row + rows; row++) {
-            const int y = border_source(row % p.Ho * p.sy + p.offsets[2 * t], p.H, p.border);
+        for (int64_t row = first_row; row < first_row + rows; row++) {
+            const int y = border_source((int)(row % p.Ho) * p.sy + p.offsets[2 * t], p.H, p.border);
             if (y < 0) continue;
             const float* from = in.data + row / p.Ho * in.image + y * in.row;
             for (int x = 0; x < p.Wo; x++) {
@@ -134,7 +135,7 @@ struct OffsetConvUnit {
     void run() const {
         begin();
         const int pixels = rows * p.Wo, chunk = smaller(packed_inputs, p.C);
-        scratch.reserve((size_t)pixels * (chunk + 4) + native_lanes);
+        if (!scratch.reserve((size_t)pixels * (chunk + 4) + native_lanes)) return;
         float* packed = scratch.take((size_t)pixels * chunk + native_lanes);
         const float** source = scratch.take_array<const float*>(pixels);
         float** target = scratch.take_array<float*>(pixels);
@@ -170,7 +171,7 @@ struct OffsetConvUnit {
                 const int first = (int)((int64_t)n * k / tiles), count = (int)((int64_t)n * (k + 1) / tiles) - first;
                 float* to[tile_pixels];
                 for (int i = 0; i < count; i++) to[i] = target[first + i] + (j / tiles_of_block) * p.V + o;
-                const FetchAhead ahead = {next + (s * tiles + k) * (row * channels / shares), row / shares};
+                const FetchAhead ahead = {next + ((ptrdiff_t)s * tiles + k) * (row * channels / shares), row / shares};
                 tile_of(count, vectors, last < native_lanes)(packed + (size_t)first * channels, w, p.V, channels, to, last, ahead);
             }
         }
@@ -178,16 +179,17 @@ struct OffsetConvUnit {
 };
 
 void offset_conv(const OffsetConv& p, const ConvattnMap& in, const float* weight, const float* bias, const ConvattnMap& out) {
-    const int rows = p.B * p.Ho;
+    const int64_t rows = (int64_t)p.B * p.Ho;
     if (rows == 0) return;
-    const int row_blocks = smaller(rows, (int)(((int64_t)rows * p.Wo + block_pixels - 1) / block_pixels));
+    const int64_t row_blocks = smaller(rows, ceil_div(rows * p.Wo, (int64_t)block_pixels));
     // Few blocks: all threads on each, every one with outputs, hence weights, of its own.
     const int splits = row_blocks < 4 * p.threads ? smaller(p.threads, p.columns()) : 1;
+    auto first_row = [&](int64_t block) { return rows / row_blocks * block + smaller(block, rows % row_blocks); };
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
-    for (int u = 0; u < row_blocks * splits; u++) {
-        const int block = u / splits, split = u % splits, first = (int)((int64_t)rows * block / row_blocks);
-        const int end = (int)((int64_t)rows * (block + 1) / row_blocks);
-        OffsetConvUnit{p, in, out, weight, bias, first, end - first, p.columns() * split / splits, p.columns() * (split + 1) / splits}.run();
+    for (int64_t u = 0; u < row_blocks * splits; u++) {
+        const int64_t block = u / splits, split = u % splits, first = first_row(block);
+        OffsetConvUnit{p, in, out, weight, bias, first, (int)(first_row(block + 1) - first), first_of_part(p.columns(), split, splits),
+                       first_of_part(p.columns(), split + 1, splits)}.run();
     }
 }
 

@@ -91,7 +91,7 @@ struct PixelShift {
     }
 
     template <bool Value> void row(int b, int y) const {
-        scratch.reserve((size_t)s.channels + 8 * (size_t)s.taps);
+        if (!scratch.reserve((size_t)s.channels + 8 * (size_t)s.taps)) return;
         float* zeros = scratch.take(s.channels);
         memset(zeros, 0, (size_t)s.channels * sizeof(float));
         float* similarity = scratch.take(s.taps);
@@ -109,9 +109,10 @@ struct PixelShift {
 
     void run() const {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(s.threads) if (s.threads > 1)
-        for (int u = 0; u < s.batch * s.out_height; u++) {
-            if (v.data) row<true>(u / s.out_height, u % s.out_height);
-            else row<false>(u / s.out_height, u % s.out_height);
+        for (int64_t u = 0; u < (int64_t)s.batch * s.out_height; u++) {
+            const int b = (int)(u / s.out_height), y = (int)(u % s.out_height);
+            if (v.data) row<true>(b, y);
+            else row<false>(b, y);
         }
     }
 };

@@ -27,19 +27,19 @@ constexpr int native_lanes = 4, vector_registers = 16;
 template <int L> struct VecOf;
 template <> struct VecOf<1> {
     typedef float type;
-    typedef int32_t bits;
+    typedef uint32_t bits;
 };
 template <> struct VecOf<4> {
     typedef float type __attribute__((vector_size(16)));
-    typedef int32_t bits __attribute__((vector_size(16)));
+    typedef uint32_t bits __attribute__((vector_size(16)));
 };
 template <> struct VecOf<8> {
     typedef float type __attribute__((vector_size(32)));
-    typedef int32_t bits __attribute__((vector_size(32)));
+    typedef uint32_t bits __attribute__((vector_size(32)));
 };
 template <> struct VecOf<16> {
     typedef float type __attribute__((vector_size(64)));
-    typedef int32_t bits __attribute__((vector_size(64)));
+    typedef uint32_t bits __attribute__((vector_size(64)));
 };
 template <int L> using Vec = typename VecOf<L>::type;
 template <int L> using Bits = typename VecOf<L>::bits;
@@ -103,6 +103,11 @@ constexpr INLINE int smaller(int a, int b) { return a < b ? a : b; }
 constexpr INLINE int larger(int a, int b) { return a < b ? b : a; }
 constexpr INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 constexpr INLINE int round_up(int a, int b) { return ceil_div(a, b) * b; }
+// Counts of units of work and of rows over a batch: they may pass 2^31, which a map's height and width do not.
+constexpr INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// The first of the `rows` rows of part `i` of `parts`.
+constexpr INLINE int first_of_part(int rows, int64_t i, int64_t parts) { return (int)(rows * i / parts); }
 
 template <int... I> struct Indices {};
 template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
@@ -155,19 +160,27 @@ template <int L> INLINE float sum_of_lanes(Vec<L> v) {
     return sum;
 }
 
+// How often working memory could not be had. A kernel then leaves its output unfinished and says so.
+static int64_t failures = 0;
+INLINE bool fail() {
+    __atomic_fetch_add(&failures, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
 // Working memory of one thread, cut into 64-byte aligned pieces; it only grows.
 struct Scratch {
     char* base = nullptr;
     size_t size = 0, used = 0;
     ~Scratch() { free(base); }
-    void reserve(size_t floats, int pieces = 32) {
+    // False where there is not so much: take nothing then.
+    bool reserve(size_t floats, int pieces = 32) {
         used = 0;
         const size_t bytes = (floats * 4 + 64 * (size_t)pieces + 4095) / 4096 * 4096;
-        if (bytes <= size) return;
+        if (bytes <= size) return true;
         free(base);
         base = (char*)aligned_alloc(4096, bytes);
-        size = bytes;
-        if (!base) abort();
+        size = base ? bytes : 0;
+        return base || fail();
     }
     float* take(size_t floats) {
         float* p = (float*)(base + used);
@@ -184,4 +197,4 @@ thread_local Scratch scratch;
 #define CONVATTN_PASTE2(a, b) a##_##b
 #define CONVATTN_PASTE(a, b) CONVATTN_PASTE2(a, b)
 // The name of an entry point, with the suffix of the instruction set that this file is compiled for.
-#define ENTRY(name) extern "C" void CONVATTN_PASTE(name, CONVATTN_ISA)
+#define ENTRY(name) extern "C" int CONVATTN_PASTE(name, CONVATTN_ISA)

@@ -42,16 +42,16 @@ struct Problem {
     // For every padded column, from `reach` before the map on: its pixel, and that pixel's coordinate.
     const int* column;
     const float* column_x;
-    float* tables;
+    float* tables;  // null where there was no memory for them
 
     Problem(const ConvattnWindow& s, const float* position)
         : B(s.batch), H(s.height), W(s.width), N(s.heads), d(s.head_dim), C(N * d), S(s.stride), Ho((H - 1) / S + 1),
           Wo((W - 1) / S + 1), relu(s.relu), threads(s.threads), softmax_scale(s.softmax_scale) {
         const int columns = S * (Wo + 4 * native_lanes) + K;
-        tables = (float*)malloc((2 * columns + 2 * d) * sizeof(float));
-        if (!tables) abort();
+        tables = (float*)malloc((2 * (size_t)columns + 2 * d) * sizeof(float));
+        if (!tables) return;
         int* pixels = (int*)tables;
-        float *coordinates = tables + columns, *weights = tables + 2 * columns;
+        float *coordinates = tables + columns, *weights = tables + 2 * (size_t)columns;
         for (int k = 0; k < columns; k++) {
             pixels[k] = reflect(k - reach, W);
             coordinates[k] = W > 1 ? 2.f * pixels[k] / (W - 1) - 1.f : -1.f;
@@ -65,7 +65,7 @@ struct Problem {
 
     float row_y(int y) const { return H > 1 ? 2.f * y / (H - 1) - 1.f : -1.f; }
     // Images go to threads whole where there are enough of them, else their rows or heads are shared out too.
-    bool whole_images() const { return B % threads == 0 || B >= 4 * threads; }
+    bool whole_images() const { return B % threads == 0 || B / 4 >= threads; }
 };
 
 // The position of the keys in a row, from some padded column on; no weights where there is none.
@@ -76,7 +76,7 @@ struct KeyPosition {
 
 // dst[c*dst_step + lane] = factor * (src[offset[lane] + c] - p[c])
 template <int L>
-void to_planar(const float* src, const int* offset, float factor, int channels, float* dst, size_t dst_step,
+void to_planar(const float* src, const ptrdiff_t* offset, float factor, int channels, float* dst, size_t dst_step,
                KeyPosition p = {nullptr, nullptr, nullptr, 0.f}) {
     int c = 0;
     for (; c + L <= channels; c += L) {
@@ -129,11 +129,11 @@ template <int L> struct PlanarRows {
         for (; next <= last; next++)
             for (int f = 0; f < p.S; f++)
                 for (int i0 = 0; i0 < filled; i0 += L) {
-                    int offset[L];
+                    ptrdiff_t offset[L];
                     alignas(64) float x[L];
                     for (int l = 0; l < L; l++) {
                         const int column = p.S * (i0 + l) + f;
-                        offset[l] = (int)(p.column[column] * src_pixel);
+                        offset[l] = p.column[column] * src_pixel;
                         x[l] = p.column_x[column];
                     }
                     const KeyPosition at = {with_position ? p.weight_x : nullptr, p.weight_y, x, p.row_y(next)};
@@ -201,8 +201,8 @@ void similarity_of_rows(int rows, const float* q, const float* const* key_rows, 
 // q (or dout) of a tile, planar: dst[c][row][lane]. `map` points at row and column 0 of the tile's head.
 template <int L>
 void planar_queries(const float* map, const View& view, int rows, int x0, int last_x, float factor, int channels, float* dst) {
-    int offset[L];
-    for (int l = 0; l < L; l++) offset[l] = (int)(smaller(x0 + l, last_x) * view.pixel);
+    ptrdiff_t offset[L];
+    for (int l = 0; l < L; l++) offset[l] = smaller(x0 + l, last_x) * view.pixel;
     for (int i = 0; i < rows; i++)
         to_planar<L>(map + i * view.row, offset, factor, channels, dst + i * L, (size_t)rows * L);
 }

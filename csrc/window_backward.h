@@ -42,7 +42,7 @@ template <int L, int S> struct BackwardAttention {
     double dalpha = 0;
 
     static size_t floats(const Problem& p) {
-        return 2 * PlanarRows<L>::floats(p) + 2 * (size_t)block_rows * (p.d + window_taps) * L + 2 * L + 2 * p.d + 7 * most_rows;
+        return 2 * PlanarRows<L>::floats(p) + 2 * (size_t)block_rows * (p.d + window_taps) * L + 2 * L + 2 * (size_t)p.d + 7 * most_rows;
     }
     // The caller has reserved floats(p).
     BackwardAttention(const Problem& p, const WindowGradients& grad, const View& dout, float alpha, int b, int n)
@@ -55,7 +55,7 @@ template <int L, int S> struct BackwardAttention {
           source_rows(scratch.take_array<const float*>(most_rows)), key_y(scratch.take_ints(most_rows)) {}
 
     void run() {
-        memset(position_sum, 0, 2 * p.d * 4);
+        memset(position_sum, 0, 2 * (size_t)p.d * sizeof(float));
         for (int y = 0; y < p.Ho; y += block_rows) {
             const int rows = smaller(block_rows, p.Ho - y), last = smaller(p.H - 1, larger(reach, S * (y + rows - 1) + reach));
             const int span = S * (rows - 1) + K;
@@ -144,7 +144,7 @@ template <int L, int S> struct BackwardAttention {
             grad.dposition[2 * c] -= position_sum[c];
             grad.dposition[2 * c + 1] -= position_sum[p.d + c];
         }
-        memset(position_sum, 0, 2 * p.d * 4);
+        memset(position_sum, 0, 2 * (size_t)p.d * sizeof(float));
     }
 
     void query_gradient(int i, int y, int x0, int valid) {

@@ -10,17 +10,17 @@ template <int L, int S> struct ForwardAttention {
     // What the heads of a thread share: they take turns.
     struct Buffers {
         float *q, *logits, *inverse;
-        int* offsets;  // of every padded column of the map in a row of v
+        ptrdiff_t* offsets;  // of every padded column of the map in a row of v
         const float **key_rows, **value_rows;
         static int columns(const Problem& p) { return S * (p.Wo + 2 * L) + K; }
         static size_t floats(const Problem& p) {
-            return (size_t)block_rows * (p.d + window_taps) * L + L + columns(p) + 4 * key_span;
+            return (size_t)block_rows * (p.d + window_taps) * L + L + 2 * (size_t)columns(p) + 4 * key_span;
         }
         explicit Buffers(const Problem& p)
             : q(scratch.take((size_t)block_rows * p.d * L)), logits(scratch.take((size_t)block_rows * window_taps * L)),
-              inverse(scratch.take(L)), offsets(scratch.take_ints(columns(p))),
+              inverse(scratch.take(L)), offsets(scratch.take_array<ptrdiff_t>(columns(p))),
               key_rows(scratch.take_array<const float*>(key_span)), value_rows(scratch.take_array<const float*>(key_span)) {
-            for (int k = 0; k < columns(p); k++) offsets[k] = (int)(p.column[k] * p.v.pixel);
+            for (int k = 0; k < columns(p); k++) offsets[k] = p.column[k] * p.v.pixel;
         }
     };
 
@@ -38,7 +38,7 @@ template <int L, int S> struct ForwardAttention {
         const int tile = tile_width(p.Wo, L);
         for (int x0 = 0; x0 < p.Wo; x0 += tile) {
             const int valid = smaller(tile, p.Wo - x0);
-            const int* offset = m.offsets + S * x0;
+            const ptrdiff_t* offset = m.offsets + S * x0;
             planar_queries<L>(p.q.at(b, y) + n * p.d, p.q, rows, x0, p.Wo - 1, to_base_2, p.d, m.q);
             similarity_of_rows<L, S>(rows, m.q, m.key_rows, x0, keys.plane, p.d, m.logits);
             for (int i = 0; i < rows; i++) {
@@ -70,9 +70,9 @@ template <class F> void over_bands(const Problem& p, F f) {
     const int bands = p.whole_images() ? 1 : smaller(p.threads, ceil_div(p.Ho, block_rows));
     const int blocks = ceil_div(p.Ho, block_rows);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
-    for (int u = 0; u < p.B * bands; u++) {
-        const int band = u % bands;
-        f(u / bands, blocks * band / bands * block_rows, smaller(p.Ho, blocks * (band + 1) / bands * block_rows));
+    for (int64_t u = 0; u < (int64_t)p.B * bands; u++) {
+        const int64_t band = u % bands;
+        f((int)(u / bands), first_of_part(blocks, band, bands) * block_rows, smaller(p.Ho, first_of_part(blocks, band + 1, bands) * block_rows));
     }
 }
 

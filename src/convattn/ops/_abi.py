@@ -70,9 +70,24 @@ class OffsetConv(ctypes.Structure):
     )
 
 
+def address_of(x: Tensor) -> int:
+    """Where a tensor's numbers lie, for a kernel to read or write; the tensor must outlive it.
+
+    Raises:
+        ValueError: there are none in the CPU's memory.
+    """
+    address = x.data_ptr() if x.is_cpu else 0
+    if not address and x.numel():
+        raise ValueError(
+            f"a kernel needs numbers in the CPU's memory, got a tensor {list(x.shape)} on {x.device} without; load or "
+            "gather it first"
+        )
+    return address
+
+
 def map_of(x: Tensor) -> Map:
     """The structure of a float32 map; the tensor must outlive it."""
-    return Map(x.data_ptr(), *x.stride())
+    return Map(address_of(x), *x.stride())
 
 
 @lru_cache(maxsize=256)
@@ -131,13 +146,18 @@ def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:
 
 
 def call(function: str, *arguments: ctypes.Structure | Tensor | float | None) -> None:
-    """Call a kernel: structures by reference, tensors by address, None as null."""
-    getattr(library(), function)(*map(_as_argument, arguments))
+    """Call a kernel: structures by reference, tensors by address, None as null.
+
+    Raises:
+        MemoryError: there was not enough memory.
+    """
+    if getattr(library(), function)(*map(_as_argument, arguments)):
+        raise MemoryError(f"{function} had not enough memory; give it fewer images or a smaller map at a time")
 
 
 def _as_argument(value: ctypes.Structure | Tensor | float | None) -> object:
     if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
+        return ctypes.c_void_p(address_of(value))
     if isinstance(value, ctypes.Structure):
         return ctypes.byref(value)
     return ctypes.c_void_p(None) if value is None else ctypes.c_float(value)
