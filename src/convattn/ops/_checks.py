@@ -7,17 +7,55 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.neighborhood import Neighborhood, as_pair
 
 
 def check_map(name: str, x: Tensor) -> None:
-    """A floating-point ``[B, C, H, W]`` map of at least one pixel."""
+    """A floating-point ``[B, C, H, W]`` map of at least one channel and one pixel."""
     if x.dim() != 4:
         raise ValueError(f"{name} must be [B, C, H, W], got {x.dim()} dimensions: {list(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {x.dtype}")
     if x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"{name} must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")
+    if x.shape[1] < 1:
+        raise ValueError(f"{name} must have at least one channel, got {list(x.shape)}")
+
+
+def check_table(name: str, table: Tensor | None, x: Tensor, *shapes: tuple[int, ...], holds: str = "") -> None:
+    """What belongs to a map ``x``, if it is there: of one of these shapes, floating point, on the same device.
+
+    ``holds`` says in the message what its numbers are.
+    """
+    if table is None:
+        return
+    if table.shape not in shapes:
+        expected = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
+        raise ValueError(f"{name} must be {expected}{holds and ', '}{holds}, got {list(table.shape)}")
+    if not table.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {table.dtype}")
+    if not (table.is_cpu and x.is_cpu) and table.device != x.device:
+        raise ValueError(f"{name} must be on {x.device} as the map is, got {table.device}; move it with .to(...)")
+
+
+def check_stored(*tensors: Tensor | None) -> None:
+    """Tensors whose numbers are in memory: sharding and offloading leave tensors behind whose storage they freed."""
+    for x in tensors:
+        if x is None or x.untyped_storage().nbytes() >= x.numel() * x.element_size() or x.is_meta:
+            continue
+        stored = x.untyped_storage().nbytes() // x.element_size()
+        reach = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+        if stored < x.storage_offset() + reach:
+            raise ValueError(
+                f"a tensor {list(x.shape)} spans {reach} numbers in memory, its storage holds {stored}; gather or load "
+                "it before the operator runs"
+            )
+
+
+def check_gradient(grad: Tensor, x: Tensor, shape: Sequence[int]) -> None:
+    """The gradient of an output of that shape, in the dtype and on the device of the map ``x``."""
+    check_table("grad", grad, x, tuple(shape))
+    check_same("grad", grad, "the map", x)
 
 
 def check_same(first: str, a: Tensor, second: str, b: Tensor) -> None:
@@ -71,5 +109,7 @@ def unflat(offsets: Sequence[int], stride: Sequence[int], border: str) -> Neighb
 
 @lru_cache(maxsize=256)
 def _unflat(offsets: tuple[int, ...], stride: tuple[int, ...], border: str) -> Neighborhood:
+    if len(offsets) % 2:
+        raise ValueError(f"offsets must be pairs dy, dx one after the other, got {len(offsets)} numbers")
     pairs = tuple(zip(offsets[::2], offsets[1::2], strict=True))
-    return Neighborhood(pairs, (stride[0], stride[1]), border)  # type: ignore[arg-type]
+    return Neighborhood(pairs, as_pair(stride, "stride"), border)  # type: ignore[arg-type]

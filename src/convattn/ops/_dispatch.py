@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _native
+from convattn.ops.neighborhood import Neighborhood
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,44 @@ def select(op: str, name: str, *inputs: Any) -> Callable[..., Any]:
 _native_reasons = tuple(_native.reasons())
 
 
-def native_reasons(*tensors: Tensor) -> list[str]:
-    """Why the CPU kernels cannot run on this machine or on these tensors; empty when they can."""
+LARGEST_SIZE = 2**27
+"""What the CPU kernels take in one dimension: they count pixels of a row, channels and taps in 32 bits."""
+FARTHEST_OFFSET = 1024
+"""How far an offset may reach for the CPU kernels, which pad what they read by as much."""
+
+
+def native_reasons(*tensors: Tensor | None) -> list[str]:
+    """Why the CPU kernels cannot run on this machine or on these tensors, the map first; empty when they can."""
     reasons = list(_native_reasons)
     for x in tensors[:1]:
-        if x.device.type != "cpu":
+        if x is not None and not x.is_cpu:
             reasons.append(f"needs tensors on the CPU, got {x.device.type}")
-        if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        if x is not None and x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             reasons.append(f"computes in float32; got {x.dtype}")
+    return reasons + size_reasons(*tensors)
+
+
+def size_reasons(*tensors: Tensor | None) -> list[str]:
+    """The same as :func:`native_reasons`, for the sizes alone."""
+    return [
+        f"takes sizes below {LARGEST_SIZE}, got {list(x.shape)}"
+        for x in tensors
+        if x is not None and not 0 < x.numel() < LARGEST_SIZE and max(x.shape) >= LARGEST_SIZE
+    ]
+
+
+def native_offset_reasons(nbhd: Neighborhood | None = None, *tensors: Tensor | None) -> list[str]:
+    """The same as :func:`native_reasons`, for the kernels over any set of offsets."""
+    reasons = native_reasons(*tensors)
+    if nbhd is not None and max(nbhd.farthest, *nbhd.stride) > FARTHEST_OFFSET:
+        far = max(nbhd.farthest, *nbhd.stride)
+        reasons.append(f"takes offsets and strides of at most {FARTHEST_OFFSET} pixels, got {far}")
     return reasons
+
+
+def triton_offset_reasons(nbhd: Neighborhood | None = None, *tensors: Tensor) -> list[str]:
+    """The same as :func:`triton_reasons`, for the kernels over any set of offsets; they take any."""
+    return triton_reasons(*tensors)
 
 
 @cache
@@ -112,19 +142,22 @@ def triton_reasons(*tensors: Tensor) -> list[str]:
     return reasons
 
 
-def runs_directly(x: Tensor) -> bool:
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
+
+
+def runs_directly(*tensors: Tensor | None) -> bool:
     """Whether an operator may call its implementation past torch's dispatcher, which costs as much as a small layer.
 
     Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference.
     """
     return not (
         torch.is_grad_enabled()
-        or type(x) not in (Tensor, torch.nn.Parameter)
         or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_tracing()
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._autograd._profiler_enabled()
+        or not _PLAIN.issuperset(map(type, tensors))
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,11 @@ IntPair: TypeAlias = int | tuple[int, int]
 
 BORDERS: tuple[Border, ...] = ("reflect", "zeros", "replicate")
 
+FARTHEST = 2**31 - 1
+"""The largest offset, stride and dilation, in pixels."""
+NEAR = 64
+"""Offsets up to so far beyond a map, and strides up to it, are taken as they are by :meth:`Neighborhood.on_map`."""
+
 
 def as_pair(value: IntPair | Sequence[int], name: str, minimum: int = 1) -> tuple[int, int]:
     """Turn ``3`` or ``(3, 3)`` into ``(3, 3)`` and refuse anything else by name.
@@ -25,10 +32,27 @@ def as_pair(value: IntPair | Sequence[int], name: str, minimum: int = 1) -> tupl
         >>> as_pair(3, "stride")
         (3, 3)
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
-        raise ValueError(f"{name} must be an integer >= {minimum} or a pair of them (rows, columns), got {value!r}")
-    return pair
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
+    if len(pair) != 2 or any(not _is_integer(v) or not minimum <= v <= FARTHEST for v in pair):
+        raise ValueError(
+            f"{name} must be an integer >= {minimum} or a pair of them (rows, columns), up to {FARTHEST}, got {value!r}"
+        )
+    return pair[0], pair[1]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _as_offset(offset: Any) -> tuple[int, int]:
+    """``(dy, dx)``, from any integers, such as numpy's."""
+    try:
+        dy, dx = (operator.index(value) for value in offset)
+    except (TypeError, ValueError):
+        raise ValueError(f"an offset must be a pair of integers (dy, dx), got {offset!r}") from None
+    if max(abs(dy), abs(dx)) > FARTHEST:
+        raise ValueError(f"an offset must lie within {FARTHEST} pixels, got {offset!r}")
+    return dy, dx
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,8 @@ class Neighborhood:
             nearest pixel.
 
     Raises:
-        ValueError: no offsets, an offset that is there twice, a stride below 1 or an unknown border.
+        ValueError: no offsets, one that is no pair of integers or is there twice, a stride below 1, an offset or a
+            stride beyond 2³¹ - 1, or an unknown border.
 
     Example:
         >>> nbhd = Neighborhood.window(3, stride=2)
@@ -63,7 +88,7 @@ class Neighborhood:
 
     def __post_init__(self) -> None:
         """Check the three fields."""
-        offsets = tuple((int(dy), int(dx)) for dy, dx in self.offsets)
+        offsets = tuple(map(_as_offset, self.offsets))
         if not offsets:
             raise ValueError("a Neighborhood needs at least one offset, got none")
         if len(set(offsets)) < len(offsets):
@@ -75,6 +100,8 @@ class Neighborhood:
         object.__setattr__(self, "stride", as_pair(self.stride, "stride"))
         object.__setattr__(self, "_hash", hash((offsets, self.stride, self.border)))
         object.__setattr__(self, "_flat", tuple(value for offset in offsets for value in offset))
+        object.__setattr__(self, "_farthest", max(map(abs, self.flat_offsets)))
+        object.__setattr__(self, "_near", max(self.farthest, *self.stride) <= NEAR)
 
     def __hash__(self) -> int:
         """Made once: a neighbourhood is looked up in tables at every call."""
@@ -158,6 +185,30 @@ class Neighborhood:
     def flat_offsets(self) -> tuple[int, ...]:
         """``dy, dx`` of every offset, one after the other."""
         return self._flat  # type: ignore[attr-defined]
+
+    @property
+    def farthest(self) -> int:
+        """The largest distance of an offset along an axis, in pixels."""
+        return self._farthest  # type: ignore[attr-defined]
+
+    @property
+    def is_near(self) -> bool:
+        """Whether :meth:`on_map` changes nothing on any map."""
+        return self._near  # type: ignore[attr-defined]
+
+    def on_map(self, height: int, width: int) -> Neighborhood:
+        """What this neighbourhood comes to on a map of that size, without offsets and strides far beyond it.
+
+        An implementation pads a map, or counts in 32 bits; an offset of millions would ask too much of it. On one
+        map there is a near offset that reads the same pixels. Those of up to 64 pixels more than the map, and strides
+        of up to 64, stay as they are.
+
+        Example:
+            >>> far = Neighborhood(((0, 0), (10**8, 1)), stride=10**6)
+            >>> far.on_map(5, 7)
+            Neighborhood(offsets=((0, 0), (8, 1)), stride=(5, 7), border='reflect')
+        """
+        return self if self.is_near else _on_map(self, height, width)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""
@@ -247,6 +298,36 @@ class Neighborhood:
             rows = slice(top + dy, top + dy + (out_h - 1) * step_h + 1, step_h)
             columns = slice(left + dx, left + dx + (out_w - 1) * step_w + 1, step_w)
             yield padded[..., rows, columns]
+
+
+@lru_cache(maxsize=256)
+def _on_map(nbhd: Neighborhood, height: int, width: int) -> Neighborhood:
+    rows, columns = (_brought_near(nbhd, axis, size) for axis, size in ((0, height), (1, width)))
+    stride = near_step(nbhd.stride[0], height), near_step(nbhd.stride[1], width)
+    return Neighborhood(tuple((rows[dy], columns[dx]) for dy, dx in nbhd.offsets), stride, nbhd.border)
+
+
+def near_step(step: int, size: int) -> int:
+    """A stride, or a dilation between zeros, that comes to the same on ``size`` pixels: none is longer than they."""
+    return step if step <= NEAR else min(step, size)
+
+
+def _brought_near(nbhd: Neighborhood, axis: int, size: int) -> dict[int, int]:
+    """For every distance along an axis of ``size`` pixels a near one that reads the same, no two of them alike."""
+    distances = {offset[axis] for offset in nbhd.offsets}
+    near = {distance: distance for distance in distances if abs(distance) <= size + NEAR}
+    taken = set(near)
+    for far in sorted(distances - taken):
+        if nbhd.border == "reflect":
+            period = max(2 * (size - 1), 1)
+            found, step = far % period, period
+        else:  # from here on, every position lies beyond the border
+            found, step = (size, 1) if far > 0 else (-size, -1)
+        while found in taken:
+            found += step
+        taken.add(found)
+        near[far] = found
+    return near
 
 
 def take(x: Tensor, dim: int, sources: Tensor) -> Tensor:

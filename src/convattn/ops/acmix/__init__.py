@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._autograd import second_derivatives
-from convattn.ops._checks import check_heads, check_map, check_same, flat, unflat
+from convattn.ops._checks import check_gradient, check_stored, check_table, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.acmix import composed, native
 from convattn.ops.acmix.inputs import AcmixInputs
@@ -80,10 +80,12 @@ def acmix(
     inputs = AcmixInputs(
         x, projection_weight, projection_bias, position, weight, scale, bias, nbhd, num_heads, steps, activation
     )
-    _check(inputs)
+    inputs.check()
     if _dispatch.exports_to_onnx():
         return composed.acmix(inputs)
-    if _dispatch.runs_directly(x):
+    if _dispatch.runs_directly(*inputs.tensors):
+        check_stored(*inputs.tensors)
+        inputs = inputs.on_its_map()
         out: Tensor = _dispatch.select("acmix", backend, inputs)(inputs, False)[0]
         return out.contiguous(memory_format=memory_format_of(x))
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors)
@@ -97,32 +99,6 @@ def has_kernel(
 ) -> bool:
     """Whether ``acmix`` is more than a composition of other operators for these inputs on this machine."""
     return not _dispatch.exports_to_onnx() and not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
-
-
-def _check(x: AcmixInputs) -> None:
-    check_map("x", x.x)
-    check_same("x", x.x, "projection_weight", x.projection_weight)
-    if x.activation not in ("none", "relu"):
-        raise ValueError(f"activation must be 'none' or 'relu', got {x.activation!r}")
-    if x.projection_weight.dim() != 4 or x.projection_weight.shape[0] % 3:
-        raise ValueError(f"projection_weight must be [3C, C_in, 1, 1], got {list(x.projection_weight.shape)}")
-    channels, heads = x.channels, x.num_heads
-    check_heads(channels, heads)
-    d, kernel = channels // heads, tuple(x.weight.shape[1:3])
-    _check_shape("projection_weight", x.projection_weight, (3 * channels, x.x.shape[1], 1, 1))
-    _check_shape("projection_bias", x.projection_bias, (3 * channels,))
-    _check_shape("position", x.position, (d, 2))
-    _check_shape("weight", x.weight, (3 * heads, *kernel, heads, d))
-    _check_shape("scale", x.scale, (1,), (channels,))
-    _check_shape("bias", x.bias, (channels,))
-    if x.weight.shape[1] % 2 == 0 or x.weight.shape[2] % 2 == 0:
-        raise ValueError(f"weight must have odd kernel sizes, got {list(x.weight.shape[1:3])}")
-
-
-def _check_shape(name: str, tensor: Tensor | None, *fitting: tuple[int, ...]) -> None:
-    if tensor is not None and tensor.shape not in fitting:
-        expected = " or ".join(str(list(shape)) for shape in fitting)
-        raise ValueError(f"{name} must be {expected}, got {list(tensor.shape)}")
 
 
 @torch.library.custom_op("convattn::acmix", mutates_args=())
@@ -144,7 +120,8 @@ def _acmix(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     tensors = (x, projection_weight, projection_bias, position, weight, scale, bias)
-    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation)
+    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation).on_its_map()
+    check_stored(*tensors)
     out, qkv = _dispatch.select("acmix", backend, inputs)(inputs, keep)
     return out.contiguous(memory_format=memory_format_of(x)), qkv
 
@@ -197,7 +174,9 @@ def _acmix_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (x, projection_weight, projection_bias, position, weight, scale, bias)
-    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation)
+    inputs = _inputs(tensors, offsets, stride, border, num_heads, dilation, activation).on_its_map()
+    _check_saved(grad, out, qkv, inputs)
+    check_stored(grad, out, qkv, *tensors)
     dx, *others = _dispatch.select("acmix_backward", backend, inputs)(grad, inputs, out, qkv)
     shaped = (d if t is None else d.contiguous() for d, t in zip(others, tensors[1:], strict=True))
     return dx.contiguous(memory_format=memory_format_of(x)), *shaped
@@ -224,6 +203,7 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (projection_weight, projection_bias, position, weight, scale, bias)
+    _check_saved(grad, out, qkv, _inputs((x, *tensors), offsets, stride, border, num_heads, dilation, activation))
     dx = x.new_empty(x.shape).contiguous(memory_format=memory_format_of(x))
     others = (x.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
     return dx, *others  # type: ignore[return-value]
@@ -238,8 +218,17 @@ def _inputs(
     dilation: Sequence[int],
     activation: str,
 ) -> AcmixInputs:
-    nbhd, steps = unflat(offsets, stride, border), (dilation[0], dilation[1])
-    return AcmixInputs(*tensors, nbhd, num_heads, steps, activation)  # type: ignore[arg-type, call-arg]
+    nbhd, steps = unflat(offsets, stride, border), as_pair(dilation, "dilation")
+    inputs = AcmixInputs(*tensors, nbhd, num_heads, steps, activation)  # type: ignore[arg-type, call-arg]
+    inputs.check()
+    return inputs
+
+
+def _check_saved(grad: Tensor, out: Tensor, qkv: Tensor, x: AcmixInputs) -> None:
+    """What the forward pass kept for the backward: empty tensors where it kept nothing."""
+    check_gradient(grad, x.x, x.output_shape)
+    check_table("out", out, x.x, x.output_shape, *([] if x.activation == "relu" else [(0,)]))
+    check_table("qkv", qkv, x.x, (x.x.shape[0], 3 * x.channels, *x.x.shape[2:]), (0,))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops._checks import check_heads, check_map, check_same, check_table
+from convattn.ops.neighborhood import NEAR, Neighborhood, near_step
 
 
 class AcmixInputs(NamedTuple):
-    """Checked arguments of :func:`convattn.ops.acmix`; see there for shapes."""
+    """Arguments of :func:`convattn.ops.acmix`; see there for shapes."""
 
     x: Tensor
     projection_weight: Tensor
@@ -24,6 +25,35 @@ class AcmixInputs(NamedTuple):
     num_heads: int
     dilation: tuple[int, int]
     activation: str
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        x, projection = self.x, self.projection_weight
+        check_map("x", x)
+        check_same("x", x, "projection_weight", projection)
+        if self.activation not in ("none", "relu"):
+            raise ValueError(f"activation must be 'none' or 'relu', got {self.activation!r}")
+        if projection.dim() != 4 or projection.shape[0] % 3 or not projection.numel():
+            raise ValueError(f"projection_weight must be [3C, C_in, 1, 1], got {list(projection.shape)}")
+        channels, heads = self.channels, self.num_heads
+        check_heads(channels, heads)
+        d, kernel = channels // heads, tuple(self.weight.shape[1:3])
+        check_table("projection_weight", projection, x, (3 * channels, x.shape[1], 1, 1))
+        check_table("projection_bias", self.projection_bias, x, (3 * channels,))
+        check_table("position", self.position, x, (d, 2))
+        check_table("weight", self.weight, x, (3 * heads, *kernel, heads, d))
+        check_table("scale", self.scale, x, (1,), (channels,))
+        check_table("bias", self.bias, x, (channels,))
+        if self.weight.shape[1] % 2 == 0 or self.weight.shape[2] % 2 == 0:
+            raise ValueError(f"weight must have odd kernel sizes, got {list(self.weight.shape[1:3])}")
+
+    def on_its_map(self) -> AcmixInputs:
+        """The same with no offset, stride or dilation far beyond the map."""
+        if self.nbhd.is_near and max(self.dilation) <= NEAR:
+            return self
+        height, width = self.x.shape[2], self.x.shape[3]
+        dilation = near_step(self.dilation[0], height), near_step(self.dilation[1], width)
+        return self._replace(nbhd=self.nbhd.on_map(height, width), dilation=dilation)
 
     @property
     def channels(self) -> int:

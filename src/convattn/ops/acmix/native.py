@@ -30,7 +30,8 @@ def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
     if x is None:
         return _dispatch.native_reasons()
     kernel = (x.weight.shape[1], x.weight.shape[2])
-    return geometry_reasons(x.x, x.nbhd, x.channels // x.num_heads, kernel, x.dilation)
+    reasons = geometry_reasons(x.x, x.nbhd, x.channels // x.num_heads, kernel, x.dilation)
+    return reasons + _dispatch.size_reasons(x.projection_weight)
 
 
 def geometry_reasons(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch, _onnx
-from convattn.ops._checks import check_map, check_output_map, check_same, check_weights, flat, unflat
+from convattn.ops._checks import check_map, check_output_map, check_same, check_stored, check_weights, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.aggregate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
 
-_dispatch.register_backend("aggregate", "native", _dispatch.Backend(native.aggregate, _dispatch.native_reasons))
-_dispatch.register_backend("aggregate", "triton", _dispatch.Backend(triton.aggregate, _dispatch.triton_reasons))
+_dispatch.register_backend("aggregate", "native", _dispatch.Backend(native.aggregate, _dispatch.native_offset_reasons))
+_dispatch.register_backend("aggregate", "triton", _dispatch.Backend(triton.aggregate, _dispatch.triton_offset_reasons))
 _dispatch.register_backend("aggregate", "eager", _dispatch.Backend(eager.aggregate))
 
 
@@ -45,26 +45,35 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood, *, backend: str = 
         >>> bool(torch.allclose(aggregate(mean, torch.ones(1, 4, 5, 5), Neighborhood.window(3)), torch.ones(1)))
         True
     """
-    check_map("v", v)
     weights, v = _dispatch.autocast(weights, v)
+    if _dispatch.exports_to_onnx():
+        _check(weights, v, nbhd)
+        return _onnx.aggregate(weights, v, nbhd)
+    return _aggregate(weights, v, *flat(nbhd), backend)  # which checks
+
+
+def _check(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> None:
+    check_map("v", v)
     check_same("weights", weights, "v", v)
     check_weights(weights, v, nbhd)
     check_output_map("weights", weights, nbhd, v.shape[2], v.shape[3])
-    if _dispatch.exports_to_onnx():
-        return _onnx.aggregate(weights, v, nbhd)
-    return _aggregate(weights, v, *flat(nbhd), backend)
 
 
 @torch.library.custom_op("convattn::aggregate", mutates_args=())
 def _aggregate(
     weights: Tensor, v: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, backend: str
 ) -> Tensor:
-    out: Tensor = _dispatch.select("aggregate", backend, weights, v)(weights, v, unflat(offsets, stride, border))
+    nbhd = unflat(offsets, stride, border)
+    _check(weights, v, nbhd)
+    check_stored(weights, v)
+    near = nbhd.on_map(v.shape[2], v.shape[3])
+    out: Tensor = _dispatch.select("aggregate", backend, near, weights, v)(weights, v, near)
     return out.contiguous(memory_format=memory_format_of(v))
 
 
 @_aggregate.register_fake
 def _(weights: Tensor, v: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, backend: str) -> Tensor:
+    _check(weights, v, unflat(offsets, stride, border))
     shape = (v.shape[0], v.shape[1], weights.shape[3], weights.shape[4])
     return torch.empty(shape, dtype=v.dtype, device=v.device).contiguous(memory_format=memory_format_of(v))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convattn.ops import _dispatch, _onnx
 from convattn.ops._autograd import second_derivatives
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
+from convattn.ops._checks import check_gradient, check_heads, check_map, check_stored, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.attend import eager, native, triton
 from convattn.ops.attend import offsets as offset_by_offset
@@ -62,29 +62,23 @@ def attend(
         >>> attend(q, k, v, Neighborhood.window(7), num_heads=4).shape
         torch.Size([2, 8, 5, 7])
     """
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        check_map(name, x)
     q, k, v = _dispatch.autocast(q, k, v)
-    check_same("q", q, "k", k)
-    check_same("q", q, "v", v)
-    check_heads(k.shape[1], num_heads)
-    check_output_map("q", q, nbhd, k.shape[2], k.shape[3])
-    if k.shape != v.shape or q.shape[:2] != k.shape[:2]:
-        raise ValueError(
-            f"q, k and v must have the same batch and channels, and k and v the same size, "
-            f"got {list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
-        )
-    _check_table("bias", bias, (num_heads, len(nbhd)))
-    _check_table("key_offsets", key_offsets, (num_heads, len(nbhd), k.shape[1] // num_heads))
-    scale = (k.shape[1] // num_heads) ** -0.5 if scale is None else float(scale)
+    if scale is None:
+        check_map("k", k)
+        check_heads(k.shape[1], num_heads)
+        scale = (k.shape[1] // num_heads) ** -0.5
+    tensors, options = (q, k, v, bias, key_offsets), (*flat(nbhd), num_heads, float(scale))
     if _dispatch.exports_to_onnx():
-        return _onnx.attend(AttendInputs(q, k, v, bias, key_offsets, nbhd, num_heads, scale))
-    return _attend(q, k, v, bias, key_offsets, *flat(nbhd), num_heads, scale, backend)
+        return _onnx.attend(_inputs(tensors, *options))
+    return _attend(*tensors, *options, backend)  # which checks
 
 
-def _check_table(name: str, table: Tensor | None, shape: tuple[int, ...]) -> None:
-    if table is not None and (table.shape[1:] != shape[1:] or table.shape[0] not in (1, shape[0])):
-        raise ValueError(f"{name} must be {list(shape)} or {[1, *shape[1:]]}, got {list(table.shape)}")
+def _inputs(
+    tensors: Sequence[Tensor | None], offsets: Sequence[int], stride: Sequence[int], border: str, *options: Any
+) -> AttendInputs:
+    inputs = AttendInputs(*tensors, unflat(offsets, stride, border), *options)  # type: ignore[arg-type, call-arg]
+    inputs.check()
+    return inputs
 
 
 @torch.library.custom_op("convattn::attend", mutates_args=())
@@ -101,9 +95,9 @@ def _attend(
     scale: float,
     backend: str,
 ) -> Tensor:
-    run = _dispatch.select("attend", backend, q, k, v)
-    nbhd = unflat(offsets, stride, border)
-    out: Tensor = run(AttendInputs(q, k, v, bias, key_offsets, nbhd, num_heads, scale))
+    inputs = _inputs((q, k, v, bias, key_offsets), offsets, stride, border, num_heads, scale).on_its_map()
+    check_stored(*inputs.tensors)
+    out: Tensor = _dispatch.select("attend", backend, inputs.nbhd, q, k, v)(inputs)
     return out.contiguous(memory_format=memory_format_of(q))
 
 
@@ -121,6 +115,7 @@ def _(
     scale: float,
     backend: str,
 ) -> Tensor:
+    _inputs((q, k, v, bias, key_offsets), offsets, stride, border, num_heads, scale)
     return torch.empty(q.shape, dtype=q.dtype, device=q.device).contiguous(memory_format=memory_format_of(q))
 
 
@@ -139,9 +134,10 @@ def _attend_backward(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    run = _dispatch.select("attend_backward", backend, q, k, v)
-    nbhd = unflat(offsets, stride, border)
-    inputs = AttendInputs(q, k, v, bias, key_offsets, nbhd, num_heads, scale)
+    inputs = _inputs((q, k, v, bias, key_offsets), offsets, stride, border, num_heads, scale).on_its_map()
+    check_gradient(grad, q, q.shape)
+    check_stored(grad, *inputs.tensors)
+    run = _dispatch.select("attend_backward", backend, inputs.nbhd, q, k, v)
     dq, dk, dv, dbias, doffsets = run(grad, inputs)
     maps = (d.contiguous(memory_format=memory_format_of(x)) for d, x in ((dq, q), (dk, k), (dv, v)))
     return *maps, dbias, doffsets
@@ -162,6 +158,8 @@ def _(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _inputs((q, k, v, bias, key_offsets), offsets, stride, border, num_heads, scale)
+    check_gradient(grad, q, q.shape)
     maps = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format_of(x))
         for x in (q, k, v)
@@ -187,11 +185,8 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    offsets, stride, border, num_heads, scale, _ = ctx.options
-    nbhd = unflat(offsets, stride, border)
-
     def forward(*inputs: Tensor) -> Tensor:
-        return offset_by_offset.attend(AttendInputs(*inputs, nbhd, num_heads, scale))  # type: ignore[arg-type, call-arg]
+        return offset_by_offset.attend(_inputs(inputs, *ctx.options[:-1]))
 
     return *second_derivatives(forward, ctx.saved_tensors, grads), *[None] * len(ctx.options)
 
@@ -200,13 +195,13 @@ _attend.register_autograd(_backward, setup_context=_save)
 _attend_backward.register_autograd(_double_backward, setup_context=_save_backward)
 
 
-_dispatch.register_backend("attend", "native", _dispatch.Backend(native.attend, _dispatch.native_reasons))
+_dispatch.register_backend("attend", "native", _dispatch.Backend(native.attend, _dispatch.native_offset_reasons))
 _dispatch.register_backend(
-    "attend_backward", "native", _dispatch.Backend(native.attend_backward, _dispatch.native_reasons)
+    "attend_backward", "native", _dispatch.Backend(native.attend_backward, _dispatch.native_offset_reasons)
 )
-_dispatch.register_backend("attend", "triton", _dispatch.Backend(triton.attend, _dispatch.triton_reasons))
+_dispatch.register_backend("attend", "triton", _dispatch.Backend(triton.attend, _dispatch.triton_offset_reasons))
 _dispatch.register_backend(
-    "attend_backward", "triton", _dispatch.Backend(triton.attend_backward, _dispatch.triton_reasons)
+    "attend_backward", "triton", _dispatch.Backend(triton.attend_backward, _dispatch.triton_offset_reasons)
 )
 _dispatch.register_backend("attend", "eager", _dispatch.Backend(eager.attend))
 _dispatch.register_backend("attend_backward", "eager", _dispatch.Backend(eager.attend_backward))

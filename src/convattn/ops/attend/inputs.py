@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_table
 from convattn.ops.neighborhood import Neighborhood
 
 
 @dataclass(frozen=True, eq=False)
 class AttendInputs:
-    """Checked arguments of :func:`convattn.ops.attend`; see there for shapes."""
+    """Arguments of :func:`convattn.ops.attend`; see there for shapes."""
 
     q: Tensor
     k: Tensor
@@ -21,6 +22,35 @@ class AttendInputs:
     nbhd: Neighborhood
     num_heads: int
     scale: float
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensor arguments, in order."""
+        return self.q, self.k, self.v, self.bias, self.key_offsets
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        q, k, v = self.q, self.k, self.v
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            check_map(name, x)
+        check_same("q", q, "k", k)
+        check_same("q", q, "v", v)
+        check_heads(k.shape[1], self.num_heads)
+        check_output_map("q", q, self.nbhd, k.shape[2], k.shape[3])
+        if k.shape != v.shape or q.shape[:2] != k.shape[:2]:
+            raise ValueError(
+                f"q, k and v must have the same batch and channels, and k and v the same size, "
+                f"got {list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
+            )
+        heads, taps, head_dim = self.num_heads, len(self.nbhd), k.shape[1] // self.num_heads
+        check_table("bias", self.bias, k, (heads, taps), (1, taps))
+        check_table("key_offsets", self.key_offsets, k, (heads, taps, head_dim), (1, taps, head_dim))
+
+    def on_its_map(self) -> AttendInputs:
+        """The same with no offset or stride far beyond the map."""
+        if self.nbhd.is_near:
+            return self
+        return replace(self, nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
 
     def vectors(self, like: Tensor) -> Tensor | None:
         """``key_offsets`` for every head ``[N, K, d]`` in the dtype of ``like``."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch, _onnx
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
+from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_stored, flat, unflat
 from convattn.ops.correlate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
 
-_dispatch.register_backend("correlate", "native", _dispatch.Backend(native.correlate, _dispatch.native_reasons))
-_dispatch.register_backend("correlate", "triton", _dispatch.Backend(triton.correlate, _dispatch.triton_reasons))
+_dispatch.register_backend("correlate", "native", _dispatch.Backend(native.correlate, _dispatch.native_offset_reasons))
+_dispatch.register_backend("correlate", "triton", _dispatch.Backend(triton.correlate, _dispatch.triton_offset_reasons))
 _dispatch.register_backend("correlate", "eager", _dispatch.Backend(eager.correlate))
 
 
@@ -46,17 +46,21 @@ def correlate(q: Tensor, k: Tensor, nbhd: Neighborhood, *, num_heads: int = 1, b
         >>> correlate(ones, ones, Neighborhood.window(3), num_heads=2)[0, 0, 0, 0, 0]
         tensor(2.)
     """
+    q, k = _dispatch.autocast(q, k)
+    if _dispatch.exports_to_onnx():
+        _check(q, k, nbhd, num_heads)
+        return _onnx.correlate(q, k, nbhd, num_heads)
+    return _correlate(q, k, *flat(nbhd), num_heads, backend)  # which checks
+
+
+def _check(q: Tensor, k: Tensor, nbhd: Neighborhood, num_heads: int) -> None:
     check_map("q", q)
     check_map("k", k)
-    q, k = _dispatch.autocast(q, k)
     check_same("q", q, "k", k)
     check_heads(k.shape[1], num_heads)
     check_output_map("q", q, nbhd, k.shape[2], k.shape[3])
     if q.shape[:2] != k.shape[:2]:
         raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
-    if _dispatch.exports_to_onnx():
-        return _onnx.correlate(q, k, nbhd, num_heads)
-    return _correlate(q, k, *flat(nbhd), num_heads, backend)
 
 
 @torch.library.custom_op("convattn::correlate", mutates_args=())
@@ -64,13 +68,17 @@ def _correlate(
     q: Tensor, k: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, num_heads: int, backend: str
 ) -> Tensor:
     nbhd = unflat(offsets, stride, border)
-    return _dispatch.select("correlate", backend, q, k)(q, k, nbhd, num_heads).contiguous()
+    _check(q, k, nbhd, num_heads)
+    check_stored(q, k)
+    near = nbhd.on_map(k.shape[2], k.shape[3])
+    return _dispatch.select("correlate", backend, near, q, k)(q, k, near, num_heads).contiguous()
 
 
 @_correlate.register_fake
 def _(
     q: Tensor, k: Tensor, offsets: Sequence[int], stride: Sequence[int], border: str, num_heads: int, backend: str
 ) -> Tensor:
+    _check(q, k, unflat(offsets, stride, border), num_heads)
     return q.new_empty((q.shape[0], num_heads, len(offsets) // 2, q.shape[2], q.shape[3]))
 
 

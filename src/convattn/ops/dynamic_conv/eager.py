@@ -18,6 +18,7 @@ def dynamic_conv(x: Tensor, kernel: Tensor, nbhd: Neighborhood, groups: int) -> 
     """See :func:`convattn.ops.dynamic_conv`."""
     dtype = accumulation_dtype(x.dtype)
     height, width = x.shape[-2:]
+    nbhd = nbhd.on_map(height, width)
     padded = nbhd.pad(x.to(dtype))
     by_group = kernel.unflatten(1, (groups, -1))
     out_h, out_w = nbhd.output_size(height, width)

@@ -40,9 +40,12 @@ def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: S
 def _grouped(
     x: Tensor, weight: Tensor, steps: Steps
 ) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
-    """Maps and weights group by group, and what ``conv2d`` takes after the bias."""
+    """Maps and weights group by group, and what ``conv2d`` takes after the bias.
+
+    The weights lie in order: of a permuted kernel torch finds a wrong gradient, in bfloat16 with a dilation, or none.
+    """
     inputs, groups = weight.shape[0], weight.shape[4]
     maps = x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
     stride, dilation = list(steps[:2]), list(steps[2:])
     padding = [step * (int(size) // 2) for step, size in zip(dilation, weight.shape[1:3], strict=True)]
-    return maps, weight.permute(4, 3, 0, 1, 2).flatten(0, 1), (stride, padding, dilation, groups)
+    return maps, weight.permute(4, 3, 0, 1, 2).flatten(0, 1).contiguous(), (stride, padding, dilation, groups)

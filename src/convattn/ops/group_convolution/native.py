@@ -13,7 +13,7 @@ def not_supported_reasons(
     x: Tensor | None = None, weight: Tensor | None = None, steps: tuple[int, ...] = (1, 1, 1, 1)
 ) -> list[str]:
     """Why the kernels cannot run here, or not on these inputs."""
-    reasons = _dispatch.native_reasons(*([] if x is None else [x]))
+    reasons = _dispatch.native_reasons(x, weight)
     if weight is not None and tuple(weight.shape[1:3]) != (3, 3):
         reasons.append(f"needs a 3x3 kernel, got {list(weight.shape[1:3])}")
     if steps not in ((1, 1, 1, 1), (2, 2, 1, 1)):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._autograd import second_derivatives
-from convattn.ops._checks import check_map, check_same, flat, unflat
+from convattn.ops._checks import check_gradient, check_map, check_same, check_stored, check_table, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.offset_convolution import eager, native
@@ -18,7 +18,7 @@ from convattn.ops.offset_convolution import eager, native
 _eager = _dispatch.Backend(eager.offset_convolution)
 _eager_backward = _dispatch.Backend(eager.offset_convolution_backward)
 _dispatch.register_backend(
-    "offset_convolution", "native", _dispatch.Backend(native.offset_convolution, native.not_supported_reasons)
+    "offset_convolution", "native", _dispatch.Backend(native.offset_convolution, _dispatch.native_offset_reasons)
 )
 _dispatch.register_backend("offset_convolution", "eager", _eager)
 # training takes the convolutions apart: the gradient has no kernels of its own under either name
@@ -69,17 +69,22 @@ def offset_convolution(
         >>> bool(torch.allclose(y, conv(x), atol=1e-5))
         True
     """
-    check_map("x", x)
     others = [] if bias is None else [bias]
     x, weight, *others = _dispatch.autocast(x, weight, *others)
     bias = others[0] if others else None
     _check(x, weight, bias, nbhd)
     if _dispatch.exports_to_onnx():
         return eager.offset_convolution(x, weight, bias, nbhd)
-    if _dispatch.runs_directly(x) and not x.is_meta:
-        out: Tensor = _dispatch.select("offset_convolution", backend, x)(x, weight, bias, nbhd)
-        return out.contiguous(memory_format=memory_format_of(x))
+    if _dispatch.runs_directly(x, weight, bias) and not x.is_meta:
+        return _run(x, weight, bias, nbhd, backend)
     return _offset_convolution(x, weight, bias, *flat(nbhd), backend)
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, nbhd: Neighborhood, backend: str) -> Tensor:
+    check_stored(x, weight, bias)
+    near = nbhd.on_map(x.shape[2], x.shape[3])
+    out: Tensor = _dispatch.select("offset_convolution", backend, near, x, weight)(x, weight, bias, near)
+    return out.contiguous(memory_format=memory_format_of(x))
 
 
 def blocks_of_outputs(weight: Tensor) -> Tensor:
@@ -101,23 +106,19 @@ def skips_zeros(x: Tensor) -> bool:
         >>> skips_zeros(torch.zeros(1, dtype=torch.float64))
         False
     """
-    return _dispatch.select("offset_convolution", "auto", x) is native.offset_convolution
+    return _dispatch.select("offset_convolution", "auto", None, x) is native.offset_convolution
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, nbhd: Neighborhood) -> None:
+    check_map("x", x)
     check_same("x", x, "weight", weight)
     rows = len(nbhd) * x.shape[1]
-    if weight.dim() != 3 or weight.shape[1] != rows:
+    if weight.dim() != 3 or weight.shape[1] != rows or not weight.numel():
         raise ValueError(
             f"weight must be [G, {rows}, V], a row for each of {len(nbhd)} offsets and {x.shape[1]} channels, "
             f"got {list(weight.shape)}"
         )
-    if bias is None:
-        return
-    check_same("x", x, "bias", bias)
-    channels = weight.shape[0] * weight.shape[2]
-    if bias.shape != (channels,):
-        raise ValueError(f"bias must be [{channels}], one number an output channel, got {list(bias.shape)}")
+    check_table("bias", bias, x, (weight.shape[0] * weight.shape[2],), holds="one number an output channel")
 
 
 @torch.library.custom_op("convattn::offset_convolution", mutates_args=())
@@ -131,8 +132,8 @@ def _offset_convolution(
     backend: str,
 ) -> Tensor:
     nbhd = unflat(offsets, stride, border)
-    out: Tensor = _dispatch.select("offset_convolution", backend, x)(x, weight, bias, nbhd)
-    return out.contiguous(memory_format=memory_format_of(x))
+    _check(x, weight, bias, nbhd)
+    return _run(x, weight, bias, nbhd, backend)
 
 
 @_offset_convolution.register_fake
@@ -145,8 +146,9 @@ def _(
     border: str,
     backend: str,
 ) -> Tensor:
-    height, width = ((size - 1) // step + 1 for size, step in zip(x.shape[2:], stride, strict=True))
-    out = x.new_empty((x.shape[0], weight.shape[0] * weight.shape[2], height, width))
+    nbhd = unflat(offsets, stride, border)
+    _check(x, weight, bias, nbhd)
+    out = x.new_empty((x.shape[0], weight.shape[0] * weight.shape[2], *nbhd.output_size(x.shape[2], x.shape[3])))
     return out.contiguous(memory_format=memory_format_of(x))
 
 
@@ -161,7 +163,10 @@ def _offset_convolution_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     nbhd = unflat(offsets, stride, border)
-    dx, dweight = _dispatch.select("offset_convolution_backward", backend, x)(grad, x, weight, nbhd)
+    _check_backward(grad, x, weight, nbhd)
+    check_stored(grad, x, weight)
+    near = nbhd.on_map(x.shape[2], x.shape[3])
+    dx, dweight = _dispatch.select("offset_convolution_backward", backend, near, x)(grad, x, weight, near)
     return dx.contiguous(memory_format=memory_format_of(x)), dweight
 
 
@@ -175,7 +180,14 @@ def _(
     border: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
+    _check_backward(grad, x, weight, unflat(offsets, stride, border))
     return x.new_empty(x.shape).contiguous(memory_format=memory_format_of(x)), weight.new_empty(weight.shape)
+
+
+def _check_backward(grad: Tensor, x: Tensor, weight: Tensor, nbhd: Neighborhood) -> None:
+    _check(x, weight, None, nbhd)
+    size = nbhd.output_size(x.shape[2], x.shape[3])
+    check_gradient(grad, x, (x.shape[0], weight.shape[0] * weight.shape[2], *size))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

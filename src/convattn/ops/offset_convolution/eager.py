@@ -16,6 +16,7 @@ OFFSETS_AT_ONCE = 8
 
 def offset_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, nbhd: Neighborhood) -> Tensor:
     """See :func:`convattn.ops.offset_convolution`; made of differentiable operators that ONNX has too."""
+    nbhd = nbhd.on_map(x.shape[2], x.shape[3])
     out = _at_centres(x, weight, nbhd) if nbhd.offsets == ((0, 0),) else _at_offsets(x, weight, nbhd)
     size = (x.shape[0], *nbhd.output_size(x.shape[2], x.shape[3]))
     assembled = out.permute(1, 0, 2).flatten(1).unflatten(0, size).permute(0, 3, 1, 2)

@@ -5,14 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
 from convattn.ops._abi import call, map_of, offset_conv_of
 from convattn.ops.neighborhood import Neighborhood
-
-
-def not_supported_reasons(x: Tensor | None = None, *others: object) -> list[str]:
-    """Why the kernels cannot run here, or not on this map."""
-    return _dispatch.native_reasons(*([] if x is None else [x]))
 
 
 def offset_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, nbhd: Neighborhood) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convattn.ops import _dispatch, _onnx
 from convattn.ops._autograd import second_derivatives
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, flat, unflat
+from convattn.ops._checks import check_gradient, check_stored, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.pixel_shift import composed, eager, native
@@ -69,42 +69,30 @@ def pixel_shift_attention(
         >>> pixel_shift_attention(q, k, v, torch.ones(24, 8), Neighborhood.directions(), num_heads=8).shape
         torch.Size([2, 8, 5, 7])
     """
-    maps = {"q": q, "k": k} if v is None else {"q": q, "k": k, "v": v}
-    for name, x in maps.items():
-        check_map(name, x)
-    q, k, *values = _dispatch.autocast(*maps.values())
+    q, k, *values = _dispatch.autocast(q, k, *([] if v is None else [v]))
     v = values[0] if values else None
     inputs = PixelShiftInputs(q, k, v, weight, bias, nbhd, num_heads)
-    _check(inputs)
+    inputs.check()
     if _dispatch.exports_to_onnx():
         return _onnx.pixel_shift_attention(inputs)
-    if _dispatch.runs_directly(q) and not q.is_meta:
-        out: Tensor = _dispatch.select("pixel_shift_attention", backend, inputs)(inputs)
-        return out.contiguous(memory_format=memory_format_of(q))
+    if _dispatch.runs_directly(*inputs.tensors) and not q.is_meta:
+        return _run(inputs, backend)
     return _pixel_shift_attention(*inputs.tensors, *flat(nbhd), num_heads, backend)
 
 
-def _check(x: PixelShiftInputs) -> None:
-    q, k, v = x.q, x.k, x.v
-    check_same("q", q, "k", k)
-    check_heads(k.shape[1], x.num_heads)
-    check_output_map("q", q, x.nbhd, k.shape[2], k.shape[3])
-    if q.shape[:2] != k.shape[:2]:
-        raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
-    if v is not None:
-        check_same("q", q, "v", v)
-        if v.shape != k.shape:
-            raise ValueError(f"k and v must have one shape, got {list(k.shape)} and {list(v.shape)}")
-    _check_table("weight", x.weight, (len(x.nbhd), k.shape[1]), "a number for each offset and channel")
-    if x.bias is not None:
-        _check_table("bias", x.bias, (x.num_heads, len(x.nbhd)), "a number for each head and offset")
+def _run(inputs: PixelShiftInputs, backend: str) -> Tensor:
+    check_stored(*inputs.tensors)
+    inputs = inputs.on_its_map()
+    out: Tensor = _dispatch.select("pixel_shift_attention", backend, inputs)(inputs)
+    return out.contiguous(memory_format=memory_format_of(inputs.q))
 
 
-def _check_table(name: str, table: Tensor, shape: tuple[int, int], what: str) -> None:
-    if table.shape != shape:
-        raise ValueError(f"{name} must be {list(shape)}, {what}, got {list(table.shape)}")
-    if not table.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {table.dtype}")
+def _inputs(
+    tensors: Sequence[Tensor | None], offsets: Sequence[int], stride: Sequence[int], border: str, num_heads: int
+) -> PixelShiftInputs:
+    inputs = PixelShiftInputs(*tensors, unflat(offsets, stride, border), num_heads)  # type: ignore[arg-type, call-arg]
+    inputs.check()
+    return inputs
 
 
 @torch.library.custom_op("convattn::pixel_shift_attention", mutates_args=())
@@ -120,9 +108,7 @@ def _pixel_shift_attention(
     num_heads: int,
     backend: str,
 ) -> Tensor:
-    inputs = PixelShiftInputs(q, k, v, weight, bias, unflat(offsets, stride, border), num_heads)
-    out: Tensor = _dispatch.select("pixel_shift_attention", backend, inputs)(inputs)
-    return out.contiguous(memory_format=memory_format_of(q))
+    return _run(_inputs((q, k, v, weight, bias), offsets, stride, border, num_heads), backend)
 
 
 @_pixel_shift_attention.register_fake
@@ -138,6 +124,7 @@ def _(
     num_heads: int,
     backend: str,
 ) -> Tensor:
+    _inputs((q, k, v, weight, bias), offsets, stride, border, num_heads)
     return q.new_empty(q.shape).contiguous(memory_format=memory_format_of(q))
 
 
@@ -155,7 +142,9 @@ def _pixel_shift_attention_backward(
     num_heads: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = PixelShiftInputs(q, k, v, weight, bias, unflat(offsets, stride, border), num_heads)
+    inputs = _inputs((q, k, v, weight, bias), offsets, stride, border, num_heads).on_its_map()
+    check_gradient(grad, q, q.shape)
+    check_stored(grad, *inputs.tensors)
     dq, dk, dv, *tables = _dispatch.select("pixel_shift_attention_backward", backend, inputs)(grad, inputs)
     dq, dk = (d.contiguous(memory_format=memory_format_of(x)) for d, x in ((dq, q), (dk, k)))
     dv = dv if v is None else dv.contiguous(memory_format=memory_format_of(v))
@@ -176,6 +165,8 @@ def _(
     num_heads: int,
     backend: str,
 ) -> tuple[Tensor, ...]:
+    _inputs((q, k, v, weight, bias), offsets, stride, border, num_heads)
+    check_gradient(grad, q, q.shape)
     return tuple(
         q.new_empty(0) if x is None else x.new_empty(x.shape).contiguous(memory_format=_format_of(x))
         for x in (q, k, v, weight, bias)
@@ -203,10 +194,8 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    *geometry, num_heads, _ = ctx.options
-
     def forward(*inputs: Tensor) -> Tensor:
-        return composed.pixel_shift_attention(PixelShiftInputs(*inputs, unflat(*geometry), num_heads))  # type: ignore[arg-type, call-arg]
+        return composed.pixel_shift_attention(_inputs(inputs, *ctx.options[:-1]))
 
     return *second_derivatives(forward, ctx.saved_tensors, grads), *[None] * len(ctx.options)
 

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_table
 from convattn.ops.neighborhood import Neighborhood
 
 
 class PixelShiftInputs(NamedTuple):
-    """Checked arguments of :func:`convattn.ops.pixel_shift_attention`; see there for shapes."""
+    """Arguments of :func:`convattn.ops.pixel_shift_attention`; see there for shapes."""
 
     q: Tensor
     k: Tensor
@@ -24,6 +25,30 @@ class PixelShiftInputs(NamedTuple):
     def tensors(self) -> tuple[Tensor | None, ...]:
         """The tensor arguments, in order."""
         return self[:5]
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        q, k, v = self.q, self.k, self.v
+        for name, x in (("q", q), ("k", k), *([] if v is None else [("v", v)])):
+            check_map(name, x)
+        check_same("q", q, "k", k)
+        check_heads(k.shape[1], self.num_heads)
+        check_output_map("q", q, self.nbhd, k.shape[2], k.shape[3])
+        if q.shape[:2] != k.shape[:2]:
+            raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+        if v is not None:
+            check_same("q", q, "v", v)
+            if v.shape != k.shape:
+                raise ValueError(f"k and v must have one shape, got {list(k.shape)} and {list(v.shape)}")
+        taps, heads = len(self.nbhd), self.num_heads
+        check_table("weight", self.weight, k, (taps, k.shape[1]), holds="a number for each offset and channel")
+        check_table("bias", self.bias, k, (heads, taps), holds="a number for each head and offset")
+
+    def on_its_map(self) -> PixelShiftInputs:
+        """The same with no offset or stride far beyond the map."""
+        if self.nbhd.is_near:
+            return self
+        return self._replace(nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
 
     @property
     def scale(self) -> float:

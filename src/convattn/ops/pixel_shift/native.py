@@ -12,7 +12,7 @@ from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
 def not_supported_reasons(x: PixelShiftInputs | None = None) -> list[str]:
     """Why the kernels cannot run here, or not on these inputs."""
-    return _dispatch.native_reasons(*([] if x is None else [x.q]))
+    return _dispatch.native_offset_reasons(*(() if x is None else (x.nbhd, x.q, x.k)))
 
 
 def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._checks import check_map, check_output_map, check_same, check_weights, flat, unflat
+from convattn.ops._checks import check_map, check_output_map, check_same, check_stored, check_weights, flat, unflat
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.scatter import eager, native, triton
 
-_dispatch.register_backend("scatter", "native", _dispatch.Backend(native.scatter, _dispatch.native_reasons))
-_dispatch.register_backend("scatter", "triton", _dispatch.Backend(triton.scatter, _dispatch.triton_reasons))
+_dispatch.register_backend("scatter", "native", _dispatch.Backend(native.scatter, _dispatch.native_offset_reasons))
+_dispatch.register_backend("scatter", "triton", _dispatch.Backend(triton.scatter, _dispatch.triton_offset_reasons))
 _dispatch.register_backend("scatter", "eager", _dispatch.Backend(eager.scatter))
 
 
@@ -47,13 +47,18 @@ def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int
         >>> scatter(torch.ones(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 2), Neighborhood(((0, 1),)), (1, 2))
         tensor([[[[1., 1.]]]])
     """
-    check_map("u", u)
     weights, u = _dispatch.autocast(weights, u)
+    return _scatter(weights, u, *flat(nbhd), list(size), backend)  # which checks
+
+
+def _check(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: Sequence[int]) -> None:
+    check_map("u", u)
     check_same("weights", weights, "u", u)
     check_weights(weights, u, nbhd)
+    if len(size) != 2:
+        raise ValueError(f"size must be (H, W), got {tuple(size)}")
     check_output_map("weights", weights, nbhd, *size)
     check_output_map("u", u, nbhd, *size)
-    return _scatter(weights, u, *flat(nbhd), list(size), backend)
 
 
 @torch.library.custom_op("convattn::scatter", mutates_args=())
@@ -66,8 +71,12 @@ def _scatter(
     size: Sequence[int],
     backend: str,
 ) -> Tensor:
-    run = _dispatch.select("scatter", backend, weights, u)
-    out: Tensor = run(weights, u, unflat(offsets, stride, border), (size[0], size[1]))
+    nbhd = unflat(offsets, stride, border)
+    _check(weights, u, nbhd, size)
+    check_stored(weights, u)
+    near = nbhd.on_map(size[0], size[1])
+    target = u.new_empty(1).expand(*size)  # for its size alone
+    out: Tensor = _dispatch.select("scatter", backend, near, weights, u, target)(weights, u, near, (size[0], size[1]))
     return out.contiguous(memory_format=memory_format_of(u))
 
 
@@ -81,6 +90,7 @@ def _(
     size: Sequence[int],
     backend: str,
 ) -> Tensor:
+    _check(weights, u, unflat(offsets, stride, border), size)
     shape = (u.shape[0], u.shape[1], size[0], size[1])
     return torch.empty(shape, dtype=u.dtype, device=u.device).contiguous(memory_format=memory_format_of(u))
 

@@ -6,14 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.neighborhood import Neighborhood, near_step
 
 
 def shift(x: Tensor, dy: int, dx: int) -> Tensor:
     """See :func:`convattn.ops.shift`."""
     height, width = x.shape[-2:]
+    dy, dx = (_near_shift(shift, size) for shift, size in ((dy, height), (dx, width)))
     padded = F.pad(x, (abs(dx), abs(dx), abs(dy), abs(dy)))
     return padded.narrow(-2, abs(dy) + dy, height).narrow(-1, abs(dx) + dx, width)
+
+
+def _near_shift(shift: int, size: int) -> int:
+    """A shift by no more than the map, beyond which only zeros are left."""
+    near = near_step(abs(shift), size)
+    return near if shift > 0 else -near
 
 
 def one_hot_kernel(kernel_size: tuple[int, int], like: Tensor) -> Tensor:
@@ -24,6 +31,7 @@ def one_hot_kernel(kernel_size: tuple[int, int], like: Tensor) -> Tensor:
 
 def by_tensor_shifts(x: Tensor, nbhd: Neighborhood, groups: int) -> Tensor:
     """Fig. 3a. Strides last: slices with a step would tie an exported map to odd or even sizes."""
+    nbhd = nbhd.on_map(x.shape[-2], x.shape[-1])
     dense = replace(nbhd, stride=(1, 1))
     (top, bottom), (left, right) = nbhd.reach(0), nbhd.reach(1)
     height, width = x.shape[-2:]
@@ -39,5 +47,9 @@ def by_convolution(
     x: Tensor, weight: Tensor, groups: int, stride: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
     """Fig. 3b and 3c: one convolution, padded so that the output measures ``ceil(H/s)``."""
+    height, width = x.shape[-2:]
+    stride = near_step(stride[0], height), near_step(stride[1], width)
+    dilation = near_step(dilation[0], height), near_step(dilation[1], width)
     padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    # in order: of a permuted kernel torch may find a wrong gradient
+    return F.conv2d(x, weight.contiguous(), None, stride, padding, dilation, groups)
