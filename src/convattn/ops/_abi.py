@@ -70,9 +70,14 @@ class OffsetConv(ctypes.Structure):
     )
 
 
+def address_of(x: Tensor) -> int:
+    """Where a tensor lies: the only place where C is told of one."""
+    return x.data_ptr()
+
+
 def map_of(x: Tensor) -> Map:
     """The structure of a float32 map; the tensor must outlive it."""
-    return Map(x.data_ptr(), *x.stride())
+    return Map(address_of(x), *x.stride())
 
 
 @lru_cache(maxsize=256)
@@ -137,7 +142,7 @@ def call(function: str, *arguments: ctypes.Structure | Tensor | float | None) ->
 
 def _as_argument(value: ctypes.Structure | Tensor | float | None) -> object:
     if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
+        return ctypes.c_void_p(address_of(value))
     if isinstance(value, ctypes.Structure):
         return ctypes.byref(value)
     return ctypes.c_void_p(None) if value is None else ctypes.c_float(value)
