@@ -1,7 +1,7 @@
 """Guard pages around every tensor that the CPU kernels are told of: one that reads or writes past it stops there.
 
-A tensor's memory is copied to where readable memory ends (or begins), the kernel works on the copy, and what it wrote is
-copied back. For the tests, under ``CONVATTN_GUARD=1``; the kernels' own memory is guarded by ``csrc/guarded_scratch.h``.
+A tensor's memory is copied to where readable memory ends (or begins), the kernel works on the copy, and what it wrote
+is copied back. For the tests, under ``CONVATTN_GUARD=1``; ``csrc/guarded_scratch.h`` guards the kernels' own memory.
 """
 
 import ctypes
@@ -41,11 +41,11 @@ class Region:
 
 
 class Guard:
-    """Stands between the package and its library."""
+    """Stands between the package and its library; ``side`` is that of a tensor which touches a guard page."""
 
-    def __init__(self, library, offsets_of):
-        self.library, self.offsets_of = library, offsets_of
-        self.side, self.regions, self.calls = "behind", [], 0
+    def __init__(self, side="behind"):
+        self.library, self.offsets_of = _abi.library, _abi._offsets_of
+        self.side, self.regions, self.calls = side, [], 0
 
     def region(self, address, size):
         """The address of a guarded copy that lives until the next call has returned."""
@@ -72,30 +72,17 @@ class Guard:
             try:
                 return function(*arguments)
             finally:
-                while self.regions:
-                    self.regions.pop().close()
+                self.close_regions()
 
         return call
 
+    def close_regions(self):
+        """Copy back what the call has written."""
+        while self.regions:
+            self.regions.pop().close()
 
-_guard = None
-
-
-def install():
-    """Guard every call from now on."""
-    global _guard
-    if _guard is None:
-        _guard = Guard(_abi.library, _abi._offsets_of)
-        _abi.library = lambda: _guard
-        _abi.address_of = _guard.address_of
-        _abi._offsets_of = _guard.guarded_offsets
-
-
-def set_side(side):
-    """Which end of a tensor touches a guard: ``"behind"`` or ``"before"``."""
-    _guard.side = side
-
-
-def calls():
-    """How many calls were guarded."""
-    return _guard.calls
+    def install(self, set_attribute=setattr):
+        """Guard every call from now on."""
+        set_attribute(_abi, "library", lambda: self)
+        set_attribute(_abi, "address_of", self.address_of)
+        set_attribute(_abi, "_offsets_of", self.guarded_offsets)

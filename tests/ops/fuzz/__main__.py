@@ -6,6 +6,7 @@ not the one expected. ``--seed S --cases 1`` runs the case of a failure again.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import resource
@@ -108,9 +109,11 @@ class Child:
         code = self.process.returncode
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors if line.strip()] or [""]
-        telling = [line for line in lines if "ERROR" in line or "runtime error" in line or "guarded scratch" in line]
+        words = ("ERROR", "runtime error", "guarded scratch", "Fatal Python error")
+        telling = [line for line in lines if any(word in line for word in words)][:2] or lines[-1:]
         frames = [line for line in lines if line.startswith("#") and "csrc" in line][:2]
-        return " | ".join([signal.Signals(-code).name if code < 0 else f"exit {code}", (telling or lines[-1:])[0], *frames])
+        frames = frames or [line for line in lines if line.startswith("File") and "convattn/ops/" in line][:2]
+        return " | ".join([signal.Signals(-code).name if code < 0 else f"exit {code}", *telling, *frames])
 
 
 def child(options):
@@ -121,6 +124,7 @@ def child(options):
     def say(**answer):
         print(json.dumps(answer), file=answers, flush=True)
 
+    faulthandler.enable(sys.__stderr__)
     if "libasan" not in os.environ.get("LD_PRELOAD", ""):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     import torch
@@ -131,27 +135,23 @@ def child(options):
     torch.use_deterministic_algorithms(True)  # fresh memory is NaN
     reasons = _native.reasons()
     say(isa=f"no kernels: {reasons[0]}" if reasons else _native.instruction_set())
-    guard = guard_maps()
+    guard = None
+    if os.environ.get("CONVATTN_GUARD"):
+        from tests.ops.guarded import Guard
+
+        guard = Guard()
+        guard.install()
     for seed in range(options.seed, options.seed + options.cases):
         case = draw_case(seed, options.operator)
         say(next=f"{case.operator}: {case}")
-        guard(seed)
+        if guard:
+            guard.side = "behind" if seed % 2 else "before"
         try:
             wrong, _ = check(seed, options.operator)
-        except Exception:  # noqa: BLE001  the fuzzer's own fault is a failure too
+        except Exception:
             wrong = traceback.format_exc()
         say(wrong=wrong, operator=case.operator, case=str(case))
     return 0
-
-
-def guard_maps():
-    """What sets the guard pages for a seed: behind every tensor that C is told of, or before it."""
-    if not os.environ.get("CONVATTN_GUARD"):
-        return lambda seed: None
-    from tests.ops import guarded
-
-    guarded.install()
-    return lambda seed: guarded.set_side("behind" if seed % 2 else "before")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ class Dice(random.Random):
         """1 to 70 and rarely none; beside the lengths of vectors more often."""
         if self.chance(0.01):
             return 0
-        return self.choice(VECTOR_NEIGHBOURS) if self.chance(0.4) else self.one_of((1, self.randint(1, 8)), (1, self.randint(1, 70)))
+        if self.chance(0.4):
+            return self.choice(VECTOR_NEIGHBOURS)
+        return self.randint(1, 8 if self.chance(0.5) else 70)
 
     def length(self):
         """Of a map: tiny, odd, any, and rarely long."""

@@ -44,10 +44,21 @@ class Call:
     empty: tuple[str, ...] = ()
 
 
+def _size(dice):
+    """Of a map."""
+    return {"H": dice.length(), "W": dice.length()}
+
+
+def _kernel(dice, fast, height="kh", width="kw"):
+    """Of a convolution, odd: 3x3 where it is to be fast, and often elsewhere."""
+    small = fast or dice.chance(0.3)
+    return {name: 3 if small else dice.kernel(odd=True) for name in (height, width)}
+
+
 def _maps(dice, seven=0.3, values=1):
     """Dimensions and neighbourhood of the operators over q, k and v."""
     kind, kernel = kind_of_neighborhood(dice, seven)
-    dims = {"B": dice.batch(), "N": dice.heads(), "d": dice.channels(), "H": dice.length(), "W": dice.length(), **kernel}
+    dims = {"B": dice.batch(), "N": dice.heads(), "d": dice.channels(), **_size(dice), **kernel}
     least = {"d": min(16, dims["d"])} if kind == "seven" and dice.chance(0.8) else {}
     if kind in ("seven", "directions"):
         least |= kernel
@@ -82,7 +93,9 @@ def attend(dice):
     # logits of large differences would make every softmax one-hot
     spread = {"q": 1.0 if scale is None else max(dims["d"], 1) ** -0.5}
     said = {**dims, "scale": scale}
-    return Call(said, shapes, run, true, "q", spread=spread, tables=("bias", "key_offsets"), terms=len(nbhd), empty=("d",))
+    return Call(
+        said, shapes, run, true, "q", spread=spread, tables=("bias", "key_offsets"), terms=len(nbhd), empty=("d",)
+    )
 
 
 def correlate(dice):
@@ -158,9 +171,9 @@ def acmix(dice):
     """The whole operator: half of the cases in the form that its kernels serve."""
     fast = dice.chance(0.6)
     kind, kernel = ("seven", {"kh": 7, "kw": 7}) if fast else kind_of_neighborhood(dice, 0.1)
-    conv = {"ch": 3, "cw": 3} if fast or dice.chance(0.3) else {"ch": dice.kernel(odd=True), "cw": dice.kernel(odd=True)}
-    dims = {"B": dice.batch(), "C_in": dice.channels(), "N": dice.heads(), "d": dice.channels(), "H": dice.length()}
-    dims |= {"W": dice.length(), **kernel, **conv}
+    conv = _kernel(dice, fast, "ch", "cw")
+    dims = {"B": dice.batch(), "C_in": dice.channels(), "N": dice.heads(), "d": dice.channels()}
+    dims |= {**_size(dice), **kernel, **conv}
     least = {**conv, **({**kernel, "d": min(16, dims["d"])} if kind == "seven" else {})}
 
     def cost(x):
@@ -209,9 +222,9 @@ def acmix(dice):
 def group_convolution(dice):
     """T maps to N, either larger."""
     fast = dice.chance(0.7)
-    kernel = {"kh": 3, "kw": 3} if fast or dice.chance(0.3) else {"kh": dice.kernel(odd=True), "kw": dice.kernel(odd=True)}
+    kernel = _kernel(dice, fast)
     dims = {"B": dice.batch(), "T": dice.randint(1, 12), "N": dice.randint(1, 12), "d": dice.channels()}
-    dims |= {"H": dice.length(), "W": dice.length(), **kernel}
+    dims |= {**_size(dice), **kernel}
 
     def cost(x):
         return x["B"] * x["T"] * x["d"] * x["H"] * x["W"] * x["kh"] * x["kw"] * (1 + x["N"] / 4)
@@ -249,8 +262,8 @@ def group_convolution(dice):
 def offset_convolution(dice):
     """C maps to G blocks of V."""
     kind, kernel = kind_of_neighborhood(dice, 0.1)
-    dims = {"B": dice.batch(), "C": dice.channels(), "G": dice.randint(1, 5), "V": dice.channels(), "H": dice.length()}
-    dims |= {"W": dice.length(), **kernel}
+    dims = {"B": dice.batch(), "C": dice.channels(), "G": dice.randint(1, 5), "V": dice.channels()}
+    dims |= {**_size(dice), **kernel}
 
     def cost(x):
         return x["B"] * x["C"] * x["H"] * x["W"] * x["kh"] * x["kw"] * (1 + x["G"] * x["V"] / 16)
@@ -279,7 +292,7 @@ def dynamic_conv(dice):
     """C maps to O in groups, with a kernel for every pixel or for all."""
     kind, kernel = kind_of_neighborhood(dice, 0.05)
     dims = {"B": dice.batch(), "groups": dice.randint(1, 5), "C": dice.randint(1, 9), "O": dice.randint(1, 9)}
-    dims |= {"H": dice.length(), "W": dice.length(), **kernel}
+    dims |= {**_size(dice), **kernel}
 
     def cost(x):
         return x["B"] * x["groups"] * x["C"] * x["O"] * x["H"] * x["W"] * x["kh"] * x["kw"]
@@ -306,7 +319,7 @@ def dynamic_conv(dice):
 
 def shift(dice):
     """By any number of rows and columns."""
-    dims = {"B": dice.batch(), "C": dice.channels(), "H": dice.length(), "W": dice.length()}
+    dims = {"B": dice.batch(), "C": dice.channels(), **_size(dice)}
     shrink(dice, dims, lambda x: 4 * x["B"] * x["C"] * x["H"] * x["W"])
     dy, dx = (dice.one_of((8, dice.randint(-5, 5)), (1, dice.choice((-(10**6), 10**6)))) for _ in range(2))
     nbhd = Neighborhood(((dy, dx),), border="zeros")
@@ -323,8 +336,8 @@ def shift(dice):
 
 def shift_aggregate(dice):
     """In each of its forms."""
-    dims = {"B": dice.batch(), "groups": dice.randint(1, 5), "M": dice.randint(1, 4), "H": dice.length(), "W": dice.length()}
-    dims |= {"kh": dice.kernel(odd=True), "kw": dice.kernel(odd=True)}
+    dims = {"B": dice.batch(), "groups": dice.randint(1, 5), "M": dice.randint(1, 4), **_size(dice)}
+    dims |= _kernel(dice, fast=False)
 
     def cost(x):
         return 4 * x["B"] * x["groups"] * x["M"] * x["H"] * x["W"] * (x["kh"] * x["kw"]) ** 2

@@ -23,7 +23,7 @@ def sources(offsets, stride, size, border):
 
 
 def places(nbhd, height, width):
-    """Which pixel of the flattened map every offset of every output reads, ``[K, Ho, Wo]``, and whether there is one."""
+    """The pixel of the flattened map that each offset of an output reads, ``[K, Ho, Wo]``, and if there is one."""
     rows, columns = zip(*nbhd.offsets, strict=True)
     y = sources(rows, nbhd.stride[0], height, nbhd.border)[:, :, None]
     x = sources(columns, nbhd.stride[1], width, nbhd.border)[:, None]
