@@ -24,9 +24,10 @@ struct Scratch {
             munmap(piece, piece->bytes);
         }
     }
-    void reserve(size_t floats, int pieces = 32) {
+    bool reserve(size_t floats, int pieces = 32) {
         release();
         used = 0, size = floats * 4 + 64 * (size_t)pieces;
+        return true;
     }
     float* take(size_t floats) {
         used += (floats * 4 + 63) / 64 * 64;
