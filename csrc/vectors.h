@@ -7,6 +7,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef CONVATTN_GUARD
+#include "guarded_scratch.h"
+#endif
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
@@ -167,6 +170,7 @@ INLINE bool fail() {
     return false;
 }
 
+#ifndef CONVATTN_GUARD
 // Working memory of one thread, cut into 64-byte aligned pieces; it only grows.
 struct Scratch {
     char* base = nullptr;
@@ -190,6 +194,7 @@ struct Scratch {
     int* take_ints(size_t count) { return (int*)take(count); }
     template <class T> T* take_array(size_t count) { return (T*)take(ceil_div((int)sizeof(T), 4) * count); }
 };
+#endif
 thread_local Scratch scratch;
 
 }  // namespace

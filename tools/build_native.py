@@ -34,8 +34,10 @@ FLAGS = (
 # its GOMP_* calls bind to the one that torch has loaded.
 LINK_FLAGS = ("-shared", "-Wl,--as-needed")
 # GCC takes hours over these kernels with every check inline: AddressSanitizer's are calls here, and the checks of every
-# pointer for null and alignment are left out.
+# pointer for null and alignment are left out. Every piece of the kernels' working memory ends before a page that stops
+# them (csrc/guarded_scratch.h).
 SANITIZE_FLAGS = (
+    "-DCONVATTN_GUARD",
     *("-O1", "-g", "-fno-omit-frame-pointer"),
     *("-fsanitize=address,undefined", "-fno-sanitize=null,alignment,vptr,object-size"),
     *("-fno-sanitize-recover=undefined", "-fno-sanitize-address-use-after-scope"),

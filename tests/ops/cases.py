@@ -65,55 +65,60 @@ def lay_out(x, layout):
 
 class Attend:
     name = "attend"
+    batch, heads, head_dim = BATCH, HEADS, HEAD_DIM
+    of_heads = (1, HEADS)  # how many heads' bias and key_offsets there are
 
-    @staticmethod
-    def draw(geometry, generator):
+    @classmethod
+    def draw(cls, geometry, generator):
         nbhd = geometry.neighborhood
         out = nbhd.output_size(geometry.height, geometry.width)
-        channels = HEADS * HEAD_DIM
+        channels = cls.heads * cls.head_dim
         shapes = {
-            "q": (BATCH, channels, *out),
-            "k": (BATCH, channels, geometry.height, geometry.width),
-            "v": (BATCH, channels, geometry.height, geometry.width),
-            "bias": (1, len(nbhd)),
-            "key_offsets": (HEADS, len(nbhd), HEAD_DIM),
+            "q": (cls.batch, channels, *out),
+            "k": (cls.batch, channels, geometry.height, geometry.width),
+            "v": (cls.batch, channels, geometry.height, geometry.width),
+            "bias": (cls.of_heads[0], len(nbhd)),
+            "key_offsets": (cls.of_heads[1], len(nbhd), cls.head_dim),
         }
         return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes.values()]
 
-    @staticmethod
-    def run(inputs, geometry, backend="auto"):
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
         q, k, v, bias, key_offsets = inputs
-        options = {"num_heads": HEADS, "bias": bias, "key_offsets": key_offsets, "backend": backend}
+        options = {"num_heads": cls.heads, "bias": bias, "key_offsets": key_offsets, "backend": backend}
         return ops.attend(q, k, v, geometry.neighborhood, **options)
 
-    @staticmethod
-    def reference(inputs, geometry):
-        return attend_reference.attend(*inputs, geometry.neighborhood, HEADS, HEAD_DIM**-0.5)
+    @classmethod
+    def reference(cls, inputs, geometry):
+        q, k, v, bias, key_offsets = inputs
+        key_offsets = key_offsets.expand(cls.heads, -1, -1)
+        scale = cls.head_dim**-0.5
+        return attend_reference.attend(q, k, v, bias, key_offsets, geometry.neighborhood, cls.heads, scale)
 
 
-class Correlate:
+class Correlate(Attend):
     name = "correlate"
 
-    @staticmethod
-    def draw(geometry, generator):
-        return Attend.draw(geometry, generator)[:2]
+    @classmethod
+    def draw(cls, geometry, generator):
+        return super().draw(geometry, generator)[:2]
 
-    @staticmethod
-    def run(inputs, geometry, backend="auto"):
-        return ops.correlate(*inputs, geometry.neighborhood, num_heads=HEADS, backend=backend)
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
+        return ops.correlate(*inputs, geometry.neighborhood, num_heads=cls.heads, backend=backend)
 
-    @staticmethod
-    def reference(inputs, geometry):
-        return correlate_reference.correlate(*inputs, geometry.neighborhood, HEADS)
+    @classmethod
+    def reference(cls, inputs, geometry):
+        return correlate_reference.correlate(*inputs, geometry.neighborhood, cls.heads)
 
 
-class Aggregate:
+class Aggregate(Attend):
     name = "aggregate"
 
-    @staticmethod
-    def draw(geometry, generator):
-        q, k = Attend.draw(geometry, generator)[:2]
-        weights = (BATCH, HEADS, len(geometry.neighborhood), *q.shape[-2:])
+    @classmethod
+    def draw(cls, geometry, generator):
+        q, k = super().draw(geometry, generator)[:2]
+        weights = (cls.batch, cls.heads, len(geometry.neighborhood), *q.shape[-2:])
         return [torch.randn(weights, generator=generator, dtype=torch.float64), k]
 
     @staticmethod
@@ -125,13 +130,13 @@ class Aggregate:
         return aggregate_reference.aggregate(*inputs, geometry.neighborhood)
 
 
-class Scatter:
+class Scatter(Aggregate):
     name = "scatter"
 
-    @staticmethod
-    def draw(geometry, generator):
-        weights, _ = Aggregate.draw(geometry, generator)
-        return [weights, Attend.draw(geometry, generator)[0]]
+    @classmethod
+    def draw(cls, geometry, generator):
+        weights, _ = super().draw(geometry, generator)
+        return [weights, Attend.draw.__func__(cls, geometry, generator)[0]]
 
     @staticmethod
     def run(inputs, geometry, backend="auto"):
@@ -143,27 +148,27 @@ class Scatter:
         return scatter_reference.scatter(*inputs, geometry.neighborhood, (geometry.height, geometry.width))
 
 
-class PixelShift:
+class PixelShift(Attend):
     """X-volution's attention with everything that it can have: heads, values and a bias."""
 
     name = "pixel_shift_attention"
 
-    @staticmethod
-    def draw(geometry, generator):
+    @classmethod
+    def draw(cls, geometry, generator):
         taps = len(geometry.neighborhood)
-        tables = [(taps, HEADS * HEAD_DIM), (HEADS, taps)]
+        tables = [(taps, cls.heads * cls.head_dim), (cls.heads, taps)]
         drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in tables]
-        return [*Attend.draw(geometry, generator)[:3], *drawn]
+        return [*super().draw(geometry, generator)[:3], *drawn]
 
-    @staticmethod
-    def run(inputs, geometry, backend="auto"):
+    @classmethod
+    def run(cls, inputs, geometry, backend="auto"):
         *maps, weight, bias = inputs
-        options = {"num_heads": HEADS, "bias": bias, "backend": backend}
+        options = {"num_heads": cls.heads, "bias": bias, "backend": backend}
         return ops.pixel_shift_attention(*maps, weight, geometry.neighborhood, **options)
 
-    @staticmethod
-    def reference(inputs, geometry):
-        return pixel_shift_reference.pixel_shift_attention(*inputs, geometry.neighborhood, HEADS)
+    @classmethod
+    def reference(cls, inputs, geometry):
+        return pixel_shift_reference.pixel_shift_attention(*inputs, geometry.neighborhood, cls.heads)
 
 
 class PixelShiftProduct:
@@ -193,11 +198,11 @@ class DynamicConv:
     """A kernel for every pixel, in two groups; it has no backends."""
 
     name = "dynamic_conv"
-    groups, outputs = 2, 4
+    channels, groups, outputs = 6, 2, 4
 
     @classmethod
     def draw(cls, geometry, generator):
-        nbhd, channels = geometry.neighborhood, HEADS * HEAD_DIM
+        nbhd, channels = geometry.neighborhood, cls.channels
         out = nbhd.output_size(geometry.height, geometry.width)
         shapes = [
             (BATCH, cls.outputs, channels // cls.groups, len(nbhd), *out),
@@ -269,13 +274,13 @@ class Acmix:
     """The whole operator; a bias and a ReLU at the end, which inference folds in."""
 
     name = "acmix"
-    heads, head_dim, c_in = 2, 16, 5
+    batch, heads, head_dim, c_in = BATCH, 2, 16, 5
 
     @classmethod
     def draw(cls, geometry, generator):
         channels, size = cls.heads * cls.head_dim, (geometry.height, geometry.width)
         shapes = {
-            "x": (BATCH, cls.c_in, *size),
+            "x": (cls.batch, cls.c_in, *size),
             "projection_weight": (3 * channels, cls.c_in, 1, 1),
             "projection_bias": (3 * channels,),
             "position": (cls.head_dim, 2),
@@ -321,6 +326,29 @@ class GroupConvolution:
         return group_convolution_reference.group_convolution(*inputs, stride=geometry.neighborhood.stride[0])
 
 
+def resized(operator, name, **sizes):
+    """An operator's cases with other dimensions."""
+    return type(name, (operator,), {"name": f"{operator.name}-{name}", **sizes})
+
+
+# Every dimension that is free larger and smaller than the others at least once, over all cases of an operator.
+MANY = {"batch": 1, "heads": 5, "head_dim": 2, "of_heads": (5, 1)}
+WIDE = {"batch": 4, "heads": 1, "head_dim": 17, "of_heads": (1, 1)}
+RESIZED = [
+    *(resized(o, "many_heads", **MANY) for o in (Attend, Correlate, Aggregate, Scatter, PixelShift)),
+    *(resized(o, "one_head", **WIDE) for o in (Attend, Correlate, Aggregate, Scatter, PixelShift)),
+    resized(OffsetConvolution, "more_outputs", inputs=1, blocks=3, outputs=17),
+    resized(OffsetConvolution, "more_inputs", inputs=19, blocks=1, outputs=2),
+    resized(DynamicConv, "more_outputs", channels=3, groups=3, outputs=9),
+]
+RESIZED_WINDOWS = [
+    resized(WindowAttend, "many_heads", heads=18, head_dim=16),
+    resized(Acmix, "many_heads", batch=1, heads=17, head_dim=16, c_in=3),
+    resized(Acmix, "one_head", batch=3, heads=1, head_dim=33, c_in=35),
+    resized(GroupConvolution, "more_outputs", inputs=2, outputs=5, groups=17),
+    resized(GroupConvolution, "many_outputs", inputs=1, outputs=9, groups=2),
+    resized(GroupConvolution, "one_group", inputs=3, outputs=4, groups=1),
+]
 OPERATORS = [Attend, Correlate, Aggregate, Scatter]
 X_VOLUTION_OPERATORS = [PixelShift, PixelShiftProduct, OffsetConvolution, DynamicConv]
 WINDOW_OPERATORS = [WindowAttend, Acmix, GroupConvolution]

@@ -12,6 +12,8 @@ from convattn.ops.attend import eager, reference
 from tests.ops.cases import (
     GEOMETRIES,
     OPERATORS,
+    RESIZED,
+    RESIZED_WINDOWS,
     WINDOW_OPERATORS,
     WINDOWS,
     X_VOLUTION_OPERATORS,
@@ -35,6 +37,10 @@ EVERYTHING = [
     *((operator, geometry) for operator in X_VOLUTION_OPERATORS[:-1] for geometry in GEOMETRIES),
     *((DynamicConv, geometry) for geometry in GEOMETRIES if geometry.height < 17),  # its reference is slow
     *((operator, geometry) for operator in WINDOW_OPERATORS for geometry in WINDOWS),
+]
+OTHER_DIMENSIONS = [
+    *((operator, geometry) for operator in RESIZED for geometry in (GEOMETRIES[1], GEOMETRIES[6])),
+    *((operator, geometry) for operator in RESIZED_WINDOWS for geometry in WINDOWS[1:3]),
 ]
 
 
@@ -91,6 +97,20 @@ def error(got, true, floor):
 def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, layout, backend):
     if backend == "native" and dtype == torch.float64:
         pytest.skip("the CPU kernels compute in float32")
+    compare_with_plain_torch(operator, geometry, dtype, layout, backend)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+@pytest.mark.parametrize(
+    ("operator", "geometry", "backend"),
+    [(*case, backend) for case in OTHER_DIMENSIONS for backend in backends_of(case[0])],
+    ids=lambda x: getattr(x, "name", str(x)),
+)
+def test_error_where_other_dimensions_are_the_larger(operator, geometry, layout, backend):
+    compare_with_plain_torch(operator, geometry, torch.float32, layout, backend)
+
+
+def compare_with_plain_torch(operator, geometry, dtype, layout, backend):
     draws = references(operator, geometry, dtype)
     ours = [
         with_gradients(operator.run, [lay_out(x, layout) for x in inputs], geometry, backend) for inputs, _, _ in draws

@@ -1,0 +1,1 @@
+"""Random cases of every operator, every dimension independent of the others: ``python -m tests.ops.fuzz --help``."""
