@@ -29,7 +29,7 @@ PAIR_LAYOUT = """expected one of
   ROOT/images/train/*.jpg with ROOT/labels/train/*.png, and both again for val/
   ROOT/train/images/*.jpg with ROOT/train/labels/*.png, and both again for val/
   ROOT/images/*.jpg with ROOT/labels/*.png         (a fixed part is held out)
-labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
+  labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
 
 Pair = tuple[str, str]
 """An image's path below the data folder, and its label PNG's."""
@@ -353,7 +353,7 @@ def _split(images: SegmentationImages, val_fraction: float) -> tuple[Segmentatio
     """Hold out the pairs whose names have the smallest hashes."""
     if len(images) < 2:
         return images, replace(images, pairs=())
-    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
+    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(pair[0].encode(errors="surrogateescape")).digest())
     held_out = set(ranked[: min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)])
     train = tuple(pair for pair in images.pairs if pair not in held_out)
     return replace(images, pairs=train), replace(images, pairs=tuple(pair for pair in images.pairs if pair in held_out))

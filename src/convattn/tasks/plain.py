@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from convattn.data.images import is_text
 from convattn.errors import UserError
 
 LARGEST_FILE = 1_000_000
@@ -33,7 +34,8 @@ def read_settings(path: Path) -> str:
             raise UserError(f"{path}: cannot be read as a recipe: it has {path.stat().st_size:,} bytes; name another")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error})") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read as a recipe ({why}); name a .yaml file") from error
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -94,7 +96,7 @@ def _check(value: Any, source: str, place: str, around: tuple[int, ...], seen: s
 
 def _fault(value: Any) -> str:
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if not is_text(value):
             return f"{value!r}, with a character that text does not have; leave it out"
         return ""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LARGEST:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
-from convattn.errors import UserError, user_path
+from convattn.errors import UserError, naming_file, user_path
 from convattn.tasks.building import check_names
 from convattn.tasks.checkpoints import (
     PROGRESS,
@@ -88,7 +88,9 @@ def prepare_resume(
     fetched = {"pretrained": False} if checkpoint is not None else {}
     recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
     data = task_of(recipe).open_data(recipe, progress)
-    if run.classes.is_file() and (known := run.classes.read_text(encoding="utf-8").splitlines()) != data.classes:
+    with naming_file(run.classes):
+        known = run.classes.read_text(encoding="utf-8").splitlines() if run.classes.is_file() else data.classes
+    if known != data.classes:
         raise UserError(
             f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"
             f" {', '.join(data.classes)}: put the folders back, or start a new run"
