@@ -110,9 +110,6 @@ def recipes() -> list[Case]:
         case("unknown-scheme", "model: 'https://example.org/model'", "would open other files or the network"),
         case("pretrained", ok + "pretrained: true", "pretrained: True would open"),
         case("checkpoint-path", ok + "model_args: {checkpoint_path: /etc/passwd}", "model_args.checkpoint_path"),
-        case("pretrained-cfg", ok + "model_args: {pretrained_cfg: {file: /a.pth}}", "model_args.pretrained_cfg"),
-        case("overlay", ok + "model_args: {pretrained_cfg_overlay: {url: a}}", "model_args.pretrained_cfg_overlay"),
-        case("cache-dir", ok + "model_args: {cache_dir: /tmp/elsewhere}", "model_args.cache_dir"),
         case("args-pretrained", ok + "model_args: {pretrained: true}", "model_args.pretrained"),
         case("hub-in-args", ok + "model_args: {backbone: [hf-hub:a/b]}", "model_args.backbone.0: 'hf-hub:a/b'"),
         case(
@@ -227,8 +224,6 @@ def headers() -> list[Case]:
         case("local-dir", "model: 'local-dir:/etc' would open", model="local-dir:/etc"),
         case("checkpoint-path", "model_args.checkpoint_path: ", model_args='{"checkpoint_path": "/etc/passwd"}'),
         case("pretrained", "model_args.pretrained: True", model_args='{"pretrained": true}'),
-        case("pretrained-cfg", "model_args.pretrained_cfg: ", model_args='{"pretrained_cfg": {"url": "a"}}'),
-        case("cache-dir", "model_args.cache_dir: ", model_args='{"cache_dir": "/tmp/elsewhere"}'),
         case("args-no-json", damaged + "model_args: not JSON", model_args="{"),
         case("args-list", damaged + "model_args must be", model_args="[1]"),
         case("args-pairs", damaged + "model_args must be", model_args='[["a", 1]]'),

@@ -264,9 +264,13 @@ def _torch_device(name: str) -> torch.device:
 
 def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
+        with source.open("rb"):
+            pass  # what the system refuses is no fault of the file
         with safe_open(source, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+    except OSError:
+        raise
+    except (SafetensorError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         what = first_line(error)
         raise UserError(f"{source}: no safetensors file, or damaged ({what}); train or fetch it again") from error
 
