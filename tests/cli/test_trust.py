@@ -52,6 +52,7 @@ def test_typed_it_is_the_users_word_and_afterwards_a_files(elsewhere: str, comma
     assert command("train", "--resume", run, "--trust").code == 0
 
 
+@pytest.mark.slow
 def test_a_recipes_file_needs_it(elsewhere: str, command: Command, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(f"model: '{elsewhere}'\ndata: {{embedded: digits}}\n")
@@ -81,6 +82,7 @@ def test_an_override_takes_the_place_of_what_a_file_says(tmp_path: Path) -> None
     assert load_recipe("digits", {"model": "hf-hub:a/b", "pretrained": True}).pretrained
 
 
+@pytest.mark.slow
 def test_a_resume_from_a_checkpoint_fetches_nothing_again(command: Command, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert command("train", *TINY, "--model", "test_resnet", "model_args={}").code == 0
