@@ -1,11 +1,13 @@
 """The ``convattn`` command: one file per verb."""
 
+import errno
 import sys
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from convattn.cli._faults import give_up_stdout, message_of
 from convattn.cli.bench import app as bench
 from convattn.cli.check_data import check_data
 from convattn.cli.cost import cost
@@ -15,7 +17,7 @@ from convattn.cli.predict import predict
 from convattn.cli.reproduce import reproduce
 from convattn.cli.train import train
 from convattn.cli.val import val
-from convattn.errors import UserError
+from convattn.errors import naming_file
 
 app = typer.Typer(
     name="convattn",
@@ -37,9 +39,27 @@ app.add_typer(bench)
 
 
 def main() -> None:
-    """Run the command; a :class:`UserError` becomes one message and exit code 2, never a traceback."""
+    """Run the command; what a person can mend becomes one message and exit code 2, never a traceback."""
+    try:
+        _run_and_flush()
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        Console(stderr=True).print(f"[bold red]convattn:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _run_and_flush() -> None:
+    """Run the command and print all of it: a full disk behind ``>`` shows here, not when the interpreter ends."""
     try:
         app()
-    except UserError as error:
-        Console(stderr=True).print(f"[bold red]convattn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            give_up_stdout()
+            if error.errno == errno.EPIPE:  # whoever read has seen enough
+                sys.exit(1)
+            with naming_file("what is printed"):
+                raise

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile
@@ -33,7 +33,8 @@ def print_scores(loaded: LoadedModel, run: Path, data: Path | None, *, as_json: 
     """Measure a model on the validation images of its run, or of a folder, and print its figures."""
     from convattn.tasks.dense_inference import evaluate_detector, evaluate_segmenter
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, left_out, source = _open(
             loaded, run, data, lambda done, total: bar.update(looking, completed=done, total=total)
@@ -61,9 +62,9 @@ def _open(
     from convattn.tasks.task import task_of
 
     config = run / "config.yaml"
-    recipe = read_recipe(config, {"data.bad": "skip"}) if config.is_file() else None
+    recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
-    if data is not None and (own is None or data.expanduser().resolve() != Path(own).resolve()):
+    if data is not None and (own is None or user_path(data).resolve() != user_path(own).resolve()):
         classes, images, skipped = _open_other(loaded, recipe, data, progress)
         _check_classes(loaded, str(data), classes)
         return images, skipped, str(data)

@@ -20,7 +20,7 @@ from convattn.data.images import open_image
 from convattn.data.masks import decode_mask
 from convattn.data.problems import Problem, refuse_or_skip
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 Target = dict[str, Tensor]
 """An image's objects: boxes [N, 4] (x1, y1, x2, y2) float32, labels [N] int64 from 1, image_id, area [N], iscrowd [N];
@@ -154,12 +154,12 @@ def check_coco(
         BadData: The file as a whole cannot be used.
         UserError: The images are not found.
     """
-    path = Path(annotations).expanduser()
-    folders: list[Path] = [] if images is None else [_folder(Path(images).expanduser())]
+    path = user_path(annotations)
+    folders: list[Path] = [] if images is None else [_folder(user_path(images))]
 
     def size_of(name: str) -> tuple[int, int] | None:
         candidates = folders or image_folders(path)
-        place = next((folder / name for folder in candidates if (folder / name).is_file()), None)
+        place = next((folder / name for folder in candidates if _is_file(folder / name)), None)
         if place is None or image_fault(place, decode=False) is not None:
             return None
         return upright_size(place)
@@ -212,7 +212,7 @@ def find_annotations(root: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Raises:
         UserError: There are none, or it is not clear which are meant.
     """
-    path = Path(root).expanduser()
+    path = user_path(root)
     if path.is_file():
         return path, None
     if not path.is_dir():
@@ -257,7 +257,7 @@ def find_images(annotations: Path, names: Sequence[str]) -> Path:
     """
     sample = names[:: max(1, len(names) // 50)]
     folders = image_folders(annotations)
-    counts = [sum((folder / name).is_file() for name in sample) for folder in folders]
+    counts = [sum(_is_file(folder / name) for name in sample) for folder in folders]
     if max(counts, default=0) == 0 and names:
         looked = ", ".join(str(folder) for folder in folders)
         raise UserError(
@@ -265,6 +265,13 @@ def find_images(annotations: Path, names: Sequence[str]) -> Path:
             "put them beside the file in images/, or name their folder"
         )
     return folders[counts.index(max(counts))]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the disk, a folder that may not be looked into
+        return False
 
 
 def _file_faults(root: Path, images: Sequence[CocoImage], progress: Progress | None) -> list[Problem]:
@@ -290,7 +297,9 @@ def _split(images: DetectionImages, val_fraction: float) -> tuple[DetectionImage
     """Hold out the images whose names have the smallest hashes."""
     if len(images) < 2:
         raise UserError(f"{images.annotations}: one image cannot be split; add images to validate on")
-    ranked = sorted(images.entries, key=lambda entry: hashlib.sha256(entry.file.encode()).digest())
+    ranked = sorted(
+        images.entries, key=lambda entry: hashlib.sha256(entry.file.encode(errors="surrogateescape")).digest()
+    )
     count = min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)
     held_out = {entry.id for entry in ranked[:count]}
     train = tuple(entry for entry in images.entries if entry.id not in held_out)

@@ -14,7 +14,7 @@ from convattn.data.folder import VAL_NAMES, Progress, list_images
 from convattn.data.images import open_image
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, names_its_file, user_path
 
 IGNORE = 255
 """The id of pixels that count nowhere, neither in the loss nor in the mIoU."""
@@ -29,7 +29,7 @@ PAIR_LAYOUT = """expected one of
   ROOT/images/train/*.jpg with ROOT/labels/train/*.png, and both again for val/
   ROOT/train/images/*.jpg with ROOT/train/labels/*.png, and both again for val/
   ROOT/images/*.jpg with ROOT/labels/*.png         (a fixed part is held out)
-labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
+  labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
 
 Pair = tuple[str, str]
 """An image's path below the data folder, and its label PNG's."""
@@ -189,6 +189,7 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
     raise BadData([Problem(str(path), None, "label map", *fault)])
 
 
+@names_its_file
 def write_label_map(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     """Save ids of 0 to 255, [H, W], as an 8-bit grey PNG.
 
@@ -246,7 +247,7 @@ def find_pair_folders(root: str | os.PathLike[str]) -> PairFolders:
     Raises:
         UserError: The folder is in none of the known layouts.
     """
-    path = Path(root).expanduser()
+    path = user_path(root)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder of images and label PNGs, {PAIR_LAYOUT}")
     for labels in LABEL_FOLDERS:
@@ -352,7 +353,7 @@ def _split(images: SegmentationImages, val_fraction: float) -> tuple[Segmentatio
     """Hold out the pairs whose names have the smallest hashes."""
     if len(images) < 2:
         return images, replace(images, pairs=())
-    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
+    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(pair[0].encode(errors="surrogateescape")).digest())
     held_out = set(ranked[: min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)])
     train = tuple(pair for pair in images.pairs if pair not in held_out)
     return replace(images, pairs=train), replace(images, pairs=tuple(pair for pair in images.pairs if pair in held_out))
