@@ -1,5 +1,6 @@
 """The ``convattn`` command: one file per verb."""
 
+import io
 import sys
 
 import typer
@@ -15,7 +16,9 @@ from convattn.cli.predict import predict
 from convattn.cli.reproduce import reproduce
 from convattn.cli.train import train
 from convattn.cli.val import val
+from convattn.data.names import ESCAPED
 from convattn.errors import UserError
+from convattn.tasks.interrupt import STOPPED, Stopped, stoppable
 
 app = typer.Typer(
     name="convattn",
@@ -37,9 +40,19 @@ app.add_typer(bench)
 
 
 def main() -> None:
-    """Run the command; a :class:`UserError` becomes one message and exit code 2, never a traceback."""
+    """Run the command; what a person can mend becomes one message and exit code 2, never a traceback.
+
+    Ctrl-C and SIGTERM end it with exit code 130.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPED)
     try:
-        app()
+        with stoppable():
+            app()
     except UserError as error:
         Console(stderr=True).print(f"[bold red]convattn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except Stopped:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(STOPPED)

@@ -1,6 +1,7 @@
 """The callback that keeps the run folder: checkpoints, tables and curves, and the place to resume from."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -177,6 +178,8 @@ class RunRecorder(Callback):
         self._resumed = True
         cut_table(self.run.metrics, self.columns, epochs=module.epoch)
         cut_table(self.run.paths, PATHS, epochs=module.epoch)
+        if module.step == 0:
+            shutil.rmtree(self.run.tensorboard, ignore_errors=True)
         first_step = module.epoch * module.batches_per_epoch + 1
         self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=first_step)
 
