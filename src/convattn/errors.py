@@ -1,5 +1,16 @@
 """The error that a person meets: one message that says what arrived, what was expected and what to do."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Place = TypeVar("Place", bound=str | PathLike[str])
+
 
 class UserError(ValueError):
     """Something that the person can put right; the command prints its message alone and exits with code 2.
@@ -10,3 +21,62 @@ class UserError(ValueError):
         ...
         convattn.errors.UserError: no such folder: photos/ (give --data a folder of images)
     """
+
+
+def names_its_file(write: Callable[Concatenate[Place, P], R]) -> Callable[Concatenate[Place, P], R]:
+    """Let a function that writes the file of its first argument name it in every :class:`OSError`.
+
+    Example:
+        >>> @names_its_file
+        ... def fill(path: str) -> None:
+        ...     raise OSError(28, "No space left on device")
+        >>> fill("run/last.ckpt")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device: 'run/last.ckpt'
+    """
+
+    @wraps(write)
+    def named(path: Place, *args: P.args, **kwargs: P.kwargs) -> R:
+        with naming_file(path):
+            return write(path, *args, **kwargs)
+
+    return named
+
+
+@contextmanager
+def naming_file(path: str | PathLike[str]) -> Iterator[None]:
+    """Name the file in an :class:`OSError` that does not: a full disk's comes from ``write``, which knows no names."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = fspath(path)
+        raise
+    except RuntimeError as error:
+        # torch.save's own complaint, "unexpected pos", hides the disk's
+        cause = error.__context__
+        if "unexpected pos" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        if not isinstance(cause, OSError):
+            raise UserError(f"{path}: cannot be written whole; free space on its disk") from error
+        cause.filename = fspath(path)
+        raise cause from error
+
+
+def user_path(path: str | PathLike[str]) -> Path:
+    """Return a path that a person gave, with the home folder in place of ``~``.
+
+    Raises:
+        UserError: there is no such home folder, or a character that no path has.
+
+    Example:
+        >>> user_path("photos/cats").as_posix()
+        'photos/cats'
+    """
+    if "\0" in fspath(path):
+        raise UserError(f"{fspath(path)!r}: no path has the character NUL; leave it out")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: no such user on this machine; write the folder in place of ~") from error

@@ -75,7 +75,7 @@ def test_an_override_reaches_into_nested_arguments() -> None:
         ("per_model={x: {epochs: 3}}", "command line: per_model is for recipe files"),
         ("epochs", "'epochs' is no setting: write key=value"),
         ("=3", "no setting"),
-        ("epochs=[1", "not a YAML value"),
+        ("epochs=[1", "epochs: not YAML"),
         ("batch_size=7", "batch_size 7 is odd, but mix pairs the images"),
         ("schedule.warmup=5", "schedule.warmup must be between 0 and 0.9, got 5"),
         ("augment.crop_scale=[1, 0.5]", "augment.crop_scale must be"),

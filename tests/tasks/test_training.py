@@ -248,7 +248,7 @@ def test_a_resume_needs_a_run_of_its_own(photos: Path, tmp_path: Path) -> None:
         prepare_resume(run, {"optimizer.lr": 1.0})
     assert prepare_resume(run, {"trainer.devices": 1}).checkpoint is None
     run.last.write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match=r"last.ckpt is not a checkpoint.*; delete it to start"):
+    with pytest.raises(UserError, match=r"last.ckpt: not a checkpoint.*; delete it to start"):
         prepare_resume(run)
     torch.save({"state_dict": {}}, run.last)
     with pytest.raises(UserError, match=r"not a checkpoint that convattn train wrote"):

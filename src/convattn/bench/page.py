@@ -10,6 +10,7 @@ from convattn.bench.memory import KEPT
 from convattn.bench.plots import Chart, Group, description_of, draw
 from convattn.bench.record import PEAK, TIME, Environment, Record, milliseconds
 from convattn.bench.requirements import REQUIREMENTS, Finding, find
+from convattn.errors import naming_file
 
 PAGE = "benchmarks.md"
 COMMANDS = """convattn bench op 'acmix*' 'san*' 'pssa*' --batch 1,8
@@ -29,7 +30,8 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
     charts = charts_of(records)
     written = [folder / PAGE, *(folder / f"{chart.name}.svg" for chart in charts)]
     for path, text in zip(written, [render(records), *(draw(chart) for chart in charts)], strict=True):
-        path.write_text(text, encoding="utf-8")
+        with naming_file(path):
+            path.write_text(text, encoding="utf-8")
     for old in set(folder.glob("benchmarks-*.svg")) - set(written):
         old.unlink()
     return written

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from convattn.errors import UserError
+from convattn.errors import UserError, naming_file
 
 SCHEMA = 1
 TIME, PEAK = "time", "peak growth"
@@ -370,7 +370,8 @@ def write_record(record: Record, folder: Path) -> Path:
     path = folder / record.file_name
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(to_json(record), encoding="utf-8")
+    with naming_file(unfinished):
+        unfinished.write_text(to_json(record), encoding="utf-8")
     os.replace(unfinished, path)
     return path
 

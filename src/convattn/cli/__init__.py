@@ -1,12 +1,15 @@
 """The ``convattn`` command: one file per verb."""
 
+import errno
 import io
 import sys
+from contextlib import suppress
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from convattn.cli._faults import give_up_stdout, message_of
 from convattn.cli.bench import app as bench
 from convattn.cli.check_data import check_data
 from convattn.cli.cost import cost
@@ -17,7 +20,7 @@ from convattn.cli.reproduce import reproduce
 from convattn.cli.train import train
 from convattn.cli.val import val
 from convattn.data.names import ESCAPED
-from convattn.errors import UserError
+from convattn.errors import naming_file
 from convattn.tasks.interrupt import STOPPED, Stopped, stoppable
 
 app = typer.Typer(
@@ -49,10 +52,29 @@ def main() -> None:
             stream.reconfigure(errors=ESCAPED)
     try:
         with stoppable():
-            app()
-    except UserError as error:
-        Console(stderr=True).print(f"[bold red]convattn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+            _run_and_flush()
     except Stopped:
-        print("Stopped.", file=sys.stderr)
+        with suppress(OSError):
+            print("Stopped.", file=sys.stderr)
         sys.exit(STOPPED)
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        Console(stderr=True).print(f"[bold red]convattn:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _run_and_flush() -> None:
+    """Run the command and print all of it: a full disk behind ``>`` shows here, not when the interpreter ends."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            give_up_stdout()
+            if error.errno == errno.EPIPE:  # whoever read has seen enough
+                sys.exit(1)
+            with naming_file("what is printed"):
+                raise

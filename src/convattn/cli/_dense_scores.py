@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile
@@ -61,9 +61,9 @@ def _open(
     from convattn.tasks.task import task_of
 
     config = run / "config.yaml"
-    recipe = read_recipe(config, {"data.bad": "skip"}) if config.is_file() else None
+    recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
-    if data is not None and (own is None or data.expanduser().resolve() != Path(own).resolve()):
+    if data is not None and (own is None or user_path(data).resolve() != user_path(own).resolve()):
         classes, images, skipped = _open_other(loaded, recipe, data, progress)
         _check_classes(loaded, str(data), classes)
         return images, skipped, str(data)

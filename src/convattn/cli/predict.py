@@ -72,6 +72,7 @@ Out = Annotated[
         help="File to write (classifiers), or folder, else predictions/ (detectors, segmenters).", show_default=False
     ),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
 
@@ -85,13 +86,14 @@ def predict(
     out: Out = None,
     device: Device = "cpu",
     batch_size: BatchSize = 32,
+    trust: Trust = False,
 ) -> None:
     """Say what is on images."""
     files = find_images(images)
     from convattn.data.types import SkippedFile
     from convattn.tasks.inference import load_model, predict_images
 
-    loaded = load_model(run, device=device)
+    loaded = load_model(run, device=device, trust=trust)
     skipped: list[SkippedFile] = []
     if loaded.task != "classification":
         from convattn.cli._dense_results import write_results

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps,
 Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
 Precision = Annotated[str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)]
 NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the recipe's file or the run fetch networks: hf-hub:...")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 
 
@@ -109,6 +110,7 @@ def train(
     strategy: Strategy = None,
     precision: Precision = None,
     num_nodes: NumNodes = None,
+    trust: Trust = False,
 ) -> None:
     """Train a classifier, a detector or a segmenter."""
     from convattn.tasks.recipes import parse_overrides
@@ -130,24 +132,24 @@ def train(
     overrides |= parse_overrides(settings or [])
     with _training_packages():
         if resume is None:
-            _start(recipe, None if task is None else task.value, overrides, out)
+            _start(recipe, None if task is None else task.value, overrides, out, trust)
         elif recipe is not None or task is not None:
             given = "--recipe" if recipe is not None else "--task"
             raise UserError(f"--resume goes on with the run's own recipe: leave {given} out")
         else:
-            _resume(resume, overrides)
+            _resume(resume, overrides, trust)
 
 
 train.__doc__ = HELP
 
 
-def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any], out: Path) -> None:
+def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any], out: Path, trust: bool) -> None:
     from convattn.tasks.recipes import load_recipe
 
     if task is None and recipe_name is None:
         _check_task_is_meant(overrides)
     name = recipe_name or _own_recipe(task or "classification", overrides)
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, overrides, trust=trust)
     if task is not None and recipe.task != task:
         raise UserError(f"recipe {name} is for {recipe.task}, not for {task}: leave --task or --recipe out")
     if recipe.task == "classification" and recipe.network.head is not None:
@@ -182,7 +184,7 @@ def _check_task_is_meant(overrides: dict[str, Any]) -> None:
     from convattn.data.coco import annotation_files
     from convattn.data.segmentation import find_pair_folders
 
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     files = [path] if path.is_file() else annotation_files(path) if path.is_dir() else []
     if any(b'"categories"' in file.read_bytes() for file in files):
         raise UserError(
@@ -203,7 +205,7 @@ def _tasks(*names: str) -> str:
     return f"--task {', '.join(names[:-1])} or {names[-1]}"
 
 
-def _resume(path: Path, overrides: dict[str, Any]) -> None:
+def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
     from convattn.tasks.alone import alone
     from convattn.tasks.finishing import read_result
     from convattn.tasks.recipes import read_recipe
@@ -215,11 +217,11 @@ def _resume(path: Path, overrides: dict[str, Any]) -> None:
     result = read_result(run)
     if result is not None:
         console.print(f"{path} is finished already.", highlight=False, markup=False)
-        _print_result(run, result, task_of(read_recipe(run.config)).main_figure(result.figures), console)
+        _print_result(run, result, task_of(read_recipe(run.config, trust=True)).main_figure(result.figures), console)
         return
     with alone(run.path, WORK) if _is_main_process() else nullcontext():
         with _looking(console) as progress:
-            job = prepare_resume(run, overrides, progress)
+            job = prepare_resume(run, overrides, progress, trust=trust)
         _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
 
 

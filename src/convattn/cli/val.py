@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
     from convattn.data.types import LabelledImages, SkippedFile
@@ -37,6 +37,7 @@ with label PNGs: on the validation part of a folder, on all where it has none.
 
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
 Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
@@ -48,11 +49,12 @@ def val(
     as_json: AsJson = False,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
+    trust: Trust = False,
 ) -> None:
     """Measure a trained model on labelled images."""
     from convattn.tasks.inference import evaluate, load_model
 
-    loaded = load_model(run, device=device)
+    loaded = load_model(run, device=device, trust=trust)
     if loaded.task != "classification":
         from convattn.cli._dense_scores import print_scores
 
@@ -87,9 +89,10 @@ def _open(run: Path, data: Path | None, loaded: "LoadedModel") -> tuple["Labelle
     from convattn.tasks.recipes import read_recipe
 
     config = run / "config.yaml"
-    recipe = read_recipe(config) if config.is_file() else None
+    # of the recipe the images are taken, no network is built
+    recipe = read_recipe(config, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
-    if data is not None and (own is None or data.resolve() != Path(own).resolve()):
+    if data is not None and (own is None or user_path(data).resolve() != user_path(own).resolve()):
         images, skipped = open_held_out(data, loaded.classes)
         return images, skipped, str(data)
     if recipe is None:

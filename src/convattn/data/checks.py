@@ -9,7 +9,7 @@ from convattn.data.coco_file import Wanted
 from convattn.data.folder import Progress, open_folder
 from convattn.data.problems import BadData, Problem, errors
 from convattn.data.segmentation import check_pairs, find_pair_folders, read_classes
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def check_data(
         /.../train.json: the file: is truncated: it ends at line 1, column 13 (fetch or write the file again)
     """
     options = options or CheckOptions()
-    root = Path(path).expanduser()
+    root = user_path(path)
     if root.is_file():
         return [_check_coco(root, options, progress)]
     if not root.is_dir():

@@ -21,7 +21,7 @@ from convattn.data.masks import decode_mask
 from convattn.data.names import escaped
 from convattn.data.problems import Problem, refuse_or_skip
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 Target = dict[str, Tensor]
 """An image's objects: boxes [N, 4] (x1, y1, x2, y2) float32, labels [N] int64 from 1, image_id, area [N], iscrowd [N];
@@ -155,8 +155,8 @@ def check_coco(
         BadData: The file as a whole cannot be used.
         UserError: The images are not found.
     """
-    path = Path(annotations).expanduser()
-    folders: list[Path] = [] if images is None else [_folder(Path(images).expanduser())]
+    path = user_path(annotations)
+    folders: list[Path] = [] if images is None else [_folder(user_path(images))]
 
     def size_of(name: str) -> tuple[int, int] | None:
         candidates = folders or image_folders(path)
@@ -213,7 +213,7 @@ def find_annotations(root: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Raises:
         UserError: There are none, or it is not clear which are meant.
     """
-    path = Path(root).expanduser()
+    path = user_path(root)
     if path.is_file():
         return path, None
     if not path.is_dir():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from convattn.data.images import ImageError, check_image, is_image_name, open_image
 from convattn.data.types import ClassificationData, SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 VAL_NAMES = ("val", "valid", "validation")
 """Folder names that hold the held-out images beside ``train/``."""
@@ -146,7 +146,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _existing_folder(root: str | os.PathLike[str]) -> Path:
-    path = Path(root).expanduser()
+    path = user_path(root)
     if path.is_dir():
         return path
     what = "not a folder" if path.exists() else "no such folder"

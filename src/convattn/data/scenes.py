@@ -23,7 +23,7 @@ from convattn.data.digits import Digits, open_digits
 from convattn.data.masks import encode_mask, mask_tools
 from convattn.data.scene_drawing import Scene, SceneStyle, Source, draw_scene
 from convattn.data.segmentation import SegmentationData, open_segmentation, write_label_map
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 
 Split = Literal["train", "val"]
 
@@ -112,7 +112,7 @@ def scenes_folder(
         UserError: The cache cannot be written, or scikit-learn or pycocotools is missing.
     """
     settings = settings or SceneSettings()
-    root = default_cache() if cache is None else Path(cache).expanduser()
+    root = default_cache() if cache is None else user_path(cache)
     folder = root / settings.folder_name()
     if (folder / RECORD).is_file():
         return folder

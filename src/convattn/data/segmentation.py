@@ -15,7 +15,7 @@ from convattn.data.images import open_image
 from convattn.data.names import escaped, read_names
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, names_its_file, user_path
 
 IGNORE = 255
 """The id of pixels that count nowhere, neither in the loss nor in the mIoU."""
@@ -190,6 +190,7 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
     raise BadData([Problem(str(path), None, "label map", *fault)])
 
 
+@names_its_file
 def write_label_map(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     """Save ids of 0 to 255, [H, W], as an 8-bit grey PNG.
 
@@ -247,7 +248,7 @@ def find_pair_folders(root: str | os.PathLike[str]) -> PairFolders:
     Raises:
         UserError: The folder is in none of the known layouts.
     """
-    path = Path(root).expanduser()
+    path = user_path(root)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder of images and label PNGs, {PAIR_LAYOUT}")
     for labels in LABEL_FOLDERS:

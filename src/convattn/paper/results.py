@@ -177,7 +177,7 @@ class Results:
                 raise UserError(f"{path} is not finished: go on with 'convattn train --resume {path}'")
             labels = [row.label for part in parts for row in part.rows if self._is_of(run, row)]
             if not labels:
-                recipe = read_recipe(run.config)
+                recipe = read_recipe(run.config, trust=True)
                 named = f"{recipe.model}{f' under {recipe.network.head}' if recipe.network.head else ''}"
                 raise UserError(
                     f"{path} fits no row: it trained {named} by a recipe about {recipe.about or 'nothing said'!r} with "
@@ -199,7 +199,7 @@ class Results:
         for path in self._filled_paths():
             run = RunFolder(Path(path))
             if run.config.is_file() and read_result(run) is not None and self._is_of(run, row):
-                values[read_recipe(run.config).seed] = self._figures(run, part)
+                values[read_recipe(run.config, trust=True).seed] = self._figures(run, part)
                 commits.append(commit_of(run))
                 notes += _departures(run, row)
         return Measured(values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), 1), "; ".join(notes))
@@ -209,7 +209,7 @@ class Results:
         """Whether a run is of a row's recipe, model and network."""
         if row.setting is None:
             return False
-        theirs, ours = read_recipe(run.config), load_recipe(row.setting.recipe, row.setting.overrides)
+        theirs, ours = read_recipe(run.config, trust=True), load_recipe(row.setting.recipe, row.setting.overrides)
         options = {name: value for name, value in theirs.model_args.items() if name != WEIGHTS}
         named = all(getattr(theirs, name) == getattr(ours, name) for name in ("about", "model", "network"))
         return named and options == ours.model_args
@@ -219,7 +219,7 @@ def _departures(run: RunFolder, row: Row) -> list[str]:
     """In what a run that fills a row was shorter or otherwise batched than its recipe."""
     if row.setting is None:
         return []
-    theirs, ours = read_recipe(run.config), load_recipe(row.setting.recipe, row.setting.overrides)
+    theirs, ours = read_recipe(run.config, trust=True), load_recipe(row.setting.recipe, row.setting.overrides)
     names = ("epochs", "batch_size")
     return [
         f"{name} {getattr(theirs, name)} in place of {getattr(ours, name)}"

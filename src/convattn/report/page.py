@@ -11,6 +11,7 @@ from convattn.data.coco import DetectionImages
 from convattn.data.names import ESCAPED
 from convattn.data.segmentation import SegmentationImages
 from convattn.data.types import LabelledImages
+from convattn.errors import naming_file
 from convattn.report.classification import classification_page
 from convattn.report.curves import curves_html
 from convattn.report.detection import detection_page
@@ -45,7 +46,8 @@ def write_report(run: Path, val: LabelledImages | DetectionImages | Segmentation
     page = PAGE.substitute(title=escape(title), css=CSS, body=body, version=escape(__version__))
     target = Path(run) / "report.html"
     draft = target.with_suffix(".html.tmp")
-    draft.write_text(page, encoding="utf-8", errors=ESCAPED)
+    with naming_file(draft):
+        draft.write_text(page, encoding="utf-8", errors=ESCAPED)
     os.replace(draft, target)
     return target
 

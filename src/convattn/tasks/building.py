@@ -15,6 +15,19 @@ from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.recipes import nearest
 
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What timm and torch raise on a network's options that do not fit, or cannot be fetched."""
+
 
 def build_model(recipe: Recipe, classes: int) -> nn.Module:
     """Return the recipe's network for that many classes, freshly made on the current default device.
@@ -30,8 +43,19 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
     arguments = {**recipe.model_args, "num_classes": classes}
     try:
         return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {error}") from error
+    except REFUSALS as error:
+        raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, with its type where that says more.
+
+    Example:
+        >>> first_line(KeyError("depth")), first_line(ValueError("no depth\\nat all"))
+        ("KeyError: 'depth'", 'no depth')
+    """
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return line if line and not isinstance(error, LookupError) else f"{type(error).__name__}: {line}".rstrip(": ")
 
 
 def check_backbone(recipe: Recipe) -> None:
@@ -62,10 +86,10 @@ def check_model(recipe: Recipe, model: nn.Module, classes: int) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+    except REFUSALS as error:
         raise UserError(
-            f"model {recipe.model} cannot take images of {size}x{size} ({error}): set data.image_size to what it takes,"
-            " or give its own argument, such as model_args.img_size"
+            f"model {recipe.model} cannot take images of {size}x{size} ({first_line(error)}): set data.image_size to"
+            " what it takes, or give its own argument, such as model_args.img_size"
         ) from error
     finally:
         model.train(was_training)

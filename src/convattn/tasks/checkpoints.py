@@ -1,11 +1,12 @@
 """Checkpoints: written whole or not at all, read without running any code that they may hold."""
 
-import io
 import json
+import math
 import os
-import pickle
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 import convattn
 from convattn.data.names import escaped
-from convattn.errors import UserError
+from convattn.errors import UserError, names_its_file
+from convattn.tasks.archives import read_archive, weights_fault
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import input_settings
 
@@ -38,7 +40,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read a checkpoint: tensors and plain values only, whatever the caller asks."""
-        return read_checkpoint(Path(path))
+        # the run's own callbacks keep their place in PROGRESS, Lightning's loops are not exact inside an epoch
+        stored = read_checkpoint(Path(path))
+        return {name: value for name, value in stored.items() if name not in ("callbacks", "loops")}
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,24 @@ class Progress:
     best_epoch: int = 0
 
 
+@names_its_file
 def write_bytes(path: Path, content: dict[str, Any] | bytes) -> None:
     """Write bytes, or what ``torch.save`` makes of a dictionary, atomically and durably."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # half a checkpoint would fill the rest of a full disk
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -78,15 +89,52 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: for a file that is not one.
     """
     remedy = "delete it to start the run from its beginning, or put the right file back"
-    try:
-        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is not a checkpoint that convattn train wrote; {remedy}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is not a checkpoint, or is damaged; {remedy}") from error
-    if not isinstance(content, dict) or not {"state_dict", "optimizer_states", DESCRIPTION, PROGRESS} <= set(content):
-        raise UserError(f"{path} is not a checkpoint that convattn train wrote; {remedy}")
+    content = read_archive(path, remedy)
+    fault = _form_fault(content)
+    if fault:
+        raise UserError(f"{path}: not a checkpoint that convattn train wrote ({fault}); {remedy}")
     return content
+
+
+FORM = {
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    DESCRIPTION: dict,
+    PROGRESS: dict,
+}
+"""What a checkpoint holds at least."""
+
+
+def _form_fault(content: Any) -> str:
+    """Return the part of a checkpoint that does not have the form which training writes."""
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}"
+    for name, kind in FORM.items():
+        if not isinstance(content.get(name), kind):
+            found = f"is a {type(content[name]).__name__}" if name in content else "is missing"
+            return f"{name} {found}, expected a {kind.__name__}"
+    if not re.match(r"[2-9]\d*\.\d+", content["pytorch-lightning_version"]):
+        return "pytorch-lightning_version is not a version from 2.0 on"
+    return weights_fault(content["state_dict"]) or _progress_fault(content[PROGRESS])
+
+
+def _progress_fault(stored: dict[str, Any]) -> str:
+    loss = stored.get("loss_sum")
+    if not isinstance(loss, Tensor) or loss.shape != () or loss.layout != torch.strided:
+        return f"{PROGRESS}.loss_sum is no number"
+    if stored.keys() - {"loss_sum"} != {one.name for one in fields(Progress)}:
+        return f"{PROGRESS} has other entries than {', '.join(one.name for one in fields(Progress))}"
+    for one in fields(Progress):
+        value = stored[one.name]
+        kinds: Any = int if one.type in (int, "int") else (int, float)
+        least = one.default if one.name == "best_score" else 0
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+            return f"{PROGRESS}.{one.name} is {value!r}"
+    return ""
 
 
 def describe(recipe: Recipe, classes: Sequence[str]) -> dict[str, str]:

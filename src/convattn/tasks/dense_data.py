@@ -28,7 +28,7 @@ from convattn.data.segmentation import (
     read_classes,
 )
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 from convattn.tasks.config import Recipe
 
 D = TypeVar("D", DetectionData, SegmentationData)
@@ -84,7 +84,7 @@ def open_held_out_detection(
     Raises:
         UserError: There is no such layout, or no image is left.
     """
-    file = root.expanduser()
+    file = user_path(root)
     if file.is_dir():
         files = annotation_files(file)
         train, val = (files[0], None) if len(files) == 1 else find_annotations(file)

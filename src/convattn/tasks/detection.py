@@ -21,7 +21,7 @@ from convattn.data.sampler import GlobalBatchSampler
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, evaluate_detections
 from convattn.errors import UserError
 from convattn.report import write_report
-from convattn.tasks.building import check_backbone, with_statistics
+from convattn.tasks.building import REFUSALS, check_backbone, first_line, with_statistics
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.dense_data import open_detection_data
 from convattn.tasks.dense_loaders import (
@@ -68,10 +68,10 @@ def build_detector(recipe: Recipe, classes: int) -> nn.Module:
     arguments |= {"image_mean": recipe.data.mean, "image_std": recipe.data.std, **recipe.network.args}
     try:
         return getattr(detection, head)(recipe.model, classes, **arguments)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+    except REFUSALS as error:
         raise UserError(
             f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
-            f" {error}"
+            f" {first_line(error)}"
         ) from error
 
 
@@ -213,7 +213,7 @@ def try_detector(recipe: Recipe, model: nn.Module) -> None:
     try:
         with torch.no_grad():
             model.eval()([torch.zeros(3, size, size)])
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+    except REFUSALS as error:
         raise UserError(
             f"{recipe.network.head or 'the detector'} on {recipe.model} cannot take images of {size}x{size} ({error}):"
             " set data.image_size to their size, or the backbone's own argument, such as model_args.img_size"

@@ -1,31 +1,30 @@
 """Use a trained model: load it from wherever training left it, predict on images, evaluate on labelled ones."""
 
 import json
-import pickle
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import TypeVar
 
-import timm
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
 import convattn.models  # noqa: F401  registers the models with timm
-from convattn.data.dense_transforms import image_transform
 from convattn.data.images import ImageError, open_image
-from convattn.data.transforms import eval_transform
 from convattn.data.types import LabelledImages, SkippedFile
 from convattn.errors import UserError
+from convattn.tasks.archives import read_archive, weights_fault
+from convattn.tasks.building import first_line
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
-from convattn.tasks.config import DataConfig, EvaluationConfig, NetworkConfig, Recipe, TaskName
-from convattn.tasks.task import build_network
+from convattn.tasks.config import EvaluationConfig, TaskName
+from convattn.tasks.described import Description
+from convattn.tasks.reach import refuse_reaching
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,10 +83,15 @@ class Evaluation:
     skipped: list[SkippedFile]
 
 
-def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
+def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) -> LoadedModel:
     """Load a model from a run folder, a ``weights.safetensors`` or a checkpoint.
 
     A run folder gives its ``weights.safetensors``, or its best or last checkpoint where training has not ended.
+
+    Args:
+        path: The run folder or the file.
+        device: Where the model is to run.
+        trust: Whether the file may name a network that opens other files or the network: ``hf-hub:owner/name``.
 
     Raises:
         UserError: There is nothing there yet, or it is damaged, no checkpoint, or that of another model.
@@ -100,7 +104,8 @@ def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
     """
     source = find_weights(Path(path))
     description, weights = _read_safetensors(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
-    fields = _Description.parse(description, source)
+    fields = Description.parse(description, source)
+    refuse_reaching(str(source), fields.reaching(), trust=trust)
     target = _torch_device(device)
     model = fields.build(source)
     _load_weights(model, weights, fields.name, source)
@@ -226,7 +231,15 @@ def _logits(loaded: LoadedModel, inputs: list[Tensor]) -> Tensor:
     """Run the model on a batch; the logits come back in fp32 on the CPU."""
     if not inputs:
         return torch.empty(0, len(loaded.classes))
-    logits = loaded.model(torch.stack(inputs).to(loaded.device)).float().cpu()
+    try:
+        logits = loaded.model(torch.stack(inputs).to(loaded.device)).float().cpu()
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = "x".join(map(str, inputs[0].shape[1:]))
+        raise UserError(f"{loaded.source}: its model cannot take images of {size}: {first_line(error)}") from error
+    if logits.shape != (len(inputs), len(loaded.classes)):
+        raise UserError(f"{loaded.source}: its model does not give one logit for each of its classes; train again")
     if not logits.isfinite().all():
         raise UserError(
             f"{loaded.source}: the model's output is not finite, its training diverged; "
@@ -251,107 +264,26 @@ def _torch_device(name: str) -> torch.device:
     return device
 
 
-@dataclass(frozen=True)
-class _Description:
-    """What a weights file says of itself."""
-
-    name: str
-    model_args: dict[str, Any]
-    classes: list[str]
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    version: str
-    task: TaskName
-    network: NetworkConfig
-    evaluation: EvaluationConfig
-
-    @classmethod
-    def parse(cls, fields: Mapping[str, str], source: Path) -> "_Description":
-        if fields.get("format") != "convattn":
-            raise UserError(
-                f"{source}: holds weights, but not what model they belong to; "
-                "only files that convattn train wrote can be loaded"
-            )
-        try:
-            return cls(
-                name=fields["model"],
-                model_args=dict(json.loads(fields["model_args"])),
-                classes=json.loads(fields["classes"]),
-                input_size=tuple(json.loads(fields["input_size"])),
-                mean=tuple(json.loads(fields["mean"])),
-                std=tuple(json.loads(fields["std"])),
-                interpolation=fields["interpolation"],
-                version=fields.get("convattn_version", "unknown"),
-                task=_known_task(fields.get("task", "classification")),
-                network=NetworkConfig(**json.loads(fields.get("network", "{}"))),
-                evaluation=EvaluationConfig(**json.loads(fields.get("evaluation", "{}"))),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{source}: its description is incomplete or damaged ({error}); train again") from error
-
-    def transform(self) -> Callable[[Image.Image], Tensor]:
-        """Return what makes a tensor of an image: detectors normalise and resize themselves."""
-        if self.task == "classification":
-            return eval_transform(self.input_size, self.mean, self.std, self.interpolation)
-        if self.task == "segmentation":
-            return image_transform(self.mean, self.std)
-        return image_transform()
-
-    def build(self, source: Path) -> nn.Module:
-        """Build the model that is described, with fresh weights."""
-        try:
-            if self.task == "classification":
-                args = {"num_classes": len(self.classes), **self.model_args}
-                return timm.create_model(self.name, pretrained=False, **args)
-            data = DataConfig(image_size=self.input_size[-1], mean=_three(self.mean), std=_three(self.std))
-            recipe = Recipe(self.name, task=self.task, network=self.network, model_args=self.model_args, data=data)
-            return build_network(recipe, len(self.classes))
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{source}: its model {self.name!r} (written by convattn {self.version}) cannot be built here: "
-                f"{str(error).splitlines()[0]}; install that version of convattn and its timm, or see: convattn list"
-            ) from error
-
-
-def _known_task(name: str) -> TaskName:
-    if name not in get_args(TaskName):
-        raise ValueError(f"task {name!r}")
-    return cast(TaskName, name)
-
-
-def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    first, second, third = values
-    return first, second, third
-
-
 def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
-        with safe_open(source, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{source}: no safetensors file, or damaged ({error}); train or fetch it again") from error
+        content = source.read_bytes()  # the library opens no path that is not UTF-8
+        weights = load(content)
+        size = int.from_bytes(content[:8], "little")
+        return json.loads(content[8 : 8 + size]).get("__metadata__", {}), weights
+    except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+        what = first_line(error)
+        raise UserError(f"{source}: no safetensors file, or damaged ({what}); train or fetch it again") from error
 
 
 def _read_checkpoint(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read a Lightning checkpoint: tensors and plain values only, never code."""
-    try:
-        stored = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(source):
-            raise UserError(
-                f"{source}: not a checkpoint; give a run folder or a file that convattn train wrote"
-            ) from error
-        raise UserError(
-            f"{source}: holds Python objects besides weights, which could run code when loaded, so it is refused; "
-            "give a checkpoint that convattn train wrote"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{source}: not a checkpoint, or a damaged one; use another one, or train again") from error
+    stored = read_archive(source, "give a run folder or a file that convattn train wrote, or train again")
     if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
         raise UserError(f"{source}: no checkpoint of convattn train (it has no state_dict); give a run folder")
-    return stored.get(DESCRIPTION) or {}, shipped_weights(stored)
+    description, fault = stored.get(DESCRIPTION) or {}, weights_fault(stored["state_dict"])
+    if fault or not isinstance(description, dict):
+        raise UserError(f"{source}: no checkpoint of convattn train ({fault or DESCRIPTION}); give a run folder")
+    return description, shipped_weights(stored)
 
 
 def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: Path) -> None:
@@ -364,6 +296,11 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, so
             f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
             for key, value in expected.items()
             if key in weights and weights[key].shape != value.shape
+        ],
+        "of another type": [
+            f"{key} {weights[key].dtype} instead of {value.dtype}"
+            for key, value in expected.items()
+            if key in weights and weights[key].is_floating_point() != value.is_floating_point()
         ],
     }
     if any(problems.values()):

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from convattn.errors import UserError
+from convattn.tasks.archives import optimizer_fault
 from convattn.tasks.config import OptimizerConfig, Recipe
 from convattn.tasks.randomness import Stream, seed_all, share_drop_path
 
@@ -92,6 +95,24 @@ class TrainingModule(LightningModule):
             updates_per_epoch=self.batches_per_epoch,
         )
         return optimizer
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose weights or optimizer are not of this network's form."""
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            return  # the others part the weights in forms of their own
+        own, theirs = self.state_dict(), checkpoint["state_dict"]
+        fault = next((name for name in own.keys() ^ theirs.keys()), None)
+        fault = fault or next((name for name, value in own.items() if value.shape != theirs[name].shape), None)
+        states = checkpoint["optimizer_states"]
+        if fault:
+            fault = f"its weights are others, as {fault!r}"
+        elif len(states) != 1:
+            fault = f"it has {len(states)} optimizers in place of one"
+        else:
+            wrong = optimizer_fault(states[0], self.configure_optimizers())
+            fault = f"its optimizer cannot go on: {wrong}" if wrong else None
+        if fault:
+            raise UserError(f"{self.trainer.ckpt_path}: {fault}; delete it, or put the right file back")
 
     def on_train_start(self) -> None:
         """Bring the running loss to this device."""

@@ -3,16 +3,16 @@
 import dataclasses
 import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 from convattn.tasks.config import Recipe
+from convattn.tasks.plain import read_settings, read_yaml
+from convattn.tasks.reach import reaching, refuse_reaching
 
 T = TypeVar("T")
 COMMAND_LINE = "command line"
@@ -42,8 +42,14 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
     """Return the recipe of that name, or of a YAML file, with dotted overrides such as ``{"optimizer.lr": 0.1}``.
+
+    Args:
+        name: A recipe of :func:`recipe_names`, or the path of a file that ends in ``.yaml``.
+        overrides: Settings that take the place of the recipe's.
+        trust: Whether a file may name networks that open other files or the network, as ``hf-hub:owner/name`` does;
+            overrides always may.
 
     Raises:
         UserError: for an unknown recipe, key or value, naming the file and the key.
@@ -53,37 +59,39 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
         0.5
     """
     if name.endswith((".yaml", ".yml")):
-        return read_recipe(Path(name), overrides)
+        return read_recipe(user_path(name), overrides, trust=trust)
     if name not in recipe_names():
         raise UserError(f"no recipe {name!r}: {nearest(name, recipe_names(), 'recipes')} (or a path to a .yaml file)")
     text = (resources.files("convattn") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_recipe(text, f"recipe {name}", overrides)
+    return parse_recipe(text, f"recipe {name}", overrides, trust=True)
 
 
-def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe in a YAML file, with overrides."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error})") from error
-    return parse_recipe(text, str(path), overrides)
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
+    """Return the recipe in a YAML file, with overrides; ``trust`` as for :func:`load_recipe`."""
+    return parse_recipe(read_settings(path), str(path), overrides, trust=trust)
 
 
-def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe that a YAML text holds; ``source`` names it in errors."""
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
+    """Return the recipe that a YAML text holds; ``source`` names it in errors, ``trust`` as for :func:`load_recipe`."""
+    mapping = read_yaml(text, source)
     overrides = overrides or {}
     recipe = build(Recipe, {} if mapping is None else mapping, source)
     recipe = for_model(recipe, str(overrides.get("model", recipe.model)), source)
+    refuse_reaching(source, _reaching_by_file(recipe, overrides), trust=trust)
     for key, value in overrides.items():
         if key.partition(".")[0] == "per_model":
             raise UserError(f"{COMMAND_LINE}: per_model is for recipe files; give the settings themselves")
         recipe = override(recipe, key, value)
     check_together(recipe, source)
     return recipe
+
+
+def _reaching_by_file(recipe: Recipe, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a file says that opens other files or the network, but for what the overrides replace."""
+    options = {"pretrained": recipe.pretrained, "model_args": recipe.model_args, "network.args": recipe.network.args}
+    for name, value in reaching(recipe.model, options):
+        if not any(f"{name}.".startswith(f"{said}.") for said in overrides):
+            yield name, value
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
@@ -98,10 +106,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UserError(f"{word!r} is no setting: write key=value, such as optimizer.lr=0.1")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{key}: {value!r} is not a YAML value") from error
+        overrides[key] = read_yaml(value, key)
     return overrides
 
 
@@ -210,7 +215,7 @@ def _field_value(cls: type, key: str, value: Any, source: str, prefix: str) -> A
         return build(hint, value, source, f"{prefix}{key}.")  # type: ignore[arg-type]
     try:
         converted = _convert(hint, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{source}: {prefix}{key} must be {_describe(hint)}, got {value!r}") from None
     limits = next(f.metadata for f in dataclasses.fields(cls) if f.name == key)
     low, high = limits.get("min"), limits.get("max")
@@ -254,7 +259,7 @@ def _convert_union(members: tuple[Any, ...], value: Any) -> Any:
             continue
         try:
             return _convert(member, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     raise TypeError
 

@@ -15,7 +15,7 @@ import yaml
 
 from convattn.data.names import ESCAPED, write_names
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, names_its_file
 from convattn.tasks.config import Recipe
 from convattn.tasks.recipes import to_mapping
 
@@ -169,6 +169,7 @@ def write_start(
     _point_latest(run.path.parent, run.path.name)
 
 
+@names_its_file
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -179,6 +180,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+@names_its_file
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a whole CSV file at once."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -191,6 +193,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     os.replace(temporary, path)
 
 
+@names_its_file
 def append_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Add rows to a CSV file; they are on the disk when this returns."""
     with path.open("a", encoding="utf-8", errors=ESCAPED, newline="") as file:
@@ -199,6 +202,7 @@ def append_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
         os.fsync(file.fileno())
 
 
+@names_its_file
 def cut_table(path: Path, columns: Sequence[str], *, epochs: int) -> None:
     """Keep the rows of the first ``epochs`` epochs: those that a resume will not write again, whole ones only."""
     rows = []

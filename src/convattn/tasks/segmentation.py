@@ -22,7 +22,7 @@ from convattn.errors import UserError
 from convattn.report import write_report
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
-from convattn.tasks.building import check_backbone, with_statistics
+from convattn.tasks.building import REFUSALS, check_backbone, first_line, with_statistics
 from convattn.tasks.config import EvaluationConfig, HeadName, Recipe
 from convattn.tasks.dense_data import open_segmentation_data
 from convattn.tasks.dense_loaders import (
@@ -65,10 +65,10 @@ def build_segmenter(recipe: Recipe, classes: int) -> nn.Module:
             recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
         )
         model: nn.Module = getattr(segmentation, head)(backbone, num_classes=classes, **recipe.network.args)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+    except REFUSALS as error:
         raise UserError(
             f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
-            f" {error}"
+            f" {first_line(error)}"
         ) from error
     return model
 
@@ -248,7 +248,7 @@ def _try(recipe: Recipe, model: nn.Module) -> None:
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+    except REFUSALS as error:
         raise UserError(
             f"{recipe.network.head or HEADS[0]} on {recipe.model} cannot take images of {size}x{size} ({error}): set"
             " data.image_size to their size, or the backbone's own argument, such as model_args.img_size"

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from convattn.data.folder import Progress
 from convattn.data.names import read_names
 from convattn.data.sampler import GlobalBatchSampler
-from convattn.errors import UserError
+from convattn.errors import UserError, user_path
 from convattn.tasks.alone import alone
 from convattn.tasks.building import check_names
 from convattn.tasks.checkpoints import (
@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, out: Path, progress: Progress | None = None) -> Job:
     check_names(recipe)
     if recipe.data.folder is not None:
         # a resume may come from another place
-        folder = str(Path(recipe.data.folder).expanduser().absolute())
+        folder = str(user_path(recipe.data.folder).absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
     data = task_of(recipe).open_data(recipe, progress)
     model, recipe = _model(recipe, data)
@@ -77,14 +77,21 @@ def prepare(recipe: Recipe, out: Path, progress: Progress | None = None) -> Job:
     return Job(recipe, data, model, open_folder)
 
 
-def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None, progress: Progress | None = None) -> Job:
+def prepare_resume(
+    run: RunFolder, overrides: Mapping[str, Any] | None = None, progress: Progress | None = None, *, trust: bool = False
+) -> Job:
     """Check that a run can continue from its last checkpoint, or from its beginning if it has none yet.
+
+    ``trust`` lets the run's recipe name a network that opens other files or the network, ``hf-hub:owner/name``.
 
     Raises:
         UserError: where the checkpoint, the data and the recipe do not belong together.
     """
     check_resume_overrides(overrides or {})
-    recipe = read_recipe(run.config, overrides)
+    checkpoint = run.last if run.last.is_file() else None
+    # the weights come from the checkpoint: there is nothing to fetch again
+    fetched = {"pretrained": False} if checkpoint is not None else {}
+    recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
     data = task_of(recipe).open_data(recipe, progress)
     if run.classes.is_file() and (known := read_names(run.classes.read_text(encoding="utf-8"))) != data.classes:
         raise UserError(
@@ -92,7 +99,6 @@ def prepare_resume(run: RunFolder, overrides: Mapping[str, Any] | None = None, p
             f" {', '.join(data.classes)}: put the folders back, or start a new run"
         )
     model, recipe = _model(recipe, data)
-    checkpoint = run.last if run.last.is_file() else None
     if checkpoint is not None:
         stored = read_checkpoint(checkpoint)
         check_same_model(stored, recipe, data.classes, checkpoint)
