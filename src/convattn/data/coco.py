@@ -18,7 +18,6 @@ from convattn.data.files import decode_all, image_fault, in_threads, upright_siz
 from convattn.data.folder import VAL_NAMES, Progress
 from convattn.data.images import open_image
 from convattn.data.masks import decode_mask
-from convattn.data.names import escaped
 from convattn.data.problems import Problem, refuse_or_skip
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, user_path
@@ -291,7 +290,9 @@ def _split(images: DetectionImages, val_fraction: float) -> tuple[DetectionImage
     """Hold out the images whose names have the smallest hashes."""
     if len(images) < 2:
         raise UserError(f"{images.annotations}: one image cannot be split; add images to validate on")
-    ranked = sorted(images.entries, key=lambda entry: hashlib.sha256(escaped(entry.file).encode()).digest())
+    ranked = sorted(
+        images.entries, key=lambda entry: hashlib.sha256(entry.file.encode(errors="surrogateescape")).digest()
+    )
     count = min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)
     held_out = {entry.id for entry in ranked[:count]}
     train = tuple(entry for entry in images.entries if entry.id not in held_out)

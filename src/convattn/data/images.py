@@ -65,6 +65,19 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
+def is_file_name(name: str) -> bool:
+    r"""Tell whether a file can have that name; bytes that are no UTF-8 stand in it as Python writes them.
+
+    Example:
+        >>> is_file_name("jay.png"), is_file_name("caf\udce9.png"), is_file_name("\ud800.png"), is_file_name("a\0.png")
+        (True, True, False, False)
+    """
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
 def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image file as upright 8-bit RGB.
 

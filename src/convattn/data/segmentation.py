@@ -12,7 +12,7 @@ from PIL import Image
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
 from convattn.data.folder import VAL_NAMES, Progress, list_images
 from convattn.data.images import open_image
-from convattn.data.names import escaped, read_names
+from convattn.data.names import read_names
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, names_its_file, user_path
@@ -355,7 +355,7 @@ def _split(images: SegmentationImages, val_fraction: float) -> tuple[Segmentatio
     """Hold out the pairs whose names have the smallest hashes."""
     if len(images) < 2:
         return images, replace(images, pairs=())
-    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(escaped(pair[0]).encode()).digest())
+    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(pair[0].encode(errors="surrogateescape")).digest())
     held_out = set(ranked[: min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)])
     train = tuple(pair for pair in images.pairs if pair not in held_out)
     return replace(images, pairs=train), replace(images, pairs=tuple(pair for pair in images.pairs if pair in held_out))

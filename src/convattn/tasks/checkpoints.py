@@ -42,7 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint: tensors and plain values only, whatever the caller asks."""
         # the run's own callbacks keep their place in PROGRESS, Lightning's loops are not exact inside an epoch
         stored = read_checkpoint(Path(path))
-        return {name: value for name, value in stored.items() if name not in ("callbacks", "loops")}
+        stored.pop("loops", None)
+        return {**stored, "callbacks": {}}  # without this key Lightning lets no callback load anything
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The callback that keeps the run folder: checkpoints, tables and curves, and the place to resume from."""
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
+from convattn.data.names import escaped
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError
 from convattn.layers import ACmix
@@ -69,6 +71,7 @@ class RunRecorder(Callback):
         self.folder: RunFolder | None = None
         self.rows: list[dict[str, float]] = []
         self._writer: SummaryWriter | None = None
+        self._opened: int | None = None
         self._started = self._saved = time.monotonic()
         self._resumed = False
 
@@ -170,6 +173,9 @@ class RunRecorder(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     def _begin(self, trainer: Trainer, module: TrainingModule) -> None:
         self.stop.watch()
@@ -181,7 +187,16 @@ class RunRecorder(Callback):
         if module.step == 0:
             shutil.rmtree(self.run.tensorboard, ignore_errors=True)
         first_step = module.epoch * module.batches_per_epoch + 1
-        self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=first_step)
+        self._writer = SummaryWriter(self._open_tensorboard(), purge_step=first_step)
+
+    def _open_tensorboard(self) -> str:
+        """Make TensorBoard's folder and return a path to it; TensorBoard takes none that is not UTF-8."""
+        folder = self.run.tensorboard
+        folder.mkdir(exist_ok=True)
+        if escaped(str(folder)) == str(folder):
+            return str(folder)
+        self._opened = os.open(folder, os.O_RDONLY)
+        return f"/proc/self/fd/{self._opened}"  # other systems than Linux have no such names
 
     def _go_to(self, trainer: Trainer, module: TrainingModule) -> None:
         """Make Lightning and the sampler begin at the module's place."""
