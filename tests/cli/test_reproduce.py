@@ -68,12 +68,15 @@ def test_wrong_calls_say_what_to_do(command: Command, tmp_path, words, message):
 
 
 def test_two_in_one_folder_are_refused(command: Command, tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    with (tmp_path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    pytest.importorskip("fcntl")
+    hold = "import fcntl, sys; file = open('.lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+    program = [sys.executable, "-c", hold]
+    with subprocess.Popen(program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
         found = command("reproduce", "acmix-table1", "--out", tmp_path)
+        other.communicate(b"\n")
     assert found.code == 2
-    assert "another 'convattn reproduce' is at work" in found.err
+    assert "another process runs 'convattn reproduce' there: wait until it ends" in found.err
 
 
 def test_a_finished_run_fills_its_published_row(command: Command, tmp_path):
