@@ -46,9 +46,15 @@ def names_its_file(write: Callable[Concatenate[Place, P], R]) -> Callable[Concat
 
 @contextmanager
 def naming_file(path: str | PathLike[str]) -> Iterator[None]:
-    """Name the file in an :class:`OSError` that does not: a full disk's comes from ``write``, which knows no names."""
+    """Name the file in what reading or writing it raises: a full disk's error comes from ``write``, without a name.
+
+    Raises:
+        UserError: the file is no UTF-8 text, where one is read.
+    """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text ({error}); put the right file back") from error
     except OSError as error:
         if error.filename is None:
             error.filename = fspath(path)

@@ -89,7 +89,7 @@ def test_a_refusal_names_the_first_and_carries_all() -> None:
     lines = str(error).splitlines()
     assert lines[0] == "9 problems:"
     assert lines[1] == "  a.json: annotations.bbox of id 0: no area (remove it)"
-    assert lines[SHOWN + 1 :] == ["  and 4 more", "do this"]
+    assert lines[SHOWN + 1 :] == ["  and 4 more", "  do this"]
 
 
 def test_problems_are_plain_data(tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ def read_record(path: Path) -> Record:
         return from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a benchmark record: {error}") from error
 
 

@@ -33,7 +33,8 @@ def print_scores(loaded: LoadedModel, run: Path, data: Path | None, *, as_json: 
     """Measure a model on the validation images of its run, or of a folder, and print its figures."""
     from convattn.tasks.dense_inference import evaluate_detector, evaluate_segmenter
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, left_out, source = _open(
             loaded, run, data, lambda done, total: bar.update(looking, completed=done, total=total)

@@ -295,7 +295,7 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
     records, paths, failures = [], [], []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
     show = Console(stderr=True)
-    with Progress(*columns, console=show, transient=True, refresh_per_second=2) as bar:
+    with Progress(*columns, console=show, transient=True, disable=not show.is_terminal, refresh_per_second=2) as bar:
         whole = bar.add_task("", total=len(jobs))
         for done, (what, measure) in enumerate(jobs):
 

@@ -60,7 +60,8 @@ def check_data(
     from convattn.data.problems import errors
 
     options = CheckOptions(images, "boxes" if boxes else None, reduce_zero_label)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("looking at the files", total=None)
         found = check(data, options, progress=lambda done, total: bar.update(task, completed=done, total=total))
     if as_json:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from convattn.data.names import ESCAPED
-from convattn.errors import UserError
+from convattn.errors import UserError, naming_file
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile
@@ -219,7 +219,7 @@ def _output(out: Path | None) -> Iterator[TextIO]:
         raise UserError(
             f"{out}: cannot be written: {error.strerror}; give --out a file in a folder of yours"
         ) from error
-    with stream:
+    with naming_file(out), stream:
         yield stream
 
 

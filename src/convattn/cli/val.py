@@ -60,7 +60,8 @@ def val(
 
         print_scores(loaded, run, data, as_json=as_json)
         return
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, skipped, source = _open(run, data, loaded)
         bar.update(looking, visible=False)

@@ -159,7 +159,7 @@ def check_coco(
 
     def size_of(name: str) -> tuple[int, int] | None:
         candidates = folders or image_folders(path)
-        place = next((folder / name for folder in candidates if (folder / name).is_file()), None)
+        place = next((folder / name for folder in candidates if _is_file(folder / name)), None)
         if place is None or image_fault(place, decode=False) is not None:
             return None
         return upright_size(place)
@@ -257,7 +257,7 @@ def find_images(annotations: Path, names: Sequence[str]) -> Path:
     """
     sample = names[:: max(1, len(names) // 50)]
     folders = image_folders(annotations)
-    counts = [sum((folder / name).is_file() for name in sample) for folder in folders]
+    counts = [sum(_is_file(folder / name) for name in sample) for folder in folders]
     if max(counts, default=0) == 0 and names:
         looked = ", ".join(str(folder) for folder in folders)
         raise UserError(
@@ -265,6 +265,13 @@ def find_images(annotations: Path, names: Sequence[str]) -> Path:
             "put them beside the file in images/, or name their folder"
         )
     return folders[counts.index(max(counts))]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the disk, a folder that may not be looked into
+        return False
 
 
 def _file_faults(root: Path, images: Sequence[CocoImage], progress: Progress | None) -> list[Problem]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from convattn.data.images import is_file_name, is_text
 from convattn.data.masks import OUTSIDE, Fault, segmentation_fault
 from convattn.data.problems import BadData, Problem
 
@@ -18,6 +19,9 @@ Box = tuple[float, float, float, float]
 
 _REMOVE = "mend or remove the annotation"
 _AGAIN = "fetch or write the file again"
+LARGEST = 2**63
+"""Whole numbers are below this in size: ids and sides go into 64 bits."""
+
 _SHAPE = 'a COCO file is an object with lists under "images", "annotations" and "categories"'
 
 
@@ -115,6 +119,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise broken(f"{what} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:
         raise broken("is nested too deeply for JSON annotations") from error
+    except ValueError as error:  # a number beyond what Python reads
+        raise broken(f"holds a number that cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise broken(f"holds a {type(content).__name__} at its top", _SHAPE)
     for name in ("images", "categories", "annotations"):
@@ -143,8 +149,9 @@ class _Entries:
                 self._add(None, "", (f"entry {place} is {_short(entry)}, expected an object", _AGAIN))
                 continue
             id = entry.get("id")
-            if type(id) is not int:
-                self._add(None, "id", (f"entry {place} has id {_short(id)}, expected a whole number", "number it"))
+            if type(id) is not int or abs(id) >= LARGEST:
+                what = f"entry {place} has id {_short(id)}, expected a whole number of at most 63 bits"
+                self._add(None, "id", (what, "number it"))
                 continue
             fault = (
                 ("id", ("the id stands twice", "give the entry an id of its own")) if id in seen else fault_of(entry)
@@ -163,6 +170,8 @@ class _Entries:
 def _category_fault(entry: dict[str, Any]) -> tuple[str, Fault] | None:
     if not isinstance(entry.get("name"), str):
         return "name", (f"the name is {_short(entry.get('name'))}, expected a text", "name the class")
+    if not is_text(entry["name"]):
+        return "name", (f"the name {_short(entry['name'])} has a character that text does not have", "name it anew")
     return None
 
 
@@ -170,9 +179,11 @@ def _image_fault(entry: dict[str, Any]) -> tuple[str, Fault] | None:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
         return "file_name", (f"found {_short(name)}, expected the image's file", "name the file")
+    if not is_file_name(name):
+        return "file_name", (f"found {_short(name)}, with a character that no file name has", "name the file")
     for side in ("width", "height"):
         value = entry.get(side)
-        if value is not None and (type(value) is not int or value < 1):
+        if value is not None and (type(value) is not int or not 1 <= value < LARGEST):
             return side, (f"{name}: found {_short(value)}, expected a number of pixels", "mend it or leave it out")
     return None
 
@@ -271,7 +282,8 @@ def _empty(path: Path, images: Iterable[CocoImage], bad: list[Problem]) -> list[
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    """Tell whether a value is a number that computing takes: an integer of JSON may have any size."""
+    return type(value) is float or (type(value) is int and abs(value) < LARGEST)
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Open an image file: whatever arrives becomes an upright 8-bit RGB image, or an error that names the file."""
 
+import errno
 import os
 import stat
 import struct
@@ -20,6 +21,9 @@ EXTENSIONS = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2"}
 )
 """File name endings, in lower case, that count as images."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the machine has run out of says nothing about the file."""
 
 _CONVERT = "save it again as JPEG or PNG, or remove it"
 _BROKEN = "fetch or save the file again, or remove it"
@@ -63,6 +67,16 @@ def is_image_name(name: str) -> bool:
         [True, False, False]
     """
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def is_text(text: str) -> bool:
+    r"""Tell whether a text can be written to a file: no NUL, and no half of a character, which JSON and YAML let pass.
+
+    Example:
+        >>> is_text("jay"), is_text("a\0"), is_text("\ud800")
+        (True, False, False)
+    """
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_file_name(name: str) -> bool:
@@ -148,6 +162,8 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
             raise ImageError(path, "a link to a missing file", "mend or remove the link") from error
         raise ImageError(path, "no such file", "check the path") from error
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise  # nothing is wrong with the image
         raise ImageError(path, f"cannot be opened: {_first_line(error)}", "check the path and the disk") from error
     if stat.S_ISREG(status.st_mode):
         raise ImageError(path, "the file is empty", _BROKEN)

@@ -104,7 +104,7 @@ def _polygons_fault(polygons: list[Any], height: int, width: int) -> Fault | Non
     if not polygons:
         return "the list of polygons is empty", mend
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
+        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
             return f"a polygon is {_short(polygon)}, expected [x1, y1, x2, y2, ...]", mend
         if len(polygon) < 6 or len(polygon) % 2:
             return f"a polygon has {len(polygon)} numbers, expected x and y of three points or more", mend
@@ -137,6 +137,10 @@ def _run_lengths_fault(value: Mapping[str, Any], height: int, width: int) -> Fau
     if total != wanted:
         return f"the run lengths cover {total} pixels, the image has {wanted} ({width}×{height})", mend
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _short(value: Any) -> str:

@@ -49,8 +49,7 @@ class BadData(UserError):
         >>> raise BadData([Problem("a.json", 7, "annotations.bbox", "the box has no area", "remove it")])
         Traceback (most recent call last):
         ...
-        convattn.data.problems.BadData: 1 problem:
-          a.json: annotations.bbox of id 7: the box has no area (remove it)
+        convattn.data.problems.BadData: 1 problem: a.json: annotations.bbox of id 7: the box has no area (remove it)
     """
 
     def __init__(self, problems: Sequence[Problem], advice: str = "") -> None:
@@ -59,10 +58,12 @@ class BadData(UserError):
 
     def __str__(self) -> str:
         count = len(self.problems)
-        lines = [f"{count} problem{'s' * (count != 1)}:", *(f"  {one}" for one in self.problems[:SHOWN])]
+        if count == 1:
+            return f"1 problem: {self.problems[0]}" + f"; {self.advice}" * bool(self.advice)
+        lines = [f"{count} problems:", *(f"  {one}" for one in self.problems[:SHOWN])]
         if count > SHOWN:
             lines.append(f"  and {count - SHOWN} more")
-        return "\n".join(lines + [self.advice] * bool(self.advice))
+        return "\n".join(lines + [f"  {self.advice}"] * bool(self.advice))
 
 
 def errors(problems: Sequence[Problem]) -> list[Problem]:

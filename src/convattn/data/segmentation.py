@@ -30,7 +30,7 @@ PAIR_LAYOUT = """expected one of
   ROOT/images/train/*.jpg with ROOT/labels/train/*.png, and both again for val/
   ROOT/train/images/*.jpg with ROOT/train/labels/*.png, and both again for val/
   ROOT/images/*.jpg with ROOT/labels/*.png         (a fixed part is held out)
-labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
+  labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
 
 Pair = tuple[str, str]
 """An image's path below the data folder, and its label PNG's."""

@@ -40,10 +40,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read a checkpoint: tensors and plain values only, whatever the caller asks."""
-        # the run's own callbacks keep their place in PROGRESS, Lightning's loops are not exact inside an epoch
-        stored = read_checkpoint(Path(path))
-        stored.pop("loops", None)
-        return {**stored, "callbacks": {}}  # without this key Lightning lets no callback load anything
+        stored = {name: value for name, value in read_checkpoint(Path(path)).items() if name != "loops"}
+        return {**stored, "callbacks": {}}  # without any, Lightning would not tell the recorder
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from convattn.errors import names_its_file
 from convattn.tasks.checkpoints import PROGRESS, describe, read_checkpoint, shipped_weights, write_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import SkipLog
@@ -89,6 +90,7 @@ def count_skipped(run: RunFolder) -> int:
     return len(_skipped_rows(run.skipped))
 
 
+@names_its_file
 def _skipped_rows(path: Path) -> list[tuple[str, ...]]:
     if not path.is_file():
         return []

@@ -34,7 +34,8 @@ def read_settings(path: Path) -> str:
             raise UserError(f"{path}: cannot be read as a recipe: it has {path.stat().st_size:,} bytes; name another")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error})") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read as a recipe ({why}); name a .yaml file") from error
 
 
 def read_yaml(text: str, source: str) -> Any:

@@ -209,6 +209,9 @@ def cut_table(path: Path, columns: Sequence[str], *, epochs: int) -> None:
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
+            if set(columns) - {*(reader.fieldnames or columns)}:
+                found = ", ".join(map(str, reader.fieldnames or ()))
+                raise UserError(f"{path}: its columns are {found}, expected {', '.join(columns)}; delete it")
             for row in reader:
                 if None in row or None in row.values() or not row["epoch"].isdecimal():
                     break

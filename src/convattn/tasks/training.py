@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from convattn.data.folder import Progress
 from convattn.data.names import read_names
 from convattn.data.sampler import GlobalBatchSampler
-from convattn.errors import UserError, user_path
+from convattn.errors import UserError, naming_file, user_path
 from convattn.tasks.alone import alone
 from convattn.tasks.building import check_names
 from convattn.tasks.checkpoints import (
@@ -93,7 +93,9 @@ def prepare_resume(
     fetched = {"pretrained": False} if checkpoint is not None else {}
     recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
     data = task_of(recipe).open_data(recipe, progress)
-    if run.classes.is_file() and (known := read_names(run.classes.read_text(encoding="utf-8"))) != data.classes:
+    with naming_file(run.classes):
+        known = read_names(run.classes.read_text(encoding="utf-8")) if run.classes.is_file() else data.classes
+    if known != data.classes:
         raise UserError(
             f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"
             f" {', '.join(data.classes)}: put the folders back, or start a new run"
