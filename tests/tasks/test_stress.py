@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +109,10 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
     trains = time.monotonic()
     wait(process, (run / "weights.safetensors").is_file)
     finishes = time.monotonic()
+    wait(process, (run / "report.html").is_file)
+    ends = time.monotonic()
     assert process.wait(300) == 0, life.said
-    life.seconds = dict(zip(PHASES, (trains - begun, finishes - trains, time.monotonic() - finishes), strict=True))
+    life.seconds = dict(zip(PHASES, (trains - begun, finishes - trains, ends - finishes), strict=True))
     return life
 
 
@@ -126,9 +129,12 @@ def disturb(
         lives += 1
         for _ in range(4):
             process, phase = life.start(), PHASES[done.total() % 3]
-            if life.reach(process, phase, moments):
-                done[f"{phase}, {strike(process, moments)}"] += 1
-            else:
+            try:
+                if life.reach(process, phase, moments):
+                    done[f"{phase}, {strike(process, moments)}"] += 1
+                process.wait(300)
+            finally:
+                process.kill()
                 process.wait()
             if done.total() == hits or (life.out / "latest" / "summary.json").is_file():
                 break
@@ -171,7 +177,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if made.returncode:
         pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_full_disk_at_eight_moments(whole: Life, small_disk: Path) -> None:
@@ -179,10 +185,12 @@ def test_a_full_disk_at_eight_moments(whole: Life, small_disk: Path) -> None:
         """Leave a few bytes, so that a file is cut in its middle."""
         ballast = small_disk / "ballast"
         left = moments.choice([0, 1, 2, 5, 20]) * 4096
-        with ballast.open("wb") as file:
-            free = os.statvfs(small_disk).f_bavail * 4096 - left
-            if free > 0:
-                os.posix_fallocate(file.fileno(), 0, free)
+        with ballast.open("wb", buffering=0) as file:
+            for size in (2**20, 4096):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+            file.truncate(file.tell() - left)
         try:
             code = process.wait(120)
         finally:
