@@ -28,7 +28,7 @@ UNMEASURED = Progress().best_score
 """What the best score is before any epoch has had one."""
 
 AGREE_EVERY = 16
-"""With several processes, they agree on stopping and saving every so many batches."""
+"""With several processes, they agree on stopping and saving every so many batches, and at the end of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,8 @@ class RunRecorder(Callback):
         late = seconds is not None and time.monotonic() - self._saved >= seconds
         if trainer.world_size == 1:
             return self.stop.received, due or late
-        if module.batch % AGREE_EVERY and not due:
+        last = module.batch == module.batches_per_epoch
+        if module.batch % AGREE_EVERY and not due and not last:
             return False, False
         votes = torch.tensor([self.stop.received, late], dtype=torch.float32, device=module.device)
         votes = trainer.strategy.reduce(votes, reduce_op="sum")
