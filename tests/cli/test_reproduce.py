@@ -160,12 +160,14 @@ def test_several_at_a_time_stop_and_go_on(tmp_path):
     words = ["reproduce", TABLE, "--scale", "digits", *map(str, TINY), "--out", str(together), "--jobs", "2"]
     program = [sys.executable, "-c", "from convattn.cli import main; main()", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "said.txt").open("w") as said:
+        child = subprocess.Popen(program, env=environment, stdout=said, stderr=said, start_new_session=True)
     while epochs_of(together) < 3:
         assert child.poll() is None
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
     assert child.wait(120) == 130
+    assert "Traceback" not in (tmp_path / "said.txt").read_text()
     assert 0 < epochs_of(together) < 16
     assert subprocess.run(program, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert numbers(together) == numbers(alone)

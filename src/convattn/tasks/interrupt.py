@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: a run is saved at its next batch, then ends; any other command ends where it is."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -107,7 +108,8 @@ def stoppable() -> Iterator[None]:
     finally:
         _restore(former)
         sys.unraisablehook = former_hook
-        _alarm(0, signal.SIG_DFL)
+        if hasattr(signal, "SIGALRM") and signal.getsignal(signal.SIGALRM) in (_stop, _leave):
+            _alarm(0, signal.SIG_DFL)
 
 
 @contextmanager
@@ -130,21 +132,22 @@ def let_signals_in() -> None:
 
 
 def obey_parent_alone() -> None:
-    """Have this process, started with :func:`held_signals`, end on its parent's SIGTERM and on no other signal.
+    """Have this process, which ``multiprocessing`` started, end on its parent's SIGTERM and on no other signal.
 
     A signal to the whole group is the parent's to answer: it needs its workers until the run is saved.
     """
-    parent = os.getppid()
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         let_signals_in()
         return
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def wait() -> None:
         while True:
             received = signal.sigwaitinfo(SIGNALS)
-            if received.si_signo == signal.SIGTERM and received.si_pid == parent:
+            if received.si_signo == signal.SIGTERM and received.si_pid == parent.pid:
                 os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
