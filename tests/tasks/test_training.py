@@ -254,7 +254,7 @@ def test_a_resume_needs_a_run_of_its_own(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a checkpoint that convattn train wrote"):
         prepare_resume(run)
     torch.save({"state_dict": torch.nn.Linear(1, 1)}, run.last)
-    with pytest.raises(UserError, match=r"not a checkpoint that convattn train wrote"):
+    with pytest.raises(UserError, match=r"holds Python objects besides weights, which could run code"):
         prepare_resume(run)
 
 

@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; a kill at any moment leaves the former one or this one."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # without parents: a run folder that is gone is not made anew, half empty
         write_bytes(path, checkpoint)
 
     def load_checkpoint(

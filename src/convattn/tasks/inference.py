@@ -267,10 +267,11 @@ def _torch_device(name: str) -> torch.device:
 def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         content = source.read_bytes()  # the library opens no path that is not UTF-8
-        weights = load(content)
-        size = int.from_bytes(content[:8], "little")
-        return json.loads(content[8 : 8 + size]).get("__metadata__", {}), weights
-    except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+        weights, size = load(content), int.from_bytes(content[:8], "little")
+        return json.loads(content[8 : 8 + size]).get("__metadata__") or {}, weights
+    except OSError:  # what the system refuses is no fault of the file
+        raise
+    except (SafetensorError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         what = first_line(error)
         raise UserError(f"{source}: no safetensors file, or damaged ({what}); train or fetch it again") from error
 

@@ -5,19 +5,32 @@ from typing import Any
 
 from convattn.errors import UserError
 
-OPENS = ("pretrained", "checkpoint", "cache_dir")
-"""How the options of ``timm.create_model`` begin that fetch or open files: ``pretrained``, ``pretrained_cfg``,
-``pretrained_cfg_overlay``, ``checkpoint_path``, ``cache_dir`` and others."""
+OPENS = ("checkpoint_path", "pretrained")
+"""The options of ``timm.create_model`` that open a file or fetch weights."""
+
+FROM_WHERE = ("pretrained_", "cache_dir")
+"""How those begin that say where ``pretrained`` weights come from and go to; without it they do nothing."""
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-def reaching(model: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def fetches(options: Any) -> bool:
+    """Tell whether options of a network, or those inside them, ask for pretrained weights.
+
+    Example:
+        >>> fetches({"model_args": {"pretrained": True}}), fetches({"pretrained": False})
+        (True, False)
+    """
+    return any((name == "pretrained" and bool(inner)) or fetches(inner) for name, inner in _inside(options))
+
+
+def reaching(model: str, options: Mapping[str, Any], *, fetching: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (setting, value) of all that makes a network from more than this package and timm have.
 
     Args:
         model: The network's name; one with a colon names a source, as in ``hf-hub:owner/name``.
         options: Further settings of the network by name; those with options inside are looked through.
+        fetching: Whether pretrained weights are asked for, so that it matters from where.
 
     Example:
         >>> list(reaching("resnet18", {"pretrained": False, "model_args": {"checkpoint_path": "/a/b.pth"}}))
@@ -27,21 +40,23 @@ def reaching(model: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]
     """
     if ":" in model:
         yield "model", model
-    yield from _reaching_in(options, "")
+    yield from _reaching_in(options, "", fetching)
 
 
-def _reaching_in(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+def _reaching_in(value: Any, place: str, fetching: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(value, str) and value.strip().lower().startswith(SOURCES):
         yield place, value
-    for name, inner in value.items() if isinstance(value, Mapping) else _numbered(value):
+    for name, inner in _inside(value):
         below = f"{place}.{name}" if place else str(name)
-        if inner and str(name).startswith(OPENS):
+        if inner and (name in OPENS or (fetching and str(name).startswith(FROM_WHERE))):
             yield below, inner
         else:
-            yield from _reaching_in(inner, below)
+            yield from _reaching_in(inner, below, fetching)
 
 
-def _numbered(value: Any) -> Iterable[tuple[int, Any]]:
+def _inside(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
     return enumerate(value) if isinstance(value, list | tuple) else ()
 
 

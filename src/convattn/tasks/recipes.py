@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from convattn.errors import UserError, user_path
 from convattn.tasks.config import Recipe
 from convattn.tasks.plain import read_settings, read_yaml
-from convattn.tasks.reach import reaching, refuse_reaching
+from convattn.tasks.reach import fetches, reaching, refuse_reaching
 
 T = TypeVar("T")
 COMMAND_LINE = "command line"
@@ -77,19 +77,24 @@ def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = N
     overrides = overrides or {}
     recipe = build(Recipe, {} if mapping is None else mapping, source)
     recipe = for_model(recipe, str(overrides.get("model", recipe.model)), source)
-    refuse_reaching(source, _reaching_by_file(recipe, overrides), trust=trust)
+    by_file = recipe
     for key, value in overrides.items():
         if key.partition(".")[0] == "per_model":
             raise UserError(f"{COMMAND_LINE}: per_model is for recipe files; give the settings themselves")
         recipe = override(recipe, key, value)
     check_together(recipe, source)
+    found = reaching(by_file.model, _network_options(by_file), fetching=fetches(_network_options(recipe)))
+    refuse_reaching(source, _not_replaced(found, overrides), trust=trust)
     return recipe
 
 
-def _reaching_by_file(recipe: Recipe, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what a file says that opens other files or the network, but for what the overrides replace."""
-    options = {"pretrained": recipe.pretrained, "model_args": recipe.model_args, "network.args": recipe.network.args}
-    for name, value in reaching(recipe.model, options):
+def _network_options(recipe: Recipe) -> dict[str, Any]:
+    return {"pretrained": recipe.pretrained, "model_args": recipe.model_args, "network.args": recipe.network.args}
+
+
+def _not_replaced(found: Iterable[tuple[str, Any]], overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a file that no override takes the place of: what is typed is the user's own word."""
+    for name, value in found:
         if not any(f"{name}.".startswith(f"{said}.") for said in overrides):
             yield name, value
 
