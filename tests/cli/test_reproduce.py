@@ -68,12 +68,15 @@ def test_wrong_calls_say_what_to_do(command: Command, tmp_path, words, message):
 
 
 def test_two_in_one_folder_are_refused(command: Command, tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    with (tmp_path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    pytest.importorskip("fcntl")
+    hold = "import fcntl, sys; file = open('.lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+    program = [sys.executable, "-c", hold]
+    with subprocess.Popen(program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
         found = command("reproduce", "acmix-table1", "--out", tmp_path)
+        other.communicate(b"\n")
     assert found.code == 2
-    assert "another 'convattn reproduce' is at work" in found.err
+    assert "another process runs 'convattn reproduce' there: wait until it ends" in found.err
 
 
 def test_a_finished_run_fills_its_published_row(command: Command, tmp_path):
@@ -157,12 +160,14 @@ def test_several_at_a_time_stop_and_go_on(tmp_path):
     words = ["reproduce", TABLE, "--scale", "digits", *map(str, TINY), "--out", str(together), "--jobs", "2"]
     program = [sys.executable, "-c", "from convattn.cli import main; main()", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "said.txt").open("w") as said:
+        child = subprocess.Popen(program, env=environment, stdout=said, stderr=said, start_new_session=True)
     while epochs_of(together) < 3:
         assert child.poll() is None
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
     assert child.wait(120) == 130
+    assert "Traceback" not in (tmp_path / "said.txt").read_text()
     assert 0 < epochs_of(together) < 16
     assert subprocess.run(program, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert numbers(together) == numbers(alone)

@@ -40,6 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _command(arguments: list[str], folder: str) -> None:
+    os.setsid()  # a process group of its own, that a signal can be sent to
     os.chdir(folder)
     sys.stdout = sys.stderr = open("output.txt", "a", encoding="utf-8")  # noqa: SIM115
     multiprocessing.set_start_method("fork", force=True)

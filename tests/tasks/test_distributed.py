@@ -1,6 +1,9 @@
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,29 @@ def test_two_processes_end_where_one_does(photos: Path, tmp_path: Path) -> None:
     two = train(photos, tmp_path / "two", "--devices=2", "--strategy=ddp")
     assert [path.name for path in (tmp_path / "two").iterdir() if not path.is_symlink()] == [two.name]
     same_end(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_processes_stop_on_a_signal_to_both_and_go_on(number: int, photos: Path, tmp_path: Path) -> None:
+    """Epochs of eight batches: the processes agree at the end of one, if not before."""
+    words = [sys.executable, CONVATTN, "train", "--devices=2", "--strategy=ddp"]
+    log, last = tmp_path / "said.txt", tmp_path / "latest" / "checkpoints" / "last.ckpt"
+    with log.open("w") as file:
+        command = [*words, "--data", str(photos), "--out", str(tmp_path), *SGD, "epochs=500", "checkpoint={}"]
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    while not last.is_file():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    assert process.wait(60) == 130, log.read_text()
+    assert "Go on with:" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    config = tmp_path / "latest" / "config.yaml"
+    epoch = read_checkpoint(last)["convattn_progress"]["epoch"]
+    config.write_text(config.read_text().replace("epochs: 500", f"epochs: {epoch + 1}"))
+    done = subprocess.run([*words, "--resume", str(tmp_path / "latest")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -112,16 +112,21 @@ def test_acmix_killed_five_times_ends_bit_equal(
     assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "send", "workers"),
+    [(signal.SIGINT, os.kill, 0), (signal.SIGTERM, os.killpg, 2)],
+    ids=["Ctrl-C", "SIGTERM to the workers too"],
+)
 def test_a_stopped_run_says_how_to_go_on_and_ends_bit_equal(
-    number: int, start: Start, photos: Path, tmp_path: Path
+    number: int, send: Callable[[int, int], None], workers: int, start: Start, photos: Path, tmp_path: Path
 ) -> None:
     arguments = [*TINY, f"--data={photos}", "epochs=10", "checkpoint={every_seconds: 1000, every_steps: null}"]
     finish(start, ["train", "--out", str(tmp_path / "whole"), *arguments])
+    arguments.append(f"data.workers={workers}")
     process = start(["train", "--out", str(tmp_path / "stopped"), *arguments])
     wait_for(lambda: (tmp_path / "stopped" / "latest" / "tensorboard").is_dir())
     time.sleep(0.3)
-    os.kill(process.pid, number)
+    send(process.pid, number)
     process.join(WAIT)
     run = run_folder(tmp_path / "stopped")
     output = re.sub(r"\s+", " ", (tmp_path / "output.txt").read_text())
@@ -133,6 +138,24 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_bit_equal(
     assert not (run / "weights.safetensors").exists()
     finish(start, ["train", "--resume", str(run)])
     assert_same_run(run, run_folder(tmp_path / "whole"))
+
+
+def test_a_signal_while_the_run_finishes_loses_nothing(start: Start, photos: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, f"--data={photos}", "epochs=1", "data.workers=2"]
+    process = start(["train", "--out", str(tmp_path / "runs"), *arguments])
+    wait_for(lambda: (run_folder(tmp_path / "runs") / "weights.safetensors").is_file())
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(WAIT)
+    run = run_folder(tmp_path / "runs")
+    output = (tmp_path / "output.txt").read_text()
+    assert process.exitcode == 130
+    assert f"Stopped.\nGo on with:\n  convattn train --resume runs/{run.name}\n" in output
+    assert "Traceback" not in output
+    assert not (run / "summary.json").exists()
+    weights = (run / "weights.safetensors").read_bytes()
+    finish(start, ["train", "--resume", str(run)])
+    assert (run / "weights.safetensors").read_bytes() == weights
+    assert (run / "report.html").is_file()
 
 
 def test_a_finished_run_is_shown_again_and_left_alone(start: Start, photos: Path, tmp_path: Path) -> None:

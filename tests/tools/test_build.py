@@ -237,6 +237,7 @@ class TestSetup:
         package = tmp_path / "src" / "convattn"
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
+        shutil.copy(ROOT / "src" / "convattn_command.py", tmp_path / "src")
         return tmp_path
 
     def run(self, checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -263,6 +264,7 @@ class TestSetup:
                 "convattn/__init__.py",
                 "convattn/_native/build.json",
                 "convattn/_native/libconvattn.so",
+                "convattn_command.py",
             ]
             assert opened.read("convattn/_native/libconvattn.so")[:4] == b"\x7fELF"
 

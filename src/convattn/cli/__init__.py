@@ -1,7 +1,9 @@
 """The ``convattn`` command: one file per verb."""
 
 import errno
+import io
 import sys
+from contextlib import suppress
 
 import typer
 from rich.console import Console
@@ -17,7 +19,9 @@ from convattn.cli.predict import predict
 from convattn.cli.reproduce import reproduce
 from convattn.cli.train import train
 from convattn.cli.val import val
+from convattn.data.names import ESCAPED
 from convattn.errors import naming_file
+from convattn.tasks.interrupt import STOPPED, Stopped, stoppable
 
 app = typer.Typer(
     name="convattn",
@@ -39,9 +43,20 @@ app.add_typer(bench)
 
 
 def main() -> None:
-    """Run the command; what a person can mend becomes one message and exit code 2, never a traceback."""
+    """Run the command; what a person can mend becomes one message and exit code 2, never a traceback.
+
+    Ctrl-C and SIGTERM end it with exit code 130.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPED)
     try:
-        _run_and_flush()
+        with stoppable():
+            _run_and_flush()
+    except Stopped:
+        with suppress(OSError):
+            print("Stopped.", file=sys.stderr)
+        sys.exit(STOPPED)
     except Exception as error:
         message = message_of(error)
         if message is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
+from convattn.data.names import escaped, write_names
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ WRITTEN_BY = "found by convattn predict"
 """What an ``annotations.json`` of results says of itself."""
 
 CLASSES = "classes.txt"
-"""Beside label PNGs of results: the classes by id, one a line."""
+"""Beside label PNGs of results: the classes by id, one a line, as a data folder has them."""
 
 SMALL = 256
 """Pictures are drawn on an enlarged copy where the image is smaller than this, so that names have room."""
@@ -124,7 +125,7 @@ def _write_labels(answer: LabelledImage, loaded: LoadedModel, out: Path, name: s
 
 def _write_class_names(out: Path, classes: list[str]) -> None:
     (out / "labels").mkdir(exist_ok=True)
-    (out / "labels" / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    (out / "labels" / CLASSES).write_text(write_names(classes), encoding="utf-8")
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def _coco_file(loaded: LoadedModel, out: Path | None) -> Iterator[dict[str, list
         yield content
     finally:
         if out is not None:
-            (out / "annotations.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            (out / "annotations.json").write_text(escaped(json.dumps(content, ensure_ascii=False)), encoding="utf-8")
 
 
 def _names(files: list[Path]) -> list[str]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from convattn.data.names import ESCAPED
 from convattn.errors import UserError, naming_file
 
 if TYPE_CHECKING:
@@ -179,17 +180,22 @@ class CsvWriter:
     """A line per image and class."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.writer = csv.writer(stream, lineterminator="\n")
-        self.writer.writerow(("file", "rank", "class", "probability"))
+        self.stream = stream
+        self._write("file", "rank", "class", "probability")
 
     def add(self, prediction: "Prediction") -> None:
         """Write the lines of an image."""
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         for rank, (name, probability) in enumerate(pairs, start=1):
-            self.writer.writerow((prediction.file, rank, name, f"{probability:.6f}"))
+            self._write(prediction.file, str(rank), name, f"{probability:.6f}")
 
     def close(self) -> None:
         """Nothing is left to be written."""
+
+    def _write(self, *cells: str) -> None:
+        # Beside this end of lines Python quotes no "\r", which a reader takes for one.
+        quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+        csv.writer(self.stream, lineterminator="\n", quoting=quoting).writerow(cells)
 
 
 @contextmanager
@@ -208,7 +214,7 @@ def _output(out: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     try:
-        stream = out.open("w", encoding="utf-8", newline="")
+        stream = out.open("w", encoding="utf-8", errors=ESCAPED, newline="")
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written: {error.strerror}; give --out a file in a folder of yours"

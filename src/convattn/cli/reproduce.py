@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convattn.cli.train import INTERRUPTED, _training_packages
+from convattn.cli.train import _training_packages
 from convattn.errors import UserError
+from convattn.tasks.alone import alone
+from convattn.tasks.interrupt import STOPPED
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -96,7 +98,8 @@ def reproduce(
         if not chosen and not runs:
             raise UserError(_no_part(entries, scale))
         console = Console()
-        with _alone(out):
+        with ExitStack() as held:
+            _hold(out, held)
             _go(chosen, results, Writer(results), _Way(scale, jobs, allow_busy, tuple(runs or ())), console)
 
 
@@ -138,7 +141,7 @@ def _go(chosen: "list[tuple[Entry, Part]]", results: "Results", writer: "Writer"
         Console(stderr=True).print(f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
     if not finished:
         _say(console, f"Stopped. The same command goes on: {_command()}")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(STOPPED)
     if failures:
         raise typer.Exit(1)
 
@@ -302,27 +305,13 @@ def _bar(console: Console) -> "Iterator[Progress]":
         yield bar
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _hold(out: Path, held: ExitStack) -> None:
     """Hold the folder: two of these commands in one folder would train the same runs."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("w")
+        held.enter_context(alone(out, "runs 'convattn reproduce'"))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; give another folder with --out") from error
-    with file:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another 'convattn reproduce' is at work in {out}: wait for it, or give another --out"
-            ) from error
-        yield
 
 
 def _print_list(entries: "Sequence[Entry]") -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from convattn.errors import UserError, user_path
+from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
 
 if TYPE_CHECKING:
     from convattn.tasks.finishing import Result
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from convattn.tasks.training import Job
 
 PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools")
-INTERRUPTED = 130
 
 TASK_RECIPES = {
     "classification": ("digits", "folder"),
@@ -206,11 +206,12 @@ def _tasks(*names: str) -> str:
 
 
 def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
+    from convattn.tasks.alone import alone
     from convattn.tasks.finishing import read_result
     from convattn.tasks.recipes import read_recipe
     from convattn.tasks.run_folder import open_run
     from convattn.tasks.task import task_of
-    from convattn.tasks.training import prepare_resume
+    from convattn.tasks.training import WORK, prepare_resume
 
     run, console = open_run(path), _console()
     result = read_result(run)
@@ -218,13 +219,13 @@ def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
         console.print(f"{path} is finished already.", highlight=False, markup=False)
         _print_result(run, result, task_of(read_recipe(run.config, trust=True)).main_figure(result.figures), console)
         return
-    with _looking(console) as progress:
-        job = prepare_resume(run, overrides, progress, trust=trust)
-    _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
+    with alone(run.path, WORK) if _is_main_process() else nullcontext():
+        with _looking(console) as progress:
+            job = prepare_resume(run, overrides, progress, trust=trust)
+        _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
 
 
 def _go(job: "Job", origin: str, console: Console) -> None:
-    from convattn.tasks.interrupt import RunInterrupted
     from convattn.tasks.progress import ProgressBar
     from convattn.tasks.task import task_of
     from convattn.tasks.training import train as run_training
@@ -233,15 +234,16 @@ def _go(job: "Job", origin: str, console: Console) -> None:
     bar = ProgressBar(console)
     try:
         result = run_training(job, [bar])
-    except RunInterrupted as error:
-        if bar.run is not None and not console.quiet:
-            report = bar.run.path / task_of(job.recipe).write_report(bar.run, job.data)
-            _print_stop(bar.run, [f"report so far  {_shown(report)}"], console)
-        raise typer.Exit(INTERRUPTED) from error
-    except KeyboardInterrupt as error:
-        if bar.run is not None:
-            _print_stop(bar.run, [], console)
-        raise typer.Exit(INTERRUPTED) from error
+    except (RunInterrupted, Stopped) as error:
+        if bar.run is None:
+            raise Stopped from error
+        lines = []
+        if isinstance(error, RunInterrupted) and not console.quiet:
+            with suppress(Stopped):
+                report = bar.run.path / task_of(job.recipe).write_report(bar.run, job.data)
+                lines.append(f"report so far  {_shown(report)}")
+        _print_stop(bar.run, lines, console)
+        raise typer.Exit(STOPPED) from error
     if result is not None and bar.run is not None:
         _print_result(bar.run, result, task_of(job.recipe).main_figure(result.figures), console)
 
@@ -316,9 +318,13 @@ def _looking(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def _console() -> Console:
     """Return the console of the main process; the others say nothing."""
+    return Console(quiet=not _is_main_process())
+
+
+def _is_main_process() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
 
-    return Console(quiet=getattr(rank_zero_only, "rank", 0) != 0)
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 @contextmanager

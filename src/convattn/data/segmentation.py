@@ -12,6 +12,7 @@ from PIL import Image
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
 from convattn.data.folder import VAL_NAMES, Progress, list_images
 from convattn.data.images import open_image
+from convattn.data.names import read_names
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, names_its_file, user_path
@@ -269,7 +270,8 @@ def read_classes(root: Path) -> list[str] | None:
     plain, ade20k = root / "classes.txt", root / "objectInfo150.txt"
     try:
         if plain.is_file():
-            return [line.strip() for line in plain.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = (line.strip() for line in plain.read_text(encoding="utf-8").split("\n"))
+            return read_names("\n".join(line for line in lines if line))
         if ade20k.is_file():
             rows = [line.split("\t") for line in ade20k.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
             return [row[-1].split(",")[0].strip() for row in rows]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convattn.paper.runs import Run, execute
-from convattn.tasks.interrupt import SIGNALS, RunInterrupted, StopRequest
+from convattn.tasks.interrupt import SIGNALS, RunInterrupted, StopRequest, held_signals, let_signals_in
 
 POLL = 0.5
 """Seconds between two looks at what the processes did."""
@@ -27,8 +27,8 @@ Done = Callable[[Run, str], None]
 class Stop:
     """Whether a Ctrl-C or SIGTERM came since it was entered, whoever handled it.
 
-    A run takes these signals for itself while it trains; one that comes after its last batch it does not need, but
-    the runs after it do. Python writes every signal's number to the wake-up descriptor, whatever the handler.
+    A run takes these signals for itself while it trains, but the runs after it need them too. Python writes every
+    signal's number to the wake-up descriptor, whatever the handler.
 
     Example:
         >>> import signal
@@ -139,8 +139,9 @@ def _apart(runs: Sequence[Run], place: Place, jobs: int, threads: int, done: Don
     ]
     left = {run.name: run for run in runs}
     with Stop() as stop:
-        for worker in workers:
-            worker.start()
+        with held_signals():  # one that comes while a process imports waits until it can be answered
+            for worker in workers:
+                worker.start()
         while left and any(worker.is_alive() for worker in workers):
             _listen(results, left, done)
             if stop.received:
@@ -176,6 +177,7 @@ def _work(number: int, place: Place, threads: int, tasks: Any, results: Any) -> 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with Stop() as stop:
+        let_signals_in()
         while not stop.received:
             try:
                 run = tasks.get(timeout=1.0)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from convattn import __version__
 from convattn.data.coco import DetectionImages
+from convattn.data.names import ESCAPED
 from convattn.data.segmentation import SegmentationImages
 from convattn.data.types import LabelledImages
 from convattn.errors import naming_file
@@ -46,7 +47,7 @@ def write_report(run: Path, val: LabelledImages | DetectionImages | Segmentation
     target = Path(run) / "report.html"
     draft = target.with_suffix(".html.tmp")
     with naming_file(draft):
-        draft.write_text(page, encoding="utf-8", errors="replace")
+        draft.write_text(page, encoding="utf-8", errors=ESCAPED)
     os.replace(draft, target)
     return target
 

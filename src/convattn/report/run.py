@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from convattn.data.names import read_names
+
 
 @dataclass(frozen=True)
 class EpochRow:
@@ -101,7 +103,7 @@ def _finite(value: object, otherwise: float) -> float:
 def read_run(folder: Path) -> Run:
     """Read a run folder; files that do not exist yet read as empty."""
     config_text = read_text(folder / "config.yaml")
-    classes = read_text(folder / "classes.txt").splitlines()
+    classes = read_names(read_text(folder / "classes.txt"))
     return Run(
         folder=folder,
         config_text=config_text,

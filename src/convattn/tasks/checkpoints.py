@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import convattn
+from convattn.data.names import escaped
 from convattn.errors import UserError, names_its_file
 from convattn.tasks.archives import read_archive, weights_fault
 from convattn.tasks.config import Recipe
@@ -145,7 +146,7 @@ def describe(recipe: Recipe, classes: Sequence[str]) -> dict[str, str]:
         "evaluation": json.dumps(asdict(recipe.evaluation)),
         "model": recipe.model,
         "model_args": json.dumps(recipe.model_args),
-        "classes": json.dumps(list(classes), ensure_ascii=False),
+        "classes": escaped(json.dumps(list(classes), ensure_ascii=False)),
         "input_size": json.dumps(input_size),
         "mean": json.dumps(mean),
         "std": json.dumps(std),

@@ -16,7 +16,7 @@ from convattn.data.problems import BadData
 from convattn.data.sampler import GlobalBatchSampler, ShardSampler
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
-from convattn.tasks.loaders import Shard, SkipLog, workers
+from convattn.tasks.loaders import Loader, Shard, SkipLog, workers
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.randomness import Stream, seed_all
 
@@ -101,7 +101,7 @@ def training_samples_loader(
     recipe: Recipe, samples: TrainingSamples, sampler: GlobalBatchSampler, collate: Callable[[Sequence[Any]], Any]
 ) -> DataLoader[Any]:
     """Return the loader of augmented training batches, in the sampler's order."""
-    return DataLoader(samples, batch_sampler=sampler, collate_fn=collate, **workers(recipe))
+    return Loader(samples, batch_sampler=sampler, collate_fn=collate, **workers(recipe))
 
 
 def evaluation_samples_loader(
@@ -109,7 +109,7 @@ def evaluation_samples_loader(
 ) -> DataLoader[list[EvaluationSample]]:
     """Return the loader of the validation samples, or of one process's share, in lists: images differ in size."""
     shard = shard or Shard()
-    return DataLoader(
+    return Loader(
         samples,
         batch_size=max(1, recipe.batch_size // shard.world),
         sampler=ShardSampler(len(samples), rank=shard.rank, world=shard.world),

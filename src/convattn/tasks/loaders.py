@@ -1,7 +1,7 @@
 """Data loaders: images become tensors, each with randomness of its own."""
 
 import os
-import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from convattn.data.transforms import Transform, eval_transform, train_transform
 from convattn.data.types import ClassificationData, LabelledImages
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
+from convattn.tasks.interrupt import held_signals, obey_parent_alone
 from convattn.tasks.randomness import Stream, seed_all
 from convattn.tasks.run_folder import append_rows
 
@@ -144,14 +145,21 @@ def input_settings(recipe: Recipe) -> tuple[tuple[int, int, int], tuple[float, .
     return (3, data.image_size, data.image_size), data.mean, data.std, data.interpolation
 
 
+class Loader(DataLoader[Any]):
+    """A ``DataLoader`` whose workers leave Ctrl-C and SIGTERM to the main process from their first moment on."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Start the workers, if there are any."""
+        with held_signals():
+            return super().__iter__()
+
+
 def training_loader(
     recipe: Recipe, images: LabelledImages, sampler: GlobalBatchSampler, skip_log: SkipLog
 ) -> DataLoader:
     """Return the loader of augmented training batches, in the sampler's order."""
     transform = train_transform(*input_settings(recipe), recipe.augment)
-    return DataLoader(
-        TrainingImages(images, transform, recipe.seed, skip_log), batch_sampler=sampler, **workers(recipe)
-    )
+    return Loader(TrainingImages(images, transform, recipe.seed, skip_log), batch_sampler=sampler, **workers(recipe))
 
 
 def evaluation_loader(
@@ -161,11 +169,11 @@ def evaluation_loader(
     shard = shard or Shard()
     dataset = EvaluationImages(images, eval_transform(*input_settings(recipe)), skip_log)
     sampler = ShardSampler(len(images), rank=shard.rank, world=shard.world)
-    return DataLoader(dataset, batch_size=max(1, recipe.batch_size // shard.world), sampler=sampler, **workers(recipe))
+    return Loader(dataset, batch_size=max(1, recipe.batch_size // shard.world), sampler=sampler, **workers(recipe))
 
 
 def workers(recipe: Recipe) -> dict[str, Any]:
-    """Return how the images are loaded beside the training, as arguments of a ``DataLoader``."""
+    """Return how the images are loaded beside the training, as arguments of a :class:`Loader`."""
     count = recipe.data.workers
     if count is None:
         small = recipe.data.folder is None
@@ -179,7 +187,5 @@ def workers(recipe: Recipe) -> dict[str, Any]:
 
 
 def _quiet_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, which writes a checkpoint and then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    obey_parent_alone()
     torch.set_num_threads(1)

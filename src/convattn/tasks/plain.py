@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from convattn.data.images import is_text
+from convattn.data.images import is_file_name
 from convattn.errors import UserError
 
 LARGEST_FILE = 1_000_000
@@ -96,7 +96,7 @@ def _check(value: Any, source: str, place: str, around: tuple[int, ...], seen: s
 
 def _fault(value: Any) -> str:
     if isinstance(value, str):
-        if not is_text(value):
+        if not is_file_name(value):
             return f"{value!r}, with a character that text does not have; leave it out"
         return ""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LARGEST:

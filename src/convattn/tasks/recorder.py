@@ -1,6 +1,8 @@
 """The callback that keeps the run folder: checkpoints, tables and curves, and the place to resume from."""
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
+from convattn.data.names import escaped
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError
 from convattn.layers import ACmix
@@ -25,7 +28,7 @@ UNMEASURED = Progress().best_score
 """What the best score is before any epoch has had one."""
 
 AGREE_EVERY = 16
-"""With several processes, they agree on stopping and saving every so many batches."""
+"""With several processes, they agree on stopping and saving every so many batches, and at the end of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class RunRecorder(Callback):
         self.folder: RunFolder | None = None
         self.rows: list[dict[str, float]] = []
         self._writer: SummaryWriter | None = None
+        self._opened: int | None = None
         self._started = self._saved = time.monotonic()
         self._resumed = False
 
@@ -169,6 +173,9 @@ class RunRecorder(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     def _begin(self, trainer: Trainer, module: TrainingModule) -> None:
         self.stop.watch()
@@ -177,8 +184,19 @@ class RunRecorder(Callback):
         self._resumed = True
         cut_table(self.run.metrics, self.columns, epochs=module.epoch)
         cut_table(self.run.paths, PATHS, epochs=module.epoch)
+        if module.step == 0:
+            shutil.rmtree(self.run.tensorboard, ignore_errors=True)
         first_step = module.epoch * module.batches_per_epoch + 1
-        self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=first_step)
+        self._writer = SummaryWriter(self._open_tensorboard(), purge_step=first_step)
+
+    def _open_tensorboard(self) -> str:
+        """Make TensorBoard's folder and return a path to it; TensorBoard takes none that is not UTF-8."""
+        folder = self.run.tensorboard
+        folder.mkdir(exist_ok=True)
+        if escaped(str(folder)) == str(folder):
+            return str(folder)
+        self._opened = os.open(folder, os.O_RDONLY)
+        return f"/proc/self/fd/{self._opened}"  # other systems than Linux have no such names
 
     def _go_to(self, trainer: Trainer, module: TrainingModule) -> None:
         """Make Lightning and the sampler begin at the module's place."""
@@ -193,7 +211,8 @@ class RunRecorder(Callback):
         late = seconds is not None and time.monotonic() - self._saved >= seconds
         if trainer.world_size == 1:
             return self.stop.received, due or late
-        if module.batch % AGREE_EVERY and not due:
+        last = module.batch == module.batches_per_epoch
+        if module.batch % AGREE_EVERY and not due and not last:
             return False, False
         votes = torch.tensor([self.stop.received, late], dtype=torch.float32, device=module.device)
         votes = trainer.strategy.reduce(votes, reduce_op="sum")

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from convattn.data.names import ESCAPED, write_names
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, names_its_file
 from convattn.tasks.config import Recipe
@@ -46,7 +47,7 @@ class RunFolder:
 
     @property
     def classes(self) -> Path:
-        """The names of the classes, one a line."""
+        """The names of the classes, as :func:`convattn.data.names.read_names` reads them."""
         return self.path / "classes.txt"
 
     @property
@@ -160,7 +161,7 @@ def write_start(
     figures: Sequence[str],
 ) -> None:
     """Write what is known before the first step, the recipe last, since it makes the folder a run; then ``latest``."""
-    write_text(run.classes, "".join(f"{name}\n" for name in classes))
+    write_text(run.classes, write_names(classes))
     write_table(run.skipped, SKIPPED, ([file.path, file.reason] for file in skipped))
     write_table(run.metrics, metrics_columns(figures), [])
     write_table(run.paths, PATHS, [])
@@ -172,7 +173,7 @@ def write_start(
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with temporary.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -183,7 +184,7 @@ def write_text(path: Path, text: str) -> None:
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a whole CSV file at once."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with temporary.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
@@ -195,7 +196,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
 @names_its_file
 def append_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Add rows to a CSV file; they are on the disk when this returns."""
-    with path.open("a", encoding="utf-8", newline="") as file:
+    with path.open("a", encoding="utf-8", errors=ESCAPED, newline="") as file:
         csv.writer(file).writerows(rows)
         file.flush()
         os.fsync(file.fileno())

@@ -1,21 +1,23 @@
 """A training run from its recipe to its report."""
 
 import logging
-import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from convattn.data.folder import Progress
+from convattn.data.names import read_names
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError, naming_file, user_path
+from convattn.tasks.alone import alone
 from convattn.tasks.building import check_names
 from convattn.tasks.checkpoints import (
     PROGRESS,
@@ -26,12 +28,15 @@ from convattn.tasks.checkpoints import (
 )
 from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, finish
-from convattn.tasks.interrupt import StopRequest
+from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
 from convattn.tasks.loaders import Shard, SkipLog
 from convattn.tasks.recipes import read_recipe
 from convattn.tasks.recorder import RunFacts, RunRecorder
 from convattn.tasks.run_folder import RunFolder, create_run, write_start
 from convattn.tasks.task import Data, task_of
+
+WORK = "trains"
+"""What a process that holds a run's folder says that it does."""
 
 RESUMABLE = ("trainer.", "checkpoint.", "data.folder", "data.workers")
 """The settings that a resume may change: none of them changes the result."""
@@ -89,16 +94,14 @@ def prepare_resume(
     recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
     data = task_of(recipe).open_data(recipe, progress)
     with naming_file(run.classes):
-        known = run.classes.read_text(encoding="utf-8").splitlines() if run.classes.is_file() else data.classes
+        known = read_names(run.classes.read_text(encoding="utf-8")) if run.classes.is_file() else data.classes
     if known != data.classes:
         raise UserError(
             f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"
             f" {', '.join(data.classes)}: put the folders back, or start a new run"
         )
     model, recipe = _model(recipe, data)
-    if checkpoint is None:
-        shutil.rmtree(run.tensorboard, ignore_errors=True)
-    else:
+    if checkpoint is not None:
         stored = read_checkpoint(checkpoint)
         check_same_model(stored, recipe, data.classes, checkpoint)
     return Job(recipe, data, model, lambda: run, checkpoint)
@@ -117,6 +120,8 @@ def check_resume_overrides(overrides: Mapping[str, Any]) -> None:
 def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
     """Train until the recipe's last epoch, then evaluate the best weights and write the report.
 
+    No other process may train in the run's folder meanwhile.
+
     Returns:
         The run's result; None on all processes but the main one.
 
@@ -124,6 +129,21 @@ def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
         RunInterrupted: after a Ctrl-C or SIGTERM; the run can be resumed.
         UserError: for whatever a person can mend.
     """
+    with ExitStack() as folder_held:
+
+        def open_folder() -> RunFolder:
+            run = job.open_folder()
+            folder_held.enter_context(alone(run.path, WORK))
+            return run
+
+        trainer, run = _fit(replace(job, open_folder=open_folder), callbacks)
+        if not trainer.is_global_zero:
+            return None
+        return finish(run, job.recipe, job.data, job.model, trainer.strategy.root_device)
+
+
+def _fit(job: Job, callbacks: Sequence[Callback]) -> tuple[Trainer, RunFolder]:
+    """Train until the recipe's last epoch."""
     recipe, task, skip_log = job.recipe, task_of(job.recipe), SkipLog()
     with quiet_lightning(), StopRequest() as stop:
         trainer = make_trainer(recipe)
@@ -146,15 +166,22 @@ def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
         )
         trainer.callbacks.extend([recorder, *callbacks])
         trainer.num_sanity_val_steps = float("inf") if _owes_validation(job, sampler.batches_per_epoch) else 0
-        trainer.fit(
-            module,
-            task.training_loader(recipe, job.data, sampler, skip_log),
-            task.evaluation_loader(recipe, job.data, skip_log, shard),
-            ckpt_path=job.checkpoint,
-        )
-    if not trainer.is_global_zero:
-        return None
-    return finish(recorder.run, recipe, job.data, job.model, trainer.strategy.root_device)
+        try:
+            trainer.fit(
+                module,
+                task.training_loader(recipe, job.data, sampler, skip_log),
+                task.evaluation_loader(recipe, job.data, skip_log, shard),
+                ckpt_path=job.checkpoint,
+            )
+        except SIGTERMException as error:  # came while Lightning's handler was in ours' place
+            raise RunInterrupted from error
+        except Stopped:
+            if hasattr(trainer.strategy.launcher, "kill"):  # the other processes, which wait for this one
+                trainer.strategy.launcher.kill(signal.SIGKILL)
+            raise
+    if stop.received:
+        raise RunInterrupted
+    return trainer, recorder.run
 
 
 def make_trainer(recipe: Recipe) -> Trainer:

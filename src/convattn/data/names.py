@@ -1,0 +1,67 @@
+"""Names that a data set brings, of files and classes, as they are written down: any of them, so that it can be read."""
+
+import codecs
+import json
+from collections.abc import Iterable
+
+ESCAPED = "convattn.escaped"
+r"""Goes with ``encoding`` as ``errors=ESCAPED`` wherever text is written or printed: what has no code is escaped.
+
+A byte of a file name that is no UTF-8 is a lone surrogate in Python, which no encoding takes. It is written as JSON
+writes it (``\udce9``), so that a JSON or YAML file gives the very name back.
+"""
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPED, _escape)
+
+
+def escaped(text: str) -> str:
+    r"""Return text as a UTF-8 file holds it.
+
+    Example:
+        >>> print(escaped("café, caf" + chr(0xDCE9)))
+        café, caf\udce9
+    """
+    return text.encode("utf-8", ESCAPED).decode("utf-8")
+
+
+def write_names(names: Iterable[str]) -> str:
+    r"""Return names as lines; one that a line cannot hold as it is becomes a JSON string, in quotes.
+
+    Example:
+        >>> print(write_names(["cat", "sea" + chr(10) + "lion"]), end="")
+        cat
+        "sea\nlion"
+    """
+    return "".join(f"{name if _is_plain(name) else json.dumps(name)}\n" for name in names)
+
+
+def read_names(text: str) -> list[str]:
+    r"""Return the names that lines hold, the inverse of :func:`write_names`.
+
+    Example:
+        >>> read_names(write_names(["cat", "", " ", "sea" + chr(0x2028) + "lion"])) == ["cat", "", " ", "sea\u2028lion"]
+        True
+    """
+    return [_read_name(line) for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _is_plain(name: str) -> bool:
+    is_one_line = name.splitlines() == [name]
+    return is_one_line and name == name.strip() and not name.startswith('"') and escaped(name) == name
+
+
+def _read_name(line: str) -> str:
+    if line.startswith('"'):
+        try:
+            name = json.loads(line)
+        except ValueError:
+            return line
+        return name if isinstance(name, str) else line
+    return line
