@@ -41,6 +41,43 @@ class TestLayouts:
         assert isinstance(data.train, LabelledImages)
         assert data.skipped == []
 
+    @pytest.mark.parametrize(
+        ("train", "val"),
+        [
+            *(("Train", "Val"), ("training", "validation"), ("TRAINING", "Valid"), ("training_set", "validation_set")),
+            *(("Train data", "Validation data"), ("train2017", "val2017"), ("train-images", "val-images")),
+            ("train/train", "val/val"),
+        ],
+    )
+    def test_parts_in_any_spelling(self, tmp_path: Path, train: str, val: str) -> None:
+        fill(tmp_path, f"{train}/dog/1.png", f"{train}/cat/2.png", f"{val}/cat/3.png", "Testing/cat/4.png")
+        data = open_folder(tmp_path)
+        assert data.classes == ["cat", "dog"]
+        assert (names(data.train), names(data.val)) == (
+            [f"{train}/cat/2.png", f"{train}/dog/1.png"],
+            [f"{val}/cat/3.png"],
+        )
+
+    @pytest.mark.parametrize(
+        ("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("training_set", "test_set"), ("train", "test")]
+    )
+    def test_test_images_are_not_looked_at(self, tmp_path: Path, train: str, test: str) -> None:
+        data = open_folder(fill(tmp_path, *numbered(f"{train}/a", 5), *numbered(f"{train}/b", 5), f"{test}/a/1.png"))
+        assert (data.classes, len(data.train), len(data.val)) == (["a", "b"], 8, 2)
+
+    @pytest.mark.parametrize("parts", [("seg_train/seg_train", "seg_test/seg_test"), ("fold1", "fold2", "fold3")])
+    def test_folders_that_hold_the_same_folders_are_no_classes(self, tmp_path: Path, parts: tuple[str, ...]) -> None:
+        fill(tmp_path, *(f"{part}/{name}/{i}.png" for part in parts for name in ("cat", "dog") for i in range(2)))
+        with pytest.raises(UserError, match=r"each with the same folders, 'cat', 'dog': these look like the classes"):
+            open_folder(tmp_path)
+
+    def test_classes_may_hold_a_folder_of_one_name(self, tmp_path: Path) -> None:
+        assert open_folder(fill(tmp_path, *numbered("a/images", 3), *numbered("b/images", 3))).classes == ["a", "b"]
+
+    def test_two_folders_for_one_part(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="found 'Training', 'train' for one part"):
+            open_folder(fill(tmp_path, "train/a/1.png", "Training/a/1.png", "train/b/1.png"))
+
     def test_train_alone_is_split(self, tmp_path: Path) -> None:
         data = open_folder(fill(tmp_path, *numbered("train/a", 5), *numbered("train/b", 5)))
         assert (len(data.train), len(data.val)) == (8, 2)

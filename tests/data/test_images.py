@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from convattn.data.files import upright_size
 from convattn.data.images import ImageError, check_image, open_image
+from tests.data.png import CHANNELS, DEPTHS, write_png
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -35,6 +37,24 @@ class TestModes:
         values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
         Image.fromarray(values).save(tmp_path / f"deep.{kind}")
         assert np.array_equal(pixels(tmp_path / f"deep.{kind}")[..., 1], np.arange(256).reshape(16, 16))
+
+    @pytest.mark.parametrize(("colour_type", "bits"), [(t, bits) for t in DEPTHS for bits in DEPTHS[t]])
+    def test_every_kind_of_png(self, tmp_path: Path, colour_type: int, bits: int) -> None:
+        most = 2**bits - 1
+        values = np.random.default_rng(bits).integers(0, most + 1, (9, 7, CHANNELS[colour_type]))
+        if colour_type in (4, 6):
+            values[..., -1] = most
+        palette = np.random.default_rng(0).integers(0, 256, (most + 1 if bits < 16 else 0, 3), np.uint8)
+        write_png(tmp_path / "a.png", values, colour_type, bits, palette.tobytes() if colour_type == 3 else b"")
+        meant = (
+            palette[values[..., 0]]
+            if colour_type == 3
+            else values[..., : 1 if colour_type in (0, 4) else 3] * 255 / most
+        )
+        # Pillow cuts colours of 16 bits to their first byte
+        assert np.abs(pixels(tmp_path / "a.png") - np.broadcast_to(meant, (9, 7, 3))).max() <= (
+            1 if bits == 16 else 0.5
+        )
 
     def test_float_grey_between_0_and_1(self, tmp_path: Path) -> None:
         Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "float.tif")
@@ -81,15 +101,19 @@ class TestModes:
         red, green, blue = pixels(tmp_path / f"moving.{kind}")[8, 8].astype(int)
         assert (red > 245, green < 10, blue < 10) == (True, True, True)
 
+    @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_the_cameras_rotation_is_applied(self, tmp_path: Path, orientation: int) -> None:
+    def test_the_cameras_rotation_is_applied(self, tmp_path: Path, orientation: int, kind: str) -> None:
         back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
         upright = gradient(32, 16)
         stored = upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
         exif = Image.Exif()
         exif[0x0112] = orientation
-        stored.save(tmp_path / "turned.png", exif=exif)
-        assert np.array_equal(pixels(tmp_path / "turned.png"), np.asarray(upright))
+        path = tmp_path / f"turned.{kind}"
+        stored.save(path, exif=exif, **({"lossless": True} if kind == "webp" else {}))
+        assert upright_size(path) == upright.size
+        error = np.abs(pixels(path).astype(int) - np.asarray(upright)).mean()
+        assert error <= (6 if kind == "jpg" else 0)
 
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
     def test_damaged_exif_does_not_cost_the_image(self, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_an_override_reaches_into_nested_arguments() -> None:
         ("epochs=2.5", "epochs must be a whole number, got 2.5"),
         ("epochs=true", "epochs must be a whole number, got True"),
         ("epochs=0", "epochs must be at least 1, got 0"),
-        ("ema.decay=2", "ema.decay must be between 0 and 1, got 2"),
+        ("ema.decay=2", "ema.decay must be at most 0.999999, got 2"),
         ("ema.decay=x", "ema.decay must be a number or null, got 'x'"),
         ("ema.warmup=1", "ema.warmup must be true or false, got 1"),
         ("schedule.name=step", "schedule.name must be one of cosine, poly, tanh, constant, multistep, got 'step'"),
@@ -77,7 +77,7 @@ def test_an_override_reaches_into_nested_arguments() -> None:
         ("=3", "no setting"),
         ("epochs=[1", "epochs: not YAML"),
         ("batch_size=7", "batch_size 7 is odd, but mix pairs the images"),
-        ("schedule.warmup=5", "schedule.warmup must be between 0 and 0.9, got 5"),
+        ("schedule.warmup=5", "schedule.warmup must be at most 0.9, got 5"),
         ("augment.crop_scale=[1, 0.5]", "augment.crop_scale must be"),
     ],
 )

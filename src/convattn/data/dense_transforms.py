@@ -23,6 +23,9 @@ Photometric = Literal["none", "distort"]
 DetectionTransform = Callable[[Image.Image, Target], tuple[Tensor, Target]]
 SegmentationTransform = Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor]]
 
+LARGEST_SIDE = 2**14
+"""The longest side of an image, in pixels."""
+
 CATEGORY_TRIES = 10
 
 PER_OBJECT = ("labels", "area", "iscrowd")
@@ -41,8 +44,8 @@ class DetectionAugmentation:
     """
 
     horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    short_sides: tuple[int, ...] = ()
-    max_size: int = 1333
+    short_sides: tuple[int, ...] = field(default=(), metadata={"min": 1, "max": LARGEST_SIDE})
+    max_size: int = field(default=1333, metadata={"min": 1, "max": LARGEST_SIDE})
     photometric: Photometric = "none"
 
 
@@ -58,8 +61,8 @@ class SegmentationAugmentation:
         max_category: Another crop is drawn while one class fills more than this part of its labelled pixels.
     """
 
-    crop: tuple[int, int] = (512, 512)
-    scale: tuple[float, float] = (0.5, 2.0)
+    crop: tuple[int, int] = field(default=(512, 512), metadata={"min": 1, "max": LARGEST_SIDE})
+    scale: tuple[float, float] = field(default=(0.5, 2.0), metadata={"min": 0, "max": 100})
     horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
     photometric: Photometric = "distort"
     max_category: float = field(default=0.75, metadata={"min": 0, "max": 1})

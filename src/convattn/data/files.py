@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from convattn.data.folder import FULL_CHECK_BYTES, Progress
 from convattn.data.images import ImageError, check_image
@@ -30,6 +30,8 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with Image.open(path) as image:
         width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow gives the upright size
+            return width, height
         try:
             orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception:  # damaged EXIF raises nearly every built-in type, and open_image reads over it

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,13 @@ from convattn.errors import UserError, user_path
 
 VAL_NAMES = ("val", "valid", "validation")
 """Folder names that hold the held-out images beside ``train/``."""
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(VAL_NAMES, "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What the names of folders say of their part of a data set, in lower case."""
 
 FULL_CHECK_BYTES = 500_000_000
 """Data sets up to this size are decoded whole when they are opened; of larger ones JPEGs are checked by their marks."""
@@ -61,7 +69,8 @@ def open_folder(
 ) -> ClassificationData:
     """Open ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or ``root/CLASS/*`` with a fixed split.
 
-    Subfolders of a class belong to it, endings count in any case, hidden files and files that are no images are passed
+    The names of the parts may have any case and spelling, as ``Training/`` or ``validation_set/``. Subfolders of a
+    class belong to it, endings count in any case, hidden files and files that are no images are passed
     over, links are followed. Every image is checked; the bad ones are left out and listed in ``skipped``.
 
     The split takes ``val_fraction`` of each class (at least one image of two), by a hash of the path and the seed: the
@@ -86,7 +95,7 @@ def open_folder(
     train_name, val_name = _split_names(root)
     if not (root / train_name).is_dir():
         raise UserError(f"{root}: found {val_name}/ but no train/; {LAYOUT}")
-    classes = _class_folders(root / train_name)
+    classes = _class_folders(root / train_name, chosen=train_name != ".")
     items = _list_items(root, train_name, classes)
     _require_images(root / train_name, classes, items)
     held_out = [] if val_name is None else _held_out_items(root, val_name, classes, f"{train_name}/")
@@ -168,18 +177,51 @@ def _split_names(root: Path) -> tuple[str, str | None]:
 
     ``train`` or ``val`` without subfolders is a class of that name, not a split.
     """
-    folders = _subfolders(root)
-    val = next((name for name in VAL_NAMES if _subfolders(root / name)), None)
-    if _subfolders(root / "train") or (val and set(folders) <= {"test", *VAL_NAMES}):
-        return "train", val
+    parts = {name: role for name in _subfolders(root) if (role := split_role(name)) and _subfolders(root / name)}
+    train = [name for name, role in parts.items() if role == "train"]
+    val = [name for name, role in parts.items() if role == "val"]
+    if len(train) > 1 or len(val) > 1:
+        raise UserError(f"{root}: found {_name_some(train if len(train) > 1 else val)} for one part; {LAYOUT}")
+    if train or (val and all(split_role(name) in ("val", "test") for name in _subfolders(root))):
+        return _undoubled(root, train[0]) if train else "train", _undoubled(root, val[0]) if val else None
     return ".", None
 
 
-def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in ``folder``; raise where there are fewer than two."""
+def split_role(name: str) -> str | None:
+    """Return the part of a data set that a folder's name says it is, in any case and spelling; None for other names.
+
+    Example:
+        >>> [split_role(name) for name in ("train", "Training", "training_set", "Validation", "test-images", "cat")]
+        ['train', 'train', 'train', 'val', 'test', None]
+    """
+    words = re.sub(r"[^a-z]", "", name.lower())
+    return SPLIT_WORDS.get(re.sub(r"(images|imgs|data|set|dataset|split)$", "", words))
+
+
+def _undoubled(root: Path, name: str) -> str:
+    """Return the folder that holds the classes, where an archive was unpacked into a folder of its own name."""
+    return f"{name}/{name}" if _subfolders(root / name) == [name] else name
+
+
+def _checked_classes(folder: Path, names: list[str]) -> list[str]:
+    """Return the names; raise where all the folders hold the same ones, which are rather the classes."""
+    inner = [_subfolders(folder / _undoubled(folder, name)) for name in names]
+    if len(inner[0]) < 2 or any(other != inner[0] for other in inner):
+        return names
+    raise UserError(
+        f"{folder}: found {_name_some(names)}, each with the same folders, {_name_some(inner[0])}: these look like the"
+        f" classes. Name the folders above them train and val, or put the images of a class into one folder; {LAYOUT}"
+    )
+
+
+def _class_folders(folder: Path, *, chosen: bool) -> list[str]:
+    """Return the names of the class folders in ``folder``; raise where there are fewer than two.
+
+    ``chosen``: the folder's name says that it holds them.
+    """
     names = _subfolders(folder)
     if len(names) >= 2:
-        return names
+        return names if chosen else _checked_classes(folder, names)
     loose = sum(is_image_name(entry.name) for entry in os.scandir(folder))
     if names:
         found = f"only one class folder, {names[0]!r}, and a classifier needs two"

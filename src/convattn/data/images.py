@@ -113,9 +113,9 @@ def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     with _open_file(path) as file:
         image = _read_header(file, path)
         _limit_size(image, path, max_pixels)
-        orientation = _orientation(image)
         try:
             image.load()
+            orientation = _orientation(image)  # after loading: Pillow turns a TIFF by itself then, and drops the tag
             rgb = _to_rgb(image, path)
         except UserError:
             raise

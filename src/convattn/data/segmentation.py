@@ -20,6 +20,9 @@ from convattn.errors import UserError, names_its_file, user_path
 IGNORE = 255
 """The id of pixels that count nowhere, neither in the loss nor in the mIoU."""
 
+SPREAD = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17, "L;2R": 85, "L;4R": 17, "L;2IR": 85, "L;4IR": 17}
+"""By what Pillow multiplies grey values of 2 and 4 bits, to fill a byte; by the name it gives the way they lie."""
+
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 """Folder names that hold the label PNGs beside ``images/``."""
 
@@ -172,7 +175,7 @@ def check_pairs(
 
 
 def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the ids of a label PNG as they stand in it, int64 [H, W]: grey of 1, 8 or 16 bits, or palette indices.
+    """Return the ids of a label PNG as they stand in it, int64 [H, W]: grey of 1 to 16 bits, or palette indices.
 
     Raises:
         BadData: The file cannot be read, or has colours in place of ids.
@@ -182,7 +185,8 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
     if fault is None:
         with Image.open(place) as image:
             if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-                return np.array(image).astype(np.int64)
+                spread = SPREAD.get(str(image.tile[0].args), 1) if image.tile else 1
+                return np.array(image).astype(np.int64) // spread
             fault = (
                 f"a picture of mode {image.mode}, expected one channel that holds the class of each pixel",
                 "save the ids as an 8-bit grey PNG",

@@ -9,6 +9,13 @@ from timm.data import create_transform
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
+AUTO_AUGMENT = (
+    r"rand(-(m\d{1,2}|n[1-9]\d?|p(0?\.\d+|[01](\.0*)?)|mstd\d+(\.\d+)?|mmax[1-9]\d?|inc[01]|t(weights|3aw?)))*"
+    r"|augmix(-(m\d{1,2}|[wd][1-9]\d?|a([1-9]\d?|\d?\.\d*[1-9]\d*)|b[01]|mstd\d+(\.\d+)?))*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+)
+"""What ``timm.data.auto_augment`` reads; it passes over a part that it does not know."""
+
 SMALL_IMAGE = 64
 CROP_FRACTION = 0.875
 
@@ -45,12 +52,14 @@ def eval_transform(
 class Augmentation:
     """The random part of a training image's transform, in timm's terms."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scale: tuple[float, float] = field(default=(0.08, 1.0), metadata={"min": 0, "max": 1})
+    crop_ratio: tuple[float, float] = field(default=(3 / 4, 4 / 3), metadata={"min": 0, "max": 100})
     horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
     vertical_flip: float = field(default=0.0, metadata={"min": 0, "max": 1})
-    color_jitter: float = field(default=0.0, metadata={"min": 0})
-    auto_augment: str | None = None
+    color_jitter: float = field(default=0.0, metadata={"min": 0, "max": 10})
+    auto_augment: str | None = field(
+        default=None, metadata={"pattern": AUTO_AUGMENT, "example": "rand-m9-mstd0.5-inc1"}
+    )
     random_erasing: float = field(default=0.0, metadata={"min": 0, "max": 1})
 
 

@@ -40,6 +40,17 @@ def check_channels(in_channels: int) -> None:
         raise ValueError(f"in_channels must be at least 1, got {in_channels}")
 
 
+def check_rates(**rates: object) -> None:
+    """Parts of the training in which something is dropped: at least 0, less than 1.
+
+    Raises:
+        ValueError: another number, or none.
+    """
+    for name, rate in rates.items():
+        if not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise ValueError(f"{name} must be at least 0 and less than 1, got {rate!r}")
+
+
 def check_input(x: Tensor, in_channels: int) -> None:
     """A map of the channels that a layer was built for.
 

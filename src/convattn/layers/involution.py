@@ -67,7 +67,7 @@ class Involution2d(nn.Module):
             "channels_per_group": channels_per_group,
             "reduction": reduction,
         }.items():
-            if value < 1:
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.groups = out_channels // gcd(out_channels, channels_per_group)

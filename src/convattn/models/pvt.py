@@ -18,6 +18,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from convattn.layers._checks import check_rates
 from convattn.layers.global_attention import (
     SpatialReductionACmix,
     SpatialReductionAttention,
@@ -228,6 +229,7 @@ class PVT(nn.Module):
             raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
         if global_pool not in get_args(Pooling):
             raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
         sr_ratios = sr_ratios or ((8, 4, 2, 1) if stem == "imagenet" else (4, 2, 1, 1))
         for name, values in (per_stage | {"sr_ratios": sr_ratios}).items():

@@ -19,6 +19,7 @@ from timm.models import resnet as timm_resnet
 from torch import nn
 
 from convattn.layers import ACmix, LocalAttention2d, PathMix
+from convattn.layers._checks import check_rates
 from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
@@ -56,6 +57,10 @@ class OperatorFactory(Protocol):
         dtype: torch.dtype,
     ) -> nn.Module:
         """A module from ``[B, C_in, H, W]`` to ``[B, C_out, ceil(H/stride), ceil(W/stride)]``."""
+
+
+DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
+"""The options of timm's ResNet that say how often something is dropped."""
 
 
 class ResNet(timm_resnet.ResNet):
@@ -98,6 +103,7 @@ class ResNet(timm_resnet.ResNet):
             raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
         if stride_place not in ("operator", "projection"):
             raise ValueError(f"stride_place must be 'operator' or 'projection', got {stride_place!r}")
+        check_rates(**{name: rate for name, rate in options.items() if name in DROPS})
         super().__init__(**options)
         names = [info["module"] for info in self.feature_info[1:]]
         chosen = range(1, len(names) + 1) if stages is None else _checked_stages(stages, len(names))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convattn.layers import ACmix
-from convattn.layers._checks import is_hooked
+from convattn.layers._checks import check_rates, is_hooked
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.models._config import imagenet_cfg
 from convattn.ops._dispatch import runs_directly, working_set_bytes
@@ -188,6 +188,7 @@ class SAN(nn.Module):
     ) -> None:
         super().__init__()
         _check(stem, layers, kernels, widths)
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = widths[-1]
         self.conv_in = nn.Conv2d(in_chans, widths[0], 1, bias=False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convattn.layers import ACmix
+from convattn.layers._checks import check_rates
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
 from convattn.models._config import imagenet_cfg
 from convattn.models.resnet import no_weight_decay
@@ -106,6 +107,10 @@ class SwinBlock(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
+DROPS = ("drop_rate", "proj_drop_rate", "drop_path_rate")
+"""The options of timm's Swin that say how often something is dropped."""
+
+
 class SwinTransformer(timm_swin.SwinTransformer):
     """timm's Swin with the operator of its blocks and its stem open, for images of any size.
 
@@ -146,6 +151,7 @@ class SwinTransformer(timm_swin.SwinTransformer):
         for name, only in {"head_dim": None, "qkv_bias": True, "attn_drop_rate": 0.0}.items():
             if options.get(name, only) != only:
                 raise ValueError(f"{name} must stay {only!r}, got {options[name]!r}")
+        check_rates(**{name: rate for name, rate in options.items() if name in DROPS})
         side = as_pair((7 if stem == "imagenet" else 4) if window_size is None else window_size, "window_size")
         settings = {
             "patch_size": (4 if stem == "imagenet" else 1) if patch_size is None else patch_size,

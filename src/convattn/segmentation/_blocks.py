@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convattn.layers._checks import check_rates
 from convattn.layers.normalisation import group_norm
 
 Norm: TypeAlias = Literal["batch", "group"]
@@ -53,6 +54,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: 
 
 def classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     """Dropout of whole channels, then a 1x1 convolution to the classes, drawn small as every dense head's is."""
+    check_rates(dropout=dropout)
     conv = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(conv.weight, std=0.01)
     if conv.bias is not None:

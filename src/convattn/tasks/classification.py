@@ -50,7 +50,7 @@ class Classifier(TrainingModule):
         logits = self.model(self.in_layout(images)).float()
         self.val_accuracy.update(logits, labels)
         if read.any():
-            self.val_loss.update(functional.cross_entropy(logits[read], labels[read]), weight=int(read.sum()))
+            self.measure(self.val_loss, functional.cross_entropy(logits[read], labels[read]), int(read.sum()))
 
     def validation_result(self) -> dict[str, float]:
         """Return the loss and the accuracy."""

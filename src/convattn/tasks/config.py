@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from convattn.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation
+from convattn.data.dense_transforms import LARGEST_SIDE, DetectionAugmentation, SegmentationAugmentation
 from convattn.data.transforms import Augmentation
 
 TaskName = Literal["classification", "detection", "instances", "segmentation"]
@@ -14,13 +14,17 @@ HeadName = Literal[
 ]
 
 
+MOST_STEPS = 10**9
+"""More steps, epochs or images than any run has."""
+
+
 def at_least(minimum: float, default: Any) -> Any:
-    """Return a dataclass field whose value may not fall below ``minimum``."""
+    """Return a dataclass field whose value, or each number of its list, may not fall below ``minimum``."""
     return field(default=default, metadata={"min": minimum})
 
 
 def between(minimum: float, maximum: float, default: Any) -> Any:
-    """Return a dataclass field whose value lies in [``minimum``, ``maximum``]."""
+    """Return a dataclass field whose value, or each number of its list, lies in [``minimum``, ``maximum``]."""
     return field(default=default, metadata={"min": minimum, "max": maximum})
 
 
@@ -28,9 +32,9 @@ def between(minimum: float, maximum: float, default: Any) -> Any:
 class ScenesConfig:
     """How many of the embedded scenes there are, and their seed."""
 
-    train: int = at_least(1, 1000)
-    val: int = at_least(1, 200)
-    seed: int = at_least(0, 0)
+    train: int = between(1, MOST_STEPS, 1000)
+    val: int = between(1, MOST_STEPS, 200)
+    seed: int = between(0, 2**31 - 1, 0)
 
 
 @dataclass(frozen=True)
@@ -61,20 +65,20 @@ class DataConfig:
     bad: Literal["refuse", "skip"] = "refuse"
     reduce_zero_label: bool | None = None
     val_fraction: float = between(0.01, 0.9, 0.2)
-    image_size: int = at_least(1, 224)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    image_size: int = between(1, LARGEST_SIDE, 224)
+    mean: tuple[float, float, float] | None = between(0, 1, None)
+    std: tuple[float, float, float] | None = between(0.001, 1, None)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    workers: int | None = at_least(0, None)
-    repeats: int = at_least(1, 1)
+    workers: int | None = between(0, 1000, None)
+    repeats: int = between(1, 1000, 1)
 
 
 @dataclass(frozen=True)
 class MixConfig:
     """Mixup and CutMix of a batch; an alpha of 0 turns either off."""
 
-    mixup: float = at_least(0, 0.0)
-    cutmix: float = at_least(0, 0.0)
+    mixup: float = between(0, 1000, 0.0)
+    cutmix: float = between(0, 1000, 0.0)
     prob: float = between(0, 1, 1.0)
     switch_prob: float = between(0, 1, 0.5)
 
@@ -93,11 +97,11 @@ class OptimizerConfig:
     """
 
     name: str = "adamw"
-    lr: float = at_least(0, 1e-3)
-    weight_decay: float = at_least(0, 0.05)
+    lr: float = between(0, 1e30, 1e-3)
+    weight_decay: float = between(0, 1000, 0.05)
     decayed: Literal["matrices", "all"] = "matrices"
-    momentum: float = between(0, 1, 0.9)
-    clip_grad: float | None = at_least(0, None)
+    momentum: float = between(0, 0.9999, 0.9)
+    clip_grad: float | None = at_least(1e-6, None)
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ class ScheduleConfig:
 
     name: Literal["cosine", "poly", "tanh", "constant", "multistep"] = "cosine"
     warmup: float = between(0, 0.9, 0.0)
-    warmup_steps: int | None = at_least(0, None)
-    warmup_lr: float = at_least(0, 1e-6)
-    min_lr: float = at_least(0, 0.0)
-    milestones: tuple[float, ...] = ()
+    warmup_steps: int | None = between(0, MOST_STEPS, None)
+    warmup_lr: float = between(0, 1e30, 1e-6)
+    min_lr: float = between(0, 1e30, 0.0)
+    milestones: tuple[float, ...] = between(0, MOST_STEPS, ())
     decay_rate: float = between(0, 1, 0.1)
-    power: float = at_least(0, 1.0)
+    power: float = between(0, 100, 1.0)
 
 
 @dataclass(frozen=True)
@@ -126,18 +130,18 @@ class EvaluationConfig:
     ``sliding`` labels it window by window, ``window`` pixels wide and ``stride`` apart (null: two thirds of that).
     """
 
-    short_side: int | None = at_least(1, None)
-    max_size: int = at_least(1, 2048)
+    short_side: int | None = between(1, LARGEST_SIDE, None)
+    max_size: int = between(1, LARGEST_SIDE, 2048)
     mode: Literal["whole", "sliding"] = "whole"
-    window: int = at_least(1, 512)
-    stride: int | None = at_least(1, None)
+    window: int = between(1, LARGEST_SIDE, 512)
+    stride: int | None = between(1, LARGEST_SIDE, None)
 
 
 @dataclass(frozen=True)
 class EmaConfig:
     """The moving average of the weights, which is what gets evaluated and shipped; no ``decay`` turns it off."""
 
-    decay: float | None = between(0, 1, None)
+    decay: float | None = between(0, 0.999999, None)
     warmup: bool = True
 
 
@@ -154,10 +158,10 @@ class TrainerConfig:
     """What is passed through to Lightning's ``Trainer``."""
 
     accelerator: str = "auto"
-    devices: int | str = "auto"
+    devices: int | str = field(default="auto", metadata={"max": 10_000})
     strategy: str = "auto"
     precision: int | str = "32-true"
-    num_nodes: int = at_least(1, 1)
+    num_nodes: int = between(1, 10_000, 1)
     sync_batchnorm: bool = False
     deterministic: bool = False
 
@@ -176,8 +180,8 @@ class Recipe:
     model: str
     task: TaskName = "classification"
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    epochs: int = at_least(1, 100)
-    batch_size: int = at_least(1, 64)
+    epochs: int = between(1, MOST_STEPS, 100)
+    batch_size: int = between(1, 2**20, 64)
     seed: int = between(0, 2**31 - 1, 0)
     label_smoothing: float = between(0, 0.99, 0.0)
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"

@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
 from convattn.errors import UserError
 from convattn.tasks.archives import optimizer_fault
@@ -43,6 +44,7 @@ class TrainingModule(LightningModule):
             self._follow(model)
         self.epoch, self.batch = 0, 0
         self.loss_sum = torch.zeros(())
+        self.diverged = torch.zeros((), dtype=torch.bool)
 
     @property
     def trained(self) -> nn.Module:
@@ -70,14 +72,7 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
-        wanted = self.recipe.optimizer
-        optimizer = create_optimizer_v2(
-            parameter_groups(self.trained, wanted),
-            wanted.name,
-            lr=wanted.lr,
-            weight_decay=wanted.weight_decay,
-            momentum=wanted.momentum,
-        )
+        optimizer = make_optimizer(self.trained, self.recipe.optimizer)
         schedule = self.recipe.schedule
         warmup = schedule.warmup * self.recipe.epochs
         if schedule.warmup_steps is not None:
@@ -130,6 +125,11 @@ class TrainingModule(LightningModule):
         """Return what is to be minimised of a batch of the training loader."""
         raise NotImplementedError
 
+    def measure(self, mean: MeanMetric, loss: Tensor, weight: int) -> None:
+        """Take a validation loss into a mean, which passes over one that is no number."""
+        self.diverged = self.diverged.to(loss.device) | ~loss.isfinite()
+        mean.update(loss, weight=weight)
+
     def advance(self) -> None:
         """Move one batch on: the moving average follows, the place in the run is counted."""
         self.batch += 1
@@ -157,6 +157,20 @@ class TrainingModule(LightningModule):
         average.module.requires_grad_(False)
         # in a tuple, so that the weights appear once in the state dict
         self._ema, self.student, self.model = (average,), model, average.module
+
+
+def make_optimizer(model: nn.Module, wanted: OptimizerConfig) -> Optimizer:
+    """Return the recipe's optimizer of a network's parameters.
+
+    Raises:
+        UserError: where timm's optimizer of that name refuses its settings or lacks a package.
+    """
+    options = {"lr": wanted.lr, "weight_decay": wanted.weight_decay, "momentum": wanted.momentum}
+    try:
+        return create_optimizer_v2(parameter_groups(model, wanted), wanted.name, **options)
+    except (ValueError, TypeError, AssertionError, RuntimeError, ImportError, NotImplementedError) as error:
+        given = ", ".join(f"{name} {value:g}" for name, value in options.items())
+        raise UserError(f"optimizer.name {wanted.name} cannot be made with {given}: {error}") from error
 
 
 def parameter_groups(model: nn.Module, wanted: OptimizerConfig) -> list[dict[str, Any]]:

@@ -14,11 +14,36 @@ from convattn.errors import UserError
 LARGEST_FILE = 1_000_000
 """Bytes of a settings file, far beyond any that is written by hand."""
 
+LONGEST = 200_000
+"""Characters of a YAML text with its aliases written out: aliases of aliases make gigabytes of a few lines."""
+
 DEEPEST = 32
 """How many lists and keys may lie in one another."""
 
 LARGEST = 2**63
 """Whole numbers are below this in size, as the 64 bits of whatever takes them ask."""
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Reads YAML as plain values; refuses one that its aliases would make long, however short its file is."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the document, before anything is built of it."""
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {}) > LONGEST:
+            raise yaml.YAMLError(f"more than {LONGEST:,} characters with its aliases written out")
+        return node
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return about how many characters a node has with its aliases written out."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value)
+    if id(node) not in known:
+        known[id(node)] = math.inf  # an alias of what it stands in
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(item,) for item in node.value]
+        known[id(node)] = 1 + sum(_written_out(part, known) for pair in pairs for part in pair)
+    return known[id(node)]
 
 
 def read_settings(path: Path) -> str:
@@ -50,7 +75,7 @@ def read_yaml(text: str, source: str) -> Any:
         convattn.errors.UserError: mine: a.b is a date, which no setting is; put it in quotes to make it text
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _BoundedLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -158,7 +160,7 @@ def override(config: T, key: str, value: Any, prefix: str = "", source: str = CO
     if rest:
         if not isinstance(current, dict):
             raise UserError(f"{source}: {prefix}{head} is one value, it has no key {rest!r}")
-        return dataclasses.replace(config, **{head: _with(current, rest, value)})
+        value = _with(current, rest, value)
     return dataclasses.replace(config, **{head: _field_value(type(config), head, value, source, prefix)})
 
 
@@ -200,10 +202,41 @@ def check_together(recipe: Recipe, source: str) -> None:
     """Raise where two settings, each valid, exclude one another."""
     if recipe.mix.on and recipe.batch_size % 2:
         raise UserError(f"{source}: batch_size {recipe.batch_size} is odd, but mix pairs the images: make it even")
-    for key in ("crop_scale", "crop_ratio"):
-        low, high = getattr(recipe.augment, key)
+    augment = {f"augment.{key}": getattr(recipe.augment, key) for key in ("crop_scale", "crop_ratio")}
+    for key, (low, high) in {**augment, "segmentation_augment.scale": recipe.segmentation_augment.scale}.items():
         if not 0 < low <= high:
-            raise UserError(f"{source}: augment.{key} must be [low, high] with 0 < low <= high, got [{low}, {high}]")
+            raise UserError(f"{source}: {key} must be [low, high] with 0 < low <= high, got [{low}, {high}]")
+    longest, sides = recipe.detection_augment.max_size, recipe.detection_augment.short_sides
+    if sides and max(sides) > longest:
+        raise UserError(
+            f"{source}: detection_augment.max_size must be at least {max(sides)}, a short side, got {longest}"
+        )
+    window, stride = recipe.evaluation.window, recipe.evaluation.stride
+    if stride is not None and stride > window:
+        raise UserError(
+            f"{source}: evaluation.stride must be at most the window, {window}, got {stride}: it would leave gaps"
+        )
+    lr, lowest, first = recipe.optimizer.lr, recipe.schedule.min_lr, recipe.schedule.warmup_lr
+    if recipe.schedule.name in ("cosine", "poly", "tanh") and lowest > lr:
+        raise UserError(f"{source}: schedule.min_lr must be at most optimizer.lr, {lr:g}, got {lowest:g}")
+    if (recipe.schedule.warmup_steps or recipe.schedule.warmup) and first > lr:
+        raise UserError(f"{source}: schedule.warmup_lr must be at most optimizer.lr, {lr:g}, got {first:g}")
+    milestones = recipe.schedule.milestones
+    if recipe.schedule.name == "multistep" and (not milestones or list(milestones) != sorted(set(milestones))):
+        raise UserError(
+            f"{source}: schedule.milestones must be rising epochs, such as [30, 60], got {list(milestones)}"
+        )
+    for key in ("model_args", "network.args"):
+        _check_drops(recipe.model_args if key == "model_args" else recipe.network.args, f"{source}: {key}")
+
+
+def _check_drops(arguments: Mapping[str, Any], where: str) -> None:
+    """Raise for an argument that says how often something is dropped, as ``drop_path_rate``, and is no such part."""
+    for key, value in arguments.items():
+        if isinstance(value, Mapping):
+            _check_drops(value, f"{where}.{key}")
+        elif "drop" in key and not all(0 <= number < 1 for number in _numbers(value)):
+            raise UserError(f"{where}.{key} must be at least 0 and less than 1, got {value!r}")
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -222,12 +255,36 @@ def _field_value(cls: type, key: str, value: Any, source: str, prefix: str) -> A
         converted = _convert(hint, value)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{source}: {prefix}{key} must be {_describe(hint)}, got {value!r}") from None
-    limits = next(f.metadata for f in dataclasses.fields(cls) if f.name == key)
-    low, high = limits.get("min"), limits.get("max")
-    if converted is not None and ((low is not None and converted < low) or (high is not None and converted > high)):
-        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+    wanted = _unmet(next(f for f in dataclasses.fields(cls) if f.name == key), converted)  # type: ignore[arg-type]
+    if wanted:
         raise UserError(f"{source}: {prefix}{key} must be {wanted}, got {value!r}")
     return converted
+
+
+def _unmet(item: dataclasses.Field, value: Any) -> str:  # type: ignore[type-arg]
+    """Return what a field wants of its value where it does not have it: its limits, finite numbers, some text."""
+    low, high = item.metadata.get("min", -math.inf), item.metadata.get("max", math.inf)
+    pattern = item.metadata.get("pattern", "")
+    if isinstance(value, str):
+        if pattern and not re.fullmatch(pattern, value):
+            return f"a text such as {item.metadata['example']}"
+        return "some text" if not value.strip() and item.default != "" else ""
+    if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
+        return "finite"
+    if any(number < low for number in _numbers(value)):
+        return f"at least {low:.10g}"
+    return f"at most {high:.10g}" if any(number > high for number in _numbers(value)) else ""
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """Yield the numbers of a value, at any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
 
 
 def _convert(hint: Any, value: Any) -> Any:

@@ -144,6 +144,7 @@ class RunRecorder(Callback):
         epoch, step, lr = pl_module.epoch, pl_module.step, pl_module.lr
         self._share_loss(trainer, pl_module)
         figures = pl_module.validation_result()
+        self._check_result(trainer, pl_module)
         measured = (figures[name] for name in self.facts.figures)
         row = dict(zip(self.columns, (epoch + 1, step, pl_module.train_loss, *measured, lr, self.seconds), strict=True))
         self.rows.append(row)
@@ -221,10 +222,16 @@ class RunRecorder(Callback):
     def _share_loss(self, trainer: Trainer, module: TrainingModule) -> None:
         module.loss_sum = trainer.strategy.reduce(module.loss_sum, reduce_op="mean")
         if not math.isfinite(module.train_loss):
-            raise UserError(
-                f"training diverged: the loss is {module.train_loss} in epoch {module.epoch + 1};"
-                f" try a lower learning rate, such as optimizer.lr={module.recipe.optimizer.lr / 10:g}"
-            )
+            raise _diverged(module, f"the loss is {module.train_loss}")
+
+    def _check_result(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Raise where the last step diverged, which the loss before it does not show."""
+        parts = [value for value in module.model.state_dict().values() if value.is_floating_point()]
+        finite = torch.stack([part.isfinite().all() for part in parts]).all()
+        votes = torch.stack([~finite, module.diverged.to(finite.device)]).float()
+        weights, losses = trainer.strategy.reduce(votes, reduce_op="sum").tolist()
+        if weights or losses:
+            raise _diverged(module, f"the {'weights are' if weights else 'validation loss is'} not finite")
 
     def _save(self, trainer: Trainer, module: TrainingModule, path: Path) -> None:
         self._share_loss(trainer, module)
@@ -246,6 +253,13 @@ class RunRecorder(Callback):
             self._writer.add_scalar(f"alpha/{name}", alpha, int(row["step"]))
             self._writer.add_scalar(f"beta/{name}", beta, int(row["step"]))
         self._writer.flush()
+
+
+def _diverged(module: TrainingModule, what: str) -> UserError:
+    return UserError(
+        f"training diverged: {what} in epoch {module.epoch + 1};"
+        f" try a lower learning rate, such as optimizer.lr={module.recipe.optimizer.lr / 10:g}"
+    )
 
 
 def acmix_layers(model: torch.nn.Module) -> list[tuple[str, ACmix]]:

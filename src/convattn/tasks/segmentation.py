@@ -94,7 +94,7 @@ class SegmentationModule(DenseModule):
             known = target != IGNORE_INDEX
             if known.any():
                 loss = nn.functional.cross_entropy(logits[None], target[None], ignore_index=IGNORE_INDEX)
-                self.val_loss.update(loss, weight=int(known.sum()))
+                self.measure(self.val_loss, loss, int(known.sum()))
 
     def validation_result(self) -> dict[str, float]:
         """Return the loss, the mIoU and the accuracies."""

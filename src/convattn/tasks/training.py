@@ -30,6 +30,7 @@ from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
 from convattn.tasks.loaders import Shard, SkipLog
+from convattn.tasks.module import make_optimizer
 from convattn.tasks.recipes import read_recipe
 from convattn.tasks.recorder import RunFacts, RunRecorder
 from convattn.tasks.run_folder import RunFolder, create_run, write_start
@@ -233,7 +234,9 @@ def quiet_lightning() -> Iterator[None]:
 def _model(recipe: Recipe, data: Data) -> tuple[torch.nn.Module, Recipe]:
     with quiet_lightning():
         seed_everything(recipe.seed, verbose=False)
-    return task_of(recipe).build(recipe, data)
+    model, recipe = task_of(recipe).build(recipe, data)
+    make_optimizer(model, recipe.optimizer)  # refused before anything is written
+    return model, recipe
 
 
 def _run_name(recipe: Recipe) -> str:
