@@ -96,7 +96,7 @@ def test_every_number_has_a_least_value() -> None:
         ("data.mean=[.nan, 0, 0]", r"command line: data.mean must be finite, got \[nan, 0, 0\]"),
         ("data.mean=[123.7, 116.3, 103.5]", "command line: data.mean must be at most 1, got"),
         ("data.folder=''", "command line: data.folder must be some text, got ''"),
-        ("data.workers=100000000000000000000", "data.workers must be at most 1000, got 100000000000000000000"),
+        ("data.workers=1000000000000000000", "data.workers must be at most 1000, got 1000000000000000000"),
         ("model_args.drop_path_rate=5", "model_args.drop_path_rate must be at least 0 and less than 1, got 5"),
         ("model_args.drop_path_rate=.nan", "command line: model_args must be finite, got"),
         ("network.args.dropout=-1", "network.args.dropout must be at least 0 and less than 1, got -1"),
@@ -134,7 +134,7 @@ def test_aliases_that_grow_without_end_are_refused_at_once(text: str, tmp_path: 
         UserError, match=r"config.yaml: not YAML: more than 200,000 characters with its aliases written"
     ):
         read_recipe(path)
-    with pytest.raises(UserError, match=r"model_args.x: .* is not a YAML value"):
+    with pytest.raises(UserError, match="model_args.x: not YAML: more than 200,000 characters"):
         parse_overrides([f"model_args.x={text.partition(': ')[2]}" if text is BOMB else "model_args.x={y: &a [*a]}"])
     assert time.monotonic() - start < 2
 
