@@ -134,7 +134,7 @@ def test_aliases_that_grow_without_end_are_refused_at_once(text: str, tmp_path: 
         UserError, match=r"config.yaml: not YAML: more than 200,000 characters with its aliases written"
     ):
         read_recipe(path)
-    with pytest.raises(UserError, match="model_args.x: not YAML: more than 200,000 characters"):
+    with pytest.raises(UserError, match=r"model_args.x: not YAML: more than 200,000 characters"):
         parse_overrides([f"model_args.x={text.partition(': ')[2]}" if text is BOMB else "model_args.x={y: &a [*a]}"])
     assert time.monotonic() - start < 2
 
