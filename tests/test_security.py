@@ -24,9 +24,9 @@ def test_a_run_whose_checkpoint_holds_code_is_not_resumed(tmp_path: Path) -> Non
 
     path = tmp_path / "last.ckpt"
     torch.save({"state_dict": {}, "optimizer_states": [Trap()], "hyper_parameters": Trap()}, path)
-    with pytest.raises(UserError, match="not a checkpoint that convattn train wrote"):
+    with pytest.raises(UserError, match="holds Python objects besides weights, which could run code"):
         read_checkpoint(path)
-    with pytest.raises(UserError, match="not a checkpoint that convattn train wrote"):
+    with pytest.raises(UserError, match="holds Python objects besides weights, which could run code"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
     assert not (tmp_path / "sprung").exists()
 
@@ -37,7 +37,7 @@ def test_a_recipe_with_code_is_refused(tmp_path: Path) -> None:
     recipe.write_text(f"model: x\nmodel_args: {{a: {value}}}\n")
     with pytest.raises(UserError, match=r"config.yaml: not YAML: could not determine a constructor"):
         read_recipe(recipe)
-    with pytest.raises(UserError, match="is not a YAML value"):
+    with pytest.raises(UserError, match=r"model_args\.a: not YAML"):
         parse_overrides([f"model_args.a={value}"])
     assert not (tmp_path / "sprung").exists()
 
