@@ -20,8 +20,9 @@ cp -R src/convattn "$copy/"
 rm -rf "$copy/convattn/_native"
 "$python" tools/build_native.py --sanitize --objects build/asan/objects --out "$copy/convattn/_native"
 
-# Python itself is not instrumented, so the sanitizers' runtime has to be there before it starts.
-runtime=$(${CXX:-g++} -print-file-name=libasan.so)
+# Python itself is not instrumented, so the sanitizers' runtime has to be there before it starts; and the C++ library,
+# where the runtime looks for what throws exceptions as soon as it starts.
+runtime="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libstdc++.so.6)"
 export PYTHONPATH="$PWD/$copy${PYTHONPATH:+:$PYTHONPATH}"
 # Python and torch keep much until the process ends: leaks are not looked for.
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0

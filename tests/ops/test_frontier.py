@@ -351,6 +351,48 @@ def test_the_eager_gradient_whatever_the_order_of_the_weights(dtype, inputs, out
                 assert (got.double() - true).abs().max() <= 32 * torch.finfo(dtype).eps * true.abs().max()
 
 
+@pytest.mark.parametrize("repeat", range(3))
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "dilation"),
+    [
+        ((24, 1), (9, 3), (11, 11), 1),
+        ((9, 1), (3, 9), (5, 2), 1),
+        ((9, 2), (9, 3), (1, 2), 1),
+        ((2, 1), (9, 9), 1, (2, 1)),
+    ],
+    ids=str,
+)
+def test_bfloat16_maps_of_few_columns(size, kernel, stride, dilation, repeat):
+    generator = torch.Generator().manual_seed(repeat)
+    taps = kernel[0] * kernel[1]
+    x = torch.randn(2, 18, *size, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(1, *kernel, 4, 18, generator=generator).bfloat16()
+    y = torch.randn(2, taps, *size, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
+    steps = {"stride": stride, "dilation": dilation}
+    calls = {
+        "group": ([x, weight], lambda x, weight: group_convolution(x, weight, backend="eager", **steps)),
+        "depthwise": ([y], lambda y: shift_aggregate(y, kernel, form="depthwise", **steps)),
+        "grouped": ([y], lambda y: shift_aggregate(y, kernel, form="grouped", **steps)),
+    }
+    for name, (inputs, call) in calls.items():
+        _spoil_fresh_memory()
+        found = _with_gradients(call, inputs)
+        for got, true in zip(found, _with_gradients(call, [t.double() for t in inputs]), strict=True):
+            assert (got.double() - true).abs().max() <= 0.05 * true.abs().max(), name
+
+
+def _spoil_fresh_memory():
+    """What a kernel forgets to write is NaN."""
+    spoiled = [torch.full((size,), float("nan")) for size in (10, 100, 1000, 5000, 10_000, 50_000)]
+    del spoiled
+
+
+def _with_gradients(call, inputs):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = call(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out))]
+
+
 def _gradients(inputs, dilation):
     leaves = [x.detach().requires_grad_() for x in inputs]
     out = group_convolution(*leaves, dilation=dilation, backend="eager")

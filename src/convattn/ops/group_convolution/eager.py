@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convattn.ops._layout import in_order
+
 Steps = tuple[int, ...]
 """Strides of rows and columns, then dilations."""
 
@@ -13,7 +15,7 @@ Steps = tuple[int, ...]
 def group_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
     """See :func:`convattn.ops.group_convolution`."""
     maps, kernel, options = _grouped(x, weight, steps)
-    return F.conv2d(maps, kernel.to(x.dtype), None if bias is None else bias.to(x.dtype), *options)
+    return F.conv2d(maps, kernel, None if bias is None else bias.to(x.dtype), *options)
 
 
 def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
@@ -22,7 +24,7 @@ def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: S
     dmaps, dkernel, _ = torch.ops.aten.convolution_backward(
         grad,
         maps,
-        kernel.to(x.dtype),
+        kernel,
         None,
         stride,
         padding,
@@ -42,10 +44,11 @@ def _grouped(
 ) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
     """Maps and weights group by group, and what ``conv2d`` takes after the bias.
 
-    The weights lie in order: of a permuted kernel torch finds a wrong gradient, in bfloat16 with a dilation, or none.
+    Both lie in order: of a permuted kernel torch finds a wrong gradient, in bfloat16 with a dilation, or none.
     """
     inputs, groups = weight.shape[0], weight.shape[4]
     maps = x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
     stride, dilation = list(steps[:2]), list(steps[2:])
     padding = [step * (int(size) // 2) for step, size in zip(dilation, weight.shape[1:3], strict=True)]
-    return maps, weight.permute(4, 3, 0, 1, 2).flatten(0, 1).contiguous(), (stride, padding, dilation, groups)
+    kernel = weight.to(x.dtype).permute(4, 3, 0, 1, 2).flatten(0, 1)
+    return in_order(maps), in_order(kernel.contiguous()), (stride, padding, dilation, groups)

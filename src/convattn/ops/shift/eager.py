@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convattn.ops._layout import in_order
 from convattn.ops.neighborhood import Neighborhood, near_step
 
 
@@ -51,5 +52,5 @@ def by_convolution(
     stride = near_step(stride[0], height), near_step(stride[1], width)
     dilation = near_step(dilation[0], height), near_step(dilation[1], width)
     padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
-    # in order: of a permuted kernel torch may find a wrong gradient
-    return F.conv2d(x, weight.contiguous(), None, stride, padding, dilation, groups)
+    # contiguous: of a permuted kernel torch may find a wrong gradient
+    return F.conv2d(in_order(x), in_order(weight.contiguous()), None, stride, padding, dilation, groups)
