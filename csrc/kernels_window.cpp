@@ -61,7 +61,7 @@ ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const float* qkv, const f
                               const float* bias, float* out) {
     const int64_t before = failures;
     Problem p(*s, position);
-    if (!p.tables) return 1;
+    if (!p.fits) return 1;
     const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), out_map = packed(out, p.Ho, p.Wo, p.C);
     read_packed(p, qkv_map, p.q, p.k, p.v);
     choose_window(p, [&](auto L, auto S) {
@@ -75,7 +75,7 @@ ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const float* qkv, const f
 ENTRY(convattn_window_forward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const ConvattnMap* out) {
     const int64_t before = failures;
     Problem p(*s, nullptr);
-    if (!p.tables) return 1;
+    if (!p.fits) return 1;
     p.q = View(*q), p.k = View(*k), p.v = View(*v);
     const View out_map(*out);
     choose_window(p, [&](auto L, auto S) {
@@ -91,7 +91,7 @@ ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const 
                                const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha) {
     const int64_t before = failures;
     Problem p(*s, position);
-    if (!p.tables) return 1;
+    if (!p.fits) return 1;
     const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), dqkv_map = packed(dqkv, p.H, p.W, 3 * p.C);
     const View dout_map = packed(dout, p.Ho, p.Wo, p.C);
     read_packed(p, qkv_map, p.q, p.k, p.v);
@@ -132,7 +132,7 @@ ENTRY(convattn_window_backward)(const ConvattnWindow* s, const ConvattnMap* q, c
                                 const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk, const ConvattnMap* dv) {
     const int64_t before = failures;
     Problem p(*s, nullptr);
-    if (!p.tables) return 1;
+    if (!p.fits) return 1;
     p.q = View(*q), p.k = View(*k), p.v = View(*v);
     const WindowGradients grad = {View(*dq), View(*dk), View(*dv), nullptr};
     const View dout_map(*dout);

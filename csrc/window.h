@@ -42,26 +42,26 @@ struct Problem {
     // For every padded column, from `reach` before the map on: its pixel, and that pixel's coordinate.
     const int* column;
     const float* column_x;
-    float* tables;  // null where there was no memory for them
+    Scratch tables;  // holds these
+    bool fits;       // whether there was memory for them
 
     Problem(const ConvattnWindow& s, const float* position)
         : B(s.batch), H(s.height), W(s.width), N(s.heads), d(s.head_dim), C(N * d), S(s.stride), Ho((H - 1) / S + 1),
           Wo((W - 1) / S + 1), relu(s.relu), threads(s.threads), softmax_scale(s.softmax_scale) {
         const int columns = S * (Wo + 4 * native_lanes) + K;
-        tables = (float*)malloc((2 * (size_t)columns + 2 * d) * sizeof(float));
-        if (!tables) return;
-        int* pixels = (int*)tables;
-        float *coordinates = tables + columns, *weights = tables + 2 * (size_t)columns;
+        fits = tables.reserve(2 * (size_t)columns + 2 * (size_t)d);
+        if (!fits) return;
+        int* pixels = tables.take_ints(columns);
+        float *coordinates = tables.take(columns), *along_x = tables.take(d), *along_y = tables.take(d);
         for (int k = 0; k < columns; k++) {
             pixels[k] = reflect(k - reach, W);
             coordinates[k] = W > 1 ? 2.f * pixels[k] / (W - 1) - 1.f : -1.f;
         }
-        for (int c = 0; position && c < d; c++) weights[c] = position[2 * c], weights[d + c] = position[2 * c + 1];
+        for (int c = 0; position && c < d; c++) along_x[c] = position[2 * c], along_y[c] = position[2 * c + 1];
         column = pixels, column_x = coordinates;
-        weight_x = position ? weights : nullptr, weight_y = position ? weights + d : nullptr;
+        weight_x = position ? along_x : nullptr, weight_y = position ? along_y : nullptr;
     }
     Problem(const Problem&) = delete;
-    ~Problem() { free(tables); }
 
     float row_y(int y) const { return H > 1 ? 2.f * y / (H - 1) - 1.f : -1.f; }
     // Images go to threads whole where there are enough of them, else their rows or heads are shared out too.
