@@ -88,7 +88,7 @@ def test_a_finished_run_fills_its_published_row(command: Command, tmp_path):
             for number in range(count):
                 paint(tmp_path / "data" / part / name / f"{number}.png", color, number)
     settings = {"model": "san10", "data.folder": str(tmp_path / "data"), "data.image_size": 32, "epochs": 1}
-    settings |= {"batch_size": 8, "data.workers": 0, "trainer.accelerator": "cpu"}
+    settings |= {"batch_size": 8, "data.workers": 0, "trainer.accelerator": "cpu", "optimizer.lr": 0.001}
     train(prepare(load_recipe("imagenet-san", settings), tmp_path / "runs"))
     out = tmp_path / "out"
     found = command("reproduce", "--scale", "full", "--from", tmp_path / "runs" / "latest", "--out", out)

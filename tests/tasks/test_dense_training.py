@@ -42,7 +42,7 @@ EXPECTED = {
     "segmentation": {"predictions", "predictions.csv", "per_class.csv", "confusion.csv"},
 }
 ALWAYS = {"config.yaml", "classes.txt", "metrics.csv", "paths.csv", "skipped.csv", "summary.json", "report.html"}
-ALWAYS |= {"weights.safetensors", "checkpoints", "tensorboard"}
+ALWAYS |= {"weights.safetensors", "checkpoints", "tensorboard", ".lock"}
 
 
 MANY = ["epochs=2", "data.scenes.val=6", "network.args.proposals=[100, 50]", "network.args.score_threshold=0.0"]

@@ -19,9 +19,9 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 
 
 def in_order(x: Tensor) -> Tensor:
-    """In bfloat16 ``x`` contiguous, also what the strides say of dimensions of size 1; in another dtype as it is.
+    """In bfloat16 on a CPU ``x`` contiguous, also what the strides say of dimensions of size 1; else as it is.
 
     Of a channels_last map or kernel of few columns, torch's convolution in bfloat16 finds wrong outputs and gradients
-    on a CPU; strides of 1 along a single row, column or channel are enough for that.
+    there; strides of 1 along a single row, column or channel are enough for that.
     """
-    return x.contiguous().flatten().view(x.shape) if x.dtype == torch.bfloat16 else x
+    return x.contiguous().flatten().view(x.shape) if x.is_cpu and x.dtype == torch.bfloat16 else x

@@ -225,12 +225,17 @@ class RunRecorder(Callback):
             raise _diverged(module, f"the loss is {module.train_loss}")
 
     def _check_result(self, trainer: Trainer, module: TrainingModule) -> None:
-        """Raise where the last step diverged, which the loss before it does not show."""
+        """Raise where the last step diverged, which the loss before it does not show.
+
+        A validation loss that is no number may be one of an early epoch's, whose weights are sound: only the last
+        epoch's ends the run.
+        """
         parts = [value for value in module.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([part.isfinite().all() for part in parts]).all()
         votes = torch.stack([~finite, module.diverged.to(finite.device)]).float()
         weights, losses = trainer.strategy.reduce(votes, reduce_op="sum").tolist()
-        if weights or losses:
+        module.diverged = torch.zeros_like(module.diverged)
+        if weights or (losses and module.epoch + 1 == module.recipe.epochs):
             raise _diverged(module, f"the {'weights are' if weights else 'validation loss is'} not finite")
 
     def _save(self, trainer: Trainer, module: TrainingModule, path: Path) -> None:

@@ -52,5 +52,6 @@ def by_convolution(
     stride = near_step(stride[0], height), near_step(stride[1], width)
     dilation = near_step(dilation[0], height), near_step(dilation[1], width)
     padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
-    # contiguous: of a permuted kernel torch may find a wrong gradient
-    return F.conv2d(in_order(x), in_order(weight.contiguous()), None, stride, padding, dilation, groups)
+    if not weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.contiguous()  # of a permuted kernel torch may find a wrong gradient
+    return F.conv2d(in_order(x), in_order(weight), None, stride, padding, dilation, groups)
