@@ -18,10 +18,10 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def in_order(x: Tensor) -> Tensor:
-    """In bfloat16 on a CPU ``x`` contiguous, also what the strides say of dimensions of size 1; else as it is.
+def convolution_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which torch's convolution gets a map: float32 for bfloat16 on a CPU, else the map's own.
 
-    Of a channels_last map or kernel of few columns, torch's convolution in bfloat16 finds wrong outputs and gradients
-    there; strides of 1 along a single row, column or channel are enough for that.
+    In bfloat16 on a CPU torch finds wrong outputs and gradients of maps of few columns, of channels_last maps and of
+    permuted kernels, up to 1e18 off.
     """
-    return x.contiguous().flatten().view(x.shape) if x.is_cpu and x.dtype == torch.bfloat16 else x
+    return torch.float32 if x.is_cpu and x.dtype == torch.bfloat16 else x.dtype

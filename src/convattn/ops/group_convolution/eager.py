@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._layout import in_order
+from convattn.ops._layout import convolution_dtype
 
 Steps = tuple[int, ...]
 """Strides of rows and columns, then dilations."""
@@ -15,14 +15,14 @@ Steps = tuple[int, ...]
 def group_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
     """See :func:`convattn.ops.group_convolution`."""
     maps, kernel, options = _grouped(x, weight, steps)
-    return F.conv2d(maps, kernel, None if bias is None else bias.to(x.dtype), *options)
+    return F.conv2d(maps, kernel, None if bias is None else bias.to(maps.dtype), *options).to(x.dtype)
 
 
 def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
     maps, kernel, (stride, padding, dilation, groups) = _grouped(x, weight, steps)
     dmaps, dkernel, _ = torch.ops.aten.convolution_backward(
-        grad,
+        grad.to(maps.dtype),
         maps,
         kernel,
         None,
@@ -36,7 +36,7 @@ def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: S
     )
     inputs, _, _, outputs, _ = weight.shape
     dx = dmaps.unflatten(1, (groups, inputs)).transpose(1, 2).flatten(1, 2)
-    return dx, dkernel.unflatten(0, (groups, outputs)).permute(2, 3, 4, 1, 0)
+    return dx.to(x.dtype), dkernel.unflatten(0, (groups, outputs)).permute(2, 3, 4, 1, 0)
 
 
 def _grouped(
@@ -44,11 +44,12 @@ def _grouped(
 ) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
     """Maps and weights group by group, and what ``conv2d`` takes after the bias.
 
-    Both lie in order: of a permuted kernel torch finds a wrong gradient, in bfloat16 with a dilation, or none.
+    The kernel lies in order: of a permuted one torch may find a wrong gradient, or none.
     """
     inputs, groups = weight.shape[0], weight.shape[4]
     maps = x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
     stride, dilation = list(steps[:2]), list(steps[2:])
     padding = [step * (int(size) // 2) for step, size in zip(dilation, weight.shape[1:3], strict=True)]
-    kernel = weight.to(x.dtype).permute(4, 3, 0, 1, 2).flatten(0, 1)
-    return in_order(maps), in_order(kernel.contiguous()), (stride, padding, dilation, groups)
+    dtype = convolution_dtype(x)
+    kernel = weight.to(dtype).permute(4, 3, 0, 1, 2).flatten(0, 1).contiguous()
+    return maps.to(dtype), kernel, (stride, padding, dilation, groups)
