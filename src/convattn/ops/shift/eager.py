@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._layout import in_order
+from convattn.ops._layout import in_order, memory_format_of
 from convattn.ops.neighborhood import Neighborhood, near_step
 
 
@@ -52,6 +52,6 @@ def by_convolution(
     stride = near_step(stride[0], height), near_step(stride[1], width)
     dilation = near_step(dilation[0], height), near_step(dilation[1], width)
     padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
-    if not weight.is_contiguous(memory_format=torch.channels_last):
-        weight = weight.contiguous()  # of a permuted kernel torch may find a wrong gradient
-    return F.conv2d(in_order(x), in_order(weight), None, stride, padding, dilation, groups)
+    # contiguous: of a permuted kernel, a channels_last one too, torch may find wrong numbers in any dtype
+    out = F.conv2d(in_order(x), in_order(weight.contiguous()), None, stride, padding, dilation, groups)
+    return out.contiguous(memory_format=memory_format_of(x))
