@@ -52,6 +52,7 @@ def by_convolution(
     stride = near_step(stride[0], height), near_step(stride[1], width)
     dilation = near_step(dilation[0], height), near_step(dilation[1], width)
     padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
+    last = torch.channels_last in (memory_format_of(x), memory_format_of(weight))  # then so is conv2d's output
     # contiguous: of a permuted kernel, a channels_last one too, torch may find wrong numbers in any dtype
     out = F.conv2d(in_order(x), in_order(weight.contiguous()), None, stride, padding, dilation, groups)
-    return out.contiguous(memory_format=memory_format_of(x))
+    return out.contiguous(memory_format=torch.channels_last) if last else out
