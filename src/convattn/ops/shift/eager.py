@@ -52,7 +52,8 @@ def by_convolution(
     stride = near_step(stride[0], height), near_step(stride[1], width)
     dilation = near_step(dilation[0], height), near_step(dilation[1], width)
     padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
-    dtype, layout = convolution_dtype(x), memory_format_of(weight)
-    # contiguous: of a permuted kernel torch may find a wrong gradient, or none
-    out = F.conv2d(x.to(dtype), weight.to(dtype).contiguous(), None, stride, padding, dilation, groups)
-    return out.to(x.dtype).contiguous(memory_format=layout) if layout == torch.channels_last else out.to(x.dtype)
+    dtype = convolution_dtype(x)
+    # contiguous: of a permuted kernel, a channels_last one too, torch may find wrong numbers in any dtype
+    out = F.conv2d(x.to(dtype), weight.to(dtype).contiguous(), None, stride, padding, dilation, groups).to(x.dtype)
+    last = torch.channels_last in (memory_format_of(x), memory_format_of(weight))  # then so is conv2d's output
+    return out.contiguous(memory_format=torch.channels_last) if last else out
