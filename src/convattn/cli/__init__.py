@@ -3,6 +3,7 @@
 import errno
 import io
 import sys
+import warnings
 from contextlib import suppress
 
 import typer
@@ -50,6 +51,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPED)
+    if not sys.warnoptions:  # what libraries warn of is no message to a person; python -W shows it
+        warnings.filterwarnings("ignore", module=r"(?!convattn\b)")
     try:
         with stoppable():
             _run_and_flush()
