@@ -23,6 +23,7 @@ from tests.ops.cases import (
     Geometry,
     GroupConvolution,
     OffsetConvolution,
+    Recorder,
     lay_out,
 )
 
@@ -186,25 +187,12 @@ def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout, backen
     drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
     inputs = [lay_out(x.float(), layout).requires_grad_() for x in drawn]
     calls = []
-    with _Recorder(calls):
+    with Recorder(calls):
         torch.autograd.grad(operator.run(inputs, geometry, backend).sum(), inputs)
     assert calls
     for op, args in calls:
         clones = [a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]
         torch.library.opcheck(op, clones)
-
-
-class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
-    """Keeps every call of an operator of ours."""
-
-    def __init__(self, calls):
-        super().__init__()
-        self.calls = calls
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "convattn":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
 
 
 @settings(max_examples=150, deadline=None)

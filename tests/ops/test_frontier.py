@@ -34,6 +34,7 @@ from tests.ops.cases import (
     GroupConvolution,
     OffsetConvolution,
     PixelShift,
+    Recorder,
     Scatter,
     WindowAttend,
 )
@@ -91,28 +92,18 @@ def test_no_tensor_is_taken_on_trust(operator, place, grad, spoil, message):
 def test_the_operators_of_torch_check_what_they_are_given_too(operator):
     """Each call that a forward and a backward pass make, with one of its tensors elsewhere, gone or of other sizes."""
     calls = []
-    with _Recorder(calls):
+    with Recorder(calls):
         out = operator.run([x.requires_grad_() for x in drawn(operator)], GEOMETRY)
         out.sum().backward()
     assert calls
-    for op, args in calls:
+    for op, given in calls:
+        args = [a.detach() if isinstance(a, torch.Tensor) else a for a in given]
         for place, value in enumerate(args):
             if isinstance(value, torch.Tensor) and value.numel():
                 shorter = value[:, :-1] if value.dim() == 4 else value[..., :-1]
                 for spoiled in (shorter, value.to("meta"), freed(value)):
                     with pytest.raises(ValueError):  # noqa: PT011 - the messages are read above
                         op(*args[:place], spoiled, *args[place + 1 :])
-
-
-class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
-    def __init__(self, calls):
-        super().__init__()
-        self.calls = calls
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "convattn":
-            self.calls.append((func, tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)))
-        return func(*args, **(kwargs or {}))
 
 
 MAP = torch.randn(1, 4, 5, 5)

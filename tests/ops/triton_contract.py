@@ -20,10 +20,10 @@ from tests.ops.cases import (
     WINDOWS,
     Attend,
     Geometry,
+    Recorder,
     WindowAttend,
     lay_out,
 )
-from tests.ops.test_contract import _Recorder as Recorder
 from tests.ops.test_contract import error, references, with_gradients
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convattn.data.images import is_file_name, is_text
-from convattn.data.masks import OUTSIDE, Fault, segmentation_fault
+from convattn.data.masks import LARGEST, OUTSIDE, Fault, is_number, segmentation_fault
 from convattn.data.problems import BadData, Problem
 
 Wanted = Literal["boxes", "masks"]
@@ -19,9 +19,6 @@ Box = tuple[float, float, float, float]
 
 _REMOVE = "mend or remove the annotation"
 _AGAIN = "fetch or write the file again"
-LARGEST = 2**63
-"""Whole numbers are below this in size: ids and sides go into 64 bits."""
-
 _SHAPE = 'a COCO file is an object with lists under "images", "annotations" and "categories"'
 
 
@@ -214,7 +211,7 @@ class _Known:
         if entry.get("iscrowd") not in (None, 0, 1):
             return "iscrowd", (f"{file}: found {_short(entry['iscrowd'])}, expected 0 or 1", _REMOVE)
         area = entry.get("area")
-        if area is not None and not (_is_number(area) and math.isfinite(area) and area >= 0):
+        if area is not None and not (is_number(area) and math.isfinite(area) and area >= 0):
             return "area", (f"{file}: found {_short(area)}, expected a number of pixels", "mend it or leave it out")
         width, height = self.sizes[image]
         named, fault = "bbox", box_fault(entry.get("bbox"), width, height)
@@ -247,7 +244,7 @@ def box_fault(value: Any, width: int, height: int) -> Fault | None:
         >>> box_fault([6, 0, 4, 4], 8, 8)[0]
         'the box [6, 0, 4, 4] reaches 2 pixels beyond the image of 8×8'
     """
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         return f"the box is {_short(value)}, expected [x, y, width, height]", _REMOVE
     if not all(map(math.isfinite, value)):
         return f"the box {value} has a number that is not finite", _REMOVE
@@ -279,11 +276,6 @@ def _empty(path: Path, images: Iterable[CocoImage], bad: list[Problem]) -> list[
         for image in images
         if not image.objects
     ]
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether a value is a number that computing takes: an integer of JSON may have any size."""
-    return type(value) is float or (type(value) is int and abs(value) < LARGEST)
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,9 @@ import numpy as np
 
 from convattn.errors import UserError
 
+LARGEST = 2**63
+"""Whole numbers are below this in size: ids and sides go into 64 bits."""
+
 OUTSIDE = 1.0
 """How far, in pixels, a box or polygon may reach beyond its image before it counts as outside."""
 
@@ -104,7 +107,7 @@ def _polygons_fault(polygons: list[Any], height: int, width: int) -> Fault | Non
     if not polygons:
         return "the list of polygons is empty", mend
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
+        if not isinstance(polygon, list) or not all(map(is_number, polygon)):
             return f"a polygon is {_short(polygon)}, expected [x1, y1, x2, y2, ...]", mend
         if len(polygon) < 6 or len(polygon) % 2:
             return f"a polygon has {len(polygon)} numbers, expected x and y of three points or more", mend
@@ -139,8 +142,9 @@ def _run_lengths_fault(value: Mapping[str, Any], height: int, width: int) -> Fau
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that computing takes: an integer of JSON may have any size."""
+    return type(value) is float or (type(value) is int and abs(value) < LARGEST)
 
 
 def _short(value: Any) -> str:
