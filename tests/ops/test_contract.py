@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convattn import ops
 from convattn.ops import Neighborhood, aggregate, attend, backends, correlate
 from convattn.ops.attend import eager, reference
 from tests.ops.cases import (
@@ -31,6 +32,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
 # The kernels for a GPU have a test of their own, in an interpreter of their own.
 BACKENDS = [name for name, reasons in backends()["attend"].items() if name != "triton" and not reasons]
+OF_TORCH = "portable"  # like DynamicConv made of torch's operators: none of ours is called
 FROM_ONE_MAP = (Acmix, GroupConvolution, OffsetConvolution)  # all else that they take is parameters
 EVERY_OPERATOR = [*OPERATORS, *X_VOLUTION_OPERATORS, *WINDOW_OPERATORS]
 EVERYTHING = [
@@ -178,7 +180,7 @@ def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backen
 
 @pytest.mark.parametrize(
     ("operator", "backend"),
-    [(operator, backend) for operator, backend in RUNS if operator is not DynamicConv],  # made of torch's operators
+    [(operator, backend) for operator, backend in RUNS if operator is not DynamicConv and backend != OF_TORCH],
     ids=lambda x: getattr(x, "name", x),
 )
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -193,6 +195,17 @@ def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout, backen
     for op, args in calls:
         clones = [a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]
         torch.library.opcheck(op, clones)
+
+
+@pytest.mark.parametrize("operator", EVERY_OPERATOR, ids=lambda o: o.name)
+def test_the_portable_form_calls_no_operator_of_ours(operator):
+    inputs = [x.float().requires_grad_() for x in operator.draw(Geometry(5, 6, 7), torch.Generator().manual_seed(0))]
+    calls = []
+    with Recorder(calls):
+        torch.autograd.grad(operator.run(inputs, Geometry(5, 6, 7), OF_TORCH).sum(), inputs)
+        with ops.backend(OF_TORCH):
+            torch.autograd.grad(operator.run(inputs, Geometry(5, 6, 7)).sum(), inputs)
+    assert not calls
 
 
 @settings(max_examples=150, deadline=None)

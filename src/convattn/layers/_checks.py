@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -64,7 +65,22 @@ def check_input(x: Tensor, in_channels: int) -> None:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a module or to a part of it, so that it has to be called itself."""
+    """Whether somebody listens to a module or to a part of it, or replaced its forward, so that it must be called.
+
+    Adapters (LyCORIS, kohya) and offloading (accelerate) set ``module.forward``; hooks on all modules are torch's
+    ``register_module_forward_hook`` and its like.
+    """
+    return bool(_has_any_global_hook()) or _is_hooked(module)
+
+
+def _is_hooked(module: nn.Module) -> bool:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return True
-    return any(part is not None and is_hooked(part) for part in module._modules.values())
+    if has_own_forward(module):
+        return True
+    return any(part is not None and _is_hooked(part) for part in module._modules.values())
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether this one module's forward was replaced: its parameters do not say what it computes."""
+    return "forward" in module.__dict__

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_division, check_input, is_hooked
-from convattn.layers.attention import LinearPosition, LocalAttention, PositionKind, TablePosition
+from convattn.layers.attention import LinearPosition, LocalAttention, PositionKind
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
 from convattn.layers.reparameterized import FormChoice, Parts, ReparameterizedACmix, fold
 from convattn.ops.acmix import acmix, has_kernel
@@ -197,7 +197,8 @@ class ACmix(nn.Module):
             return None
         nbhd, kernel_size, dilation = attention.neighborhood, convolution.kernel_size, convolution.dilation
         same = (nbhd.stride, attention.num_heads) == (convolution.stride, convolution.num_heads)
-        if not same or isinstance(attention.position, TablePosition) or convolution.fc_bias is not None:
+        fused_position = type(attention.position) in (LinearPosition, type(None))
+        if not same or not fused_position or convolution.fc_bias is not None:
             return None
         return attention if has_kernel(x, nbhd, convolution.head_dim, kernel_size, dilation) else None
 

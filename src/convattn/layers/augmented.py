@@ -41,8 +41,9 @@ def relative_logits(q: Tensor, rows: Tensor, columns: Tensor, width: int) -> Ten
         torch.Size([1, 2, 12, 12])
     """
     places = torch.arange(q.shape[2], device=q.device)
-    of_rows = _by_distance(q, rows, places.div(width, rounding_mode="floor"))
-    return of_rows + _by_distance(q, columns, places.remainder(width))
+    row = places.div(width, rounding_mode="floor")
+    # by the row: ONNX has no remainder by a size that is not known yet
+    return _by_distance(q, rows, row) + _by_distance(q, columns, places - row * width)
 
 
 def _by_distance(q: Tensor, table: Tensor, places: Tensor) -> Tensor:
@@ -74,12 +75,12 @@ def attend_everywhere(q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor, Ten
         >>> attend_everywhere(q, q, v, None, num_heads=2).shape
         torch.Size([1, 4, 3, 4])
     """
-    queries, keys, values = (t.unflatten(1, (num_heads, -1)).flatten(3).mT.contiguous() for t in (q, k, v))
+    queries, keys, values = (t.unflatten(1, (num_heads, -1)).flatten(3).transpose(2, 3).contiguous() for t in (q, k, v))
     bias = None
     if tables is not None:
         bias = relative_logits(queries * queries.shape[-1] ** -0.5, *tables, width=q.shape[3]).to(values.dtype)
     out = F.scaled_dot_product_attention(queries, keys, values, bias)
-    maps = out.mT.contiguous().flatten(1, 2).unflatten(2, q.shape[2:])
+    maps = out.transpose(2, 3).contiguous().flatten(1, 2).unflatten(2, q.shape[2:])
     return maps.contiguous(memory_format=memory_format_of(v))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convattn.layers._checks import check_channels, check_division, check_input, check_odd, is_hooked
 from convattn.layers.reparameterized import batch_norm_line
 from convattn.ops import Neighborhood, aggregate
-from convattn.ops._dispatch import runs_directly, working_set_bytes
+from convattn.ops._dispatch import needs_standard_operators, runs_directly, working_set_bytes
 from convattn.ops._layout import accumulation_dtype, memory_format_of
 from convattn.ops.neighborhood import Border, IntPair
 
@@ -115,13 +115,19 @@ class PatchwiseAttention(nn.Module):
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights γ of every window, ``[B, C/s, K², H, W]``."""
-        keys = F.unfold(self._pad(k), self.kernel_size).unflatten(2, k.shape[-2:])
+        keys = self._unfolded(self._pad(k), *k.shape[-2:])
         if self.weights is None:
             folded = self._parameters_folded()
             windows = keys.unflatten(1, (self.query_channels, *self.kernel_size)).permute(0, 4, 5, 2, 3, 1)
             return self._weights_of(self._hidden(q, windows, folded), folded.second_weight, folded.second_bias)
         weights: Tensor = self.weights(torch.cat([q, keys], 1))
         return weights.unflatten(1, (-1, len(self.neighborhood)))
+
+    def _unfolded(self, padded: Tensor, height: int, width: int) -> Tensor:
+        """The keys of every window beside each other, ``[B, C_qk * K², H, W]``, offset by offset for each channel."""
+        if needs_standard_operators():  # torch.onnx's unfold is tied to the size of the example
+            return torch.stack(list(self.neighborhood.views(padded, height, width)), 2).flatten(1, 2)
+        return F.unfold(padded, self.kernel_size).unflatten(2, (height, width))
 
     @torch.no_grad()
     def reparameterize(self) -> None:

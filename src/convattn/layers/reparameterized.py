@@ -15,8 +15,9 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
-from convattn.layers._checks import is_hooked
+from convattn.layers._checks import has_own_forward, is_hooked
 from convattn.layers.attention import LinearPosition, LocalAttention
 from convattn.layers.convolution import ShiftConvolution
 from convattn.ops import acmix, group_convolution
@@ -54,6 +55,13 @@ class Parts:
         plain = isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
         if not plain or conv.padding not in (0, (0, 0), "valid", "same"):
             raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d of stride 1, got {conv}")
+        replaced = [part for part in (conv, path) if any(map(has_own_forward, part.modules()))]
+        if replaced or type_before_parametrizations(conv).forward is not nn.Conv2d.forward:
+            part = replaced[0] if replaced else conv
+            raise TypeError(
+                f"reparameterize folds parameters, and the forward of {type(part).__name__} is not its own: "
+                "merge the adapter into the weights, or remove it, before"
+            )
         if type(path) is not ShiftConvolution:
             raise TypeError(f"reparameterize folds a convolution path that is a ShiftConvolution, got {path}")
 
@@ -253,7 +261,7 @@ class GroupedACmix(ReparameterizedACmix):
         path = self.attention
         if type(path) is not LocalAttention or type(path.position) not in (LinearPosition, type(None)):
             return None
-        if is_hooked(path) or is_hooked(self.projection):
+        if type(self.projection) is not nn.Conv2d or is_hooked(path) or is_hooked(self.projection):
             return None
         same = (path.num_heads, path.neighborhood.stride) == (self.num_heads, self.stride)
         return path if same and self.border is None else None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_division, check_input
-from convattn.ops.neighborhood import IntPair, as_pair
+from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
 
 
 class WindowAttention(nn.Module):
@@ -106,7 +106,7 @@ class WindowAttention(nn.Module):
         """How far the grid is moved on a map of that size: 0 along an axis that one window covers."""
         # arithmetic in place of a condition: the size may be symbolic
         rows, columns = (
-            moved and moved * torch.sym_min(1, (size - 1) // window)
+            moved and moved * clamp_size((size - 1) // window, 0, 1)
             for size, window, moved in zip((height, width), self.window_size, self.shift, strict=True)
         )
         return cast(int, rows), cast(int, columns)
@@ -242,30 +242,33 @@ def _windows(length: int, size: int, moved: int, device: torch.device) -> _Windo
     count = (length - 1) // size + 1
     if not isinstance(count, int):
         # torch.export would tell one window from more; the second may be empty
-        count = torch.sym_max(count, 2)
+        count = clamp_size(count, 2)
     if _is_sure(length % size == 0) and _is_sure(moved == 0):
         return _Windows(count, size, None, None, torch.zeros(count, size, size, dtype=torch.bool, device=device))
-    position = (torch.arange(count * size, device=device) + moved) % (count * size)
+    whole = count * size
+    position = torch.arange(whole, device=device) + moved
+    position = torch.where(position < whole, position, position - whole)
     # positions that the roll left in order, positions that it brought from the front, places past the end
     kind = (position < moved).int() + 2 * (position >= length).int()
     kind = kind.unfold(0, size, size)
     apart = kind[:, :, None] != kind[:, None, :]
-    back = (torch.arange(length, device=device) - moved) % (count * size)
+    back = torch.arange(length, device=device) - moved
+    back = torch.where(back < 0, back + whole, back)
     return _Windows(count, size, position.clamp(max=length - 1), back, apart)
 
 
 def _forbidden(rows: _Windows, columns: _Windows) -> Tensor:
     """Which pixel of a window may not attend to which, ``[windows, pixels, pixels]``."""
-    window = torch.arange(rows.number * columns.number, device=rows.apart.device)
-    row = rows.apart[window // columns.number][:, :, None, :, None]
-    column = columns.apart[window % columns.number][:, None, :, None, :]
-    return (row | column).flatten(3, 4).flatten(1, 2)
+    row, column = rows.apart[:, None, :, None, :, None], columns.apart[None, :, None, :, None, :]
+    return (row | column).flatten(4, 5).flatten(2, 3).flatten(0, 1)
 
 
 def _is_sure(condition: bool | torch.SymBool) -> bool:
     """A condition on sizes; False where it is symbolic and not true for every size."""
     if isinstance(condition, bool):
         return condition
+    if isinstance(condition, Tensor):  # under torch.jit.trace, which would record the answer for this size alone
+        return False
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return bool(statically_known_true(condition))

@@ -315,8 +315,8 @@ class XVolution(MultiConvolution):
         check_input(x, self.in_channels)
         static, folded = self._convolve(x), self.reparameterized
         if folded is None:
-            out: Tensor = static + self.attention_norm(self.attention(self._centres(x, static)))
-            return out
+            attention: Tensor = self.attention_norm(self.attention(self._centres(x, static)))
+            return static + attention.to(static.dtype)  # float32 comes to the norm under autocast to float16
         if folded.attention is None:
             return static
         return folded.combine(static, folded.attention(self._centres(x, static)))

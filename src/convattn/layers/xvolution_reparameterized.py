@@ -43,7 +43,9 @@ class ReparameterizedXVolution(nn.Module):
     def combine(self, static: Tensor, attention: Tensor) -> Tensor:
         """The sum of the two, the attention's gain applied."""
         if self.gain is None:
-            return static + attention
+            return static + attention.to(static.dtype)
+        if attention.dtype != static.dtype:  # float32 under autocast to float16
+            return static + (attention * self.gain[:, None, None]).to(static.dtype)
         return torch.addcmul(static, attention, self.gain.to(attention.dtype)[:, None, None])
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ both without one, :func:`shift_aggregate` and :func:`offset_convolution` the sta
 operator, and :func:`dynamic_conv` what X-volution comes to when its kernel is written out.
 """
 
-from convattn.ops._dispatch import backends
+from convattn.ops._dispatch import BackendUse, backend, backends
 from convattn.ops.acmix import acmix
 from convattn.ops.aggregate import aggregate
 from convattn.ops.attend import attend
@@ -20,12 +20,14 @@ from convattn.ops.scatter import scatter
 from convattn.ops.shift import ShiftForm, one_hot_kernel, shift, shift_aggregate
 
 __all__ = [
+    "BackendUse",
     "Border",
     "Neighborhood",
     "ShiftForm",
     "acmix",
     "aggregate",
     "attend",
+    "backend",
     "backends",
     "correlate",
     "dynamic_conv",

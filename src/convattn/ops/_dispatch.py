@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from convattn.ops import _native
 from convattn.ops.neighborhood import Neighborhood
+
+
+PORTABLE = "portable"
+"""The backend of standard operators: what exporters, ``torch.func`` and forward-mode differentiation get by themselves."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,20 @@ class Backend:
     """One implementation of an operator.
 
     Args:
-        run: takes what the operator's custom op takes, less the backend's name.
-        not_supported_reasons: why it cannot run on this machine or on these inputs (the operator's tensors, or what
-            stands for them); empty when it can.
+        run: the operator's inputs -> its output, and what is kept for the backward where the operator keeps something.
+        backward: the output's gradient, the inputs, what was kept -> the gradient of each tensor, None for one that
+            is not there. None where the gradient is made of other operators.
+        not_supported_reasons: why it cannot run on this machine or on these inputs; empty when it can.
     """
 
     run: Callable[..., Any]
-    not_supported_reasons: Callable[..., list[str]] = lambda *tensors: []
+    backward: Callable[..., Any] | None = None
+    not_supported_reasons: Callable[..., list[str]] = lambda inputs=None: []
+
+
+def one_by_one(run: Callable[..., Tensor]) -> Callable[[Any], Tensor]:
+    """For a backend, an implementation that takes the inputs one by one."""
+    return lambda inputs: run(*inputs)
 
 
 _backends: dict[str, dict[str, Backend]] = {}
@@ -47,13 +60,91 @@ def backends() -> dict[str, dict[str, list[str]]]:
         []
     """
     return {
-        op: {name: backend.not_supported_reasons() for name, backend in named.items()}
+        op: {**{name: one.not_supported_reasons() for name, one in named.items()}, PORTABLE: []}
         for op, named in _backends.items()
-        if not op.endswith("_backward")
     }
 
 
-def select(op: str, name: str, *inputs: Any) -> Callable[..., Any]:
+@dataclass
+class BackendUse:
+    """What became of the wish for one backend (:func:`backend`).
+
+    Args:
+        name: the backend's.
+        ops: the operators that ran on it.
+        refusals: why others did not, each with its operator.
+    """
+
+    name: str
+    ops: set[str] = field(default_factory=set)
+    refusals: dict[str, None] = field(default_factory=dict)
+
+
+_wanted: BackendUse | None = None
+
+
+@contextmanager
+def backend(name: str) -> Iterator[BackendUse]:
+    """Every operator called under it runs on the backend of that name; where that cannot serve, on ``"eager"``.
+
+    It also holds for the gradients of what was computed under it, whenever they are computed. It is one setting for
+    the process, as those of ``torch.backends`` are, and not one for each thread. An operator called with a
+    ``backend`` of its own keeps that.
+
+    Args:
+        name: ``"native"``, ``"triton"``, ``"eager"``, or ``"portable"``: standard operators of torch alone, which
+            exporters can read and which torch differentiates by itself.
+
+    Yields:
+        Which operators ran on it, and why others did not.
+
+    Raises:
+        ValueError: no operator has a backend of that name.
+
+    Example:
+        >>> import torch
+        >>> import convattn
+        >>> layer, x = convattn.ACmix(16, 16), torch.randn(1, 16, 6, 6)
+        >>> with convattn.ops.backend("eager") as use:
+        ...     y = layer(x)
+        >>> sorted(use.ops), bool(torch.allclose(y, layer(x), atol=1e-5))
+        (['attend', 'group_convolution'], True)
+    """
+    global _wanted
+    known = {PORTABLE: None} | {key: None for named in _backends.values() for key in named}
+    if name not in known:
+        raise ValueError(f"no operator has a backend {name!r}; there are {', '.join(map(repr, reversed(known)))}")
+    before, _wanted = _wanted, BackendUse(name)
+    try:
+        yield _wanted
+    finally:
+        _wanted = before
+
+
+def preferred(op: str, inputs: Any) -> str:
+    """What ``"auto"`` stands for: ``"auto"``, or under :func:`backend` the name of the backend that runs."""
+    if _wanted is None:
+        return "auto"
+    named, name = _backends[op], _wanted.name
+    reasons = named[name].not_supported_reasons(inputs) if name in named else [f"there is no backend {name!r}"]
+    if reasons:
+        _wanted.refusals[f"{op}: {'; '.join(reasons)}"] = None
+        return "eager"
+    _wanted.ops.add(op)
+    return name
+
+
+def is_portable_wanted() -> bool:
+    """Whether :func:`backend` asks for standard operators."""
+    return _wanted is not None and _wanted.name == PORTABLE
+
+
+def is_wanted(name: str) -> bool:
+    """Whether ``"auto"`` may choose that backend: under :func:`backend` only the one of its name, or eager."""
+    return _wanted is None or name in (_wanted.name, "eager")
+
+
+def select(op: str, name: str, inputs: Any) -> Backend:
     """The implementation called ``name``, or under ``"auto"`` the first that can run on these inputs.
 
     Raises:
@@ -61,15 +152,15 @@ def select(op: str, name: str, *inputs: Any) -> Callable[..., Any]:
     """
     named = _backends[op]
     if name == "auto":
-        for backend in named.values():
-            if not backend.not_supported_reasons(*inputs):
-                return backend.run
+        for key, found in named.items():
+            if is_wanted(key) and not found.not_supported_reasons(inputs):
+                return found
     if name not in named:
-        raise ValueError(f"{op} has no backend {name!r}; it has 'auto', {', '.join(map(repr, named))}")
-    reasons = named[name].not_supported_reasons(*inputs)
+        raise ValueError(f"{op} has no backend {name!r}; it has 'auto', {', '.join(map(repr, [*named, PORTABLE]))}")
+    reasons = named[name].not_supported_reasons(inputs)
     if reasons:
         raise ValueError(f"backend {name!r} of {op} cannot run here: {'; '.join(reasons)}")
-    return named[name].run
+    return named[name]
 
 
 _native_reasons = tuple(_native.reasons())
@@ -101,18 +192,17 @@ def size_reasons(*tensors: Tensor | None) -> list[str]:
     ]
 
 
-def native_offset_reasons(nbhd: Neighborhood | None = None, *tensors: Tensor | None) -> list[str]:
+def native_offset_reasons(inputs: Any = None) -> list[str]:
     """The same as :func:`native_reasons`, for the kernels over any set of offsets."""
-    reasons = native_reasons(*tensors)
-    if nbhd is not None and max(nbhd.farthest, *nbhd.stride) > FARTHEST_OFFSET:
-        far = max(nbhd.farthest, *nbhd.stride)
+    if inputs is None:
+        return native_reasons()
+    reasons = native_reasons(inputs.map, *inputs.tensors)
+    if max(inputs.output_shape) >= LARGEST_SIZE:
+        reasons.append(f"takes sizes below {LARGEST_SIZE}, got {list(inputs.output_shape)}")
+    far = max(inputs.nbhd.farthest, *inputs.nbhd.stride)
+    if far > FARTHEST_OFFSET:
         reasons.append(f"takes offsets and strides of at most {FARTHEST_OFFSET} pixels, got {far}")
     return reasons
-
-
-def triton_offset_reasons(nbhd: Neighborhood | None = None, *tensors: Tensor) -> list[str]:
-    """The same as :func:`triton_reasons`, for the kernels over any set of offsets; they take any."""
-    return triton_reasons(*tensors)
 
 
 @cache
@@ -120,8 +210,8 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def triton_reasons(*tensors: Tensor) -> list[str]:
-    """Why the GPU kernels cannot run on this machine or on these tensors; empty when they can.
+def triton_reasons(inputs: Any = None) -> list[str]:
+    """Why the GPU kernels cannot run on this machine or on these inputs; empty when they can.
 
     Under ``TRITON_INTERPRET=1``, set before Python starts, Triton runs kernels on the CPU, slowly: for tests.
     """
@@ -131,7 +221,7 @@ def triton_reasons(*tensors: Tensor) -> list[str]:
         reasons.append("needs an NVIDIA or AMD GPU; torch finds none")
     if not _is_installed("triton"):
         reasons.append("needs the package triton, which is not installed; pip install triton")
-    for x in tensors[:1]:
+    for x in () if inputs is None else (inputs.map,):
         if x.device.type != "cuda" and not interpreted:
             reasons.append(f"needs tensors on the GPU, got {x.device.type}")
         elif x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):
@@ -154,16 +244,37 @@ def runs_directly(*tensors: Tensor | None) -> bool:
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or needs_standard_operators()
         or torch._C._autograd._profiler_enabled()
         or not _PLAIN.issuperset(map(type, tensors))
+        or (tensors[0] is not None and tensors[0].is_meta)
     )
 
 
-def exports_to_onnx() -> bool:
-    """Whether ``torch.onnx.export`` is tracing: ONNX has standard operators only."""
-    return bool(torch.onnx.is_in_onnx_export())
+def needs_standard_operators() -> bool:
+    """Whether somebody is at work who knows standard operators only.
+
+    ONNX and TorchScript have none of ours. For ``torch.func``'s transforms and forward-mode differentiation an
+    operator defined in Python has no rules: torch would leave tangents out.
+    """
+    return bool(
+        torch.onnx.is_in_onnx_export()
+        or torch.jit.is_tracing()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def refuse_forward_mode(op: str) -> None:
+    """What torch's operator cannot do, and torch does not notice.
+
+    Raises:
+        NotImplementedError: forward-mode differentiation is at work.
+    """
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"torch.ops.convattn.{op} has no forward-mode derivative; call convattn.ops, which has one"
+        )
 
 
 _onednn = torch.backends.mkldnn.is_available()
@@ -182,15 +293,27 @@ def triton_takes_tiles() -> bool:
     return torch.version.hip is None
 
 
-def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+def autocast(*tensors: Any) -> tuple[Any, ...]:
     """The tensors in the dtype that ``torch.autocast`` asks for, as a convolution's would be; float64 stays."""
+    dtype = _autocast_dtype(tensors[0])
+    if dtype is None:
+        return tensors
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+    )
+
+
+def is_autocast_to(dtype: torch.dtype, x: Tensor) -> bool:
+    """Whether ``torch.autocast`` made a map what it is, of that dtype."""
+    return x.dtype == dtype and _autocast_dtype(x) == dtype
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
     if not torch._C._is_any_autocast_enabled():
-        return tensors
-    device_type = tensors[0].device.type
-    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
-        return tensors
-    dtype = torch.get_autocast_dtype(device_type)
-    return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+        return None
+    device_type = x.device.type
+    enabled = device_type != "meta" and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if enabled else None
 
 
 def working_set_bytes(device: torch.device) -> int:

@@ -208,7 +208,7 @@ class Neighborhood:
             >>> far.on_map(5, 7)
             Neighborhood(offsets=((0, 0), (8, 1)), stride=(5, 7), border='reflect')
         """
-        return self if self.is_near else _on_map(self, height, width)
+        return self if self.is_near else _on_map(self, int(height), int(width))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""
@@ -257,9 +257,9 @@ class Neighborhood:
             return torch.where((positions >= 0) & (positions < size), positions, -1)
         if self.border == "replicate":
             return positions.clamp(0, size - 1)
-        period = max(2 * (size - 1), 1)
         # by a tensor: ONNX has no remainder by a size that is not known yet
-        folded = positions.remainder(torch.full_like(positions, period))
+        period = (torch.zeros_like(positions) + 2 * (size - 1)).clamp(min=1)
+        folded = positions.remainder(period)
         return torch.minimum(folded, period - folded)
 
     def reach(self, axis: int) -> tuple[int, int]:
@@ -305,6 +305,19 @@ def _on_map(nbhd: Neighborhood, height: int, width: int) -> Neighborhood:
     rows, columns = (_brought_near(nbhd, axis, size) for axis, size in ((0, height), (1, width)))
     stride = near_step(nbhd.stride[0], height), near_step(nbhd.stride[1], width)
     return Neighborhood(tuple((rows[dy], columns[dx]) for dy, dx in nbhd.offsets), stride, nbhd.border)
+
+
+def clamp_size(size: int, low: int, high: int | None = None) -> int:
+    """A size between bounds; it may be symbolic, as under ``torch.export``, or a tensor, as under ``torch.jit.trace``.
+
+    Example:
+        >>> clamp_size(7, 1, 5), clamp_size(0, 1)
+        (5, 1)
+    """
+    if isinstance(size, Tensor):
+        return size.clamp(low, high)
+    size = torch.sym_max(size, low)
+    return size if high is None else torch.sym_min(size, high)  # type: ignore[no-any-return]
 
 
 def near_step(step: int, size: int) -> int:

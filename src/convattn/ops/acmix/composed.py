@@ -11,16 +11,19 @@ from torch import Tensor
 
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.acmix.inputs import AcmixInputs, coordinates, linear_position
-from convattn.ops.attend import attend
-from convattn.ops.group_convolution import group_convolution
+from convattn.ops.attend import operator as attend_operator
+from convattn.ops.attend.inputs import AttendInputs
+from convattn.ops.group_convolution import operator as group_operator
+from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 
 
 def acmix(x: AcmixInputs) -> Tensor:
     """See :func:`convattn.ops.acmix`."""
     qkv = F.conv2d(x.x, x.projection_weight, x.projection_bias)
     q, k, v = _heads_of(x, qkv)
-    attention = attend(q, k, v, x.nbhd, num_heads=x.num_heads)
-    convolution = group_convolution(qkv, x.weight.to(qkv.dtype), stride=x.nbhd.stride, dilation=x.dilation)
+    attention = attend_operator.apply(AttendInputs(q, k, v, None, None, x.nbhd, x.num_heads, x.softmax_scale))
+    steps = (*x.nbhd.stride, *x.dilation)
+    convolution = group_operator.apply(GroupConvolutionInputs(qkv, x.weight.to(qkv.dtype), None, steps))
     out = attention * x.scale[:, None, None].to(qkv.dtype) + convolution
     if x.bias is not None:
         out = out + x.bias[:, None, None].to(qkv.dtype)
@@ -36,25 +39,31 @@ def _heads_of(x: AcmixInputs, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.nbhd.centres(q), k, v
 
 
-def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of :attr:`AcmixInputs.tensors`; an empty tensor for one that is not there."""
-    ops = torch.ops.convattn
+def acmix_and_kept(x: AcmixInputs) -> tuple[Tensor, Tensor]:
+    """The output and, where they are kept, q, k and v."""
+    if not x.keep:
+        return acmix(x), x.x.new_empty(0)
+    qkv = F.conv2d(x.x, x.projection_weight, x.projection_bias)
+    return acmix(x), qkv.contiguous(memory_format=torch.channels_last)
+
+
+def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`AcmixInputs.tensors`."""
     grad = grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad
     qkv = F.conv2d(x.x, x.projection_weight, x.projection_bias)
     q, k, v = _heads_of(x, qkv)
-    offsets, stride = [value for offset in x.nbhd.offsets for value in offset], list(x.nbhd.stride)
-    options = (offsets, stride, x.nbhd.border, x.num_heads, x.softmax_scale, "auto")
-    attention = ops.attend(q, k, v, None, None, *options)
+    inputs = AttendInputs(q, k, v, None, None, x.nbhd, x.num_heads, x.softmax_scale)
+    attention = attend_operator.apply(inputs)
     scaled = grad * x.scale[:, None, None].to(grad.dtype)
-    dq, dk, dv, _, _ = ops.attend_backward(scaled, q, k, v, None, None, *options)
+    dq, dk, dv, _, _ = attend_operator.first_derivative(scaled, inputs)
     dscale = (grad * attention).sum((0, 2, 3), dtype=accumulation_dtype(grad.dtype))
-    steps = [*stride, *x.dilation]
-    dqkv, dweight = ops.group_convolution_backward(grad, qkv, x.weight.to(qkv.dtype), steps, "auto")
+    convolution = GroupConvolutionInputs(qkv, x.weight.to(qkv.dtype), None, (*x.nbhd.stride, *x.dilation))
+    dqkv, dweight, _ = group_operator.first_derivative(grad, convolution)
     step_y, step_x = x.nbhd.stride
     dqkv[:, : x.channels, ::step_y, ::step_x] += dq
     dqkv[:, x.channels :] += torch.cat([dk, dv], 1)
     dx, dprojection, dprojection_bias = project_backward(dqkv, x)
-    found = (
+    return (
         dx,
         dprojection,
         dprojection_bias,
@@ -63,18 +72,15 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
         dscale.sum(0, keepdim=True) if x.scale.shape[0] == 1 else dscale,
         grad.sum((0, 2, 3)),
     )
-    return tuple(
-        x.x.new_empty(0) if d is None or t is None else d.to(t.dtype) for d, t in zip(found, x.tensors, strict=True)
-    )
 
 
-def _position_gradient(x: AcmixInputs, dk: Tensor) -> Tensor:
+def _position_gradient(x: AcmixInputs, dk: Tensor) -> Tensor | None:
     if x.position is None:
-        return dk.new_empty(0)
+        return None
     total = dk.float() if dk.dtype in (torch.float16, torch.bfloat16) else dk
     total = total.unflatten(1, (x.num_heads, -1)).sum((0, 1))
     along = (total.sum(1) @ coordinates(total.shape[2], total), total.sum(2) @ coordinates(total.shape[1], total))
-    return -torch.stack(along, 1).to(x.position.dtype)
+    return -torch.stack(along, 1)
 
 
 def project_backward(dqkv: Tensor, x: AcmixInputs, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,7 @@ class AcmixInputs(NamedTuple):
     num_heads: int
     dilation: tuple[int, int]
     activation: str
+    keep: bool = False
 
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
@@ -73,10 +74,24 @@ class AcmixInputs(NamedTuple):
             self.bias,
         )
 
-    def as_gradients(self, found: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-        """Gradients of :attr:`tensors` in their dtypes; an empty tensor for one that is not there."""
-        pairs = zip(found, self.tensors, strict=True)
-        return tuple(self.x.new_empty(0) if d is None or t is None else d.to(t.dtype) for d, t in pairs)
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype, device and memory layout the output has."""
+        return self.x
+
+    @property
+    def kept_shape(self) -> tuple[int, ...]:
+        """Of q, k and v in one map, which training may keep; ``[0]`` where they are not kept."""
+        return (self.x.shape[0], 3 * self.channels, *self.x.shape[2:]) if self.keep else (0,)
+
+    def saved(self, out: Tensor, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """What the backward needs of the outputs."""
+        return (out if self.activation == "relu" else out.new_empty(0)), qkv
+
+    def check_saved(self, out: Tensor, qkv: Tensor) -> None:
+        """Raise ``ValueError`` where they are not what :meth:`saved` gives."""
+        check_table("out", out, self.x, self.output_shape, *([] if self.activation == "relu" else [(0,)]))
+        check_table("qkv", qkv, self.x, self.kept_shape, (0,))
 
     @property
     def softmax_scale(self) -> float:
@@ -91,8 +106,8 @@ class AcmixInputs(NamedTuple):
 
 def coordinates(size: int, like: Tensor) -> Tensor:
     """``linspace(-1, 1, size)``, spelled so that an exported size stays free; a single pixel lies at -1."""
-    steps = torch.sym_max(size - 1, 1)
-    return torch.arange(size, device=like.device, dtype=like.dtype).mul(2).div(steps).sub(1)  # type: ignore[arg-type]
+    places = torch.arange(size, device=like.device, dtype=like.dtype)
+    return places.mul(2).div(places[-1:].clamp(min=1)).sub(1)
 
 
 def linear_position(weight: Tensor, height: int, width: int) -> Tensor:

@@ -51,12 +51,12 @@ def keeps_projection(x: AcmixInputs) -> bool:
     return x.x.shape[-2] * x.x.shape[-1] <= KEPT_PIXELS * x.channels
 
 
-def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
+def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
     scale = x.scale.float().expand(x.channels).contiguous()
     tables = (_float(x.position), scale, _float(x.weight), _float(x.bias))
     out = _channels_last_empty(x.output_shape, x.x.dtype)
-    qkv = _project(x, _ALL) if keep else None
+    qkv = _project(x, _ALL) if x.keep else None
     for part in _chunks(x, CHUNK_BYTES):
         maps = _project(x, part) if qkv is None else qkv[part]
         target = _of(out, part).float()
@@ -67,8 +67,8 @@ def acmix(x: AcmixInputs, keep: bool) -> tuple[Tensor, Tensor]:
     return out, x.x.new_empty(0) if qkv is None else qkv
 
 
-def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of :attr:`AcmixInputs.tensors`; an empty tensor for one that is not there."""
+def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`AcmixInputs.tensors`."""
     if x.scale.shape[0] != 1:
         return composed.acmix_backward(grad, x, out, qkv)
     grad = grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad
@@ -95,7 +95,7 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
         dprojection = dw if dprojection is None else dprojection.add_(dw)
         dprojection_bias = db if dprojection_bias is None or db is None else dprojection_bias.add_(db)
         del maps, arguments
-    found = (
+    return (
         dx,
         torch.zeros_like(x.projection_weight) if dprojection is None else dprojection,
         dprojection_bias
@@ -105,9 +105,6 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
         dweight.sum(0),
         dscale.sum().reshape(1),
         None if x.bias is None else grad.sum((0, 2, 3), dtype=torch.float32),
-    )
-    return tuple(
-        x.x.new_empty(0) if d is None or t is None else d.to(t.dtype) for d, t in zip(found, x.tensors, strict=True)
     )
 
 

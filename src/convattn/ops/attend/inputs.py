@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -10,8 +10,7 @@ from convattn.ops._checks import check_heads, check_map, check_output_map, check
 from convattn.ops.neighborhood import Neighborhood
 
 
-@dataclass(frozen=True, eq=False)
-class AttendInputs:
+class AttendInputs(NamedTuple):
     """Arguments of :func:`convattn.ops.attend`; see there for shapes."""
 
     q: Tensor
@@ -26,7 +25,17 @@ class AttendInputs:
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """The tensor arguments, in order."""
-        return self.q, self.k, self.v, self.bias, self.key_offsets
+        return self[:5]
+
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype, device and memory layout the output has."""
+        return self.q
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``[B, C, ceil(H/s), ceil(W/s)]``."""
+        return tuple(self.q.shape)
 
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
@@ -50,7 +59,7 @@ class AttendInputs:
         """The same with no offset or stride far beyond the map."""
         if self.nbhd.is_near:
             return self
-        return replace(self, nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
+        return self._replace(nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
 
     def vectors(self, like: Tensor) -> Tensor | None:
         """``key_offsets`` for every head ``[N, K, d]`` in the dtype of ``like``."""

@@ -7,20 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops._layout import convolution_dtype
-
-Steps = tuple[int, ...]
-"""Strides of rows and columns, then dilations."""
+from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 
 
-def group_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
-    """See :func:`convattn.ops.group_convolution`."""
-    maps, kernel, options = _grouped(x, weight, steps)
-    return F.conv2d(maps, kernel, None if bias is None else bias.to(maps.dtype), *options).to(x.dtype)
+def group_convolution(x: GroupConvolutionInputs) -> Tensor:
+    """See :func:`convattn.ops.group_convolution`; made of differentiable operators that ONNX has too."""
+    maps, kernel, options = _grouped(x)
+    return F.conv2d(maps, kernel, None if x.bias is None else x.bias.to(maps.dtype), *options).to(x.x.dtype)
 
 
-def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight."""
-    maps, kernel, (stride, padding, dilation, groups) = _grouped(x, weight, steps)
+def group_convolution_backward(grad: Tensor, x: GroupConvolutionInputs) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`GroupConvolutionInputs.tensors`."""
+    maps, kernel, (stride, padding, dilation, groups) = _grouped(x)
     dmaps, dkernel, _ = torch.ops.aten.convolution_backward(
         grad.to(maps.dtype),
         maps,
@@ -34,22 +32,22 @@ def group_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, steps: S
         groups,
         [True, True, False],
     )
-    inputs, _, _, outputs, _ = weight.shape
+    inputs, _, _, outputs, _ = x.weight.shape
     dx = dmaps.unflatten(1, (groups, inputs)).transpose(1, 2).flatten(1, 2)
-    return dx.to(x.dtype), dkernel.unflatten(0, (groups, outputs)).permute(2, 3, 4, 1, 0)
+    dweight = dkernel.unflatten(0, (groups, outputs)).permute(2, 3, 4, 1, 0)
+    return dx, dweight, None if x.bias is None else grad.sum((0, 2, 3))
 
 
-def _grouped(
-    x: Tensor, weight: Tensor, steps: Steps
-) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
+def _grouped(x: GroupConvolutionInputs) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
     """Maps and weights group by group, and what ``conv2d`` takes after the bias.
 
     The kernel lies in order: of a permuted one torch may find a wrong gradient, or none.
     """
+    weight, steps = x.weight, x.steps
     inputs, groups = weight.shape[0], weight.shape[4]
-    maps = x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
+    maps = x.x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
     stride, dilation = list(steps[:2]), list(steps[2:])
     padding = [step * (int(size) // 2) for step, size in zip(dilation, weight.shape[1:3], strict=True)]
-    dtype = convolution_dtype(x)
+    dtype = convolution_dtype(x.x)
     kernel = weight.to(dtype).permute(4, 3, 0, 1, 2).flatten(0, 1).contiguous()
     return maps.to(dtype), kernel, (stride, padding, dilation, groups)

@@ -7,43 +7,39 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._abi import GroupConv, call, map_of
+from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 
 
-def not_supported_reasons(
-    x: Tensor | None = None, weight: Tensor | None = None, steps: tuple[int, ...] = (1, 1, 1, 1)
-) -> list[str]:
+def not_supported_reasons(x: GroupConvolutionInputs | None = None) -> list[str]:
     """Why the kernels cannot run here, or not on these inputs."""
-    reasons = _dispatch.native_reasons(x, weight)
-    if weight is not None and tuple(weight.shape[1:3]) != (3, 3):
-        reasons.append(f"needs a 3x3 kernel, got {list(weight.shape[1:3])}")
-    if steps not in ((1, 1, 1, 1), (2, 2, 1, 1)):
-        reasons.append(f"needs stride 1 or 2 without dilation, got stride {steps[:2]}, dilation {steps[2:]}")
+    if x is None:
+        return _dispatch.native_reasons()
+    reasons = _dispatch.native_reasons(*x.tensors)
+    if tuple(x.weight.shape[1:3]) != (3, 3):
+        reasons.append(f"needs a 3x3 kernel, got {list(x.weight.shape[1:3])}")
+    if tuple(x.steps) not in ((1, 1, 1, 1), (2, 2, 1, 1)):
+        reasons.append(f"needs stride 1 or 2 without dilation, got stride {x.steps[:2]}, dilation {x.steps[2:]}")
     return reasons
 
 
-def group_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, steps: tuple[int, ...]) -> Tensor:
+def group_convolution(x: GroupConvolutionInputs) -> Tensor:
     """See :func:`convattn.ops.group_convolution`."""
-    maps, stride = _channels_next(x), steps[0]
-    size = ((length - 1) // stride + 1 for length in x.shape[2:])
-    out = torch.empty(
-        (x.shape[0], weight.shape[3] * weight.shape[4], *size), memory_format=torch.channels_last, dtype=torch.float32
-    )
-    tables = (_float(weight), None if bias is None else _float(bias))
-    call("convattn_group_conv_forward", _geometry(maps, weight, stride), map_of(maps), *tables, map_of(out))
-    return out.to(x.dtype)
+    maps, weight = _channels_next(x.x), x.weight
+    out = torch.empty(x.output_shape, memory_format=torch.channels_last, dtype=torch.float32)
+    tables = (_float(weight), None if x.bias is None else _float(x.bias))
+    call("convattn_group_conv_forward", _geometry(maps, weight, x.steps[0]), map_of(maps), *tables, map_of(out))
+    return out.to(x.x.dtype)
 
 
-def group_convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, steps: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight."""
-    maps, dout = _channels_next(x), _channels_next(grad)
+def group_convolution_backward(grad: Tensor, x: GroupConvolutionInputs) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`GroupConvolutionInputs.tensors`."""
+    maps, dout = _channels_next(x.x), _channels_next(grad)
     dx = torch.empty(maps.shape, memory_format=torch.channels_last)
-    geometry = _geometry(maps, weight, steps[0])
-    dweight = torch.zeros((geometry.threads, *weight.shape), dtype=torch.float64)
-    arguments = (map_of(maps), _float(weight), map_of(dout), map_of(dx), dweight)
+    geometry = _geometry(maps, x.weight, x.steps[0])
+    dweight = torch.zeros((geometry.threads, *x.weight.shape), dtype=torch.float64)
+    arguments = (map_of(maps), _float(x.weight), map_of(dout), map_of(dx), dweight)
     call("convattn_group_conv_backward", geometry, *arguments)
-    return dx.to(x.dtype), dweight.sum(0)
+    return dx, dweight.sum(0), None if x.bias is None else grad.sum((0, 2, 3))
 
 
 def _geometry(x: Tensor, weight: Tensor, stride: int) -> GroupConv:

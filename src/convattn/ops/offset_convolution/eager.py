@@ -9,18 +9,20 @@ from torch import Tensor
 
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.offset_convolution.inputs import OffsetConvolutionInputs
 
 OFFSETS_AT_ONCE = 8
 """Enough for large products; a map is held for each, and sums of fewer terms round less."""
 
 
-def offset_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, nbhd: Neighborhood) -> Tensor:
+def offset_convolution(x: OffsetConvolutionInputs) -> Tensor:
     """See :func:`convattn.ops.offset_convolution`; made of differentiable operators that ONNX has too."""
-    nbhd = nbhd.on_map(x.shape[2], x.shape[3])
-    out = _at_centres(x, weight, nbhd) if nbhd.offsets == ((0, 0),) else _at_offsets(x, weight, nbhd)
-    size = (x.shape[0], *nbhd.output_size(x.shape[2], x.shape[3]))
+    x = x.on_its_map()
+    of_offsets = _at_centres if x.nbhd.offsets == ((0, 0),) else _at_offsets
+    out = of_offsets(x.x, x.weight, x.nbhd)
+    size = (x.x.shape[0], *x.nbhd.output_size(x.x.shape[2], x.x.shape[3]))
     assembled = out.permute(1, 0, 2).flatten(1).unflatten(0, size).permute(0, 3, 1, 2)
-    return assembled if bias is None else assembled + bias.to(x.dtype)[:, None, None]
+    return assembled if x.bias is None else assembled + x.bias.to(x.x.dtype)[:, None, None]
 
 
 def _at_centres(x: Tensor, weight: Tensor, nbhd: Neighborhood) -> Tensor:
@@ -42,21 +44,21 @@ def _at_offsets(x: Tensor, weight: Tensor, nbhd: Neighborhood) -> Tensor:
     return reduce(torch.add, map(products, range(0, len(nbhd), OFFSETS_AT_ONCE)))
 
 
-def offset_convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, nbhd: Neighborhood) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight, offset by offset, so that no map is held for each."""
-    size, dtype = x.shape[2:], accumulation_dtype(x.dtype)
-    blocks, inputs = weight.shape[0], x.shape[1]
+def offset_convolution_backward(grad: Tensor, inputs: OffsetConvolutionInputs) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`OffsetConvolutionInputs.tensors`, offset by offset, so that no map is held for each."""
+    x, weight, bias, nbhd = inputs
+    size, dtype, blocks, inner = x.shape[2:], accumulation_dtype(x.dtype), weight.shape[0], x.shape[1]
     padded = nbhd.pad(x.to(dtype))
     dpadded, dweight = torch.zeros_like(padded), torch.empty(weight.shape, dtype=dtype, device=weight.device)
     toward = grad.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)  # [B * Ho * Wo, G * V]
     views = zip(nbhd.views(padded, *size), nbhd.views(dpadded, *size), strict=True)
     for d, (seen, dseen) in enumerate(views):
-        rows = slice(d * inputs, (d + 1) * inputs)
+        rows = slice(d * inner, (d + 1) * inner)
         products = seen.permute(1, 0, 2, 3).flatten(1) @ toward
         dweight[:, rows] = products.unflatten(1, (blocks, -1)).transpose(0, 1)
         from_outputs = toward @ weight[:, rows].to(dtype).transpose(1, 2).flatten(0, 1)
         dseen += from_outputs.unflatten(0, (x.shape[0], *dseen.shape[2:])).permute(0, 3, 1, 2)
-    return nbhd.unpad(dpadded, *size).to(x.dtype), dweight.to(weight.dtype)
+    return nbhd.unpad(dpadded, *size), dweight, None if bias is None else grad.sum((0, 2, 3))
 
 
 def _places(nbhd: Neighborhood, x: Tensor, padded_width: int) -> Tensor:

@@ -132,13 +132,11 @@ def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:
     return _assembled(((part, [part.output()]) for part in _parts(x, FORWARD_MAPS)), [x.q])[0]
 
 
-def pixel_shift_attention_backward(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor, ...]:
-    """Gradients of :attr:`PixelShiftInputs.tensors`; an empty tensor for one that is not there."""
+def pixel_shift_attention_backward(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`PixelShiftInputs.tensors`."""
     dtype = accumulation_dtype(x.q.dtype)
     dweight = torch.zeros_like(x.weight, dtype=dtype)
     dbias = None if x.bias is None else torch.zeros_like(x.bias, dtype=dtype)
     made = ((part, part.gradients(grad, dweight, dbias)) for part in _parts(x, BACKWARD_MAPS))
     dq, dk, *dv = _assembled(made, [t for t in (x.q, x.k, x.v) if t is not None])
-    found = (dq, dk, dv[0] if dv else None, dweight, dbias)
-    pairs = zip(found, x.tensors, strict=True)
-    return tuple(x.q.new_empty(0) if d is None or t is None else d.to(t.dtype) for d, t in pairs)
+    return dq, dk, dv[0] if dv else None, dweight, dbias

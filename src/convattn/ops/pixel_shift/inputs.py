@@ -26,6 +26,16 @@ class PixelShiftInputs(NamedTuple):
         """The tensor arguments, in order."""
         return self[:5]
 
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype, device and memory layout the output has."""
+        return self.q
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``[B, C, ceil(H/s), ceil(W/s)]``."""
+        return tuple(self.q.shape)
+
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
         q, k, v = self.q, self.k, self.v

@@ -5,14 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
 from convattn.ops._abi import call, geometry_of, map_of
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
-
-
-def not_supported_reasons(x: PixelShiftInputs | None = None) -> list[str]:
-    """Why the kernels cannot run here, or not on these inputs."""
-    return _dispatch.native_offset_reasons(*(() if x is None else (x.nbhd, x.q, x.k)))
 
 
 def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:

@@ -1,0 +1,152 @@
+"""``correlate``, ``aggregate`` and ``scatter`` as operators: each one's gradients are the other two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from convattn.ops import _portable
+from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_weights
+from convattn.ops._operator import Operator
+from convattn.ops.neighborhood import Neighborhood
+
+
+class CorrelateInputs(NamedTuple):
+    """Arguments of :func:`convattn.ops.correlate`; see there for shapes."""
+
+    q: Tensor
+    k: Tensor
+    nbhd: Neighborhood
+    num_heads: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensor arguments, in order."""
+        return self[:2]
+
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype and device the output has."""
+        return self.q
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``[B, N, K, ceil(H/s), ceil(W/s)]``."""
+        return (self.q.shape[0], self.num_heads, len(self.nbhd), *self.q.shape[2:])
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        q, k = self.q, self.k
+        check_map("q", q)
+        check_map("k", k)
+        check_same("q", q, "k", k)
+        check_heads(k.shape[1], self.num_heads)
+        check_output_map("q", q, self.nbhd, k.shape[2], k.shape[3])
+        if q.shape[:2] != k.shape[:2]:
+            raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+
+    def on_its_map(self) -> CorrelateInputs:
+        """The same with no offset or stride far beyond the map."""
+        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
+
+
+class AggregateInputs(NamedTuple):
+    """Arguments of :func:`convattn.ops.aggregate`; see there for shapes."""
+
+    weights: Tensor
+    v: Tensor
+    nbhd: Neighborhood
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensor arguments, in order."""
+        return self[:2]
+
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype, device and memory layout the output has."""
+        return self.v
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``[B, C, ceil(H/s), ceil(W/s)]``."""
+        return (*self.v.shape[:2], *self.weights.shape[3:])
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        check_map("v", self.v)
+        check_same("weights", self.weights, "v", self.v)
+        check_weights(self.weights, self.v, self.nbhd)
+        check_output_map("weights", self.weights, self.nbhd, self.v.shape[2], self.v.shape[3])
+
+    def on_its_map(self) -> AggregateInputs:
+        """The same with no offset or stride far beyond the map."""
+        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(self.v.shape[2], self.v.shape[3]))
+
+
+class ScatterInputs(NamedTuple):
+    """Arguments of :func:`convattn.ops.scatter`; see there for shapes."""
+
+    weights: Tensor
+    u: Tensor
+    nbhd: Neighborhood
+    size: tuple[int, int]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensor arguments, in order."""
+        return self[:2]
+
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype, device and memory layout the output has."""
+        return self.u
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``[B, C, H, W]``."""
+        return (*self.u.shape[:2], *self.size)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        weights, u = self.weights, self.u
+        check_map("u", u)
+        check_same("weights", weights, "u", u)
+        check_weights(weights, u, self.nbhd)
+        if len(self.size) != 2:
+            raise ValueError(f"size must be (H, W), got {tuple(self.size)}")
+        check_output_map("weights", weights, self.nbhd, *self.size)
+        check_output_map("u", u, self.nbhd, *self.size)
+
+    def on_its_map(self) -> ScatterInputs:
+        """The same with no offset or stride far beyond the map."""
+        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(*self.size))
+
+
+def _correlate_backward(
+    grad: Tensor, x: CorrelateInputs, needed: Sequence[bool], backend: str
+) -> tuple[Tensor | None, ...]:
+    size = (x.k.shape[2], x.k.shape[3])
+    dq = aggregate.apply(AggregateInputs(grad, x.k, x.nbhd), backend) if needed[0] else None
+    return dq, scatter.apply(ScatterInputs(grad, x.q, x.nbhd, size), backend) if needed[1] else None
+
+
+def _aggregate_backward(
+    grad: Tensor, x: AggregateInputs, needed: Sequence[bool], backend: str
+) -> tuple[Tensor | None, ...]:
+    heads, size = x.weights.shape[1], (x.v.shape[2], x.v.shape[3])
+    dweights = correlate.apply(CorrelateInputs(grad, x.v, x.nbhd, heads), backend) if needed[0] else None
+    return dweights, scatter.apply(ScatterInputs(x.weights, grad, x.nbhd, size), backend) if needed[1] else None
+
+
+def _scatter_backward(grad: Tensor, x: ScatterInputs, needed: Sequence[bool], backend: str) -> tuple[Tensor | None, ...]:
+    heads = x.weights.shape[1]
+    dweights = correlate.apply(CorrelateInputs(x.u, grad, x.nbhd, heads), backend) if needed[0] else None
+    return dweights, aggregate.apply(AggregateInputs(x.weights, grad, x.nbhd), backend) if needed[1] else None
+
+
+correlate = Operator("correlate", CorrelateInputs, _portable.correlate, _correlate_backward)
+aggregate = Operator("aggregate", AggregateInputs, _portable.aggregate, _aggregate_backward)
+scatter = Operator("scatter", ScatterInputs, _portable.scatter, _scatter_backward)

@@ -1,0 +1,52 @@
+"""What every implementation of ``offset_convolution`` is given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from convattn.ops._checks import check_map, check_same, check_table
+from convattn.ops.neighborhood import Neighborhood
+
+
+class OffsetConvolutionInputs(NamedTuple):
+    """Arguments of :func:`convattn.ops.offset_convolution`; see there for shapes."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    nbhd: Neighborhood
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensor arguments, in order."""
+        return self[:3]
+
+    @property
+    def map(self) -> Tensor:
+        """The map whose dtype, device and memory layout the output has."""
+        return self.x
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``[B, G * V, ceil(H/s), ceil(W/s)]``."""
+        size = self.nbhd.output_size(self.x.shape[2], self.x.shape[3])
+        return self.x.shape[0], self.weight.shape[0] * self.weight.shape[2], *size
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where they do not fit together."""
+        x, weight = self.x, self.weight
+        check_map("x", x)
+        check_same("x", x, "weight", weight)
+        rows = len(self.nbhd) * x.shape[1]
+        if weight.dim() != 3 or weight.shape[1] != rows or not weight.numel():
+            raise ValueError(
+                f"weight must be [G, {rows}, V], a row for each of {len(self.nbhd)} offsets and {x.shape[1]} channels, "
+                f"got {list(weight.shape)}"
+            )
+        check_table("bias", self.bias, x, (weight.shape[0] * weight.shape[2],), holds="one number an output channel")
+
+    def on_its_map(self) -> OffsetConvolutionInputs:
+        """The same with no offset or stride far beyond the map."""
+        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(self.x.shape[2], self.x.shape[3]))
