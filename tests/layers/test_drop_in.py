@@ -1,10 +1,13 @@
 """Wherever the convolution worked, its replacement works."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from convattn import ACmix, LocalAttention2d, ShiftConv2d
+from convattn import ACmix, LocalAttention2d, ShiftConv2d, ops
+from convattn.ops import _native
 from tests.layers.drop_in import DropIn, check_compiled
 
 LAYERS = {
@@ -24,6 +27,38 @@ def make(request):
 
 class TestDropIn(DropIn):
     """With the contract of every operator."""
+
+
+def grouped(*args, **options):
+    layer = ACmix(*args, num_heads=2, **options)
+    layer.reparameterize("grouped")
+    return layer.requires_grad_()
+
+
+KERNELS = {
+    "acmix": (partial(ACmix, num_heads=2), "acmix"),
+    "acmix-grouped": (grouped, "acmix"),
+    "acmix-table": (partial(ACmix, num_heads=2, position="table"), "attend"),
+    "local": (partial(LocalAttention2d, num_heads=2, position="linear"), "attend"),
+}
+
+
+class TestDropInOfTheKernels(DropIn):
+    """The same on shapes that the kernels for windows serve: 16 channels a head."""
+
+    channels = (5, 32)
+
+    @pytest.fixture(params=KERNELS, ids=str)
+    def make(self, request):
+        torch.manual_seed(0)
+        return KERNELS[request.param][0]
+
+    @pytest.mark.skipif(bool(_native.reasons()), reason=f"no CPU kernels here: {_native.reasons()}")
+    @pytest.mark.parametrize(("layer", "op"), KERNELS.values(), ids=KERNELS)
+    def test_they_run(self, layer, op):
+        with ops.backend("native") as use:
+            layer(*self.channels)(torch.randn(1, 5, 7, 7))
+        assert op in use.ops
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])

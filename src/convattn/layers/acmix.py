@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input, is_hooked
+from convattn.layers._checks import check_channels, check_division, is_hooked
+from convattn.layers._drop_in import takes_maps
 from convattn.layers.attention import LinearPosition, LocalAttention, PositionKind
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
 from convattn.layers.reparameterized import FormChoice, Parts, ReparameterizedACmix, fold
@@ -174,11 +175,9 @@ class ACmix(nn.Module):
         self.mix = PathMix(mix, device=device, dtype=dtype)
         self.reparameterized: ReparameterizedACmix | None = None
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         if self.reparameterized is not None:
             return self.reparameterized(x)
         attention = self._attention_of_the_kernel(x)
@@ -314,9 +313,7 @@ class LocalAttention2d(nn.Module):
             dtype=dtype,
         )
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         return self.attention(*self.projection(x).chunk(3, 1))

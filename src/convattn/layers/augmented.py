@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_input, check_odd
+from convattn.layers._checks import check_channels, check_odd
+from convattn.layers._drop_in import takes_maps
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -181,11 +182,9 @@ class AugmentedConv2d(nn.Module):
             if table is not None:
                 nn.init.normal_(table, std=table.shape[1] ** -0.5)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         attention = self._attention(x)
         return attention if self.convolution is None else torch.cat([self.convolution(x), attention], 1)
 

@@ -11,7 +11,8 @@ from timm.layers.halo_attn import HaloAttn
 from timm.layers.lambda_layer import LambdaLayer
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.layers._checks import check_channels, check_division
+from convattn.layers._drop_in import takes_maps
 from convattn.layers._pooling import average_pool
 from convattn.layers.augmented import attend_everywhere
 from convattn.ops.neighborhood import IntPair, as_pair
@@ -78,11 +79,9 @@ class BottleneckAttention2d(BottleneckAttn):
         self.to(device=device, dtype=dtype)  # not every timm >= 1.0.21 takes them
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, as_pair(stride, "stride")
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         q, k, v = self.qkv(x).chunk(3, 1)
         tables = (self.pos_embed.height_rel, self.pos_embed.width_rel)
         return average_pool(attend_everywhere(q, k, v, tables, self.num_heads), self.stride)
@@ -144,11 +143,9 @@ class TimmOperator2d(nn.Module):
         check_division(out_channels, options.get("num_heads", 8 if kind == "halo" else 4))
         self.operator = layer(in_channels, out_channels, **options).to(device=device, dtype=dtype)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         height, width = x.shape[-2:]
         block = self.operator.block_size if isinstance(self.operator, HaloAttn) else 1
         filled: Tensor = self.operator(F.pad(x, (0, -width % block, 0, -height % block)))

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input, check_odd
+from convattn.layers._checks import check_channels, check_division, check_odd
+from convattn.layers._drop_in import takes_maps
 from convattn.ops import one_hot_kernel, shift_aggregate
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -208,11 +209,9 @@ class ShiftConv2d(nn.Module):
             bound = (self.in_channels * self.kernel_size[0] * self.kernel_size[1]) ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C_out, ceil(H/s), ceil(W/s)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         projection = self.weight.flatten(2).transpose(1, 2).flatten(0, 1)[..., None, None]
         maps = F.conv2d(x, projection)
         out = shift_aggregate(

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_division
+from convattn.layers._drop_in import traced_as_one
 from convattn.layers.acmix import MixKind, PathMix
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
 from convattn.layers.reparameterized import PASS_SAVED, _exact, _parameter
 from convattn.ops import Neighborhood, group_convolution
+from convattn.ops._dispatch import is_exporting
 from convattn.ops.neighborhood import IntPair
 
 AttentionOutput: TypeAlias = Literal["heads", "projected"]
@@ -137,6 +139,7 @@ class SpatialReductionProjection(nn.Module):
             self.sr = nn.Conv2d(channels, channels, sr_ratio, sr_ratio, device=device, dtype=dtype)
             self.norm = nn.LayerNorm(channels, device=device, dtype=dtype)
 
+    @traced_as_one
     def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """``[B, p + H W, C]`` -> q ``[B, p + H W, C]``, k and v ``[B, p + ceil(H/r) ceil(W/r), C]``."""
         source = x
@@ -192,6 +195,7 @@ class SpatialReductionAttention(nn.Module):
             channels, num_heads=num_heads, output="projected", device=device, dtype=dtype
         )
 
+    @traced_as_one
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``[B, p + H W, C]`` and ``(H, W)`` -> ``[B, p + H W, C]``."""
         return self._attend(*self.projection(x, size))
@@ -259,6 +263,7 @@ class SpatialReductionACmix(SpatialReductionAttention):
         self.mix = PathMix(mix, device=device, dtype=dtype)
         self.reparameterized: ReducedForm | None = None
 
+    @traced_as_one
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``[B, p + H W, C]`` and ``(H, W)`` -> ``[B, p + H W, C]``."""
         q, k, v = self.projection(x, size)
@@ -270,7 +275,7 @@ class SpatialReductionACmix(SpatialReductionAttention):
         cells = ((size[0] + ratio - 1) // ratio, (size[1] + ratio - 1) // ratio)
         maps = [pad_to_multiple(as_map(q[:, prefix:], size), ratio)]
         maps += [as_map(tokens[:, prefix:], cells) for tokens in (k, v)]
-        if torch.compiler.is_exporting():  # regrouping the channels of a channels_last map would tie an exported size
+        if is_exporting():  # regrouping the channels of a channels_last map would tie an exported size
             maps = [x.contiguous() for x in maps]
         out = self.convolution(*maps)
         return as_tokens(_crop(out, size))
@@ -425,14 +430,14 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """
     bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in x.shape[-2:])
     # a comparison would tie an exported size to multiples or to all others
-    if multiple == 1 or not (torch.compiler.is_exporting() or bottom or right):
+    if multiple == 1 or not (is_exporting() or bottom or right):
         return x
     return F.pad(x, (0, right, 0, bottom))
 
 
 def _crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The first rows and columns of ``[B, C, H, W]``; by index where a slice would tie an exported size."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         rows, columns = (torch.arange(n, device=x.device) for n in size)
         return x.index_select(2, rows).index_select(3, columns)
     return x[:, :, : size[0], : size[1]]

@@ -7,7 +7,8 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_input, check_odd
+from convattn.layers._checks import check_channels, check_odd
+from convattn.layers._drop_in import takes_maps
 from convattn.layers._pooling import average_pool
 from convattn.ops import Neighborhood, aggregate
 from convattn.ops.neighborhood import IntPair
@@ -84,11 +85,9 @@ class Involution2d(nn.Module):
         )
         self.span = nn.Conv2d(hidden, self.groups * len(self.neighborhood), 1, device=device, dtype=dtype)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         kernels = self.span(self.reduce(average_pool(x, self.neighborhood.stride)))
         v = x if self.projection is None else self.projection(x)
         return aggregate(kernels.unflatten(1, (self.groups, -1)), v, self.neighborhood)

@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_input, check_odd
+from convattn.layers._checks import check_channels, check_odd
+from convattn.layers._drop_in import takes_maps
 from convattn.ops import Neighborhood, aggregate, correlate
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.neighborhood import IntPair
@@ -122,11 +123,9 @@ class LocalRelation2d(nn.Module):
         self.prior = GeometricPrior(kernel, self.groups, device=device, dtype=dtype)
         self.transform = nn.Conv2d(in_channels, out_channels, 1, bias=False, device=device, dtype=dtype)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         qk = self.projection(x)
         q, k = qk.to(accumulation_dtype(qk.dtype)).chunk(2, 1)
         logits = self._compose(self.neighborhood.centres(q), k)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input, check_odd, is_hooked
+from convattn.layers._checks import check_channels, check_division, check_odd, is_hooked
+from convattn.layers._drop_in import takes_maps
 from convattn.layers.reparameterized import batch_norm_line
 from convattn.ops import Neighborhood, aggregate
 from convattn.ops._dispatch import needs_standard_operators, runs_directly, working_set_bytes
@@ -306,11 +307,9 @@ class PatchwiseAttention2d(nn.Module):
         self.split = (self.attention.query_channels, self.attention.query_channels, out_channels)
         self.projection = nn.Conv2d(in_channels, sum(self.split), 1, device=device, dtype=dtype)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, H, W]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         return self.attention(*self.projection(x).split(self.split, 1))
 
 

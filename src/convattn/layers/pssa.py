@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.layers._checks import check_channels, check_division
+from convattn.layers._drop_in import takes_maps
 from convattn.layers.reparameterized import _exact, _parameter, batch_norm_line
 from convattn.ops import Neighborhood, offset_convolution, pixel_shift_attention
 from convattn.ops.neighborhood import IntPair, as_pair
@@ -109,11 +110,9 @@ class PSSA(nn.Module):
         if self.position is not None:
             nn.init.normal_(self.position, std=0.02)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         q, k, v = self.project(x)
         out = pixel_shift_attention(
             q, k, v, self.weight, self.neighborhood, num_heads=self.num_heads, bias=self.position

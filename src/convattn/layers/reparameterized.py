@@ -56,7 +56,7 @@ class Parts:
         if not plain or conv.padding not in (0, (0, 0), "valid", "same"):
             raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d of stride 1, got {conv}")
         replaced = [part for part in (conv, path) if any(map(has_own_forward, part.modules()))]
-        if replaced or type_before_parametrizations(conv).forward is not nn.Conv2d.forward:
+        if replaced or type_before_parametrizations(conv) is not nn.Conv2d:
             part = replaced[0] if replaced else conv
             raise TypeError(
                 f"reparameterize folds parameters, and the forward of {type(part).__name__} is not its own: "

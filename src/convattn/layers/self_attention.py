@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.layers._checks import check_channels, check_division
+from convattn.layers._drop_in import takes_maps
 from convattn.layers.global_attention import GlobalAttention
 from convattn.layers.reparameterized import _exact, _parameter
 from convattn.ops._layout import memory_format_of
@@ -58,11 +59,9 @@ class GlobalAttention2d(nn.Module):
         self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, bias=False, device=device, dtype=dtype)
         self.attention = GlobalAttention(out_channels, num_heads=num_heads, stride=stride)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         out: Tensor = self.attention(*self.projection(x).chunk(3, 1))
         return out.contiguous(memory_format=memory_format_of(x))
 

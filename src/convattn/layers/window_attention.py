@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_input
+from convattn.layers._checks import check_channels, check_division
+from convattn.layers._drop_in import takes_maps
 from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
 
 
@@ -109,7 +110,7 @@ class WindowAttention(nn.Module):
             moved and moved * clamp_size((size - 1) // window, 0, 1)
             for size, window, moved in zip((height, width), self.window_size, self.shift, strict=True)
         )
-        return cast(int, rows), cast(int, columns)
+        return rows, columns
 
     def position_bias(self) -> Tensor:
         """What is added to the logits of every window, ``[N, pixels, pixels]``; pixels row by row."""
@@ -193,14 +194,13 @@ class WindowAttention2d(WindowAttention):
             device=device,
             dtype=dtype,
         )
+        self.in_channels = channels
         self.qkv = nn.Linear(channels, 3 * channels, device=device, dtype=dtype)
         _start_linear(self.qkv)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``[B, C, H, W]`` -> ``[B, C, H, W]``; ``[C, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.channels)
         q, k, v = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).chunk(3, 1)
         return super().forward(q, k, v)
 

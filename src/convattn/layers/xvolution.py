@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_input, check_odd
+from convattn.layers._drop_in import takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
 from convattn.layers.involution import Involution2d
 from convattn.layers.pssa import PSSA, HeadCount, Reading, ShiftPosition, head_count
@@ -102,11 +103,9 @@ class MultiConvolution(nn.Module):
         self.dilated_norm: nn.Module | None = nn.BatchNorm2d(out_channels, **made)
         self.reparameterized: ReparameterizedXVolution | None = None
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         return self._convolve(x)
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -308,11 +307,9 @@ class XVolution(MultiConvolution):
         layer.origin = _origin(conv)
         return layer.train(conv.training)
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        check_input(x, self.in_channels)
         static, folded = self._convolve(x), self.reparameterized
         if folded is None:
             attention: Tensor = self.attention_norm(self.attention(self._centres(x, static)))

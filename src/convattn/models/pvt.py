@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convattn.layers._checks import check_rates
+from convattn.layers._drop_in import traced_as_one
 from convattn.layers.global_attention import (
     SpatialReductionACmix,
     SpatialReductionAttention,
@@ -101,8 +102,16 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, channels, patch_size, patch_size)
         self.norm = nn.LayerNorm(channels)
 
+    @traced_as_one
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """``[B, C_in, H, W]`` -> ``[B, h w, C]`` and ``(h, w)``, h = ceil(H/patch_size)."""
+        """``[B, C_in, H, W]`` -> ``[B, h w, C]`` and ``(h, w)``, h = ceil(H/patch_size).
+
+        Raises:
+            ValueError: an input of another shape.
+        """
+        if x.dim() != 4 or x.shape[1] != self.proj.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
+            expected = f"[B, {self.proj.in_channels}, H, W]"
+            raise ValueError(f"the images must be {expected} of a pixel at least, got {list(x.shape)}")
         x = self.proj(pad_to_multiple(x, self.patch_size))
         return self.norm(as_tokens(x)), (x.shape[2], x.shape[3])
 
@@ -265,7 +274,7 @@ class PVT(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``[B, in_chans, H, W]`` -> the last stage's tokens, normalised: ``[B, T, C]``, the class token first."""
-        tokens, size = self._first_stage(x)
+        tokens, size = self.stages[0](x)
         for before, stage in pairwise(self.stages):
             tokens, size = stage(before.pixels(tokens, size))
         return self.norm(tokens)
@@ -305,7 +314,7 @@ class PVT(nn.Module):
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         taken, last = feature_take_indices(len(self.stages), indices)
         maps: list[Tensor] = []
-        tokens, size = self._first_stage(x)
+        tokens, size = self.stages[0](x)
         stages = list(self.stages)
         for i, stage in enumerate(stages[: last + 1] if stop_early or intermediates_only else stages):
             if i > 0:
@@ -373,11 +382,6 @@ class PVT(nn.Module):
             (r"^norm", (99999,)),
         ]
         return {"stem": r"^stages\.0\.(?:patch_embed|pos_embed)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
-
-    def _first_stage(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if x.dim() != 4 or x.shape[1] != self.in_chans or x.shape[2] < 1 or x.shape[3] < 1:
-            raise ValueError(f"the images must be [B, {self.in_chans}, H, W] of a pixel at least, got {list(x.shape)}")
-        return self.stages[0](x)
 
 
 def _draw_linear(module: nn.Module) -> None:

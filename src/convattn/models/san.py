@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
+from convattn.layers._drop_in import traced_as_one
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.models._config import imagenet_cfg
 from convattn.ops._dispatch import runs_directly, working_set_bytes
@@ -73,6 +74,7 @@ class HalvingPool(nn.Module):
         torch.Size([1, 3, 2, 1])
     """
 
+    @traced_as_one
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, max(H // 2, 1), max(W // 2, 1)]``."""
         return F.max_pool2d(x, (1 if x.shape[2] == 1 else 2, 1 if x.shape[3] == 1 else 2))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from convattn.layers import ACmix
 from convattn.layers._checks import check_rates
+from convattn.layers._drop_in import takes_maps
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
 from convattn.models._config import imagenet_cfg
 from convattn.models.resnet import no_weight_decay
@@ -213,10 +214,9 @@ class RolledACmix(ACmix):
         super().__init__(channels, channels, attention=attention, **options)
         self._effective_shift = attention.effective_shift  # reparameterize() takes the attention away
 
+    @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, H, W]``; ``[C, H, W]`` likewise."""
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
         rows, columns = self._effective_shift(*x.shape[-2:])
         rolled = super().forward(torch.roll(x, (-rows, -columns), (-2, -1)))
         return torch.roll(rolled, (rows, columns), (-2, -1))

@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from convattn.ops import _native
-from convattn.ops.neighborhood import Neighborhood
-
 
 PORTABLE = "portable"
-"""The backend of standard operators: what exporters, ``torch.func`` and forward-mode differentiation get by themselves."""
+"""The backend of standard operators of torch, which exporters, ``torch.func`` and forward mode get by themselves."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,6 @@ class Backend:
     run: Callable[..., Any]
     backward: Callable[..., Any] | None = None
     not_supported_reasons: Callable[..., list[str]] = lambda inputs=None: []
-
-
-def one_by_one(run: Callable[..., Tensor]) -> Callable[[Any], Tensor]:
-    """For a backend, an implementation that takes the inputs one by one."""
-    return lambda inputs: run(*inputs)
 
 
 _backends: dict[str, dict[str, Backend]] = {}
@@ -205,6 +198,16 @@ def native_offset_reasons(inputs: Any = None) -> list[str]:
     return reasons
 
 
+def register_products(op: str, native: Callable[..., Tensor], triton: Callable[..., Tensor], eager: Any) -> None:
+    """The three implementations of a product over a neighbourhood, which take its inputs one by one."""
+    for name, run, reasons in (
+        ("native", native, native_offset_reasons),
+        ("triton", triton, triton_reasons),
+        ("eager", eager, lambda inputs=None: []),
+    ):
+        register_backend(op, name, Backend(lambda inputs, run=run: run(*inputs), None, reasons))
+
+
 @cache
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
@@ -259,10 +262,15 @@ def needs_standard_operators() -> bool:
     """
     return bool(
         torch.onnx.is_in_onnx_export()
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
+
+
+def is_exporting() -> bool:
+    """Whether a program for inputs of any size is recorded: a condition on a size would tie it to the example's."""
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def refuse_forward_mode(op: str) -> None:

@@ -7,7 +7,7 @@ implementation runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ class Operator(Generic[I]):
         """
         if torch._C._is_any_autocast_enabled():
             cast = _dispatch.autocast(*inputs.tensors[:AUTOCAST])
-            inputs = self.kind(*cast, *tuple(inputs)[len(cast) :])  # type: ignore[arg-type, var-annotated]
+            inputs = self.kind(*cast, *tuple(inputs)[len(cast) :])  # type: ignore[arg-type]
         return self.apply(inputs, backend)
 
     def apply(self, inputs: I, backend: str = "auto") -> Tensor:
@@ -128,11 +128,11 @@ class Operator(Generic[I]):
             inputs.check()
             return self._run(inputs, backend)[0]
         out = self.torch_op(*self._flat(inputs), backend)  # which checks
-        return out[0] if self.keeps else out  # type: ignore[no-any-return]
+        return out[0] if self.keeps else out
 
     def first_derivative(self, grad: Tensor, inputs: I) -> tuple[Tensor, ...]:
         """The gradients of the tensors, from the output's; an empty tensor for one that is not there."""
-        return self.torch_backward(grad, *self._flat(inputs), "auto")  # type: ignore[no-any-return]
+        return self.torch_backward(grad, *self._flat(inputs), "auto")
 
     def _flat(self, inputs: I) -> Iterator[Any]:
         """The inputs as the plain arguments that a schema allows."""
@@ -204,7 +204,8 @@ class Operator(Generic[I]):
         grad, saved, inputs, backend = self._checked_backward(arguments)
         check_stored(grad, *saved, *inputs.tensors)
         near = inputs.on_its_map()
-        found = _dispatch.select(self.name, backend, near).backward(grad, near, *saved)
+        backward: Any = _dispatch.select(self.name, backend, near).backward
+        found = backward(grad, near, *saved)
         return tuple(
             grad.new_empty(0) if d is None or x is None else _laid_out(d.to(x.dtype), x)
             for d, x in zip(found, inputs.tensors, strict=True)
@@ -212,9 +213,7 @@ class Operator(Generic[I]):
 
     def _fake_first_derivative(self, *arguments: Any) -> tuple[Tensor, ...]:
         grad, _, inputs, _ = self._checked_backward(arguments)
-        return tuple(
-            grad.new_empty(0) if x is None else _laid_out(x.new_empty(x.shape), x) for x in inputs.tensors
-        )
+        return tuple(grad.new_empty(0) if x is None else _laid_out(x.new_empty(x.shape), x) for x in inputs.tensors)
 
     def _checked_backward(self, arguments: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor], Any, str]:
         """The output's gradient, what the forward pass kept, its inputs and the backend."""
@@ -245,7 +244,14 @@ def _laid_out(x: Tensor, like: Tensor) -> Tensor:
     return x.contiguous(memory_format=memory_format_of(like)) if x.dim() == like.dim() == 4 else x.contiguous()
 
 
-_TYPES = {int: "SymInt", float: "float", bool: "bool", str: "str", tuple[int, int]: "SymInt[]", tuple[int, ...]: "SymInt[]"}
+_TYPES = {
+    int: "SymInt",
+    float: "float",
+    bool: "bool",
+    str: "str",
+    tuple[int, int]: "SymInt[]",
+    tuple[int, ...]: "SymInt[]",
+}
 
 
 def _is_tensor(hint: Any) -> bool:
@@ -258,4 +264,4 @@ def _schema(name: str, hint: Any) -> str:
         return "SymInt[] offsets, SymInt[] stride, str border"
     if _is_tensor(hint):
         return f"{'Tensor' if hint is Tensor else 'Tensor?'} {name}"
-    return f"{_TYPES[hint]} {name}"
+    return f"{'SymInt[]' if get_origin(hint) is tuple else _TYPES[hint]} {name}"

@@ -141,7 +141,9 @@ def _aggregate_backward(
     return dweights, scatter.apply(ScatterInputs(x.weights, grad, x.nbhd, size), backend) if needed[1] else None
 
 
-def _scatter_backward(grad: Tensor, x: ScatterInputs, needed: Sequence[bool], backend: str) -> tuple[Tensor | None, ...]:
+def _scatter_backward(
+    grad: Tensor, x: ScatterInputs, needed: Sequence[bool], backend: str
+) -> tuple[Tensor | None, ...]:
     heads = x.weights.shape[1]
     dweights = correlate.apply(CorrelateInputs(x.u, grad, x.nbhd, heads), backend) if needed[0] else None
     return dweights, aggregate.apply(AggregateInputs(x.weights, grad, x.nbhd), backend) if needed[1] else None

@@ -307,7 +307,7 @@ def _on_map(nbhd: Neighborhood, height: int, width: int) -> Neighborhood:
     return Neighborhood(tuple((rows[dy], columns[dx]) for dy, dx in nbhd.offsets), stride, nbhd.border)
 
 
-def clamp_size(size: int, low: int, high: int | None = None) -> int:
+def clamp_size(size: Any, low: int, high: int | None = None) -> Any:
     """A size between bounds; it may be symbolic, as under ``torch.export``, or a tensor, as under ``torch.jit.trace``.
 
     Example:
@@ -316,8 +316,8 @@ def clamp_size(size: int, low: int, high: int | None = None) -> int:
     """
     if isinstance(size, Tensor):
         return size.clamp(low, high)
-    size = torch.sym_max(size, low)
-    return size if high is None else torch.sym_min(size, high)  # type: ignore[no-any-return]
+    clamped: Any = torch.sym_max(size, low)
+    return clamped if high is None else torch.sym_min(clamped, high)
 
 
 def near_step(step: int, size: int) -> int:

@@ -89,7 +89,8 @@ def acmix(
         activation,
     )
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors)
-    if training and not native.not_supported_reasons(inputs) and native.keeps_projection(inputs):
+    recorded = training and not _dispatch.needs_standard_operators()
+    if recorded and not native.not_supported_reasons(inputs) and native.keeps_projection(inputs):
         inputs = inputs._replace(keep=True)
     return operator(inputs, backend)
 

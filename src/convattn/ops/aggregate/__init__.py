@@ -9,13 +9,8 @@ from convattn.ops._products import AggregateInputs
 from convattn.ops.aggregate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
 
-_dispatch.register_backend(
-    "aggregate", "native", _dispatch.Backend(_dispatch.one_by_one(native.aggregate), None, _dispatch.native_offset_reasons)
-)
-_dispatch.register_backend(
-    "aggregate", "triton", _dispatch.Backend(_dispatch.one_by_one(triton.aggregate), None, _dispatch.triton_reasons)
-)
-_dispatch.register_backend("aggregate", "eager", _dispatch.Backend(_dispatch.one_by_one(eager.aggregate)))
+_dispatch.register_products("aggregate", native.aggregate, triton.aggregate, eager.aggregate)
+
 
 def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood, *, backend: str = "auto") -> Tensor:
     r"""Weighted sums of the values of every pixel's neighbourhood.

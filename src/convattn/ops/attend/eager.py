@@ -161,13 +161,11 @@ def attend(x: AttendInputs) -> Tensor:
     return _map(_gather_outputs(out, tiling), x.q)
 
 
-def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, bias and key_offsets; the last two are empty where the input is None."""
-    q, k, v, bias, key_offsets = x.q, x.k, x.v, x.bias, x.key_offsets
-    dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias)
-    doffsets = q.new_zeros(0) if key_offsets is None else torch.zeros_like(key_offsets)
+def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`AttendInputs.tensors`."""
+    q, k, v, bias, key_offsets, *_ = x
     if q.numel() == 0:
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), dbias, doffsets
+        return tuple(None if t is None else torch.zeros_like(t) for t in x.tensors)
     tiling = _tiling(x)
     queries, keys, values, douts = (_planes(t, x.num_heads) for t in (q, k, v, grad))
     queries = queries * x.scale
@@ -195,10 +193,8 @@ def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor, Tens
     if not bool((dq.sum() + dk.sum() + dv.sum()).isfinite()):
         return offsets.attend_backward(grad, x)
     dq *= x.scale
-    if bias is not None:
-        dbias = by_head.sum_to_size(bias.shape).to(bias.dtype)
-    if key_offsets is not None:
-        doffsets = toward_by_head.sum_to_size(key_offsets.shape).to(key_offsets.dtype)
+    dbias = None if bias is None else by_head.sum_to_size(bias.shape)
+    doffsets = None if key_offsets is None else toward_by_head.sum_to_size(key_offsets.shape)
     return _map(_gather_outputs(dq, tiling), q), _map(dk, k), _map(dv, v), dbias, doffsets
 
 

@@ -24,15 +24,14 @@ def attend(x: AttendInputs) -> Tensor:
     return out.to(x.q.dtype)
 
 
-def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, bias and key_offsets; an empty tensor for a table that is not there."""
+def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`AttendInputs.tensors`."""
     q, k, v, dout = (t.float() for t in (x.q, x.k, x.v, grad))
     if _fast(x):
         q, k, v, dout = (_channels_last(t) for t in (q, k, v, dout))
         dq, dk, dv = (torch.zeros_like(t, memory_format=torch.channels_last) for t in (q, k, v))
         call("convattn_window_backward", _window(x), *(map_of(t) for t in (q, k, v, dout, dq, dk, dv)))
-        none = (x.q.new_empty(0), x.q.new_empty(0))
-        return *(d.to(x.q.dtype) for d in (dq, dk, dv)), *none  # type: ignore[return-value]
+        return dq, dk, dv, None, None
     dq = torch.empty_like(q)
     dk, dv = (torch.zeros_like(t) for t in (k, v))
     heads, taps, head_dim = x.num_heads, len(x.nbhd), k.shape[1] // x.num_heads
@@ -43,10 +42,7 @@ def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor, Tens
     geometry = geometry_of(k, x.nbhd, heads, x.scale)
     maps = [map_of(t) for t in (q, k, v)], [map_of(t) for t in (dout, dq, dk, dv)]
     call("convattn_attend_backward", geometry, *maps[0], *_tables(x), *maps[1], dbias, doffsets)
-    tables = (
-        x.q.new_empty(0) if d is None else _like(d.sum(0), t) for d, t in ((dbias, x.bias), (doffsets, x.key_offsets))
-    )
-    return *(d.to(x.q.dtype) for d in (dq, dk, dv)), *tables  # type: ignore[return-value]
+    return dq, dk, dv, _summed(dbias, x.bias), _summed(doffsets, x.key_offsets)
 
 
 def _fast(x: AttendInputs) -> bool:
@@ -69,7 +65,6 @@ def _tables(x: AttendInputs) -> tuple[Tensor | None, Tensor | None]:
     )
 
 
-def _like(total: Tensor, table: Tensor | None) -> Tensor:
-    """A gradient for every head, summed where the heads share the table."""
-    shared = table is not None and table.shape[0] == 1
-    return (total.sum(0, keepdim=True) if shared else total).to(table.dtype if table is not None else total.dtype)
+def _summed(found: Tensor | None, table: Tensor | None) -> Tensor | None:
+    """A gradient of every image and head, summed over the images, and over the heads where they share the table."""
+    return None if found is None or table is None else found.sum(0).sum_to_size(table.shape)

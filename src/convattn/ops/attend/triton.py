@@ -25,7 +25,7 @@ from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.triton_tiles import Kind, Work, choose_tile
 from convattn.ops.neighborhood import Neighborhood
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor | None, ...]
 
 MOST_CHANNELS = 128  # of a head, that a program holds at once
 
@@ -41,10 +41,9 @@ def attend(x: AttendInputs) -> Tensor:
 
 
 def attend_backward(grad: Tensor, x: AttendInputs) -> Gradients:
-    """Gradients of q, k, v, bias and key_offsets; the last two are empty where the input is None."""
+    """Gradients of the tensors of the inputs."""
     if x.q.numel() == 0:
-        tensors = (x.q, x.k, x.v, x.bias, x.key_offsets)
-        return tuple(x.q.new_zeros(0) if t is None else torch.zeros_like(t) for t in tensors)  # type: ignore
+        return tuple(None if t is None else torch.zeros_like(t) for t in x.tensors)
     if _head_dim(x) > MOST_CHANNELS:
         return offsets.attend_backward(grad, x)
     with torch.cuda.device_of(x.q):
@@ -151,7 +150,7 @@ def _window_backward(grad: Tensor, x: AttendInputs) -> Gradients:
         x.scale,
         **constants,
     )
-    return dq, dk, dv, q.new_zeros(0), q.new_zeros(0)
+    return dq, dk, dv, None, None
 
 
 @dataclass(frozen=True)
@@ -233,17 +232,17 @@ def _offsets_backward(grad: Tensor, x: AttendInputs) -> Gradients:
     return dq, dk, dv, *_table_gradients(dlogits, x)
 
 
-def _table_gradients(dlogits: Tensor, x: AttendInputs) -> tuple[Tensor, Tensor]:
+def _table_gradients(dlogits: Tensor, x: AttendInputs) -> Gradients:
     """Gradients of bias and key_offsets from those of the logits ``[B, N, K, Ho, Wo]``."""
-    dbias, doffsets = x.q.new_zeros(0), x.q.new_zeros(0)
+    dbias = doffsets = None
     if x.bias is not None:
-        dbias = dlogits.sum((0, 3, 4), dtype=torch.float64).sum_to_size(x.bias.shape).to(x.bias.dtype)
+        dbias = dlogits.sum((0, 3, 4), dtype=torch.float64).sum_to_size(x.bias.shape)
     if x.key_offsets is not None:
         rows = _rows_together(*x.q.shape[-2:])
         queries = x.q.float().unflatten(1, (x.num_heads, -1)).unflatten(3, (-1, rows))
         toward = torch.einsum("bnmrhw,bncrhw->bnrmc", dlogits.unflatten(3, (-1, rows)), queries)
         toward = toward.sum((0, 2), dtype=torch.float64) * x.scale
-        doffsets = toward.sum_to_size(x.key_offsets.shape).to(x.key_offsets.dtype)
+        doffsets = toward.sum_to_size(x.key_offsets.shape)
     return dbias, doffsets
 
 

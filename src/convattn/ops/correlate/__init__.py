@@ -9,13 +9,8 @@ from convattn.ops._products import CorrelateInputs
 from convattn.ops.correlate import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
 
-_dispatch.register_backend(
-    "correlate", "native", _dispatch.Backend(_dispatch.one_by_one(native.correlate), None, _dispatch.native_offset_reasons)
-)
-_dispatch.register_backend(
-    "correlate", "triton", _dispatch.Backend(_dispatch.one_by_one(triton.correlate), None, _dispatch.triton_reasons)
-)
-_dispatch.register_backend("correlate", "eager", _dispatch.Backend(_dispatch.one_by_one(eager.correlate)))
+_dispatch.register_products("correlate", native.correlate, triton.correlate, eager.correlate)
+
 
 def correlate(q: Tensor, k: Tensor, nbhd: Neighborhood, *, num_heads: int = 1, backend: str = "auto") -> Tensor:
     r"""Dot products of every query with the keys of its neighbourhood.

@@ -6,16 +6,11 @@ from torch import Tensor
 
 from convattn.ops import _dispatch, _products
 from convattn.ops._products import ScatterInputs
-from convattn.ops.scatter import eager, native, triton
 from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.scatter import eager, native, triton
 
-_dispatch.register_backend(
-    "scatter", "native", _dispatch.Backend(_dispatch.one_by_one(native.scatter), None, _dispatch.native_offset_reasons)
-)
-_dispatch.register_backend(
-    "scatter", "triton", _dispatch.Backend(_dispatch.one_by_one(triton.scatter), None, _dispatch.triton_reasons)
-)
-_dispatch.register_backend("scatter", "eager", _dispatch.Backend(_dispatch.one_by_one(eager.scatter)))
+_dispatch.register_products("scatter", native.scatter, triton.scatter, eager.scatter)
+
 
 def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int], *, backend: str = "auto") -> Tensor:
     r"""Hands every output pixel's map to the pixels of its neighbourhood: the adjoint of :func:`aggregate`.
@@ -45,4 +40,4 @@ def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int
         >>> scatter(torch.ones(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 2), Neighborhood(((0, 1),)), (1, 2))
         tensor([[[[1., 1.]]]])
     """
-    return _products.scatter(ScatterInputs(weights, u, nbhd, tuple(size)), backend)
+    return _products.scatter(ScatterInputs(weights, u, nbhd, size), backend)

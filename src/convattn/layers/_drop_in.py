@@ -1,0 +1,52 @@
+"""What every operator that is put in a convolution's place does with its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from convattn.layers._checks import check_input
+
+Layer = TypeVar("Layer", bound=nn.Module)
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def traced_as_one(forward: Forward) -> Forward:
+    """A ``forward`` that is one node to whoever traces a network symbolically, as that of torch's layers is.
+
+    That is ``torch.fx``, the feature extractors of torchvision and timm, and FX quantisation: what such a layer
+    computes depends on its input, whose shape they do not know.
+    """
+
+    @wraps(forward)
+    def run(self: nn.Module, x: Any, *others: Any) -> Any:
+        if isinstance(x, Proxy):
+            tracer: Any = x.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x, *others), {})
+        return forward(self, x, *others)
+
+    made: Any = run
+    # a code object for each: torch.compile counts by code object how often it may compile again
+    made.__code__ = made.__code__.replace(co_name=forward.__qualname__)
+    return made
+
+
+def takes_maps(forward: Callable[[Layer, Tensor], Tensor]) -> Callable[[Layer, Tensor], Tensor]:
+    """A ``forward`` over ``[B, C, H, W]`` that takes ``[C, H, W]`` too, checks the channels and is traced as one.
+
+    Raises:
+        ValueError: an input of another shape.
+    """
+
+    @wraps(forward)
+    def checked(self: Layer, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            return checked(self, x.unsqueeze(0)).squeeze(0)
+        check_input(x, self.in_channels)  # type: ignore[arg-type]
+        return forward(self, x)
+
+    return traced_as_one(checked)
