@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convattn.bench.backends import FALLBACK, Absent, Use, only
+from convattn.bench.backends import FALLBACK, Absent, only
 from convattn.bench.cases import WINDOW, Mode
 from convattn.bench.problems import Exact, Runner
 from convattn.bench.record import Check
 from convattn.bench.timing import Timed
+from convattn.ops import BackendUse
 
 # Largest difference over the largest value, of the output and of every gradient.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -60,7 +61,7 @@ def prepare(runner: Runner, inputs: tuple[Tensor, ...], grad: Tensor | None) -> 
 
 
 @contextmanager
-def _held(runner: Runner, mode: AbstractContextManager[object]) -> Iterator[Use]:
+def _held(runner: Runner, mode: AbstractContextManager[object]) -> Iterator[BackendUse]:
     with only(runner.backend) as use, mode:
         yield use
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_odd
 from convattn.layers._drop_in import takes_maps
+from convattn.ops._dispatch import dense_attention
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -80,7 +81,7 @@ def attend_everywhere(q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor, Ten
     bias = None
     if tables is not None:
         bias = relative_logits(queries * queries.shape[-1] ** -0.5, *tables, width=q.shape[3]).to(values.dtype)
-    out = F.scaled_dot_product_attention(queries, keys, values, bias)
+    out = dense_attention(queries, keys, values, bias)
     maps = out.transpose(2, 3).contiguous().flatten(1, 2).unflatten(2, q.shape[2:])
     return maps.contiguous(memory_format=memory_format_of(v))
 

@@ -15,7 +15,7 @@ from convattn.layers.acmix import MixKind, PathMix
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
 from convattn.layers.reparameterized import PASS_SAVED, _exact, _parameter
 from convattn.ops import Neighborhood, group_convolution
-from convattn.ops._dispatch import is_exporting
+from convattn.ops._dispatch import dense_attention, is_exporting
 from convattn.ops.neighborhood import IntPair
 
 AttentionOutput: TypeAlias = Literal["heads", "projected"]
@@ -78,7 +78,7 @@ class GlobalAttention(nn.Module):
         self._check(q, k, v)
         q = self.queries.centres(q)
         heads = (as_tokens(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        out = dense_attention(*heads).transpose(1, 2).flatten(2)
         return as_map(out if self.proj is None else self.proj(out), (q.shape[2], q.shape[3]))
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_channels, check_division
 from convattn.layers._drop_in import takes_maps
+from convattn.ops._dispatch import dense_attention
 from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
 
 
@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
             q, k, v = (part.flatten(1, 3) for part in (q, k, v))
             forbidden = _forbidden(rows, columns)
             mask = bias.unsqueeze(1).masked_fill(forbidden, -torch.inf).flatten(0, 1).unsqueeze(0)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = dense_attention(q, k, v, mask)
         return self._merge(out, rows, columns)
 
     def effective_shift(self, height: int, width: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from convattn.ops import _native
 
@@ -114,17 +115,17 @@ def backend(name: str) -> Iterator[BackendUse]:
         _wanted = before
 
 
-def preferred(op: str, inputs: Any) -> str:
-    """What ``"auto"`` stands for: ``"auto"``, or under :func:`backend` the name of the backend that runs."""
-    if _wanted is None:
-        return "auto"
-    named, name = _backends[op], _wanted.name
-    reasons = named[name].not_supported_reasons(inputs) if name in named else [f"there is no backend {name!r}"]
-    if reasons:
-        _wanted.refusals[f"{op}: {'; '.join(reasons)}"] = None
-        return "eager"
-    _wanted.ops.add(op)
-    return name
+def chosen(op: str, name: str, inputs: Any) -> str:
+    """The backend asked for; under :func:`backend`, what ``"auto"`` stands for."""
+    if _wanted is None or name not in ("auto", _wanted.name):
+        return name
+    named, wanted = _backends[op], _wanted.name
+    reasons = named[wanted].not_supported_reasons(inputs) if wanted in named else [f"there is no backend {wanted!r}"]
+    if not reasons:
+        _wanted.ops.add(op)
+        return wanted
+    _wanted.refusals[f"{op}: {'; '.join(reasons)}"] = None
+    return "eager" if name == "auto" else name
 
 
 def is_portable_wanted() -> bool:
@@ -294,6 +295,14 @@ def pointwise_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     if _onednn and large and x.dtype == torch.float32 and x.device.type == "cpu":
         return torch.mkldnn_convolution(x, weight, bias, [0, 0], [1, 1], [1, 1], 1)
     return torch.nn.functional.conv2d(x, weight, bias)
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.scaled_dot_product_attention``, in forward mode by the one of its kernels that has a rule for it."""
+    if forward_ad._current_level >= 0:
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
 
 
 def triton_takes_tiles() -> bool:

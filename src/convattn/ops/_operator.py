@@ -122,8 +122,7 @@ class Operator(Generic[I]):
         if _dispatch.is_portable_wanted():
             inputs.check()
             return _laid_out(self.composed(inputs.on_its_map()), inputs.map)
-        if backend == "auto":
-            backend = _dispatch.preferred(self.name, inputs)
+        backend = _dispatch.chosen(self.name, backend, inputs)
         if _dispatch.runs_directly(*inputs.tensors):
             inputs.check()
             return self._run(inputs, backend)[0]
