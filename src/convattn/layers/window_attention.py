@@ -128,9 +128,9 @@ class WindowAttention(nn.Module):
             part = part.index_select(1, rows.order)
         if columns.order is not None:
             part = part.index_select(2, columns.order)
-        part = part.unfold(1, rows.size, rows.size).unfold(2, columns.size, columns.size)
-        part = part.unflatten(3, (self.num_heads, self.channels // self.num_heads))
-        part = part.permute(0, 3, 1, 2, 5, 6, 4).clone(memory_format=torch.contiguous_format)
+        head_dim = self.channels // self.num_heads
+        shape = (-1, rows.number, rows.size, columns.number, columns.size, self.num_heads, head_dim)
+        part = part.reshape(shape).permute(0, 5, 1, 3, 2, 4, 6).clone(memory_format=torch.contiguous_format)
         return part.flatten(4, 5)
 
     def _merge(self, out: Tensor, rows: _Windows, columns: _Windows) -> Tensor:
@@ -250,7 +250,7 @@ def _windows(length: int, size: int, moved: int, device: torch.device) -> _Windo
     position = torch.where(position < whole, position, position - whole)
     # positions that the roll left in order, positions that it brought from the front, places past the end
     kind = (position < moved).int() + 2 * (position >= length).int()
-    kind = kind.unfold(0, size, size)
+    kind = kind.unflatten(0, (count, size))
     apart = kind[:, :, None] != kind[:, None, :]
     back = torch.arange(length, device=device) - moved
     back = torch.where(back < 0, back + whole, back)
