@@ -119,14 +119,18 @@ class Operator(Generic[I]):
         if _dispatch.needs_standard_operators():
             inputs.check()
             return self.composed(inputs.on_its_map())
-        if _dispatch.is_portable_wanted():
+        if backend == "auto" and _dispatch.is_portable_wanted():
             inputs.check()
             return _laid_out(self.composed(inputs.on_its_map()), inputs.map)
         backend = _dispatch.chosen(self.name, backend, inputs)
         if _dispatch.runs_directly(*inputs.tensors):
             inputs.check()
             return self._run(inputs, backend)[0]
-        out = self.torch_op(*self._flat(inputs), backend)  # which checks
+        return self.through_torch(inputs, backend)
+
+    def through_torch(self, inputs: I, backend: str) -> Tensor:
+        """The output by torch's dispatcher, which checks the inputs too."""
+        out = self.torch_op(*self._flat(inputs), backend)
         return out[0] if self.keeps else out
 
     def first_derivative(self, grad: Tensor, inputs: I) -> tuple[Tensor, ...]:

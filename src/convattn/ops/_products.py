@@ -129,24 +129,24 @@ def _correlate_backward(
     grad: Tensor, x: CorrelateInputs, needed: Sequence[bool], backend: str
 ) -> tuple[Tensor | None, ...]:
     size = (x.k.shape[2], x.k.shape[3])
-    dq = aggregate.apply(AggregateInputs(grad, x.k, x.nbhd), backend) if needed[0] else None
-    return dq, scatter.apply(ScatterInputs(grad, x.q, x.nbhd, size), backend) if needed[1] else None
+    dq = aggregate.through_torch(AggregateInputs(grad, x.k, x.nbhd), backend) if needed[0] else None
+    return dq, scatter.through_torch(ScatterInputs(grad, x.q, x.nbhd, size), backend) if needed[1] else None
 
 
 def _aggregate_backward(
     grad: Tensor, x: AggregateInputs, needed: Sequence[bool], backend: str
 ) -> tuple[Tensor | None, ...]:
     heads, size = x.weights.shape[1], (x.v.shape[2], x.v.shape[3])
-    dweights = correlate.apply(CorrelateInputs(grad, x.v, x.nbhd, heads), backend) if needed[0] else None
-    return dweights, scatter.apply(ScatterInputs(x.weights, grad, x.nbhd, size), backend) if needed[1] else None
+    dweights = correlate.through_torch(CorrelateInputs(grad, x.v, x.nbhd, heads), backend) if needed[0] else None
+    return dweights, scatter.through_torch(ScatterInputs(x.weights, grad, x.nbhd, size), backend) if needed[1] else None
 
 
 def _scatter_backward(
     grad: Tensor, x: ScatterInputs, needed: Sequence[bool], backend: str
 ) -> tuple[Tensor | None, ...]:
     heads = x.weights.shape[1]
-    dweights = correlate.apply(CorrelateInputs(x.u, grad, x.nbhd, heads), backend) if needed[0] else None
-    return dweights, aggregate.apply(AggregateInputs(x.weights, grad, x.nbhd), backend) if needed[1] else None
+    dweights = correlate.through_torch(CorrelateInputs(x.u, grad, x.nbhd, heads), backend) if needed[0] else None
+    return dweights, aggregate.through_torch(AggregateInputs(x.weights, grad, x.nbhd), backend) if needed[1] else None
 
 
 correlate = Operator("correlate", CorrelateInputs, _portable.correlate, _correlate_backward)
