@@ -147,6 +147,14 @@ class TestAround:
             assert torch.equal(layer.train(mode)(x), conv(x))
         assert torch.equal(layer(x[0]), conv(x[0]))
 
+    def test_float16_autocast_leaves_the_statistics_whole(self, name):
+        """Three maps multiplied leave float16's range; a converted network would be NaN for good."""
+        layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name])).train()
+        x = 100 * torch.randn(2, 4, 7, 9)
+        with torch.autocast("cpu", dtype=torch.float16), torch.no_grad():
+            torch.testing.assert_close(layer(x), CONVOLUTIONS[name](x))
+        assert layer.attention_norm.running_var.isfinite().all()
+
     def test_then_learns(self, name):
         layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name]), num_heads="channels")
         optimizer = torch.optim.SGD(layer.parameters(), 0.1)

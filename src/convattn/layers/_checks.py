@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -84,3 +87,18 @@ def _is_hooked(module: nn.Module) -> bool:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether this one module's forward was replaced: its parameters do not say what it computes."""
     return "forward" in module.__dict__
+
+
+def check_folds(*parts: nn.Module) -> None:
+    """Parts that compute what their parameters say, so that these can be folded.
+
+    Raises:
+        TypeError: an adapter replaced a forward, or is a convolution of another class.
+    """
+    for module in (module for part in parts for module in part.modules()):
+        kind: Any = type_before_parametrizations(module)
+        if has_own_forward(module) or (isinstance(module, nn.Conv2d) and kind.forward is not nn.Conv2d.forward):
+            raise TypeError(
+                f"folding takes parameters over, and {kind.__name__} computes something else: its forward was "
+                "replaced; merge the adapter into the weights, or remove it, before"
+            )

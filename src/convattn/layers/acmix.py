@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, is_hooked
+from convattn.layers._checks import check_channels, check_division, check_folds, is_hooked
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.attention import LinearPosition, LocalAttention, PositionKind
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
@@ -237,7 +237,7 @@ class ACmix(nn.Module):
 
         Raises:
             ValueError: an unknown form, or another one than an earlier call chose.
-            TypeError: the projection or the convolution path was replaced by something that does not fold.
+            TypeError: a part, or the forward of one, was replaced by something that does not fold.
 
         Example:
             >>> import torch
@@ -248,6 +248,7 @@ class ACmix(nn.Module):
             ('grouped', True)
         """
         if self.reparameterized is None:
+            check_folds(self.mix)
             parts = Parts(self.projection, self.attention, self.convolution, *self.mix.rates())
             self.reparameterized = fold(parts, form, example)
             del self.projection, self.attention, self.convolution, self.mix

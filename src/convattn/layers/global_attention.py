@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division
+from convattn.layers._checks import check_channels, check_division, check_folds
 from convattn.layers._drop_in import traced_as_one
 from convattn.layers.acmix import MixKind, PathMix
 from convattn.layers.convolution import ShiftConvolution, ShiftKind
@@ -323,6 +323,7 @@ class SpatialReductionACmix(SpatialReductionAttention):
             raise TypeError(
                 f"reparameterize folds a convolution path that is a ShiftConvolution without bias, got {path}"
             )
+        check_folds(path, self.mix)
         if form == "auto":
             counted = multiply_adds(path, ratio)
             form = "grouped" if counted["grouped"] <= PASS_SAVED * counted["unfused"] else "unfused"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_odd, is_hooked
+from convattn.layers._checks import check_channels, check_division, check_folds, check_odd, is_hooked
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.reparameterized import batch_norm_line
 from convattn.ops import Neighborhood, aggregate
@@ -335,6 +335,7 @@ def fold(weights: nn.Sequential, query_channels: int, largest: float) -> Folded:
     norm, conv, second_norm, second = (weights[i] for i in (0, 2, 3, 5))
     if not isinstance(conv, nn.Conv2d) or not isinstance(second, nn.Conv2d) or second.bias is None:
         raise TypeError(f"the weights' network must hold two 1x1 convolutions, the last with a bias, got {weights}")
+    check_folds(weights)
     matrix, second_weight, second_bias = conv.weight.detach(), second.weight.detach(), second.bias.detach()
     device, dtype = matrix.device, matrix.dtype
     gain, shift = batch_norm_line(norm)

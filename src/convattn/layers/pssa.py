@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division
+from convattn.layers._checks import check_channels, check_division, check_folds
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.reparameterized import _exact, _parameter, batch_norm_line
 from convattn.ops import Neighborhood, offset_convolution, pixel_shift_attention
@@ -185,6 +185,7 @@ class PSSA(nn.Module):
             plain = isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
             if not plain or conv.bias is not None:
                 raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d without bias, got {conv}")
+            check_folds(conv)
             counted = projection_multiply_adds(self)
             self.reparameterized = FoldedProjection(self, min(counted, key=lambda form: counted[form]))
             del self.projection

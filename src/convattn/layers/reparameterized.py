@@ -15,9 +15,8 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import type_before_parametrizations
 
-from convattn.layers._checks import has_own_forward, is_hooked
+from convattn.layers._checks import check_folds, is_hooked
 from convattn.layers.attention import LinearPosition, LocalAttention
 from convattn.layers.convolution import ShiftConvolution
 from convattn.ops import acmix, group_convolution
@@ -55,13 +54,7 @@ class Parts:
         plain = isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
         if not plain or conv.padding not in (0, (0, 0), "valid", "same"):
             raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d of stride 1, got {conv}")
-        replaced = [part for part in (conv, path) if any(map(has_own_forward, part.modules()))]
-        if replaced or type_before_parametrizations(conv) is not nn.Conv2d:
-            part = replaced[0] if replaced else conv
-            raise TypeError(
-                f"reparameterize folds parameters, and the forward of {type(part).__name__} is not its own: "
-                "merge the adapter into the weights, or remove it, before"
-            )
+        check_folds(conv, path)
         if type(path) is not ShiftConvolution:
             raise TypeError(f"reparameterize folds a convolution path that is a ShiftConvolution, got {path}")
 
@@ -383,6 +376,7 @@ def batch_norm_line(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: it has no running statistics, so it is no fixed line.
+        TypeError: its forward was replaced.
 
     Example:
         >>> batch_norm_line(nn.BatchNorm2d(2, eps=0.0))
@@ -394,6 +388,7 @@ def batch_norm_line(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
             f"{type(batch_norm).__name__} keeps no running statistics: its outputs depend on the batch, so it cannot "
             "be folded"
         )
+    check_folds(batch_norm)
     weight, bias = getattr(batch_norm, "weight", None), getattr(batch_norm, "bias", None)
     gain = (_exact(variance) + float(batch_norm.eps)).rsqrt()  # type: ignore[arg-type]
     if weight is not None:
