@@ -204,6 +204,15 @@ def test_bad_images(tmp_path: Path) -> None:
     assert (everything(images), len(skipped)) == ([10], 6)
 
 
+def test_a_jpeg_that_is_read_smaller_than_its_boxes_is_refused(tmp_path: Path) -> None:
+    what = content()
+    what["images"][0] |= {"file_name": "large.jpg", "width": 10_000, "height": 9_000}
+    (tmp_path / "images").mkdir()
+    Image.new("L", (10_000, 9_000)).save(tmp_path / "images" / "large.jpg")
+    with pytest.raises(BadData, match=r"large\.jpg: images\.width of id 10: the image is 10000×9000, so large"):
+        open_coco(write(tmp_path, what), wanted="boxes")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

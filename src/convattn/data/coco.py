@@ -16,7 +16,7 @@ from torch import Tensor
 from convattn.data.coco_file import CocoFile, CocoImage, Wanted, read_coco_file
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
 from convattn.data.folder import VAL_NAMES, Progress
-from convattn.data.images import open_image
+from convattn.data.images import MAX_PIXELS, open_image
 from convattn.data.masks import decode_mask
 from convattn.data.problems import Problem, refuse_or_skip
 from convattn.data.types import SkippedFile
@@ -283,6 +283,9 @@ def _file_faults(root: Path, images: Sequence[CocoImage], progress: Progress | N
         fault = image_fault(path, decode=decode)
         if fault is None:
             size = upright_size(path)
+            if size[0] * size[1] > MAX_PIXELS:
+                what = f"the image is {size[0]}×{size[1]}, so large that it is read smaller, where its boxes do not fit"
+                return Problem(str(path), image.id, "images.width", what, "save a smaller copy, and scale its boxes")
             if size == (image.width, image.height):
                 return None
             what = f"the image is {size[0]}×{size[1]}, the annotations say {image.width}×{image.height}"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
 from convattn.data.folder import VAL_NAMES, Progress, list_images
-from convattn.data.images import open_image
+from convattn.data.images import ImageError, open_ids, open_image
 from convattn.data.names import read_names
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
@@ -19,9 +19,6 @@ from convattn.errors import UserError, names_its_file, user_path
 
 IGNORE = 255
 """The id of pixels that count nowhere, neither in the loss nor in the mIoU."""
-
-SPREAD = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17, "L;2R": 85, "L;4R": 17, "L;2IR": 85, "L;4IR": 17}
-"""By what Pillow multiplies grey values of 2 and 4 bits, to fill a byte; by the name it gives the way they lie."""
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 """Folder names that hold the label PNGs beside ``images/``."""
@@ -175,23 +172,18 @@ def check_pairs(
 
 
 def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the ids of a label PNG as they stand in it, int64 [H, W]: grey of 1 to 16 bits, or palette indices.
+    """Return the ids of a label map as they stand in it, int64 [H, W]: grey of 1 to 32 bits, or palette indices.
+
+    A PNG, TIFF, BMP, GIF, TGA or PGM file.
 
     Raises:
-        BadData: The file cannot be read, or has colours in place of ids.
+        BadData: The file cannot be read, has colours in place of ids, or a format that changes them, as JPEG does.
     """
-    place = Path(path)
-    fault = image_fault(place, decode=True)
-    if fault is None:
-        with Image.open(place) as image:
-            if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-                spread = SPREAD.get(str(image.tile[0].args), 1) if image.tile else 1
-                return np.array(image).astype(np.int64) // spread
-            fault = (
-                f"a picture of mode {image.mode}, expected one channel that holds the class of each pixel",
-                "save the ids as an 8-bit grey PNG",
-            )
-    raise BadData([Problem(str(path), None, "label map", *fault)])
+    try:
+        return open_ids(path)
+    except ImageError as error:
+        problem = Problem(str(path), None, "label map", error.reason, error.remedy)
+        raise BadData([problem]) from error
 
 
 @names_its_file
