@@ -14,7 +14,8 @@ from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
-from convattn.data.coco import DetectionImages, find_annotations, open_coco, open_detection
+from convattn.data.coco import DetectionImages, open_coco, open_detection
+from convattn.data.coco_layout import find_annotations
 from convattn.data.dense_transforms import (
     DetectionAugmentation,
     collate_detection,
@@ -245,8 +246,11 @@ class TestLayouts:
         ],
     )
     def test_two_files(self, tmp_path: Path, train: str, val: str, images: tuple[str, str]) -> None:
-        for name, folder in zip((train, val), images, strict=True):
-            path = write(tmp_path / "draft", content(), "a.json")
+        for part, name, folder in zip("tv", (train, val), images, strict=True):
+            what = content()
+            for image in what["images"]:
+                image["file_name"] = part + image["file_name"]
+            path = write(tmp_path / "draft", what, "a.json")
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             path.rename(tmp_path / name)
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def _print_parts(found: list["Checked"], limit: int) -> None:
 
     console = Console()
     for part in found:
-        counts = ", ".join(f"{count} {name}" for name, count in part.counts.items())
+        counts = ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in part.counts.items())
         console.print(
             f"[bold]{escape(part.name)}[/]: {counts or 'nothing can be used'}", highlight=False, soft_wrap=True
         )
@@ -88,9 +88,10 @@ def _print_parts(found: list["Checked"], limit: int) -> None:
         _print_some(console, "[bold red]problems[/]", wrong, limit)
         notes = [one for one in part.problems if one.level == "note"]
         _print_some(console, "[bold]notes[/]", notes, min(limit, NOTES))
-    count = sum(len(errors(part.problems)) for part in found)
-    if count:
-        console.print(f"{count} to mend; or train without them: --skip-bad", highlight=False)
+    wrong = [one for part in found for one in errors(part.problems)]
+    if wrong:
+        without = "" if any(one.level == "fatal" for one in wrong) else "; or train without them: --skip-bad"
+        console.print(f"{len(wrong)} to mend{without}", highlight=False)
     else:
         console.print("nothing is wrong", highlight=False)
 
@@ -104,3 +105,7 @@ def _print_some(console: Console, title: str, problems: list["Problem"], limit: 
         console.print(f"  {escape(str(one))}", highlight=False, soft_wrap=True)
     if len(shown) < len(problems):
         console.print(f"  and {len(problems) - len(shown)} more: --limit 0 shows all", highlight=False)
+
+
+def _singular(name: str) -> str:
+    return "class" if name == "classes" else name.removesuffix("s")
