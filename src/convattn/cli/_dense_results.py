@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress
 
+from convattn.cli._tables import make_console
 from convattn.data.names import escaped, write_names
 from convattn.errors import UserError
 
@@ -57,7 +57,7 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
         _write_class_names(out, loaded.classes)
     skipped: list[SkippedFile] = []
     # rich would send printed lines to its own console: right where both are one screen, wrong where stdout is a pipe
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     both = sys.stdout.isatty()
     progress = Progress(console=console, transient=True, redirect_stdout=both, disable=not console.is_terminal)
     with _coco_file(loaded, out if detects else None) as file, progress as bar:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from convattn.cli._tables import make_console
+
 if TYPE_CHECKING:
     from convattn.data.checks import Checked
     from convattn.data.problems import Problem
@@ -60,7 +62,7 @@ def check_data(
     from convattn.data.problems import errors
 
     options = CheckOptions(images, "boxes" if boxes else None, reduce_zero_label)
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("looking at the files", total=None)
         found = check(data, options, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -78,7 +80,7 @@ check_data.__doc__ = HELP
 def _print_parts(found: list["Checked"], limit: int) -> None:
     from convattn.data.problems import errors
 
-    console = Console()
+    console = make_console()
     for part in found:
         counts = ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in part.counts.items())
         console.print(
