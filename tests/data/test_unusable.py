@@ -103,9 +103,9 @@ def clear(content: Content) -> None:
 DETECTION = [
     coco("an-image-listed-twice", again("1.png"), "1.png is one file under the ids 1, 9", (2, 1)),
     coco("an-image-listed-in-two-spellings", again("./1.png"), "./1.png is one file under the ids 1, 9", (2, 1)),
-    coco("every-object-a-crowd", changed(iscrowd=1), "its 3 training images have no object, crowds aside"),
-    coco("every-box-degenerate", changed(bbox=[1, 1, 0, 4]), "its 3 training images have no object"),
-    coco("no-object", clear, "its 3 training images have no object"),
+    coco("every-object-a-crowd", changed(iscrowd=1), "no object on its 3 training images, crowds aside"),
+    coco("every-box-degenerate", changed(bbox=[1, 1, 0, 4]), "no object on its 3 training images"),
+    coco("no-object", clear, "no object on its 3 training images"),
     coco("no-image", first(0), "images: no image is left"),
     coco("one-image", first(1), "one image cannot be split"),
     coco("ids-beyond-64-bits", lambda what: what["images"][0].update(id=2**64), "at most 63 bits", (2, 1)),
@@ -118,7 +118,7 @@ DETECTION = [
     two_files("shared", lambda train, val: val["images"][0].update(file_name="1.png"), TRAINED_ON, (4, 3)),
     two_files("all-shared", lambda train, val: val.update(train), "no image is left to validate on: all are in"),
     two_files("other-classes", lambda train, val: val["categories"].pop(), "its categories are not those of"),
-    two_files("nothing-to-train-on", lambda train, val: clear(train), "its 4 training images have no object"),
+    two_files("nothing-to-train-on", lambda train, val: clear(train), "no object on its 4 training images"),
 ]
 
 

@@ -200,7 +200,7 @@ def check_parts(
         validating, shared = _without_shared(training, validating)
         problems += shared
     if training.entries and not has_objects(training):
-        what = f"its {counted(len(training), 'training image')} have no object, crowds aside"
+        what = f"no object on its {counted(len(training), 'training image')}, crowds aside"
         remedy = "annotate some: a detector learns from them"
         problems.append(Problem(str(training.annotations), None, "", what, remedy, level="fatal"))
     if validating.entries and not has_objects(validating):

@@ -12,7 +12,7 @@ from PIL import Image
 from convattn.data.segmentation import IGNORE, SegmentationImages, read_label_map
 from convattn.report.drawing import class_colors, draw_label_map, fit_scale
 from convattn.report.markup import details, escape, percent
-from convattn.report.palette import NOT_LABELLED, Color
+from convattn.report.palette import NOT_LABELLED, Color, background_of
 from convattn.report.pictures import UNREADABLE, drawn
 from convattn.report.run import Run, parse_integer, parse_number, read_rows
 
@@ -104,12 +104,18 @@ def _legend(classes: Sequence[str], num_classes: int, shown: Sequence[Scene]) ->
     if num_classes > LEGEND_LIMIT:
         present = set().union(*(scene.ids() for scene in shown))
         ids = [id for id in ids if id in present]
-    names = [(classes[id] if id < len(classes) else f"class {id}", colors[id], "") for id in ids]
-    names.append(("not labelled", NOT_LABELLED, " hatched"))
-    names.append(("difference: wrong", WRONG, ""))
+    background = background_of(classes)
+    names = [
+        (classes[id] if id < len(classes) else f"class {id}", f"background-color:rgb{colors[id]}", "")
+        for id in ids
+        if id != background
+    ]
+    if background in ids:
+        names.insert(0, (f"{classes[background]} (not painted)", "", " bare"))
+    names.append(("not labelled", f"background-color:rgb{NOT_LABELLED}", " hatched"))
+    names.append(("difference: wrong", f"background-color:rgb{WRONG}", ""))
     keys = "".join(
-        f'<li><span class="key{kind}" style="background-color:rgb{color}"></span>{escape(name)}</li>'
-        for name, color, kind in names
+        f'<li><span class="key{kind}" style="{style}"></span>{escape(name)}</li>' for name, style, kind in names
     )
     return f'<ul class="keys">{keys}</ul>'
 
@@ -157,7 +163,10 @@ def _shown(scene: Scene) -> Image.Image:
 
 def _labelled(scene: Scene, labels: np.ndarray) -> Image.Image:
     scale = fit_scale(scene.image.size, SIDE)
-    return draw_label_map(scene.image, labels, scene.val.num_classes, opacity=LABELS_OPACITY, scale=scale)
+    background = background_of(scene.run.classes)
+    return draw_label_map(
+        scene.image, labels, scene.val.num_classes, opacity=LABELS_OPACITY, background=background, scale=scale
+    )
 
 
 def _difference(scene: Scene) -> Image.Image:
