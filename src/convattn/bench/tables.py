@@ -9,7 +9,6 @@ from rich.table import Table
 
 from convattn.bench.memory import KEPT
 from convattn.bench.record import PEAK, TIME, Record, milliseconds
-from convattn.data.names import counted
 
 
 def as_table(records: Sequence[Record]) -> Table:
@@ -23,9 +22,11 @@ def _caption(record: Record) -> str:
     place = where.cpu if where.gpu == "none" else where.gpu
     held = "" if where.isa == "default" else f", {where.isa} at most"
     busy = ", on a busy machine" if where.quiet == "no" else ""
-    return escape(
-        f"{place}, {counted(where.threads, 'thread')}{held}, kernels {where.kernels}, torch {where.torch}{busy}"
-    )
+    return escape(f"{place}, {_threads(where.threads)}{held}, kernels {where.kernels}, torch {where.torch}{busy}")
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def absences(records: Sequence[Record]) -> list[str]:
@@ -111,7 +112,7 @@ def _memory(record: Record) -> Table:
     """Growth of the peak over the time before, bytes kept from forward to backward."""
     case = record.case
     shape = f"{case['batch']}x{case['channels']}x{case['height']}x{case['width']}"
-    title = f"forward + backward at {shape}, {case['dtype']}, median of {counted(case['processes'], 'process')}"
+    title = f"forward + backward at {shape}, {case['dtype']}, in {case['processes']} process{'' if case['processes'] == 1 else 'es'}, median"
     table = Table(title=title, caption=_caption(record))
     table.add_column("layer", no_wrap=True)
     for heading in ("peak MiB", "range", "of Conv2d", "kept MiB", "of Conv2d"):

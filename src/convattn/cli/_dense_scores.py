@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from convattn.cli._tables import make_console, print_table
+from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ def _record(loaded: LoadedModel, scores: DenseScores, skipped: list[SkippedFile]
 
 def _print(loaded: LoadedModel, scores: DenseScores, source: str) -> None:
     console = make_console()
-    console.print(f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {scores.images} images", highlight=False)
+    console.print(
+        f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {counted(scores.images, 'image')}", highlight=False
+    )
     for prefix in ("box_", "mask_", ""):
         figures = {name: value for name, value in scores.figures.items() if _prefix(name) == prefix}
         if figures:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from convattn.cli._tables import make_console, print_table
 from convattn.cli.train import _training_packages
+from convattn.data.names import counted
 from convattn.errors import UserError
 from convattn.tasks.alone import alone
 from convattn.tasks.interrupt import STOPPED
@@ -228,7 +229,7 @@ def _train(
     missing = [
         run for run, _ in needed.values() if find_finished(run, results.runs, other_code=results.other_code) is None
     ]
-    _say(console, f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before")
+    _say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
     failures: list[str] = []
     writer.write()
     if not missing:
@@ -334,7 +335,9 @@ def _print_list(entries: "Sequence[Entry]") -> None:
             _say(console, f"    not computed: {entry.reason}")
         for part in entry.parts:
             seeds = " a seed" if part.scale in ("digits", "scenes") else ""
-            _say(console, f"    {part.scale:6}  needs {part.need}; {part.time}; {len(part.rows)} rows{seeds}")
+            _say(
+                console, f"    {part.scale:6}  needs {part.need}; {part.time}; {counted(len(part.rows), 'row')}{seeds}"
+            )
     _say(console, "next: convattn reproduce acmix-table6 --scale digits")
 
 

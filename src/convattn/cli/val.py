@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from convattn.cli._tables import make_console, print_table
+from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def _record(
 
 def _print_scores(loaded: "LoadedModel", scores: "Evaluation", source: str) -> None:
     console = make_console()
-    console.print(f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {scores.images} images", highlight=False)
+    console.print(
+        f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {counted(scores.images, 'image')}", highlight=False
+    )
     console.print(
         f"top-1 [bold]{scores.top1:.2%}[/]   top-5 {scores.top5:.2%}   loss {scores.loss:.4f}", highlight=False
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from convattn.data.folder import VAL_NAMES
+from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -80,7 +81,9 @@ def find_images(annotations: Path, names: Sequence[str]) -> Path:
         remedy = "put them beside the file in images/, or name their folder"
         if near is not None:
             remedy = f"there is {near}: write in file_name what the image is called, from its folder of images on"
-        raise UserError(f"{annotations}: found none of its {len(names)} images, as {names[0]}, in {looked}; {remedy}")
+        raise UserError(
+            f"{annotations}: found none of its {counted(len(names), 'image')}, as {names[0]}, in {looked}; {remedy}"
+        )
     return folders[counts.index(max(counts))]
 
 

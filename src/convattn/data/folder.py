@@ -129,7 +129,7 @@ def open_held_out(
     bad = {file.path for file in skipped}
     good = [item for item in items if item[0] not in bad]
     if not good:
-        raise UserError(f"{root}: none of its {len(items)} images can be read{_first(skipped)}")
+        raise UserError(f"{root}: none of its {counted(len(items), 'image')} can be read{_first(skipped)}")
     return _images(root, good), skipped
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from convattn.data.names import counted
 from convattn.data.segmentation import IGNORE, SegmentationImages, read_label_map
 from convattn.report.drawing import class_colors, draw_label_map, fit_scale
 from convattn.report.markup import details, escape, percent
@@ -87,7 +88,11 @@ def gallery_html(run: Run, val: SegmentationImages) -> str:
     shown = scenes[:PICTURES_LIMIT]
     cards = [_card(scene) for scene in shown]
     first, rest = "".join(cards[:OPEN_LIMIT]), "".join(cards[OPEN_LIMIT:])
-    following = details(f"The next {len(cards) - OPEN_LIMIT} images", f'<ul class="rows">{rest}</ul>') if rest else ""
+    following = (
+        details(f"The next {counted(len(cards) - OPEN_LIMIT, 'image')}", f'<ul class="rows">{rest}</ul>')
+        if rest
+        else ""
+    )
     intro = f"The {len(shown)} of {len(scenes)} validation images with the lowest mean IoU of their own."
     if len(shown) == len(scenes):
         intro = "All validation images, the lowest mean IoU of their own first."
