@@ -112,7 +112,8 @@ def _memory(record: Record) -> Table:
     """Growth of the peak over the time before, bytes kept from forward to backward."""
     case = record.case
     shape = f"{case['batch']}x{case['channels']}x{case['height']}x{case['width']}"
-    title = f"forward + backward at {shape}, {case['dtype']}, in {case['processes']} process{'' if case['processes'] == 1 else 'es'}, median"
+    processes = "1 process" if case["processes"] == 1 else f"{case['processes']} processes, median"
+    title = f"forward + backward at {shape}, {case['dtype']}, {processes}"
     table = Table(title=title, caption=_caption(record))
     table.add_column("layer", no_wrap=True)
     for heading in ("peak MiB", "range", "of Conv2d", "kept MiB", "of Conv2d"):
