@@ -2,8 +2,10 @@
 
     python tools/write_tables.py reproduce/
 
-Of the folder that ``--out`` named it takes every table's CSV and records of times to results/reproduce/, its chart to
-docs/tables/, and its Markdown to the paper's page of tables. Training runs stay where they are.
+The last command for that folder is ``convattn reproduce --scale full``: it writes all tables, with the rows that no run
+has filled too. Of the folder that ``--out`` named it takes every table's CSV and records of times to
+results/reproduce/, its chart to docs/tables/, and its Markdown to the paper's page of tables. Training runs stay where
+they are.
 """
 
 import re

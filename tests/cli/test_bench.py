@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from convattn.bench.memory import KEPT, LAYERS
 from convattn.bench.record import PEAK, TIME, read_records
 from convattn.cli import app
-from convattn.cli.bench import VERBS
+from convattn.cli.bench import VERBS, _place
 from convattn.cli.list import count_parameters
 from tests.cli.conftest import Command
 
@@ -22,7 +23,15 @@ def test_op(command: Command, tmp_path: Path) -> None:
     asked = ("pssa-8@8", "--subjects", "eager,unfold", "--isa", "avx2", *QUICK, "--out", tmp_path)
     result = command("bench", "op", *asked)
     assert result.code == 0, result.err
-    for word in ("pssa-8@8", "Conv2d 3x3", "eager", "unfold", "over conv", "record:", "next: convattn bench docs"):
+    for word in (
+        "pssa-8@8",
+        "Conv2d 3x3",
+        "eager",
+        "unfold",
+        "over conv",
+        "record:",
+        "next: convattn bench model acmix_resnet50",
+    ):
         assert word in result.out
     (record,) = read_records(tmp_path)
     assert list(record.results) == ["Conv2d 3x3", "eager", "unfold"]
@@ -32,6 +41,19 @@ def test_op(command: Command, tmp_path: Path) -> None:
     assert record.environment.kernels != "avx512"
     assert record.floor is not None
     assert record.floor.seconds > 0
+
+
+def test_the_threads_are_those_of_the_environment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convattn.bench.machine.usable_cores", lambda: 4)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)  # as OMP_NUM_THREADS=2 has torch start
+        for name, wanted in (("2", 2), ("", 4)):
+            monkeypatch.setenv("OMP_NUM_THREADS", name)
+            assert _place(None, "default", "cpu", "float32").threads == wanted
+            assert _place(3, "default", "cpu", "float32").threads == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_op_lists_its_cases(command: Command) -> None:

@@ -11,20 +11,20 @@ def test_a_right_data_set(command: Command, tmp_path: Path) -> None:
     path = test_coco.write(tmp_path, test_coco.content())
     result = command("check-data", path)
     assert result.code == 0
-    assert "3 images, 3 objects, 1 crowds, 2 classes" in result.out
-    assert "notes: 1" in result.out
+    assert "3 images, 3 objects, 1 crowd, 2 classes" in result.out
+    assert "notes: 2" in result.out
     assert result.out.rstrip().endswith("nothing is wrong")
 
 
 def test_problems_are_listed_and_the_exit_code_says_so(command: Command, tmp_path: Path) -> None:
     what = test_coco.content()
     what["annotations"][0]["bbox"] = [1, 1, 0, 5]
-    what["annotations"][1]["category_id"] = 99
+    what["annotations"][2]["category_id"] = 99
     path = test_coco.write(tmp_path, what)
     result = command("check-data", tmp_path)
     assert result.code == 1
     assert f"{path}: annotations.bbox of id 1: 1.png: the box [1, 1, 0, 5] has no area (mend or remove" in result.out
-    assert "annotations.category_id of id 2: 1.png: no category has the id 99" in result.out
+    assert "annotations.category_id of id 3: 2.png: no category has the id 99" in result.out
     assert "2 to mend; or train without them: --skip-bad" in result.out
     assert "and 1 more: --limit 0 shows all" in command("check-data", tmp_path, "--limit", 1).out
     assert "more" not in command("check-data", tmp_path, "--limit", 0).out
@@ -53,7 +53,7 @@ def test_options(command: Command, tmp_path: Path) -> None:
 
 def test_label_pngs(command: Command, tmp_path: Path) -> None:
     test_segmentation.add(tmp_path, "images/train", "labels/train")
-    assert "2 training pairs, 0 validation pairs, 4 classes" in command("check-data", tmp_path).out
+    assert "1 training pair, 1 validation pair, 4 classes" in command("check-data", tmp_path).out
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     assert command("check-data", tmp_path).code == 1
     assert command("check-data", tmp_path, "--reduce-zero-label").code == 0

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from convattn.cli._results_folder import RECORD
 from convattn.data.coco import open_coco
 from convattn.data.scenes import SceneSettings, write_scenes
 from convattn.tasks.recipes import load_recipe, parse_overrides
@@ -177,7 +178,7 @@ class TestPredict:
     ) -> None:
         result = command("predict", "new", "--run", runs[task], "--out", "found", "--min-score", "0.01")
         assert result.code == 0, result.err
-        assert {path.name for path in (here / "found").iterdir()} == PICTURES | {"annotations.json"}
+        assert {path.name for path in (here / "found").iterdir()} == PICTURES | {"annotations.json", RECORD}
         assert "1 of 4 images could not be read and were left out:\n  new/broken.png: " in result.err
         assert [line.partition(":")[0] for line in result.out.splitlines()] == [
             "new/a/photo.png",
@@ -222,13 +223,31 @@ class TestPredict:
     ) -> None:
         result = command("predict", "new", "--run", runs["segmentation"], "--out", "found")
         assert result.code == 0, result.err
-        assert {path.name for path in (here / "found").iterdir()} == PICTURES | {"labels"}
+        assert {path.name for path in (here / "found").iterdir()} == PICTURES | {"labels", RECORD}
         labels = here / "found" / "labels"
         assert {path.name for path in labels.iterdir()} == PICTURES | {"classes.txt"}
         assert np.array(Image.open(labels / "odd one.png")).shape == (37, 61)
         assert np.array(Image.open(labels / "odd one.png")).max() < 11
         assert (labels / "classes.txt").read_text().split() == ["ground", *"0123456789"]
         assert "could not be read" in result.err
+        assert "3 pictures in found, found/labels (label PNGs)" in result.err
+        picture = Image.open(here / "found" / "odd one.png")
+        assert picture.height > 37 * 4, "the colours are named below"
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_of_an_earlier_call_nothing_remains(
+        self, task: str, command: Command, runs: dict[str, Path], images: Path, here: Path
+    ) -> None:
+        for earlier in TASKS:
+            assert command("predict", images, "--run", runs[earlier], "--out", "found").code == 0
+        (here / "found" / "notes.txt").write_text("mine")
+        result = command("predict", images / "odd one.jpg", "--run", runs[task], "--out", "found")
+        assert result.code == 0, result.err
+        assert "1 picture in found" in result.err
+        beside = {"labels"} if task == "segmentation" else {"annotations.json"}
+        assert {path.name for path in (here / "found").iterdir()} == {"odd one.png", "notes.txt", RECORD} | beside
+        if task == "segmentation":
+            assert {path.name for path in (here / "found/labels").iterdir()} == {"odd one.png", "classes.txt"}
 
     @pytest.mark.parametrize("task", TASKS)
     def test_weights_alone_give_what_their_run_gives(

@@ -45,8 +45,21 @@ def test_counts_fill_a_table_and_the_page(command: Command, tmp_path):
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == [], "the page loads nothing"
     assert "<script" not in page
     assert page.count('<img class="picture"') == 2, "of what was run"
-    assert "not run" in page
+    assert "not run" not in page, "nothing that was not asked for"
+    tables = {path.stem for path in tmp_path.glob("*.csv")}
+    assert tables == {path.stem for path in tmp_path.glob("*.md")} == {"acmix-table1", "xvolution-table7"}
+    assert set(re.findall(r'<section id="([^"]*)"', page)) == tables
+
+
+def test_the_page_has_what_was_asked_for_and_what_was_made_before(command: Command, tmp_path):
+    for words in (["acmix-table1"], ["acmix-figure4", "--scale", "full"]):
+        assert command("reproduce", *words, "--out", tmp_path).code == 0
+    page = (tmp_path / "index.html").read_text()
+    assert re.findall(r'<section id="([^"]*)"', page) == ["acmix-figure4", "acmix-table1"]
+    assert {row["scale"] for row in table(tmp_path, "acmix-figure4")} == {"full"}
     assert "convattn train --recipe imagenet-resnet --data imagenet/ --model acmix_resnet26 --devices 8" in page
+    assert command("reproduce", "acmix-table1", "--out", tmp_path).code == 0
+    assert "acmix-figure4" not in (tmp_path / "index.html").read_text(), "no number of ours is in it"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,32 @@ DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 1
 """The depths that the standard allows, by colour type."""
 
 
-def write_png(path: Path, values: np.ndarray, colour_type: int, bits: int, palette: bytes = b"") -> None:
-    """Write [H, W, C] numbers of so many bits, not filtered and not interlaced."""
+Chunks = Sequence[tuple[bytes, bytes]]
+"""Further parts of a file, by their names of four letters."""
+
+
+def write_png(
+    path: Path, values: np.ndarray, colour_type: int, bits: int, palette: bytes = b"", chunks: Chunks = ()
+) -> None:
+    """Write [H, W, C] numbers of so many bits, not filtered and not interlaced; ``chunks`` stand before the pixels."""
     height, width = values.shape[:2]
     rows = values.reshape(height, -1)
-    if bits == 16:
-        lines = [row.astype(">u2").tobytes() for row in rows]
-    else:
-        lines = [
-            np.packbits(np.unpackbits(row[:, None].astype(np.uint8), axis=1)[:, 8 - bits :].ravel()).tobytes()
-            for row in rows
-        ]
+    lines = [row.astype(">u2").tobytes() if bits == 16 else packed(row, bits) for row in rows]
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))]
+    parts = [
+        (b"IHDR", header),
+        (b"PLTE", palette),
+        *chunks,
+        (b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))),
+    ]
     content = b"".join(_chunk(name, data) for name, data in [*parts, (b"IEND", b"")] if data or name == b"IEND")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def packed(row: np.ndarray, bits: int) -> bytes:
+    """Return a row of numbers of up to 16 bits one behind the other, the last byte filled up with zeros."""
+    places = np.arange(bits - 1, -1, -1)
+    return np.packbits((row[:, None].astype(int) >> places & 1).astype(np.uint8).ravel()).tobytes()
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -14,7 +14,8 @@ from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
-from convattn.data.coco import DetectionImages, find_annotations, open_coco, open_detection
+from convattn.data.coco import DetectionImages, open_coco, open_detection
+from convattn.data.coco_layout import find_annotations
 from convattn.data.dense_transforms import (
     DetectionAugmentation,
     collate_detection,
@@ -204,6 +205,15 @@ def test_bad_images(tmp_path: Path) -> None:
     assert (everything(images), len(skipped)) == ([10], 6)
 
 
+def test_a_jpeg_that_is_read_smaller_than_its_boxes_is_refused(tmp_path: Path) -> None:
+    what = content()
+    what["images"][0] |= {"file_name": "large.jpg", "width": 10_000, "height": 9_000}
+    (tmp_path / "images").mkdir()
+    Image.new("L", (10_000, 9_000)).save(tmp_path / "images" / "large.jpg")
+    with pytest.raises(BadData, match=r"large\.jpg: images\.width of id 10: the image is 10000×9000, so large"):
+        open_coco(write(tmp_path, what), wanted="boxes")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -236,8 +246,11 @@ class TestLayouts:
         ],
     )
     def test_two_files(self, tmp_path: Path, train: str, val: str, images: tuple[str, str]) -> None:
-        for name, folder in zip((train, val), images, strict=True):
-            path = write(tmp_path / "draft", content(), "a.json")
+        for part, name, folder in zip("tv", (train, val), images, strict=True):
+            what = content()
+            for image in what["images"]:
+                image["file_name"] = part + image["file_name"]
+            path = write(tmp_path / "draft", what, "a.json")
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             path.rename(tmp_path / name)
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from convattn.data.files import upright_size
 from convattn.data.images import ImageError, check_image, open_image
 from tests.data.png import CHANNELS, DEPTHS, write_png
 
@@ -56,43 +55,11 @@ class TestModes:
             1 if bits == 16 else 0.5
         )
 
-    def test_float_grey_between_0_and_1(self, tmp_path: Path) -> None:
-        Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "float.tif")
-        assert pixels(tmp_path / "float.tif")[0, :, 0].tolist() == [0, 128, 255]
-
     @pytest.mark.parametrize("high", [300.0, float("nan")])
     def test_float_grey_of_unknown_range_is_refused(self, tmp_path: Path, high: float) -> None:
         Image.fromarray(np.array([[0.0, high]], dtype=np.float32)).save(tmp_path / "float.tif")
         with pytest.raises(ImageError, match=r"float\.tif: grey values from .*0 to 1 is known"):
             open_image(tmp_path / "float.tif")
-
-    def test_cmyk(self, tmp_path: Path) -> None:
-        Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
-        red, green, blue = pixels(tmp_path / "print.jpg")[4, 4].astype(int)
-        assert red > 240
-        assert max(green, blue) < 15
-
-    def test_one_bit_and_grey(self, tmp_path: Path) -> None:
-        Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
-        Image.new("L", (4, 4), 77).save(tmp_path / "grey.png")
-        assert (pixels(tmp_path / "bit.png") == 255).all()
-        assert (pixels(tmp_path / "grey.png") == 77).all()
-
-    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-    def test_transparency_lies_on_white(self, tmp_path: Path, mode: str) -> None:
-        black = (0,) * (len(mode) - 1)
-        image = Image.new(mode, (3, 1), (*black, 0))
-        image.putpixel((1, 0), (*black, 255))
-        image.putpixel((2, 0), (*black, 128))
-        image.save(tmp_path / "clear.png")
-        assert pixels(tmp_path / "clear.png")[0, :, 0].tolist() == [255, 0, 127]
-
-    def test_palette_with_a_transparent_colour(self, tmp_path: Path) -> None:
-        image = Image.new("P", (2, 1))
-        image.putpalette([0, 0, 0, 10, 200, 30])
-        image.putpixel((1, 0), 1)
-        image.save(tmp_path / "palette.png", transparency=0)
-        assert pixels(tmp_path / "palette.png")[0].tolist() == [[255, 255, 255], [10, 200, 30]]
 
     @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
     def test_of_an_animation_the_first_frame(self, tmp_path: Path, kind: str) -> None:
@@ -100,20 +67,6 @@ class TestModes:
         frames[0].save(tmp_path / f"moving.{kind}", save_all=True, append_images=frames[1:])
         red, green, blue = pixels(tmp_path / f"moving.{kind}")[8, 8].astype(int)
         assert (red > 245, green < 10, blue < 10) == (True, True, True)
-
-    @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
-    @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_the_cameras_rotation_is_applied(self, tmp_path: Path, orientation: int, kind: str) -> None:
-        back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
-        upright = gradient(32, 16)
-        stored = upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        path = tmp_path / f"turned.{kind}"
-        stored.save(path, exif=exif, **({"lossless": True} if kind == "webp" else {}))
-        assert upright_size(path) == upright.size
-        error = np.abs(pixels(path).astype(int) - np.asarray(upright)).mean()
-        assert error <= (6 if kind == "jpg" else 0)
 
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
     def test_damaged_exif_does_not_cost_the_image(self, tmp_path: Path) -> None:

@@ -172,10 +172,10 @@ class TestCache:
         assert list(tmp_path.iterdir()) == []
 
     def test_an_unfinished_folder_is_replaced_and_a_finished_one_wins(self, tmp_path: Path) -> None:
-        settings = SceneSettings(2, 1)
+        settings = SceneSettings(4, 2)
         (tmp_path / settings.folder_name() / "images").mkdir(parents=True)
         folder = scenes_folder(settings, cache=tmp_path)
-        assert len(open_scenes(settings=settings, cache=tmp_path).train) == 2
+        assert len(open_scenes(settings=settings, cache=tmp_path).train) == 4
 
         def be_second(done: int, total: int) -> None:
             if done == 1:

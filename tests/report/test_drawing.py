@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from convattn.data.scenes import SceneSettings, open_scenes
 from convattn.report.drawing import LineStyle, class_colors, draw_detections, draw_label_map, fit_scale
-from convattn.report.palette import NOT_LABELLED
+from convattn.report.legend import KEYS_LIMIT, PANEL, Key, with_legend
+from convattn.report.palette import NOT_LABELLED, background_of
 from convattn.report.tags import COVER_LIMIT, HIDDEN_LIMIT, TagWriter
 
 BLUE, ORANGE = class_colors(2)
@@ -145,7 +146,7 @@ class TestDetections:
             assert tag.max() <= 448
 
     def test_scenes_are_drawn_with_masks(self, tmp_path: Path) -> None:
-        data = open_scenes(settings=SceneSettings(train=1, val=2), cache=tmp_path)
+        data = open_scenes(settings=SceneSettings(train=4, val=2), cache=tmp_path)
         for index in range(2):
             image, target = data.val.image(index), data.val.target(index)
             names = [data.classes[label - 1] for label in target["labels"]]
@@ -164,6 +165,30 @@ class TestLabelMap:
         grey = pixels[:, 60:].reshape(-1, 3)
         assert np.ptp(grey, axis=1).max() == 0
         assert set(np.unique(grey)) == {NOT_LABELLED[0], round(NOT_LABELLED[0] * 0.45)}
+
+    def test_the_background_is_not_painted(self) -> None:
+        image, labels = Image.effect_noise((40, 30), 50), np.zeros((30, 40), int)
+        labels[:, 20:] = 1
+        pixels = np.asarray(draw_label_map(image, labels, 2, opacity=1, background=0))
+        assert (pixels[:, :20] == np.asarray(image)[:, :20, None]).all()
+        assert (pixels[:, 20:] == ORANGE).all()
+
+    @pytest.mark.parametrize(
+        ("classes", "found"),
+        [
+            (["background", "cat"], 0),
+            (["_background_", "cat"], 0),
+            (["Back ground", "cat"], 0),
+            (["ground", "1"], 0),
+            (["class 0", "class 1"], 0),
+            (["wall", "background"], None),
+            (["cat", "dog"], None),
+            (["class 10"], None),
+            ([], None),
+        ],
+    )
+    def test_which_class_is_the_background(self, classes: list[str], found: int | None) -> None:
+        assert background_of(classes) == found
 
     def test_opacity_goes_from_image_to_map(self) -> None:
         image, labels = Image.effect_noise((40, 30), 50), np.zeros((30, 40), np.uint8)
@@ -191,3 +216,32 @@ class TestLabelMap:
             draw_label_map(
                 **{"image": white(30, 20), "labels": np.zeros((20, 30), int), "num_classes": 2, **given}  # type: ignore[arg-type]
             )
+
+
+class TestLegend:
+    def keys(self, count: int) -> list[Key]:
+        return [Key(f"class {index}", color) for index, color in enumerate(class_colors(count))]
+
+    @pytest.mark.parametrize("size", [(300, 200), (64, 48), (2000, 300)])
+    @pytest.mark.parametrize("count", [1, 5, 20])
+    def test_every_colour_is_named_below_the_picture(self, size: tuple[int, int], count: int) -> None:
+        picture = Image.effect_noise(size, 50).convert("RGB")
+        drawn = with_legend(picture, self.keys(count))
+        assert drawn.crop((0, 0, *size)).tobytes() == picture.tobytes()
+        panel = np.asarray(drawn.crop((0, size[1], *drawn.size))).reshape(-1, 3)
+        assert set(class_colors(count)) <= set(map(tuple, panel.tolist()))
+        assert (panel == PANEL).all(1).mean() > 0.4, "dark letters on a light ground, on any page"
+        edge = np.asarray(drawn)[size[1] :, -1]
+        assert (edge == PANEL).all(), "no name runs over the edge"
+
+    def test_what_is_not_painted_and_what_is_too_much(self) -> None:
+        bare = with_legend(white(), [Key("ground", None)])
+        assert not set(map(tuple, np.asarray(bare).reshape(-1, 3).tolist())) & set(class_colors(50))
+        many = with_legend(white(), self.keys(KEYS_LIMIT + 9))
+        colors = set(map(tuple, np.asarray(many).reshape(-1, 3).tolist()))
+        assert len(colors & set(class_colors(KEYS_LIMIT + 9))) == KEYS_LIMIT
+        assert with_legend(white(), []).size == white().size
+
+    @pytest.mark.parametrize("name", ["", "x" * 500, "\u202eabc", "犬と猫", "line\nbreak"])
+    def test_any_name(self, name: str) -> None:
+        assert with_legend(white(), [Key(name, BLUE)]).width < 1000

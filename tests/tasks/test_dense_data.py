@@ -224,7 +224,7 @@ def test_crowds_are_not_learned_and_not_counted(tmp_path: Path) -> None:
             height, width = next((i["height"], i["width"]) for i in bare["images"] if i["id"] == one["image_id"])
             one["segmentation"] = {"size": [height, width], "counts": [5, 20, height * width - 25]}
         (root / "annotations.json").write_text(json.dumps(bare))
-        with pytest.raises(UserError, match=r"annotations.json: its \d training images have no object, crowds aside"):
+        with pytest.raises(UserError, match=r"annotations.json: no object on its \d training images, crowds aside"):
             prepare(own("instances", root), tmp_path / "none")
 
 

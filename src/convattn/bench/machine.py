@@ -113,6 +113,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+def default_threads() -> int:
+    """torch's threads where none are named: one a core, or as many as ``OMP_NUM_THREADS`` says, at most one a core."""
+    return min(torch.get_num_threads(), usable_cores()) if os.environ.get("OMP_NUM_THREADS") else usable_cores()
+
+
 def usable_cores() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -22,7 +22,11 @@ def _caption(record: Record) -> str:
     place = where.cpu if where.gpu == "none" else where.gpu
     held = "" if where.isa == "default" else f", {where.isa} at most"
     busy = ", on a busy machine" if where.quiet == "no" else ""
-    return escape(f"{place}, {where.threads} threads{held}, kernels {where.kernels}, torch {where.torch}{busy}")
+    return escape(f"{place}, {_threads(where.threads)}{held}, kernels {where.kernels}, torch {where.torch}{busy}")
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def absences(records: Sequence[Record]) -> list[str]:
@@ -108,7 +112,8 @@ def _memory(record: Record) -> Table:
     """Growth of the peak over the time before, bytes kept from forward to backward."""
     case = record.case
     shape = f"{case['batch']}x{case['channels']}x{case['height']}x{case['width']}"
-    title = f"forward + backward at {shape}, {case['dtype']}, median of {case['processes']} processes"
+    processes = "1 process" if case["processes"] == 1 else f"{case['processes']} processes, median"
+    title = f"forward + backward at {shape}, {case['dtype']}, {processes}"
     table = Table(title=title, caption=_caption(record))
     table.add_column("layer", no_wrap=True)
     for heading in ("peak MiB", "range", "of Conv2d", "kept MiB", "of Conv2d"):

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress
 
-from convattn.data.names import escaped, write_names
+from convattn.cli._results_folder import prepare
+from convattn.cli._tables import make_console
+from convattn.data.names import counted, escaped, write_names
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 WRITTEN_BY = "found by convattn predict"
 """What an ``annotations.json`` of results says of itself."""
 
+ANNOTATIONS = "annotations.json"
+
+LABELS = "labels"
+
 CLASSES = "classes.txt"
 """Beside label PNGs of results: the classes by id, one a line, as a data folder has them."""
 
@@ -38,8 +43,8 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
     """Write the results on each image below ``out`` as they come, a line for each; return the files left out.
 
     A detector writes ``<image>.png`` with the objects drawn and ``annotations.json``, a COCO file with scores. A
-    segmenter writes ``<image>.png`` with the classes drawn and ``labels/<image>.png``, the class of each pixel, by the
-    lines of ``labels/classes.txt``.
+    segmenter writes ``<image>.png`` with the classes drawn and named below, and ``labels/<image>.png``, the class of
+    each pixel, by the lines of ``labels/classes.txt``. The results of an earlier call are removed before.
 
     Raises:
         UserError: ``out`` cannot be written, or holds files that are no earlier results.
@@ -47,9 +52,9 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
     from convattn.data.types import SkippedFile
     from convattn.tasks.dense_inference import find_objects, label_images
 
-    names = _names(files)
-    _make(out)
-    detects = loaded.task != "segmentation"
+    names, detects = _names(files), loaded.task != "segmentation"
+    beside = [ANNOTATIONS] if detects else [f"{LABELS}/{name}" for name in (*names, CLASSES)]
+    prepare(out, [*names, *beside], files)
     answers: Iterable[Any] = (
         find_objects(loaded, files, min_score=min_score) if detects else label_images(loaded, files)
     )
@@ -57,7 +62,7 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
         _write_class_names(out, loaded.classes)
     skipped: list[SkippedFile] = []
     # rich would send printed lines to its own console: right where both are one screen, wrong where stdout is a pipe
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     both = sys.stdout.isatty()
     progress = Progress(console=console, transient=True, redirect_stdout=both, disable=not console.is_terminal)
     with _coco_file(loaded, out if detects else None) as file, progress as bar:
@@ -113,19 +118,25 @@ def _write_labels(answer: LabelledImage, loaded: LoadedModel, out: Path, name: s
 
     from convattn.data.segmentation import write_label_map
     from convattn.report.drawing import draw_label_map
+    from convattn.report.legend import Key, with_legend
+    from convattn.report.palette import background_of, class_colors
 
-    scale = _scale(answer.image)
-    _save(draw_label_map(answer.image, answer.labels, len(loaded.classes), scale=scale), out / name)
-    write_label_map(out / "labels" / name, answer.labels)
     counts = np.bincount(answer.labels.ravel(), minlength=len(loaded.classes))
     order = [int(label) for label in counts.argsort()[::-1] if counts[label]]
-    parts = [f"{loaded.classes[label]} {counts[label] / counts.sum():.0%}" for label in order[:5]]
-    return f"{answer.file}: {', '.join(parts)}" + (f" and {len(order) - 5} more" if len(order) > 5 else "")
+    parts = [f"{loaded.classes[label]} {counts[label] / counts.sum():.0%}" for label in order]
+    background, colors = background_of(loaded.classes), class_colors(len(loaded.classes))
+    picture = draw_label_map(
+        answer.image, answer.labels, len(loaded.classes), scale=_scale(answer.image), background=background
+    )
+    keys = [Key(part, None if label == background else colors[label]) for part, label in zip(parts, order, strict=True)]
+    _save(with_legend(picture, keys), out / name)
+    write_label_map(out / LABELS / name, answer.labels)
+    return f"{answer.file}: {', '.join(parts[:5])}" + (f" and {len(order) - 5} more" if len(order) > 5 else "")
 
 
 def _write_class_names(out: Path, classes: list[str]) -> None:
-    (out / "labels").mkdir(exist_ok=True)
-    (out / "labels" / CLASSES).write_text(write_names(classes), encoding="utf-8")
+    (out / LABELS).mkdir(exist_ok=True)
+    (out / LABELS / CLASSES).write_text(write_names(classes), encoding="utf-8")
 
 
 @contextmanager
@@ -138,7 +149,7 @@ def _coco_file(loaded: LoadedModel, out: Path | None) -> Iterator[dict[str, list
         yield content
     finally:
         if out is not None:
-            (out / "annotations.json").write_text(escaped(json.dumps(content, ensure_ascii=False)), encoding="utf-8")
+            (out / ANNOTATIONS).write_text(escaped(json.dumps(content, ensure_ascii=False)), encoding="utf-8")
 
 
 def _names(files: list[Path]) -> list[str]:
@@ -178,24 +189,6 @@ def _save(picture: Image.Image, path: Path) -> None:
         ) from error
 
 
-def _make(out: Path) -> None:
-    """Make the folder, or take one that holds nothing but earlier results: no data of a person's is written over."""
-    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
-        raise UserError(f"{out}: holds other files, which could be written over; give --out a new or an empty folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made: {error.strerror}; give --out a folder of yours") from error
-
-
-def _is_ours(out: Path) -> bool:
-    try:
-        content = json.loads((out / "annotations.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return (out / "labels" / CLASSES).is_file()
-    return isinstance(content, dict) and (content.get("info") or {}).get("description") == WRITTEN_BY
-
-
 def _print_end(out: Path, detects: bool, count: int) -> None:
-    also = f"{out / 'annotations.json'} (COCO)" if detects else f"{out / 'labels'} (label PNGs)"
-    print(f"{count} pictures in {out}, {also}", file=sys.stderr)
+    also = f"{out / ANNOTATIONS} (COCO)" if detects else f"{out / LABELS} (label PNGs)"
+    print(f"{counted(count, 'picture')} in {out}, {also}", file=sys.stderr)

@@ -10,11 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from convattn.cli._tables import make_console, print_table
+from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def print_scores(loaded: LoadedModel, run: Path, data: Path | None, *, as_json: 
     """Measure a model on the validation images of its run, or of a folder, and print its figures."""
     from convattn.tasks.dense_inference import evaluate_detector, evaluate_segmenter
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, left_out, source = _open(
@@ -117,8 +118,10 @@ def _record(loaded: LoadedModel, scores: DenseScores, skipped: list[SkippedFile]
 
 
 def _print(loaded: LoadedModel, scores: DenseScores, source: str) -> None:
-    console = Console()
-    console.print(f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {scores.images} images", highlight=False)
+    console = make_console()
+    console.print(
+        f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {counted(scores.images, 'image')}", highlight=False
+    )
     for prefix in ("box_", "mask_", ""):
         figures = {name: value for name, value in scores.figures.items() if _prefix(name) == prefix}
         if figures:
@@ -136,7 +139,7 @@ def _print(loaded: LoadedModel, scores: DenseScores, source: str) -> None:
     for row in rows[:WORST_CLASSES]:
         cells = (str(row[column]) if column in COUNTS else _percent(row[column]) for column in columns[1:])
         table.add_row(escape(row["class"]), *cells)
-    console.print(table, highlight=False)
+    print_table(console, table)
     if len(rows) > WORST_CLASSES:
         console.print(f"the weakest {WORST_CLASSES} of {len(rows)} classes; --json has them all", highlight=False)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from convattn.cli._tables import make_console, print_table
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ Against = Annotated[str, typer.Option(help="The plain network.")]
 Size = Annotated[int, typer.Option(min=32, help="Height and width of the images.")]
 Batch = Annotated[str, typer.Option(help="Images at a time: 8, or several as in 1,8.")]
 Mode = Annotated[str, typer.Option(help="forward, or train: forward and backward.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="torch's; without it, one a core.", show_default=False)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="torch's; OMP_NUM_THREADS, else one a core.", show_default=False)
+]
 IsaName = Annotated[str, typer.Option("--isa", help="At most avx512, avx2 or baseline, on all sides.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; in training, of autocast.")]
@@ -137,7 +139,7 @@ def op(
 
     if list_them:
         for case in CASES:
-            Console().print(f"{case.name:18} {ABOUT[case.operator]}", highlight=False, markup=False, soft_wrap=True)
+            print(f"{case.name:18} {ABOUT[case.operator]}")
         return
     if mode not in MODES:
         raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
@@ -235,7 +237,7 @@ def docs(
     if not records.is_dir():
         raise UserError(f"no folder {records}: give the folder of the records with --records")
     found = read_records(records)
-    console = Console()
+    console = make_console()
     if check:
         stale = page.stale(found, out)
         if stale:
@@ -270,7 +272,7 @@ def _place(threads: int | None, isa: str, device: str, dtype: str) -> Place:
     """Raise a UserError for what this machine has not."""
     import torch
 
-    from convattn.bench.machine import usable_cores
+    from convattn.bench.machine import default_threads, usable_cores
     from convattn.bench.record import ISAS
 
     cores = usable_cores()
@@ -285,7 +287,7 @@ def _place(threads: int | None, isa: str, device: str, dtype: str) -> Place:
         raise UserError(f"--device must be cpu, cuda or cuda:<number>, got {device!r}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {device}: torch finds {torch.cuda.device_count()} GPUs")
-    return Place(threads or cores, isa, kind if kind == "cpu" else device, dtype)
+    return Place(threads or default_threads(), isa, kind if kind == "cpu" else device, dtype)
 
 
 def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
@@ -294,7 +296,7 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
 
     records, paths, failures = [], [], []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-    show = Console(stderr=True)
+    show = make_console(stderr=True)
     with Progress(*columns, console=show, transient=True, disable=not show.is_terminal, refresh_per_second=2) as bar:
         whole = bar.add_task("", total=len(jobs))
         for done, (what, measure) in enumerate(jobs):
@@ -321,7 +323,7 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
         if check.state == "wrong"
     ]
     for problem in [*failures, *wrong]:
-        Console(stderr=True).print(f"[bold red]failed:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+        make_console(stderr=True).print(f"[bold red]failed:[/] {escape(problem)}", highlight=False, soft_wrap=True)
     if failures or wrong:
         raise typer.Exit(1)
 
@@ -329,12 +331,25 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
 def _show(records: "list[Record]", paths: list[Path]) -> None:
     from convattn.bench.tables import absences, as_table
 
-    console = Console()
-    console.print(as_table(records))
+    console = make_console()
+    print_table(console, as_table(records))
     for line in absences(records):
         console.print(f"not measured: {line}", style="dim", soft_wrap=True, highlight=False, markup=False)
     if any(record.environment.quiet == "no" for record in records):
         console.print("The machine was busy: do not trust these times.", style="yellow")
     for path in paths:
         console.print(f"record: {path}", soft_wrap=True, highlight=False, markup=False)
-    console.print("next: convattn bench docs   (docs/benchmarks.md from all records)", highlight=False)
+    console.print(f"next: {_next(records[0])}", highlight=False, soft_wrap=True)
+
+
+def _next(record: "Record") -> str:
+    """Return what a person may want to run after a measurement."""
+    base, *others = dict.fromkeys(name.partition("@")[0] for name in (record.base, *record.results))
+    networks = " ".join(others or [base])
+    steps = {
+        "op": "convattn bench model acmix_resnet50   (a whole network beside the plain one)",
+        "memory": "convattn bench op 'acmix*' --mode train   (what the layer costs in time)",
+        "model": f"convattn bench train {networks}   (their training steps)",
+        "train": f"convattn cost {networks} {base}   (parameters and multiply-adds)",
+    }
+    return steps[record.kind]

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from convattn.cli._tables import make_console
+
 if TYPE_CHECKING:
     from convattn.data.checks import Checked
     from convattn.data.problems import Problem
@@ -60,7 +62,7 @@ def check_data(
     from convattn.data.problems import errors
 
     options = CheckOptions(images, "boxes" if boxes else None, reduce_zero_label)
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("looking at the files", total=None)
         found = check(data, options, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -78,9 +80,9 @@ check_data.__doc__ = HELP
 def _print_parts(found: list["Checked"], limit: int) -> None:
     from convattn.data.problems import errors
 
-    console = Console()
+    console = make_console()
     for part in found:
-        counts = ", ".join(f"{count} {name}" for name, count in part.counts.items())
+        counts = ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in part.counts.items())
         console.print(
             f"[bold]{escape(part.name)}[/]: {counts or 'nothing can be used'}", highlight=False, soft_wrap=True
         )
@@ -88,9 +90,10 @@ def _print_parts(found: list["Checked"], limit: int) -> None:
         _print_some(console, "[bold red]problems[/]", wrong, limit)
         notes = [one for one in part.problems if one.level == "note"]
         _print_some(console, "[bold]notes[/]", notes, min(limit, NOTES))
-    count = sum(len(errors(part.problems)) for part in found)
-    if count:
-        console.print(f"{count} to mend; or train without them: --skip-bad", highlight=False)
+    wrong = [one for part in found for one in errors(part.problems)]
+    if wrong:
+        without = "" if any(one.level == "fatal" for one in wrong) else "; or train without them: --skip-bad"
+        console.print(f"{len(wrong)} to mend{without}", highlight=False)
     else:
         console.print("nothing is wrong", highlight=False)
 
@@ -104,3 +107,7 @@ def _print_some(console: Console, title: str, problems: list["Problem"], limit: 
         console.print(f"  {escape(str(one))}", highlight=False, soft_wrap=True)
     if len(shown) < len(problems):
         console.print(f"  and {len(problems) - len(shown)} more: --limit 0 shows all", highlight=False)
+
+
+def _singular(name: str) -> str:
+    return "class" if name == "classes" else name.removesuffix("s")

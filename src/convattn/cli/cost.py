@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from convattn.cli._tables import make_console, print_table
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def cost(
     if plot is not None and plot.suffix != ".svg":
         raise UserError(f"--plot writes an .svg file, got {str(plot)!r}")
     rows = count_all(models or _of_figure_4(), size, convention)
-    console = Console()
+    console = make_console()
     if chosen:
         text = forms[chosen[0]][1](rows)
         if out is None:
@@ -173,7 +174,7 @@ def _write(path: Path, text: str) -> None:
 def _show(rows: "list[Row]", factor: int, operators: bool) -> None:
     from convattn.cost.table import STAGE_HEADINGS, TOTAL_HEADINGS, stage_cells, total_cells
 
-    console, unit = Console(), "GMACs" if factor == 1 else "GFLOPs"
+    console, unit = make_console(), "GMACs" if factor == 1 else "GFLOPs"
     height, width = rows[0].size
     headings = [unit if heading == "GMACs" else heading for heading in TOTAL_HEADINGS]
     lines = [total_cells(row, factor) for row in rows]
@@ -194,7 +195,7 @@ def _print_table(console: Console, title: str, headings: Sequence[str], lines: S
         table.add_column(headings[place], justify="right" if place else "left", no_wrap=not place)
     for line in lines:
         table.add_row(*(line[place] for place in kept))
-    console.print(table, highlight=False)
+    print_table(console, table)
     console.print()
 
 

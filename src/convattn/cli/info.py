@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import convattn
+from convattn.cli._tables import make_console, print_table
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow", "safetensors", "triton")
 
@@ -33,10 +33,10 @@ def info(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    console = Console()
+    console = make_console()
     for title in ("versions", "machine", "native"):
-        console.print(_pairs(title, found[title]), highlight=False)
-    console.print(_backends(found["ops"]), highlight=False)
+        print_table(console, _pairs(title, found[title]))
+    print_table(console, _backends(found["ops"]))
 
 
 info.__doc__ = HELP

@@ -5,9 +5,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from convattn.cli._tables import make_console, print_table
 from convattn.errors import UserError
 
 HELP = """List the models and recipes to train.
@@ -79,7 +79,7 @@ def _matching(names: list[str], pattern: str | None) -> list[str]:
 
 
 def _print_lists(parameters: dict[str, int], others: list[str], recipes: list[str]) -> None:
-    console = Console()
+    console = make_console()
     if parameters or others:
         table = Table("model", box=None, pad_edge=False, header_style="bold")
         table.add_column("parameters", justify="right")
@@ -87,7 +87,7 @@ def _print_lists(parameters: dict[str, int], others: list[str], recipes: list[st
             table.add_row(name, f"{value / 1e6:.2f} M")
         for name in others:
             table.add_row(name, "")
-        console.print(table, highlight=False)
+        print_table(console, table)
     if recipes:
         console.print("\n[bold]recipe[/]" if parameters or others else "[bold]recipe[/]")
         for name in recipes:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, TextIO
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from convattn.cli._tables import make_console, print_table
 from convattn.data.names import ESCAPED
 from convattn.errors import UserError, naming_file
 
@@ -136,7 +136,7 @@ class TableWriter:
     """A row per image: the best class, its probability and those that follow."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.console = Console(file=stream, width=None if stream.isatty() else 160)
+        self.console = make_console(file=stream)
         self.table = Table(box=None, pad_edge=False, header_style="bold")
         self.table.add_column("image", overflow="fold")
         self.table.add_column("class", style="bold", overflow="fold")
@@ -153,7 +153,7 @@ class TableWriter:
     def close(self) -> None:
         """Print the table, whose columns are as wide as all rows ask."""
         if self.table.row_count:
-            self.console.print(self.table, highlight=False)
+            print_table(self.console, self.table)
 
 
 class JsonWriter:

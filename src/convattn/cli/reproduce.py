@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from convattn.cli._tables import make_console, print_table
 from convattn.cli.train import _training_packages
+from convattn.data.names import counted
 from convattn.errors import UserError
 from convattn.tasks.alone import alone
 from convattn.tasks.interrupt import STOPPED
@@ -97,10 +99,13 @@ def reproduce(
         chosen = [(entry, part) for entry in entries if (part := entry.part(scale)) is not None]
         if not chosen and not runs:
             raise UserError(_no_part(entries, scale))
-        console = Console()
+        console = make_console()
         with ExitStack() as held:
             _hold(out, held)
-            _go(chosen, results, Writer(results), _Way(scale, jobs, allow_busy, tuple(runs or ())), console)
+            if runs:
+                chosen = _fill(entries, results, runs, console)
+            asked = {entry.id: part.scale for entry, part in chosen} if runs else {entry.id: scale for entry in entries}
+            _go(chosen, results, Writer(results, asked), _Way(scale, jobs, allow_busy, filled=bool(runs)), console)
 
 
 reproduce.__doc__ = HELP
@@ -109,8 +114,20 @@ reproduce.__doc__ = HELP
 class _Way:
     """How it is to be done."""
 
-    def __init__(self, scale: str, jobs: int, allow_busy: bool, filling: tuple[Path, ...]) -> None:
-        self.scale, self.jobs, self.allow_busy, self.filling = scale, jobs, allow_busy, filling
+    def __init__(self, scale: str, jobs: int, allow_busy: bool, *, filled: bool) -> None:
+        self.scale, self.jobs, self.allow_busy = "filled" if filled else scale, jobs, allow_busy
+
+
+def _fill(
+    entries: "Sequence[Entry]", results: "Results", runs: "Sequence[Path]", console: Console
+) -> "list[tuple[Entry, Part]]":
+    """Note which published rows finished runs are of; return the tables that have such rows."""
+    from convattn.paper.catalogue import ENTRIES
+
+    for told in results.fill_from(runs, [part for entry in ENTRIES if (part := entry.part("full")) is not None]):
+        _say(console, told)
+    full = [(entry, part) for entry in entries if (part := entry.part("full")) is not None]
+    return [(entry, part) for entry, part in full if any(results.of(entry, part, row) for row in part.rows)]
 
 
 def _no_part(entries: "Sequence[Entry]", scale: str) -> str:
@@ -122,21 +139,17 @@ def _no_part(entries: "Sequence[Entry]", scale: str) -> str:
 
 
 def _go(chosen: "list[tuple[Entry, Part]]", results: "Results", writer: "Writer", way: _Way, console: Console) -> None:
-    if way.filling:
-        from convattn.paper.catalogue import ENTRIES
-
-        full = [part for entry in ENTRIES for part in entry.parts if part.scale == "full"]
-        for told in results.fill_from(way.filling, full):
-            _say(console, told)
     finished, failures = True, list[str]()
-    if not way.filling and way.scale == "count":
+    if way.scale == "count":
         _count(chosen, results, console)
-    elif not way.filling and way.scale == "speed":
+    elif way.scale == "speed":
         _time(chosen, results, way, console)
-    elif not way.filling and way.scale in ("digits", "scenes"):
+    elif way.scale in ("digits", "scenes"):
         finished, failures = _train(chosen, results, writer, way, console)
     page = writer.write()
     _print_end(chosen, writer, page, console)
+    if way.scale == "full":
+        _print_commands(chosen, writer, console)
     for failure in failures:
         Console(stderr=True).print(f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
     if not finished:
@@ -216,7 +229,7 @@ def _train(
     missing = [
         run for run, _ in needed.values() if find_finished(run, results.runs, other_code=results.other_code) is None
     ]
-    _say(console, f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before")
+    _say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
     failures: list[str] = []
     writer.write()
     if not missing:
@@ -315,14 +328,16 @@ def _hold(out: Path, held: ExitStack) -> None:
 
 
 def _print_list(entries: "Sequence[Entry]") -> None:
-    console = Console()
+    console = make_console()
     for entry in entries:
         console.print(f"[bold]{entry.id}[/]  {entry.caption}", highlight=False, soft_wrap=True)
         if not entry.parts:
             _say(console, f"    not computed: {entry.reason}")
         for part in entry.parts:
             seeds = " a seed" if part.scale in ("digits", "scenes") else ""
-            _say(console, f"    {part.scale:6}  needs {part.need}; {part.time}; {len(part.rows)} rows{seeds}")
+            _say(
+                console, f"    {part.scale:6}  needs {part.need}; {part.time}; {counted(len(part.rows), 'row')}{seeds}"
+            )
     _say(console, "next: convattn reproduce acmix-table6 --scale digits")
 
 
@@ -337,9 +352,7 @@ def _print_end(chosen: "list[tuple[Entry, Part]]", writer: "Writer", page: Path,
         given = f"{sum(line.is_run for line in lines)} of {len(lines)}"
         table.add_row(entry.id, part.scale, given, str(far) if part.comparable else "")
     if chosen:
-        console.print(table, highlight=False)
-    if [part.scale for _, part in chosen[:1]] == ["full"]:
-        _print_commands(chosen, writer, console)
+        print_table(console, table)
     _say(console, f"page   {page}")
     _say(console, f"tables {page.parent}/*.md, *.csv, *.png")
 

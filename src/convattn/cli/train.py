@@ -181,7 +181,7 @@ def _check_task_is_meant(overrides: dict[str, Any]) -> None:
     folder = overrides.get("data.folder")
     if not folder:
         return
-    from convattn.data.coco import annotation_files
+    from convattn.data.coco_layout import annotation_files
     from convattn.data.segmentation import find_pair_folders
 
     path = user_path(folder)
@@ -271,7 +271,7 @@ def _print_job(job: "Job", origin: str, console: Console) -> None:
             f" the first {first.path}: {first.reason}"
         )
     if recipe.task in ("detection", "instances"):
-        from convattn.tasks.dense_data import has_objects
+        from convattn.data.coco import has_objects
 
         if not has_objects(data.val):
             lines.append("the validation images have no object: nothing can be measured, the last epoch is kept")

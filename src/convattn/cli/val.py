@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from convattn.cli._tables import make_console, print_table
+from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def val(
 
         print_scores(loaded, run, data, as_json=as_json)
         return
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, skipped, source = _open(run, data, loaded)
@@ -129,8 +130,10 @@ def _record(
 
 
 def _print_scores(loaded: "LoadedModel", scores: "Evaluation", source: str) -> None:
-    console = Console()
-    console.print(f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {scores.images} images", highlight=False)
+    console = make_console()
+    console.print(
+        f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {counted(scores.images, 'image')}", highlight=False
+    )
     console.print(
         f"top-1 [bold]{scores.top1:.2%}[/]   top-5 {scores.top5:.2%}   loss {scores.loss:.4f}", highlight=False
     )
@@ -142,6 +145,6 @@ def _print_scores(loaded: "LoadedModel", scores: "Evaluation", source: str) -> N
     measured.sort(key=lambda pair: pair[0])
     for accuracy, one in measured[:WORST_CLASSES]:
         table.add_row(escape(one.name), f"{accuracy:.1%}", str(one.correct), str(one.images))
-    console.print(table, highlight=False)
+    print_table(console, table)
     if len(measured) > WORST_CLASSES:
         console.print(f"the weakest {WORST_CLASSES} of {len(measured)} classes; --json has them all", highlight=False)

@@ -4,11 +4,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convattn.data.coco import annotation_files, check_coco
-from convattn.data.coco_file import Wanted
-from convattn.data.folder import Progress, open_folder
-from convattn.data.problems import BadData, Problem, errors
-from convattn.data.segmentation import check_pairs, find_pair_folders, read_classes
+from convattn.data.coco import DetectionImages, check_coco
+from convattn.data.coco import check_parts as check_coco_parts
+from convattn.data.coco_file import CocoFile, Wanted
+from convattn.data.coco_layout import annotation_files, find_annotations, split_of
+from convattn.data.folder import Progress, name_some, open_folder
+from convattn.data.names import counted
+from convattn.data.problems import BadData, Problem
+from convattn.data.segmentation import check_pairs, check_parts, find_pair_folders, read_classes
 from convattn.errors import UserError, user_path
 
 
@@ -56,21 +59,43 @@ def check_data(
     options = options or CheckOptions()
     root = user_path(path)
     if root.is_file():
-        return [_check_coco(root, options, progress)]
+        part, found = _check_coco(root, options, progress)
+        if found is not None and split_of(root.parent, root) != "val":
+            part.problems.extend(check_coco_parts(found, None)[2])
+        return [part]
     if not root.is_dir():
         raise UserError(f"{root}: no such file or folder; name a data folder or a COCO annotation file")
-    found = [_check_coco(file, options, progress) for file in annotation_files(root)]
+    checked = _check_coco_folder(root, options, progress)
     try:
         find_pair_folders(root)
     except UserError as error:
-        if not found:
-            found = [_check_classes(root, error, progress)]
+        if not checked:
+            checked = [_check_classes(root, error, progress)]
     else:
-        found.append(_check_pairs(root, options, progress))
-    return found
+        checked.append(_check_pairs(root, options, progress))
+    return checked
 
 
-def _check_coco(path: Path, options: CheckOptions, progress: Progress | None) -> Checked:
+def _check_coco_folder(root: Path, options: CheckOptions, progress: Progress | None) -> list[Checked]:
+    """Check every annotation file of a folder, and those that training would take against each other."""
+    files = annotation_files(root)
+    looks = {file: _check_coco(file, options, progress) for file in files}
+    checked = [part for part, _ in looks.values()]
+    if not files:
+        return checked
+    try:
+        train, val = find_annotations(root)
+    except UserError as error:
+        return [*checked, Checked(f"{root} (COCO)", {}, [_problem(root, error)])]
+    last, found, held_out = looks[val or train][0], looks[train][1], None if val is None else looks[val][1]
+    if found is not None and (val is None or held_out is not None):
+        last.problems.extend(check_coco_parts(found, held_out)[2])
+    return checked
+
+
+def _check_coco(
+    path: Path, options: CheckOptions, progress: Progress | None
+) -> tuple[Checked, tuple[CocoFile, DetectionImages] | None]:
     name = f"{path} (COCO)"
     try:
         wanted = options.wanted or "masks"
@@ -78,9 +103,9 @@ def _check_coco(path: Path, options: CheckOptions, progress: Progress | None) ->
         if options.wanted is None and not file.has_masks:
             file, images, problems = check_coco(path, images=options.images, wanted="boxes", progress=progress)
     except BadData as error:
-        return Checked(name, {}, error.problems)
+        return Checked(name, {}, error.problems), None
     except UserError as error:
-        return Checked(name, {}, [Problem(str(path), None, "", str(error), "")])
+        return Checked(name, {}, [_problem(path, error)]), None
     objects = [one for image in images.entries for one in image.objects]
     counts = {
         "images": len(images),
@@ -88,20 +113,22 @@ def _check_coco(path: Path, options: CheckOptions, progress: Progress | None) ->
         "crowds": sum(one.crowd for one in objects),
         "classes": len(file.categories),
     }
-    return Checked(name, counts, problems)
+    return Checked(name, counts, problems), (file, images)
+
+
+def _problem(place: Path, error: UserError) -> Problem:
+    """Return what an error says of a file or folder, as a problem of it."""
+    return Problem(str(place), None, "", str(error).removeprefix(f"{place}: "), "", level="fatal")
 
 
 def _check_pairs(root: Path, options: CheckOptions, progress: Progress | None) -> Checked:
     folders = find_pair_folders(root)
     reduce = folders.ade20k if options.reduce_zero_label is None else options.reduce_zero_label
     classes = list(options.classes) if options.classes is not None else read_classes(root)
-    train, val, problems = check_pairs(folders, classes, reduce_zero_label=reduce, progress=progress)
+    *parts, problems = check_pairs(folders, classes, reduce_zero_label=reduce, progress=progress)
+    train, val, more = check_parts(folders, *parts)
     counts = {"training pairs": len(train), "validation pairs": len(val), "classes": train.num_classes}
-    if train.num_classes < 2 and len(train) and not errors(problems):
-        what = "the labels hold one class only"
-        remedy = "give each class a number; 255 means not labelled, so save a mask of two classes as 0 and 1"
-        problems.append(Problem(str(root), None, "ids", what, remedy))
-    return Checked(f"{root} (label PNGs)", counts, problems)
+    return Checked(f"{root} (label PNGs)", counts, [*problems, *more])
 
 
 def _check_classes(root: Path, otherwise: UserError, progress: Progress | None) -> Checked:
@@ -114,4 +141,9 @@ def _check_classes(root: Path, otherwise: UserError, progress: Progress | None) 
         ) from error
     counts = {"training images": len(data.train), "validation images": len(data.val), "classes": len(data.classes)}
     problems = [Problem(str(root / one.path), None, "image", one.reason, "mend or remove it") for one in data.skipped]
+    labels = {data.val.label(index) for index in range(len(data.val))}
+    unseen = [name for label, name in enumerate(data.classes) if label not in labels]
+    if unseen:
+        what = f"{counted(len(unseen), 'class')} without an image to validate on: {name_some(unseen)}"
+        problems.append(Problem(str(root), None, "", what, "add images: nothing tells how well it is known", "note"))
     return Checked(f"{root} (class folders)", counts, problems)

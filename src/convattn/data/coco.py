@@ -1,8 +1,7 @@
 """Images with boxes and masks, read from COCO's JSON; targets as torchvision's detectors take them."""
 
-import hashlib
 import os
-import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from convattn.data.coco_file import CocoFile, CocoImage, Wanted, read_coco_file
+from convattn.data.coco_layout import find_annotations, find_images, image_file, image_folders, similar_files
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
-from convattn.data.folder import VAL_NAMES, Progress
-from convattn.data.images import open_image
+from convattn.data.folder import TRAINED_ON, Progress, file_key, name_some, shared_files
+from convattn.data.images import MAX_PIXELS, open_image
 from convattn.data.masks import decode_mask
-from convattn.data.problems import Problem, refuse_or_skip
+from convattn.data.names import counted, validation_names
+from convattn.data.problems import Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, user_path
 
@@ -26,11 +27,8 @@ Target = dict[str, Tensor]
 """An image's objects: boxes [N, 4] (x1, y1, x2, y2) float32, labels [N] int64 from 1, image_id, area [N], iscrowd [N];
 with masks also masks [N, H, W] uint8."""
 
-COCO_LAYOUT = """expected one of
-  ROOT/annotations/instances_train*.json and instances_val*.json, with the images in ROOT/train*/ or ROOT/images/
-  ROOT/train/*.json with ROOT/val/*.json (or valid/), the images beside them
-  ROOT/train.json with ROOT/val.json, the images in ROOT/images/
-  one annotations.json                     (a fixed part of its images is held out)"""
+Checked = tuple[CocoFile, "DetectionImages"]
+"""What an annotation file says, and the images that can be used."""
 
 _REMEDY_MISSING = "put the image there, or remove its entry"
 
@@ -135,9 +133,6 @@ def open_coco(
     """
     file, found, problems = check_coco(annotations, images=images, wanted=wanted, progress=progress)
     skipped = refuse_or_skip(problems, skip_bad=skip_bad)
-    if not found.entries:
-        first = f"; the first problem: {problems[0]}" if problems else ": it lists none"
-        raise UserError(f"{annotations}: no image is left{first}")
     return [name for _, name in file.categories], found, skipped
 
 
@@ -159,18 +154,59 @@ def check_coco(
 
     def size_of(name: str) -> tuple[int, int] | None:
         candidates = folders or image_folders(path)
-        place = next((folder / name for folder in candidates if _is_file(folder / name)), None)
+        places = (folder / found for folder in candidates if (found := image_file(folder, name)) is not None)
+        place = next(places, None)
         if place is None or image_fault(place, decode=False) is not None:
             return None
         return upright_size(place)
 
     file = read_coco_file(path, wanted, size_of=size_of)
     root = folders[0] if folders else find_images(path, [image.file for image in file.images])
-    faults = _file_faults(root, file.images, progress)
+    images = [replace(image, file=image_file(root, image.file) or image.file) for image in file.images]
+    faults = [*_listed_twice(path, root, images), *_file_faults(root, images, progress)]
     bad = {problem.id for problem in faults}
-    entries = tuple(image for image in file.images if image.id not in bad)
+    entries = tuple(image for image in images if image.id not in bad)
+    problems = [*file.problems, *faults, *_class_notes(file, entries)]
+    if not entries:
+        remedy = f"mend its problems, the first: {problems[0]}" if errors(problems) else "add images"
+        problems.append(Problem(str(path), None, "images", "no image is left", remedy, level="fatal"))
     ids = tuple(id for id, _ in file.categories)
-    return file, DetectionImages(root, path, entries, ids, wanted), [*file.problems, *faults]
+    return file, DetectionImages(root, path, entries, ids, wanted), problems
+
+
+def check_parts(
+    train: Checked, val: Checked | None, val_fraction: float = 0.2
+) -> tuple[DetectionImages, DetectionImages, list[Problem]]:
+    """Return the images to train and to validate on, and what is wrong between them.
+
+    Args:
+        train: What :func:`check_coco` says of the annotation file to train on.
+        val: Of the one to validate on; None holds a part of the first one's images out.
+        val_fraction: How large that part is.
+    """
+    (train_file, training), problems = train, []
+    if val is None:
+        if len(training) == 1:
+            what = "one image cannot be split"
+            problems.append(Problem(str(train_file.path), None, "", what, "add images to validate on", level="fatal"))
+        training, validating = _split(training, val_fraction)
+    else:
+        val_file, validating = val
+        if val_file.categories != train_file.categories:
+            lists = f"{_listed(val_file.categories)} against {_listed(train_file.categories)}"
+            what = f"its categories are not those of {train_file.path}: {lists}"
+            remedy = "give both files the same list, with the same ids"
+            problems.append(Problem(str(val_file.path), None, "", what, remedy, level="fatal"))
+        validating, shared = _without_shared(training, validating)
+        problems += shared
+    if training.entries and not has_objects(training):
+        what = f"no object on its {counted(len(training), 'training image')}, crowds aside"
+        remedy = "annotate some: a detector learns from them"
+        problems.append(Problem(str(training.annotations), None, "", what, remedy, level="fatal"))
+    if validating.entries and not has_objects(validating):
+        what, remedy = "the images to validate on have no object", "annotate some: nothing can be measured without"
+        problems.append(Problem(str(validating.annotations), None, "", what, remedy, level="note"))
+    return training, validating, problems
 
 
 def open_detection(
@@ -191,127 +227,103 @@ def open_detection(
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction={val_fraction}: the held-out part of the images lies between 0 and 1, as in 0.2")
-    train_file, val_file = find_annotations(root)
-    classes, train, skipped = open_coco(train_file, wanted=wanted, skip_bad=skip_bad, progress=progress)
-    if val_file is None:
-        train, val = _split(train, val_fraction)
-    else:
-        val_classes, val, more = open_coco(val_file, wanted=wanted, skip_bad=skip_bad, progress=progress)
-        skipped += more
-        if (val_classes, val.category_ids) != (classes, train.category_ids):
-            raise UserError(
-                f"{val_file}: its categories are not those of {train_file}: {_listed(val, val_classes)} against "
-                f"{_listed(train, classes)}; give both files the same list, with the same ids"
-            )
-    return DetectionData(classes, train, val, skipped)
+    found = [check_coco(file, wanted=wanted, progress=progress) for file in find_annotations(root) if file is not None]
+    parts = [(file, images) for file, images, _ in found]
+    train, val, problems = check_parts(parts[0], parts[1] if len(parts) > 1 else None, val_fraction)
+    skipped = refuse_or_skip([problem for one in found for problem in one[2]] + problems, skip_bad=skip_bad)
+    return DetectionData([name for _, name in parts[0][0].categories], train, val, skipped)
 
 
-def find_annotations(root: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """Return the annotation files to train and to validate on; the second is None where one file holds all.
-
-    Raises:
-        UserError: There are none, or it is not clear which are meant.
-    """
-    path = user_path(root)
-    if path.is_file():
-        return path, None
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder; give a folder or an annotation file, {COCO_LAYOUT}")
-    files = annotation_files(path)
-    train = [file for file in files if _split_of(path, file) == "train"]
-    val = [file for file in files if _split_of(path, file) == "val"]
-    if len(train) == 1 and len(val) == 1:
-        return train[0], val[0]
-    if len(files) == 1 and not val:
-        return files[0], None
-    found = ", ".join(str(file.relative_to(path)) for file in files[:8]) or "no JSON file"
-    raise UserError(f"{path}: found {found}; {COCO_LAYOUT}; or name one annotation file")
-
-
-def annotation_files(root: Path) -> list[Path]:
-    """Return the JSON files that can be annotations: in ``root``, its ``annotations/`` and its splits' folders.
-
-    COCO's captions and key points beside the instances are passed over.
-    """
-    folders = [root, root / "annotations", *(root / name for name in ("train", *VAL_NAMES))]
-    found = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.json"))]
-    found = [file for file in found if not file.name.startswith(".") and file.name != "scenes.json"]
-    instances = [file for file in found if file.name.startswith("instances_")]
-    return instances or found
-
-
-def image_folders(annotations: Path) -> list[Path]:
-    """Return the folders that may hold an annotation file's images, the likeliest first."""
-    stem = annotations.stem
-    names = dict.fromkeys([stem, stem.partition("_")[2], *re.findall(r"train\d*|val\d*|valid|validation", stem)])
-    near = [annotations.parent, annotations.parent.parent]
-    below = [base / folder / name for base in near for folder in ("images", "") for name in names if name]
-    return [folder for folder in [*below, *(base / "images" for base in near), *near] if folder.is_dir()]
-
-
-def find_images(annotations: Path, names: Sequence[str]) -> Path:
-    """Return the folder that holds the most of a sample of an annotation file's images.
-
-    Raises:
-        UserError: None is found.
-    """
-    sample = names[:: max(1, len(names) // 50)]
-    folders = image_folders(annotations)
-    counts = [sum(_is_file(folder / name) for name in sample) for folder in folders]
-    if max(counts, default=0) == 0 and names:
-        looked = ", ".join(str(folder) for folder in folders)
-        raise UserError(
-            f"{annotations}: found none of its {len(names)} images, as {names[0]}, in {looked}; "
-            "put them beside the file in images/, or name their folder"
-        )
-    return folders[counts.index(max(counts))]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long for the disk, a folder that may not be looked into
-        return False
+def has_objects(images: DetectionImages) -> bool:
+    """Tell whether any image has an object, crowds aside."""
+    return any(not one.crowd for image in images.entries for one in image.objects)
 
 
 def _file_faults(root: Path, images: Sequence[CocoImage], progress: Progress | None) -> list[Problem]:
     """Check the image files themselves: there, whole, of the size that the annotations say."""
-    decode = decode_all([root / image.file for image in images])
+    decode, similar = decode_all([root / image.file for image in images]), similar_files()
 
     def check(image: CocoImage) -> Problem | None:
         path = root / image.file
         fault = image_fault(path, decode=decode)
         if fault is None:
             size = upright_size(path)
+            if size[0] * size[1] > MAX_PIXELS:
+                what = f"the image is {size[0]}×{size[1]}, so large that it is read smaller, where its boxes do not fit"
+                return Problem(str(path), image.id, "images.width", what, "save a smaller copy, and scale its boxes")
             if size == (image.width, image.height):
                 return None
             what = f"the image is {size[0]}×{size[1]}, the annotations say {image.width}×{image.height}"
             return Problem(str(path), image.id, "images.width", what, "save the image at the size that was annotated")
-        remedy = _REMEDY_MISSING if fault[0] == "no such file" else fault[1]
+        remedy = fault[1]
+        if fault[0] == "no such file":
+            near = similar(root, image.file)
+            remedy = _REMEDY_MISSING if near is None else f"there is {near}: write its name as it is"
         return Problem(str(path), image.id, "images.file_name", fault[0], remedy)
 
     return [problem for problem in in_threads(check, images, progress) if problem is not None]
 
 
+def _listed_twice(path: Path, root: Path, images: Sequence[CocoImage]) -> list[Problem]:
+    """Name the entries that lead to one file, however it is spelled or linked: each has a part of its objects."""
+    entries: dict[tuple[int, int], list[CocoImage]] = defaultdict(list)
+    for image in images:
+        key = file_key(root / image.file)
+        if key is not None:
+            entries[key].append(image)
+    problems = []
+    for same in entries.values():
+        ids = ", ".join(str(image.id) for image in same)
+        what, remedy = f"is one file under the ids {ids}", "list the image once, with all its objects"
+        if len(same) > 1:
+            problems += [Problem(str(path), one.id, "images.file_name", f"{one.file} {what}", remedy) for one in same]
+    return problems
+
+
+def _class_notes(file: CocoFile, entries: Sequence[CocoImage]) -> list[Problem]:
+    """Note the classes that nothing teaches, and those of one name."""
+    labels = {one.label for image in entries for one in image.objects if not one.crowd}
+    unused = [name for label, (_, name) in enumerate(file.categories, 1) if label not in labels]
+    names = Counter(name for _, name in file.categories)
+    twice = [name for name, count in names.items() if count > 1]
+    notes = []
+    if unused and labels:
+        what = f"{len(unused)} of {counted(len(file.categories), 'class')} without an object: {name_some(unused)}"
+        notes.append((what, "nothing to do, if that is meant: none is learned or measured"))
+    if twice:
+        what = f"{name_some(twice)} named twice, under different ids"
+        notes.append((what, "nothing to do, if they are different: they are learned apart"))
+    return [Problem(str(file.path), None, "categories", *note, level="note") for note in notes]
+
+
 def _split(images: DetectionImages, val_fraction: float) -> tuple[DetectionImages, DetectionImages]:
     """Hold out the images whose names have the smallest hashes."""
-    if len(images) < 2:
-        raise UserError(f"{images.annotations}: one image cannot be split; add images to validate on")
-    ranked = sorted(
-        images.entries, key=lambda entry: hashlib.sha256(entry.file.encode(errors="surrogateescape")).digest()
-    )
-    count = min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)
-    held_out = {entry.id for entry in ranked[:count]}
-    train = tuple(entry for entry in images.entries if entry.id not in held_out)
-    val = tuple(entry for entry in images.entries if entry.id in held_out)
+    chosen = validation_names([_hashed(entry) for entry in images.entries], val_fraction)
+    train = tuple(entry for entry in images.entries if _hashed(entry) not in chosen)
+    val = tuple(entry for entry in images.entries if _hashed(entry) in chosen)
     return replace(images, entries=train), replace(images, entries=val)
 
 
-def _split_of(root: Path, file: Path) -> str | None:
-    words = set(re.split(r"[^a-z]+", "/".join(file.relative_to(root).with_suffix("").parts).lower()))
-    if words & set(VAL_NAMES):
-        return "val"
-    return "train" if "train" in words else None
+def _hashed(entry: CocoImage) -> str:
+    return entry.file.replace("\\", "/")
+
+
+def _without_shared(train: DetectionImages, val: DetectionImages) -> tuple[DetectionImages, list[Problem]]:
+    """Return the validation images that are not trained on, and a problem for each of the others."""
+    places = {val.root / entry.file: entry for entry in val.entries}
+    shared = shared_files((train.root / entry.file for entry in train.entries), places)
+    entries = tuple(entry for place, entry in places.items() if place not in shared)
+    if shared and not entries:
+        what = f"no image is left to validate on: all are in {train.annotations} too"
+        remedy = "remove the file, and a part of the images is held out; or annotate others"
+        return replace(val, entries=()), [Problem(str(val.annotations), None, "images", what, remedy, level="fatal")]
+    remedy = f"take it out of {train.annotations} or of {val.annotations}"
+    problems = [
+        Problem(str(place), entry.id, "images.file_name", TRAINED_ON, remedy)
+        for place, entry in places.items()
+        if place in shared
+    ]
+    return replace(val, entries=entries), problems
 
 
 def _folder(path: Path) -> Path:
@@ -320,6 +332,6 @@ def _folder(path: Path) -> Path:
     raise UserError(f"{path}: no such folder of images")
 
 
-def _listed(images: DetectionImages, classes: Sequence[str]) -> str:
-    pairs = [f"{id} {name!r}" for id, name in zip(images.category_ids, classes, strict=True)]
+def _listed(categories: Sequence[tuple[int, str]]) -> str:
+    pairs = [f"{id} {name!r}" for id, name in categories]
     return ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")

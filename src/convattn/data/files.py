@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import TiffImagePlugin
 
 from convattn.data.folder import FULL_CHECK_BYTES, Progress
-from convattn.data.images import ImageError, check_image
+from convattn.data.images import ImageError, check_image, open_file, read_header
+from convattn.data.pixels import orientation
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,24 +20,22 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return (width, height) of a good image file as :func:`convattn.data.images.open_image` gives it.
+    """Return (width, height) of a good image file, turned upright; a JPEG is measured before it is read smaller.
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> path = os.path.join(tempfile.mkdtemp(), "a.png")
         >>> Image.new("L", (4, 3)).save(path)
         >>> upright_size(path)
         (4, 3)
     """
-    with Image.open(path) as image:
+    with open_file(path) as file:
+        image = read_header(file, path)
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow gives the upright size
             return width, height
-        try:
-            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except Exception:  # damaged EXIF raises nearly every built-in type, and open_image reads over it
-            orientation = 1
-    return (height, width) if orientation in SIDEWAYS else (width, height)
+        return (height, width) if orientation(image) in SIDEWAYS else (width, height)
 
 
 def image_fault(path: Path, *, decode: bool) -> tuple[str, str] | None:

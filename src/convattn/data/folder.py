@@ -1,11 +1,8 @@
 """Folders of images, one subfolder per class, as a data set."""
 
-import hashlib
-import math
 import os
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from convattn.data.images import ImageError, check_image, is_image_name, open_image
+from convattn.data.names import composed, counted, validation_names
 from convattn.data.types import ClassificationData, SkippedFile
 from convattn.errors import UserError, user_path
 
@@ -32,6 +30,9 @@ FULL_CHECK_BYTES = 500_000_000
 LAYOUT = """expected one of
   ROOT/train/CLASS/*.jpg with ROOT/val/CLASS/*.jpg   (your own split)
   ROOT/CLASS/*.jpg                                   (a fixed part of each class is held out)"""
+
+TRAINED_ON = "it is among the training images too, under this or another name"
+"""Why an image is not validated on."""
 
 Item = tuple[str, int]
 """An image's path below the data folder, and its label."""
@@ -106,6 +107,9 @@ def open_folder(
     if val_name is None:
         items, held_out = _split(items, len(classes), val_fraction, seed)
     held_out = [item for item in held_out if item[0] not in bad]
+    trained = shared_files((root / file for file, _ in items), (root / file for file, _ in held_out))
+    skipped += [SkippedFile(file, TRAINED_ON) for file, _ in held_out if root / file in trained]
+    held_out = [item for item in held_out if root / item[0] not in trained]
     if not held_out:
         raise UserError(f"{root}: no readable image is left to validate on; add images{_first(skipped)}")
     return ClassificationData(classes, _images(root, items), _images(root, held_out), skipped)
@@ -125,7 +129,7 @@ def open_held_out(
     bad = {file.path for file in skipped}
     good = [item for item in items if item[0] not in bad]
     if not good:
-        raise UserError(f"{root}: none of its {len(items)} images can be read{_first(skipped)}")
+        raise UserError(f"{root}: none of its {counted(len(items), 'image')} can be read{_first(skipped)}")
     return _images(root, good), skipped
 
 
@@ -152,6 +156,29 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
         below = Path(parent).relative_to(folder)
         found += [(below / name).as_posix() for name in files if is_image_name(name)]
     return sorted(found)
+
+
+def file_key(path: Path) -> tuple[int, int] | None:
+    """Return what a file is known by whatever its name, None where it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def shared_files(train: Iterable[Path], val: Iterable[Path]) -> set[Path]:
+    """Return the paths of ``val`` that lead to a file of ``train``, by another name or a link.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "a").touch()
+        >>> shared_files([folder / "a"], [folder / "." / "a"]) == {folder / "a"}
+        True
+    """
+    known = {file_key(path) for path in train} - {None}
+    return {path for path in val if file_key(path) in known}
 
 
 def _existing_folder(root: str | os.PathLike[str]) -> Path:
@@ -181,7 +208,7 @@ def _split_names(root: Path) -> tuple[str, str | None]:
     train = [name for name, role in parts.items() if role == "train"]
     val = [name for name, role in parts.items() if role == "val"]
     if len(train) > 1 or len(val) > 1:
-        raise UserError(f"{root}: found {_name_some(train if len(train) > 1 else val)} for one part; {LAYOUT}")
+        raise UserError(f"{root}: found {name_some(train if len(train) > 1 else val)} for one part; {LAYOUT}")
     if train or (val and all(split_role(name) in ("val", "test") for name in _subfolders(root))):
         return _undoubled(root, train[0]) if train else "train", _undoubled(root, val[0]) if val else None
     return ".", None
@@ -209,7 +236,7 @@ def _checked_classes(folder: Path, names: list[str]) -> list[str]:
     if len(inner[0]) < 2 or any(other != inner[0] for other in inner):
         return names
     raise UserError(
-        f"{folder}: found {_name_some(names)}, each with the same folders, {_name_some(inner[0])}: these look like the"
+        f"{folder}: found {name_some(names)}, each with the same folders, {name_some(inner[0])}: these look like the"
         f" classes. Name the folders above them train and val, or put the images of a class into one folder; {LAYOUT}"
     )
 
@@ -220,36 +247,45 @@ def _class_folders(folder: Path, *, chosen: bool) -> list[str]:
     ``chosen``: the folder's name says that it holds them.
     """
     names = _subfolders(folder)
+    twice = [name for name in names if name != composed(name) and composed(name) in names]
+    if twice:
+        raise UserError(f"{folder}: two folders are called {twice[0]}, in two Unicode forms; put their images into one")
     if len(names) >= 2:
         return names if chosen else _checked_classes(folder, names)
     loose = sum(is_image_name(entry.name) for entry in os.scandir(folder))
     if names:
         found = f"only one class folder, {names[0]!r}, and a classifier needs two"
     elif loose:
-        found = f"{_count(loose, 'image')} but no class folders"
+        found = f"{counted(loose, 'image')} but no class folders"
     else:
         found = "neither class folders nor images"
     raise UserError(f"{folder}: found {found}; {LAYOUT}")
 
 
 def _list_items(root: Path, below: str, classes: list[str]) -> list[Item]:
-    """List the images of ``root/below/CLASS`` by class and path."""
-    folders = [(Path(below) / name, label) for label, name in enumerate(classes) if (root / below / name).is_dir()]
-    return [((folder / file).as_posix(), label) for folder, label in folders for file in list_images(root / folder)]
+    """List the images of ``root/below/CLASS`` by class and path; accents may be written in either Unicode form."""
+    labels = {composed(name): label for label, name in enumerate(classes)}
+    folders = sorted((labels[composed(name)], name) for name in _subfolders(root / below) if composed(name) in labels)
+    return [
+        ((Path(below) / name / file).as_posix(), label)
+        for label, name in folders
+        for file in list_images(root / below / name)
+    ]
 
 
 def _held_out_items(root: Path, below: str, classes: list[str], owner: str) -> list[Item]:
     """List the images to validate on; a class with images that ``owner`` does not know is an error."""
     folder = root / below
-    strange = [name for name in _subfolders(folder) if name not in set(classes) and list_images(folder / name)]
+    known = set(map(composed, classes))
+    strange = [name for name in _subfolders(folder) if composed(name) not in known and list_images(folder / name)]
     if strange:
         raise UserError(
-            f"{folder}: {_name_some(strange)} not among the {len(classes)} classes of {owner} ({_name_some(classes)}); "
+            f"{folder}: {name_some(strange)} not among the {len(classes)} classes of {owner} ({name_some(classes)}); "
             "rename or remove the folder"
         )
     items = _list_items(root, below, classes)
     if not items:
-        raise UserError(f"{folder}: found no images in folders named after the classes ({_name_some(classes)})")
+        raise UserError(f"{folder}: found no images in folders named after the classes ({name_some(classes)})")
     return items
 
 
@@ -258,9 +294,9 @@ def _require_images(folder: Path, classes: list[str], items: list[Item]) -> None
     present = {label for _, label in items}
     empty = [name for label, name in enumerate(classes) if label not in present]
     if len(empty) == len(classes):
-        raise UserError(f"{folder}: found {_count(len(classes), 'folder')} but no image in them; {LAYOUT}")
+        raise UserError(f"{folder}: found {counted(len(classes), 'folder')} but no image in them; {LAYOUT}")
     if empty:
-        raise UserError(f"{folder}: no images in the class folder {_name_some(empty)}; add images or remove the folder")
+        raise UserError(f"{folder}: no images in the class folder {name_some(empty)}; add images or remove the folder")
 
 
 def _require_readable(folder: Path, classes: list[str], items: list[Item], skipped: list[SkippedFile]) -> None:
@@ -268,7 +304,7 @@ def _require_readable(folder: Path, classes: list[str], items: list[Item], skipp
     present = {label for _, label in items}
     lost = [name for label, name in enumerate(classes) if label not in present]
     if lost:
-        raise UserError(f"{folder}: no image of the class {_name_some(lost)} can be read{_first(skipped)}")
+        raise UserError(f"{folder}: no image of the class {name_some(lost)} can be read{_first(skipped)}")
 
 
 def _find_bad(root: Path, items: list[Item], progress: Progress | None) -> list[SkippedFile]:
@@ -307,21 +343,13 @@ def _size(path: Path) -> int:
 
 def _split(items: list[Item], classes: int, val_fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
     """Split the images of each class; those with the smallest hashes are held out."""
-
-    def rank(item: Item) -> bytes:
-        # Composed characters, since file systems differ in how they store an accent.
-        key = f"{seed}/{unicodedata.normalize('NFC', item[0])}"
-        return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
-
     by_class: list[list[Item]] = [[] for _ in range(classes)]
     for item in items:
         by_class[item[1]].append(item)
-    held_out: set[str] = set()
+    chosen: set[str] = set()
     for members in by_class:
-        wanted = math.floor(len(members) * val_fraction + 0.5)
-        count = min(max(wanted, 1), len(members) - 1)
-        held_out |= {file for file, _ in sorted(members, key=rank)[:count]}
-    return [item for item in items if item[0] not in held_out], [item for item in items if item[0] in held_out]
+        chosen |= validation_names([file for file, _ in members], val_fraction, salt=f"{seed}/")
+    return [item for item in items if item[0] not in chosen], [item for item in items if item[0] in chosen]
 
 
 def _images(root: Path, items: list[Item]) -> FolderImages:
@@ -333,10 +361,7 @@ def _first(skipped: list[SkippedFile]) -> str:
     return f"; {len(skipped)} skipped, the first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
 
 
-def _name_some(names: list[str], limit: int = 5) -> str:
+def name_some(names: list[str], limit: int = 5) -> str:
+    """Return the first names in quotes, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

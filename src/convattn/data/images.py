@@ -3,15 +3,18 @@
 import errno
 import os
 import stat
-import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
+from convattn.data.pixels import PixelError, to_ids, to_rgb
 from convattn.errors import UserError
+
+Pixels = TypeVar("Pixels")
 
 MAX_PIXELS = 80_000_000
 """The largest image that is decoded, 240 MB of RGB; below the size at which Pillow warns of a decompression bomb."""
@@ -25,19 +28,9 @@ EXTENSIONS = frozenset(
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What the machine has run out of says nothing about the file."""
 
-_CONVERT = "save it again as JPEG or PNG, or remove it"
+_CONVERT = "save it again as PNG, or remove it"
 _BROKEN = "fetch or save the file again, or remove it"
 _SHRINK = "save a smaller copy, or remove it"
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageError(UserError):
@@ -95,12 +88,13 @@ def is_file_name(name: str) -> bool:
 def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image file as upright 8-bit RGB.
 
-    16-bit grey is scaled by 255/65535, never clipped; transparent pixels are laid on white; of an animation the first
-    frame is taken; the camera's rotation (EXIF) is applied. A JPEG of more than ``max_pixels`` is decoded at 1/2, 1/4
-    or 1/8 of its size.
+    Grey of 12 or 16 bits and of floats from 0 to 1 is scaled by the range of its type, never clipped; transparent
+    pixels are laid on white; of an animation the first frame is taken, of several pages the first; the camera's
+    rotation (EXIF) is applied. A JPEG of more than ``max_pixels`` is decoded at 1/2, 1/4 or 1/8 of its size.
 
     Raises:
-        ImageError: The file is missing, unreadable, empty, truncated, no image, or larger than ``max_pixels``.
+        ImageError: The file is missing, unreadable, empty, truncated, no image, larger than ``max_pixels``, or of
+            numbers whose white is not known (32 bits, signed).
 
     Example:
         >>> import tempfile
@@ -110,20 +104,16 @@ def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         >>> image.mode, image.size
         ('RGB', (4, 3))
     """
-    with _open_file(path) as file:
-        image = _read_header(file, path)
-        _limit_size(image, path, max_pixels)
-        try:
-            image.load()
-            orientation = _orientation(image)  # after loading: Pillow turns a TIFF by itself then, and drops the tag
-            rgb = _to_rgb(image, path)
-        except UserError:
-            raise
-        except MemoryError as error:
-            raise ImageError(path, "too large for the memory of this machine", _SHRINK) from error
-        except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged data
-            raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    return _read(path, to_rgb, max_pixels)
+
+
+def open_ids(path: str | os.PathLike[str]) -> np.ndarray:
+    """Open a label map as the numbers that stand in its file, upright, int64 [H, W]: grey or palette indices.
+
+    Raises:
+        ImageError: As :func:`open_image`, or it is not sure that the numbers are the ids.
+    """
+    return _read(path, to_ids, MAX_PIXELS)
 
 
 def check_image(path: str | os.PathLike[str], *, decode: bool = True, max_pixels: int = MAX_PIXELS) -> None:
@@ -139,15 +129,30 @@ def check_image(path: str | os.PathLike[str], *, decode: bool = True, max_pixels
         convattn.data.images.ImageError: nowhere.png: no such file (check the path)
     """
     if not decode:
-        with _open_file(path) as file:
-            image = _read_header(file, path)
+        with open_file(path) as file:
+            image = read_header(file, path)
             _limit_size(image, path, max_pixels)
             if isinstance(image, JpegImagePlugin.JpegImageFile) and _ends_as_jpeg(file):
                 return
     open_image(path, max_pixels=max_pixels)
 
 
-def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def _read(path: str | os.PathLike[str], meant: Callable[[Image.Image], Pixels], max_pixels: int) -> Pixels:
+    """Load an image and return what its numbers mean."""
+    with open_file(path) as file:
+        image = read_header(file, path)
+        _limit_size(image, path, max_pixels)
+        try:
+            return meant(image)
+        except PixelError as error:
+            raise ImageError(path, error.reason, error.remedy) from error
+        except MemoryError as error:
+            raise ImageError(path, "too large for the memory of this machine", _SHRINK) from error
+        except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged data
+            raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a non-empty regular file; raise an :class:`ImageError` for anything else."""
     try:
         status = os.stat(path)
@@ -170,8 +175,11 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
     raise ImageError(path, "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file", "name an image file")
 
 
-def _read_header(file: BinaryIO, path: str | os.PathLike[str]) -> Image.Image:
-    """Read size and mode; JPEGs go past Pillow's limit on pixels, since they can be decoded at a reduced size."""
+def read_header(file: BinaryIO, path: str | os.PathLike[str]) -> Image.Image:
+    """Read the size and mode of an open image file.
+
+    JPEGs go past Pillow's limit on pixels, since they can be decoded at a reduced size.
+    """
     is_jpeg = file.read(3) == b"\xff\xd8\xff"
     file.seek(0)
     try:
@@ -211,34 +219,6 @@ def _limit_size(image: Image.Image, path: str | os.PathLike[str], max_pixels: in
                 return
     millions = f"{width * height / 1e6:.0f} million pixels, the limit is {max_pixels / 1e6:g}"
     raise ImageError(path, f"too large: {width}×{height} = {millions}", _SHRINK)
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return 1
-
-
-def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    """Convert any mode of Pillow to RGB."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _scale_to_8_bit(image, path).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scale_to_8_bit(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    """Scale grey values of more than 8 bits by the range of their type: 0..65535 for integers, 0..1 for floats."""
-    values = np.asarray(image, dtype=np.float32)
-    white = 1.0 if image.mode == "F" else 65535.0
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= white):
-        raise ImageError(path, f"grey values from {low:g} to {high:g}; 0 to {white:g} is known", _CONVERT)
-    return Image.fromarray(np.round(values * (255.0 / white)).astype(np.uint8))
 
 
 def _ends_as_jpeg(file: BinaryIO) -> bool:

@@ -1,8 +1,10 @@
-"""Names that a data set brings, of files and classes, as they are written down: any of them, so that it can be read."""
+"""Names that a data set brings, of files and classes: written down, so that any can be read, and compared."""
 
 import codecs
+import hashlib
 import json
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 ESCAPED = "convattn.escaped"
 r"""Goes with ``encoding`` as ``errors=ESCAPED`` wherever text is written or printed: what has no code is escaped.
@@ -50,6 +52,47 @@ def read_names(text: str) -> list[str]:
         True
     """
     return [_read_name(line) for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def composed(name: str) -> str:
+    r"""Return a name with each accent in one character with its letter: file systems and programs differ in that.
+
+    Example:
+        >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def validation_names(names: Sequence[str], fraction: float, *, salt: str = "") -> set[str]:
+    """Return the names of that part which have the smallest hashes, at least one and not all.
+
+    The same on every machine, and hardly changed by a file that comes or goes.
+
+    Example:
+        >>> validation_names(["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"], 0.2)
+        {'5.jpg'}
+    """
+    count = min(max(int(len(names) * fraction + 0.5), 1), len(names) - 1)
+
+    def rank(name: str) -> bytes:
+        return hashlib.sha256((salt + composed(name)).encode(errors="surrogateescape")).digest()
+
+    return set(sorted(names, key=rank)[: max(count, 0)])
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is not one.
+
+    Example:
+        >>> counted(1, "image"), counted(0, "class"), counted(2, "category")
+        ('1 image', '0 classes', '2 categories')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number} {noun[:-1]}ies"
+    return f"{number} {noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{number} {noun}s"
 
 
 def _is_plain(name: str) -> bool:

@@ -10,7 +10,7 @@ from convattn.errors import UserError
 SHOWN = 5
 """How many problems the message of a refusal names."""
 
-Level = Literal["error", "note"]
+Level = Literal["fatal", "error", "note"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Problem:
         field: The field of that entry, as in ``annotations.bbox``.
         what: What was found, beside what was expected.
         remedy: What to do.
-        level: An "error" refuses training; a "note" is worth knowing and trains as it is.
+        level: An "error" refuses training, unless bad entries are left out; a "fatal" one refuses it even so, since
+            nothing would be left; a "note" is worth knowing and trains as it is.
 
     Example:
         >>> print(Problem("train.json", 7, "annotations.bbox", "the box has no area", "remove it"))
@@ -39,7 +40,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.field + (f" of id {self.id}" if self.id is not None else "")
-        return f"{self.file}: {place}: {self.what} ({self.remedy})" if place else f"{self.file}: {self.what}"
+        return ": ".join(filter(None, (self.file, place, self.what))) + (f" ({self.remedy})" if self.remedy else "")
 
 
 class BadData(UserError):
@@ -73,18 +74,20 @@ def errors(problems: Sequence[Problem]) -> list[Problem]:
         >>> errors([Problem("a.json", 3, "images", "no objects", "nothing", level="note")])
         []
     """
-    return [one for one in problems if one.level == "error"]
+    return [one for one in problems if one.level != "note"]
 
 
 def refuse_or_skip(problems: Sequence[Problem], *, skip_bad: bool) -> list[SkippedFile]:
     """Return what is left out with ``skip_bad``, one entry per error; without it raise where there is an error.
 
     Raises:
-        BadData: There are errors and ``skip_bad`` is False.
+        BadData: There are errors and ``skip_bad`` is False, or one is fatal.
     """
     found = errors(problems)
+    fatal = [one for one in found if one.level == "fatal"]
+    if fatal and (skip_bad or fatal == found):
+        raise BadData(fatal)
     if found and not skip_bad:
-        raise BadData(
-            found, "convattn check-data lists them all; mend them, or go on without them: --skip-bad (skip_bad=True)"
-        )
+        without = "" if fatal else ", or go on without them: --skip-bad (skip_bad=True)"
+        raise BadData(found, f"convattn check-data lists them all; mend them{without}")
     return [SkippedFile(one.file if one.id is None else f"{one.file}: id {one.id}", one.what) for one in found]

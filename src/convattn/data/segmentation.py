@@ -1,6 +1,5 @@
 """Images with a label map each: ADE20K's folders, and any folder of images beside a folder of label PNGs."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,18 +9,15 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
-from convattn.data.folder import VAL_NAMES, Progress, list_images
-from convattn.data.images import open_image
-from convattn.data.names import read_names
+from convattn.data.folder import TRAINED_ON, VAL_NAMES, Progress, list_images, name_some, shared_files
+from convattn.data.images import ImageError, open_ids, open_image
+from convattn.data.names import composed, counted, read_names, validation_names
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, names_its_file, user_path
 
 IGNORE = 255
 """The id of pixels that count nowhere, neither in the loss nor in the mIoU."""
-
-SPREAD = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17, "L;2R": 85, "L;4R": 17, "L;2IR": 85, "L;4IR": 17}
-"""By what Pillow multiplies grey values of 2 and 4 bits, to fill a byte; by the name it gives the way they lie."""
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 """Folder names that hold the label PNGs beside ``images/``."""
@@ -118,28 +114,18 @@ def open_segmentation(
         progress: Called with (pairs checked, pairs in all).
 
     Raises:
-        BadData: Something is wrong, and ``skip_bad`` is off.
-        UserError: There is no such layout, or nothing is left.
+        BadData: Something is wrong, and ``skip_bad`` is off; or nothing is left.
+        UserError: There is no such layout.
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction={val_fraction}: the held-out part of the pairs lies between 0 and 1, as in 0.2")
     folders = find_pair_folders(root)
     reduce = folders.ade20k if reduce_zero_label is None else reduce_zero_label
     names = list(classes) if classes is not None else read_classes(folders.root)
-    train, val, problems = check_pairs(folders, names, reduce_zero_label=reduce, progress=progress)
-    skipped = refuse_or_skip(problems, skip_bad=skip_bad)
-    if folders.val is None:
-        train, val = _split(train, val_fraction)
-    for part, images in (("training", train), ("validation", val)):
-        if not len(images):
-            raise UserError(f"{folders.root}: no {part} pair is left" + (f"; {problems[0]}" if problems else ""))
-    count = train.num_classes
-    if count < 2:
-        raise UserError(
-            f"{folders.root}: the labels hold one class only; give each class a number from {int(reduce)} on "
-            f"({IGNORE} means not labelled: a mask of two classes is saved as 0 and 1, not 0 and 255)"
-        )
-    return SegmentationData(names or [f"class {id}" for id in range(count)], train, val, skipped)
+    *parts, problems = check_pairs(folders, names, reduce_zero_label=reduce, progress=progress)
+    train, val, more = check_parts(folders, *parts, val_fraction=val_fraction)
+    skipped = refuse_or_skip([*problems, *more], skip_bad=skip_bad)
+    return SegmentationData(names or [f"class {id}" for id in range(train.num_classes)], train, val, skipped)
 
 
 def check_pairs(
@@ -170,28 +156,51 @@ def check_pairs(
             one.problems.append(Problem(str(folders.root / label), None, "ids", *fault))
             problems.append(one.problems[-1])
     good = [tuple(pair for pair in part if not errors(looks[pair].problems)) for part in parts]
+    names = classes if classes is not None else [str(id + reduce_zero_label) for id in range(count)]
+    problems += _class_problems(folders, names, [looks[pair].ids for pair in good[0]])
     train, val = (SegmentationImages(folders.root, pairs, count, reduce_zero_label) for pairs in good)
     return train, val, problems
 
 
+def check_parts(
+    folders: PairFolders, train: SegmentationImages, val: SegmentationImages, *, val_fraction: float = 0.2
+) -> tuple[SegmentationImages, SegmentationImages, list[Problem]]:
+    """Return the pairs to train and to validate on, and what is wrong between them.
+
+    Where the folder has one part, ``val_fraction`` of its pairs is held out.
+    """
+    problems = []
+    if folders.val is None:
+        chosen = validation_names([image for image, _ in train.pairs], val_fraction)
+        parts = [tuple(pair for pair in train.pairs if (pair[0] in chosen) == held) for held in (False, True)]
+    else:
+        shared = shared_files(
+            (folders.root / image for image, _ in train.pairs), [folders.root / image for image, _ in val.pairs]
+        )
+        remedy = "remove it from one of the two parts"
+        problems = [Problem(str(place), None, "image", TRAINED_ON, remedy) for place in sorted(shared)]
+        parts = [train.pairs, tuple(pair for pair in val.pairs if folders.root / pair[0] not in shared)]
+    for part, pairs in zip(("training", "validation"), parts, strict=True):
+        if not pairs:
+            what = f"no {part} pair is left"
+            problems.append(Problem(str(folders.root), None, "", what, "add images with label maps", level="fatal"))
+    training, validating = (replace(train, pairs=pairs) for pairs in parts)
+    return training, validating, problems
+
+
 def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the ids of a label PNG as they stand in it, int64 [H, W]: grey of 1 to 16 bits, or palette indices.
+    """Return the ids of a label map as they stand in it, int64 [H, W]: grey of 1 to 32 bits, or palette indices.
+
+    A PNG, TIFF, BMP, GIF, TGA or PGM file.
 
     Raises:
-        BadData: The file cannot be read, or has colours in place of ids.
+        BadData: The file cannot be read, has colours in place of ids, or a format that changes them, as JPEG does.
     """
-    place = Path(path)
-    fault = image_fault(place, decode=True)
-    if fault is None:
-        with Image.open(place) as image:
-            if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-                spread = SPREAD.get(str(image.tile[0].args), 1) if image.tile else 1
-                return np.array(image).astype(np.int64) // spread
-            fault = (
-                f"a picture of mode {image.mode}, expected one channel that holds the class of each pixel",
-                "save the ids as an 8-bit grey PNG",
-            )
-    raise BadData([Problem(str(path), None, "label map", *fault)])
+    try:
+        return open_ids(path)
+    except ImageError as error:
+        problem = Problem(str(path), None, "label map", error.reason, error.remedy)
+        raise BadData([problem]) from error
 
 
 @names_its_file
@@ -325,6 +334,25 @@ def _count_classes(ids: Sequence[np.ndarray]) -> int:
     return int(found[found < IGNORE].max(initial=-1)) + 1
 
 
+def _class_problems(folders: PairFolders, classes: Sequence[str], ids: Sequence[np.ndarray]) -> list[Problem]:
+    """Tell which classes the label maps to train on teach: none, one alone, or not all."""
+    found = set(np.concatenate([np.zeros(0, np.int64), *ids]).tolist()) - {IGNORE}
+    folder = str(folders.root / folders.train[1])
+    if not ids:
+        return []
+    if not found:
+        what = "no pixel of its label maps has a class"
+        return [Problem(folder, None, "", what, f"give the classes numbers below {IGNORE}", level="fatal")]
+    if len(classes) < 2:
+        what = "the labels hold one class only"
+        remedy = f"number them; {IGNORE} means not labelled: a mask of two classes is saved as 0 and 1, not 0 and 255"
+        return [Problem(folder, None, "", what, remedy, level="fatal")]
+    unused = [name for id, name in enumerate(classes) if id not in found]
+    what = f"{len(unused)} of {counted(len(classes), 'class')} without a pixel: {name_some(unused)}"
+    remedy = "nothing to do, if that is meant: none is learned"
+    return [Problem(folder, None, "ids", what, remedy, level="note")] if unused else []
+
+
 def _both(root: Path, pattern: str, split: str, labels: str) -> Pair | None:
     pair = pattern.format(kind="images", split=split), pattern.format(kind=labels, split=split)
     return pair if all((root / folder).is_dir() for folder in pair) else None
@@ -351,15 +379,5 @@ def _pairs(root: Path, images: str, labels: str) -> tuple[tuple[Pair, ...], list
 def _by_stem(root: Path, folder: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for file in list_images_in(root / folder):
-        found.setdefault(os.path.splitext(file)[0], []).append(f"{folder}/{file}")
+        found.setdefault(composed(os.path.splitext(file)[0]), []).append(f"{folder}/{file}")
     return found
-
-
-def _split(images: SegmentationImages, val_fraction: float) -> tuple[SegmentationImages, SegmentationImages]:
-    """Hold out the pairs whose names have the smallest hashes."""
-    if len(images) < 2:
-        return images, replace(images, pairs=())
-    ranked = sorted(images.pairs, key=lambda pair: hashlib.sha256(pair[0].encode(errors="surrogateescape")).digest())
-    held_out = set(ranked[: min(max(int(len(ranked) * val_fraction + 0.5), 1), len(ranked) - 1)])
-    train = tuple(pair for pair in images.pairs if pair not in held_out)
-    return replace(images, pairs=train), replace(images, pairs=tuple(pair for pair in images.pairs if pair in held_out))

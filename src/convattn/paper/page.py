@@ -55,12 +55,14 @@ def _header(entries: Sequence[Entry], lines: Mapping[str, Lines], commit: str) -
     every = [line for entry in entries for part in entry.parts for line in lines[entry.id][part.scale]]
     counts = [line for entry in entries if entry.part("count") for line in lines[entry.id]["count"]]
     apart = sum(line.is_apart for line in counts)
-    tiles = (
+    tiles = [
         ("numbers of ours", f"{sum(line.is_run for line in every)} of {len(every)}"),
         ("tables and figures", str(len(entries))),
-        ("counts apart by over 1 %, rounding aside", f"{apart} of {sum(line.is_run for line in counts)}"),
         ("commit", commit),
-    )
+    ]
+    if counts:
+        told = f"{apart} of {sum(line.is_run for line in counts)}"
+        tiles.insert(2, ("counts apart by over 1 %, rounding aside", told))
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles)
     about = (
         "What the papers publish beside what this library counts, times and trains. Counts and runs on the papers' own "

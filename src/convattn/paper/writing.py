@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from convattn.paper.catalogue import ENTRIES
-from convattn.paper.entries import Entry
+from convattn.paper.entries import Entry, Part, Scale
 from convattn.paper.lines import lines_of
 from convattn.paper.page import page
 from convattn.paper.pictures import draw
@@ -19,15 +20,20 @@ INDEX = "index.html"
 
 
 class Writer:
-    """Keeps the files of all tables up to date: what has not changed is not drawn again.
+    """Keeps the files of tables up to date: what has not changed is not drawn again.
 
     Args:
         results: the folder and what is in it.
-        entries: the tables and figures of the page.
+        asked: the tables and figures that are wanted, by name, and at which scale. Others are written only where the
+            folder has them with numbers of ours. None writes every table at every scale.
     """
 
-    def __init__(self, results: Results, entries: Sequence[Entry] = ENTRIES) -> None:
-        self.results, self.entries = results, tuple(entries)
+    def __init__(self, results: Results, asked: Mapping[str, Scale] | None = None) -> None:
+        self.results, self.asked = results, asked
+        out = results.out
+        self.entries = [
+            entry for entry in ENTRIES if asked is None or entry.id in asked or (out / f"{entry.id}.csv").is_file()
+        ]
         self.lines: dict[str, Lines] = {}
         self.pictures: dict[str, bytes] = {}
 
@@ -39,15 +45,30 @@ class Writer:
             if changed is None or entry.id in changed or entry.id not in self.lines:
                 self._write_entry(entry, out)
         target = out / INDEX
-        write_text(target, page(self.entries, self.lines, self.pictures, self.results.commit))
+        entries = [self._shown(entry) for entry in self.entries if not entry.parts or self.lines[entry.id]]
+        write_text(target, page(entries, self.lines, self.pictures, self.results.commit))
         return target
 
+    def _shown(self, entry: Entry) -> Entry:
+        """A table with the scales that are written."""
+        return replace(entry, parts=tuple(part for part in entry.parts if part.scale in self.lines[entry.id]))
+
+    def _is_asked(self, entry: Entry, part: Part) -> bool:
+        return self.asked is None or self.asked.get(entry.id) == part.scale
+
     def _write_entry(self, entry: Entry, out: Path) -> None:
-        lines: Lines = {part.scale: lines_of(entry, part, self.results) for part in entry.parts}
-        if not entry.parts or self.lines.get(entry.id) == lines:
-            self.lines[entry.id] = lines
+        every = [(part, lines_of(entry, part, self.results)) for part in entry.parts]
+        lines: Lines = {
+            part.scale: of_part
+            for part, of_part in every
+            if self._is_asked(entry, part) or any(line.is_run for line in of_part)
+        }
+        if self.lines.get(entry.id) == lines:
             return
         self.lines[entry.id] = lines
+        if not lines:
+            return
+        entry = self._shown(entry)
         write_text(out / f"{entry.id}.md", to_markdown(entry, lines))
         table, picture = out / f"{entry.id}.csv", out / f"{entry.id}.png"
         text = to_csv(entry, lines)

@@ -60,7 +60,7 @@ def matrix_html(confusion: Confusion) -> str:
         return ""
     small = len(confusion.classes) <= CELLS_LIMIT
     matrix = _cells(confusion) if small else _picture(confusion)
-    note = "rows: the true class; columns: what the model said; the darker, the larger the part of its row"
+    note = "rows: the true class; columns: what the model said; the stronger the colour, the larger the part of its row"
     return f'<div class="split">{figure(matrix, "Confusion matrix", note)}{pairs_html(confusion)}</div>'
 
 

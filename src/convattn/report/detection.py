@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from convattn.data.coco import DetectionImages
+from convattn.data.names import counted
 from convattn.report.bars import Bar, bars_html
 from convattn.report.charts import MUTED, SECOND, recall_chart
 from convattn.report.detection_gallery import gallery_html
@@ -124,8 +125,8 @@ def _recall_chart(curves: np.ndarray, title: str) -> str:
     mean, band = curves.mean(0), len(curves) > LINES_LIMIT
     others = np.quantile(curves, (0.25, 0.75), axis=0) if band else curves
     said = ", ".join(f"{percent(mean[place])} at recall {place / 100:g}" for place in (0, 25, 50, 75, 100))
-    svg = recall_chart(mean, others, band=band, alt=f"{title}. Mean over {len(curves)} classes: {said}.")
-    note = f"bold: the mean of {len(curves)} classes; " + (
+    svg = recall_chart(mean, others, band=band, alt=f"{title}. Mean over {counted(len(curves), 'class')}: {said}.")
+    note = f"bold: the mean of {counted(len(curves), 'class')}; " + (
         "shaded: the middle half of the classes" if band else "faint: each class"
     )
     return figure(svg, title, note)
@@ -138,9 +139,13 @@ def _bars(run: Run, shape: Shape) -> str:
         if not math.isfinite(part):
             absent += 1
             continue
-        objects = number(parse_number(row.get("objects")), 7)
+        objects = parse_number(row.get("objects"))
         bars.append(
-            Bar(row.get("class") or "", min(max(part, 0.0), 1.0), f"AP50 {percent(half, 0)} · {objects} objects")
+            Bar(
+                row.get("class") or "",
+                min(max(part, 0.0), 1.0),
+                f"AP50 {percent(half, 0)} · {number(objects, 7)} {'object' if objects == 1 else 'objects'}",
+            )
         )
     bars.sort(key=lambda bar: bar.part)
     classes = "1 class has" if absent == 1 else f"{absent} classes have"

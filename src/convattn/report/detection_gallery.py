@@ -8,6 +8,7 @@ from PIL import Image
 from convattn.data.coco import DetectionImages
 from convattn.data.coco_file import CocoImage, CocoObject
 from convattn.data.masks import decode_mask, mask_tools
+from convattn.data.names import counted
 from convattn.report.drawing import LineStyle, draw_detections, fit_scale
 from convattn.report.markup import details, escape, percent
 from convattn.report.matching import (
@@ -63,7 +64,11 @@ def gallery_html(
     shown = outcomes[:PICTURES_LIMIT]
     cards = [_Card(outcome, classes, val, shape).html() for outcome in shown]
     first, rest = "".join(cards[:OPEN_LIMIT]), "".join(cards[OPEN_LIMIT:])
-    following = details(f"The next {len(cards) - OPEN_LIMIT} images", f'<ul class="pairs">{rest}</ul>') if rest else ""
+    following = (
+        details(f"The next {counted(len(cards) - OPEN_LIMIT, 'image')}", f'<ul class="pairs">{rest}</ul>')
+        if rest
+        else ""
+    )
     crowds = any(one.crowd for entry in val.entries for one in entry.objects)
     keys = _KEYS if crowds else _KEYS[:-1]
     intro = f'<p class="intro">{_summary(outcomes, threshold, f1)}</p>{_legend(keys)}'
@@ -83,8 +88,8 @@ def _summary(outcomes: Sequence[Outcome], threshold: float, f1: float) -> str:
     )
     return (
         f"Detections from a score of {percent(threshold, 0)} on, {chosen}; one hits where its class is right and its "
-        f"IoU is 0.5 or more. {missed} of {_count(objects, 'object')} missed, {_count(false, 'false alarm')}, "
-        f"{clean} of {_count(len(outcomes), 'image')} without an error."
+        f"IoU is 0.5 or more. {missed} of {counted(objects, 'object')} missed, {counted(false, 'false alarm')}, "
+        f"{clean} of {counted(len(outcomes), 'image')} without an error."
     )
 
 
@@ -94,10 +99,6 @@ def _legend(keys: Sequence[tuple[str, Look]]) -> str:
         for name, (color, style) in keys
     )
     return f'<ul class="keys">{items}</ul>'
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 class _Card:
@@ -113,7 +114,7 @@ class _Card:
         name = self.val.name(self.outcome.match.index)
         caption = describe(self.outcome, self.classes)
         kind = "said" if self.outcome.errors else "said good"
-        pictures = drawn(self._truth, f"{name}, truth: {_count(self.outcome.objects, 'object')}", "truth")
+        pictures = drawn(self._truth, f"{name}, truth: {counted(self.outcome.objects, 'object')}", "truth")
         pictures += drawn(self._prediction, f"{name}, prediction: {caption}", "prediction")
         shots = "shots wide" if self.wide else "shots"
         return (
@@ -179,7 +180,7 @@ def describe(outcome: Outcome, classes: Sequence[str]) -> str:
     if outcome.false:
         false = [outcome.match.detections[place] for place in outcome.false]
         names = [f"{name(one.label)} at {percent(one.score, 0)}" for one in false]
-        parts.append(f"{_count(len(false), 'false alarm')}: {_listed(names)}")
+        parts.append(f"{counted(len(false), 'false alarm')}: {_listed(names)}")
     if parts:
         return ", ".join(parts)
     return f"all {outcome.objects} found" if outcome.objects else "no objects, none reported"

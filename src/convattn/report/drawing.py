@@ -96,6 +96,7 @@ def draw_label_map(
     *,
     opacity: float = 0.6,
     colors: Sequence[Color] | None = None,
+    background: int | None = None,
     scale: float = 1.0,
 ) -> Image.Image:
     """Return a copy of an image under the colours of its pixels' classes; pixels of no class are hatched in grey.
@@ -106,6 +107,7 @@ def draw_label_map(
         num_classes: K.
         opacity: 0 shows the image alone, 1 the label map alone.
         colors: K colours; by default ``class_colors(K)``.
+        background: A class that is not painted: the image shows there. None paints all.
         scale: Draw on a picture that many times as large.
 
     Raises:
@@ -131,8 +133,11 @@ def draw_label_map(
     ids = np.where(known, labels, num_classes).astype(np.int32)
     ids = ids[_nearest(picture.height, image.height)][:, _nearest(picture.width, image.width)]
     table = np.array([*palette[:num_classes], NOT_LABELLED], dtype=np.float32)
+    strength = np.full((num_classes + 1, 1), opacity, dtype=np.float32)
+    if background is not None:
+        strength[background] = 0
     pixels = np.asarray(picture, dtype=np.float32)
-    mixed = pixels + opacity * (table[ids] - pixels)
+    mixed = pixels + strength[ids] * (table[ids] - pixels)
     hatched = (ids == num_classes) & _stripes(picture.size)
     mixed[hatched] *= 1 - 0.55 * opacity
     return Image.fromarray(mixed.round().astype(np.uint8))

@@ -1,5 +1,6 @@
 """A palette of classes: the same colour for the same class everywhere, apart from each other to every eye."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -8,6 +9,11 @@ Color = tuple[int, int, int]
 
 NOT_LABELLED: Color = (128, 128, 128)
 """The grey of pixels that belong to no class; no class has a grey."""
+
+BACKGROUND_NAMES = frozenset(
+    {"background", "bg", "ground", "none", "nothing", "void", "empty", "unlabeled", "unlabelled", "notlabelled"}
+)
+"""What the class that is no thing is called, by its letters in lower case."""
 
 _FIRST: tuple[Color, ...] = (
     (0, 114, 178),
@@ -68,6 +74,20 @@ def class_colors(n: int) -> list[Color]:
         room *= 4
     colors = _palette(room)
     return [colors[index % len(colors)] for index in range(n)]
+
+
+def background_of(classes: Sequence[str]) -> int | None:
+    """Return the class that is only what the others lie on, and is not painted; None where there is no such class.
+
+    That is the first class, where it is called so or has no name but "class 0".
+
+    Example:
+        >>> [background_of(names) for names in (["_background_", "cat"], ["class 0", "class 1"], ["wall", "sky"])]
+        [0, 0, None]
+    """
+    first = classes[0].lower() if classes else ""
+    letters = "".join(char for char in first if char.isalpha())
+    return 0 if letters in BACKGROUND_NAMES or first == "class 0" else None
 
 
 def readable_on(color: Color) -> Color:

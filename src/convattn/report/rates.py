@@ -2,6 +2,7 @@
 
 import math
 
+from convattn.data.names import counted
 from convattn.report.charts import FIRST, SECOND, Series, bars_chart, line_chart
 from convattn.report.markup import details, figure, number, table
 from convattn.report.run import PathRow, Run
@@ -57,7 +58,7 @@ def _movement(rows: list[PathRow]) -> str:
         )
         for place, depth in enumerate(order)
     ]
-    alt = f"log|α/β| of {len(order)} layers over {len({row.epoch for row in rows})} epochs."
+    alt = f"log|α/β| of {counted(len(order), 'layer')} over {counted(len({row.epoch for row in rows}), 'epoch')}."
     chart = line_chart(series, alt=alt, zero=True, legend=len(order) <= 2)
     return figure(chart, "log|α/β| over the epochs", "a line per layer, the deeper the stronger")
 

@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from convattn.data.names import counted
 from convattn.data.segmentation import IGNORE, SegmentationImages, read_label_map
 from convattn.report.drawing import class_colors, draw_label_map, fit_scale
 from convattn.report.markup import details, escape, percent
-from convattn.report.palette import NOT_LABELLED, Color
+from convattn.report.palette import NOT_LABELLED, Color, background_of
 from convattn.report.pictures import UNREADABLE, drawn
 from convattn.report.run import Run, parse_integer, parse_number, read_rows
 
@@ -87,7 +88,11 @@ def gallery_html(run: Run, val: SegmentationImages) -> str:
     shown = scenes[:PICTURES_LIMIT]
     cards = [_card(scene) for scene in shown]
     first, rest = "".join(cards[:OPEN_LIMIT]), "".join(cards[OPEN_LIMIT:])
-    following = details(f"The next {len(cards) - OPEN_LIMIT} images", f'<ul class="rows">{rest}</ul>') if rest else ""
+    following = (
+        details(f"The next {counted(len(cards) - OPEN_LIMIT, 'image')}", f'<ul class="rows">{rest}</ul>')
+        if rest
+        else ""
+    )
     intro = f"The {len(shown)} of {len(scenes)} validation images with the lowest mean IoU of their own."
     if len(shown) == len(scenes):
         intro = "All validation images, the lowest mean IoU of their own first."
@@ -104,12 +109,18 @@ def _legend(classes: Sequence[str], num_classes: int, shown: Sequence[Scene]) ->
     if num_classes > LEGEND_LIMIT:
         present = set().union(*(scene.ids() for scene in shown))
         ids = [id for id in ids if id in present]
-    names = [(classes[id] if id < len(classes) else f"class {id}", colors[id], "") for id in ids]
-    names.append(("not labelled", NOT_LABELLED, " hatched"))
-    names.append(("difference: wrong", WRONG, ""))
+    background = background_of(classes)
+    names = [
+        (classes[id] if id < len(classes) else f"class {id}", f"background-color:rgb{colors[id]}", "")
+        for id in ids
+        if id != background
+    ]
+    if background in ids:
+        names.insert(0, (f"{classes[background]} (not painted)", "", " bare"))
+    names.append(("not labelled", f"background-color:rgb{NOT_LABELLED}", " hatched"))
+    names.append(("difference: wrong", f"background-color:rgb{WRONG}", ""))
     keys = "".join(
-        f'<li><span class="key{kind}" style="background-color:rgb{color}"></span>{escape(name)}</li>'
-        for name, color, kind in names
+        f'<li><span class="key{kind}" style="{style}"></span>{escape(name)}</li>' for name, style, kind in names
     )
     return f'<ul class="keys">{keys}</ul>'
 
@@ -157,7 +168,10 @@ def _shown(scene: Scene) -> Image.Image:
 
 def _labelled(scene: Scene, labels: np.ndarray) -> Image.Image:
     scale = fit_scale(scene.image.size, SIDE)
-    return draw_label_map(scene.image, labels, scene.val.num_classes, opacity=LABELS_OPACITY, scale=scale)
+    background = background_of(scene.run.classes)
+    return draw_label_map(
+        scene.image, labels, scene.val.num_classes, opacity=LABELS_OPACITY, background=background, scale=scale
+    )
 
 
 def _difference(scene: Scene) -> Image.Image:

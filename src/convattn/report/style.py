@@ -68,6 +68,7 @@ display:block;margin-bottom:6px}
 .keys{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.88rem;color:var(--muted);margin-top:8px}
 .keys li{display:flex;align-items:center;gap:7px;overflow-wrap:anywhere;min-width:0}
 .key{flex:none;width:26px;height:16px;border-radius:3px;background-clip:padding-box}
+.bare{border:1.5px dashed var(--muted)}
 .hatched{background-image:repeating-linear-gradient(-45deg,#0000 0 3px,#0007 3px 6px)}
 .pairs,.rows{display:grid;gap:24px 26px;margin-top:14px;grid-template-columns:minmax(0,1fr)}
 .pairs li,.rows li{min-width:0;line-height:1.4}.rows li,.pairs li{break-inside:avoid}

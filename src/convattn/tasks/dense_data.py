@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from convattn.data.coco import (
-    COCO_LAYOUT,
-    DetectionData,
-    DetectionImages,
-    annotation_files,
-    find_annotations,
-    open_coco,
-    open_detection,
-)
+from convattn.data.coco import DetectionData, DetectionImages, open_coco, open_detection
 from convattn.data.coco_file import Wanted
+from convattn.data.coco_layout import COCO_LAYOUT, annotation_files, find_annotations
 from convattn.data.folder import Progress
 from convattn.data.problems import refuse_or_skip
 from convattn.data.scenes import SceneSettings, scenes_folder
@@ -38,8 +31,8 @@ def open_detection_data(recipe: Recipe, wanted: Wanted, progress: Progress | Non
     """Return the recipe's images with boxes or masks: a folder in COCO's form, or the embedded scenes.
 
     Raises:
-        BadData: Something is wrong in it, and ``data.bad`` is "refuse".
-        UserError: There is no such folder, a split without images, or no object to learn from.
+        BadData: Something is wrong in it, and ``data.bad`` is "refuse"; or there is no object to learn from.
+        UserError: There is no such folder, or a split without images.
     """
     data = recipe.data
     found = open_detection(
@@ -49,11 +42,6 @@ def open_detection_data(recipe: Recipe, wanted: Wanted, progress: Progress | Non
         skip_bad=data.bad == "skip",
         progress=progress,
     )
-    if not has_objects(found.train):
-        raise UserError(
-            f"{found.train.annotations}: its {len(found.train)} training images have no object, crowds aside; "
-            "annotate some: a detector learns from them"
-        )
     return _checked(found, recipe)
 
 
@@ -119,11 +107,6 @@ def open_held_out_segmentation(
     if not len(images):
         raise UserError(f"{folders.root}: no pair is left to measure on" + (f"; {problems[0]}" if problems else ""))
     return names, images, skipped
-
-
-def has_objects(images: DetectionImages) -> bool:
-    """Tell whether any image has an object, crowds aside."""
-    return any(not one.crowd for image in images.entries for one in image.objects)
 
 
 def data_name(recipe: Recipe) -> str:
