@@ -62,18 +62,25 @@ class Operator(Generic[I]):
     Args:
         name: the name in ``torch.ops.convattn``.
         inputs: the kind of its inputs.
-        composed: the same out of operators that are differentiable to any order. It serves second derivatives. Under
-            whatever takes standard operators only (exporters, ``torch.func``, forward-mode differentiation) those of
-            ours in it are composed too.
+        composed: the same out of operators that are differentiable to any order, for second derivatives.
+        portable: the same out of standard operators alone, for whoever knows no others: exporters, ``torch.func``,
+            forward-mode differentiation. None: ``composed``, in which the operators of ours are portable then too.
         gradient: the gradient out of operators. None: it is an operator of its own, ``<name>_backward``, which the
             backends implement.
     """
 
     def __init__(
-        self, name: str, inputs: type[I], composed: Callable[[I], Tensor], gradient: Gradient | None = None
+        self,
+        name: str,
+        inputs: type[I],
+        composed: Callable[[I], Tensor],
+        *,
+        portable: Callable[[I], Tensor] | None = None,
+        gradient: Gradient | None = None,
     ) -> None:
         hints = get_type_hints(inputs)
         self.name, self.kind, self.composed, self.gradient = name, inputs, composed, gradient
+        self.portable = portable or composed
         self.num_tensors = sum(_is_tensor(hints[field]) for field in inputs._fields)
         self.options = [hints[field] for field in inputs._fields[self.num_tensors :]]
         self.keeps = "keep" in inputs._fields
@@ -118,10 +125,10 @@ class Operator(Generic[I]):
                 return self.apply(inputs)
         if _dispatch.needs_standard_operators():
             inputs.check()
-            return self.composed(inputs.on_its_map())
+            return self.portable(inputs.on_its_map())
         if backend == "auto" and _dispatch.is_portable_wanted():
             inputs.check()
-            return _laid_out(self.composed(inputs.on_its_map()), inputs.map)
+            return _laid_out(self.portable(inputs.on_its_map()), inputs.map)
         backend = _dispatch.chosen(self.name, backend, inputs)
         if _dispatch.runs_directly(*inputs.tensors):
             inputs.check()

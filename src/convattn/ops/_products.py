@@ -149,6 +149,6 @@ def _scatter_backward(
     return dweights, aggregate.through_torch(AggregateInputs(x.weights, grad, x.nbhd), backend) if needed[1] else None
 
 
-correlate = Operator("correlate", CorrelateInputs, _portable.correlate, _correlate_backward)
-aggregate = Operator("aggregate", AggregateInputs, _portable.aggregate, _aggregate_backward)
-scatter = Operator("scatter", ScatterInputs, _portable.scatter, _scatter_backward)
+correlate = Operator("correlate", CorrelateInputs, _portable.correlate, gradient=_correlate_backward)
+aggregate = Operator("aggregate", AggregateInputs, _portable.aggregate, gradient=_aggregate_backward)
+scatter = Operator("scatter", ScatterInputs, _portable.scatter, gradient=_scatter_backward)

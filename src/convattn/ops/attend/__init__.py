@@ -7,7 +7,7 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._checks import check_heads, check_map
 from convattn.ops._operator import Operator
-from convattn.ops.attend import eager, native, offsets, triton
+from convattn.ops.attend import eager, native, offsets, portable, triton
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.neighborhood import Neighborhood
 
@@ -18,7 +18,7 @@ _dispatch.register_backend(
     "attend", "triton", _dispatch.Backend(triton.attend, triton.attend_backward, _dispatch.triton_reasons)
 )
 _dispatch.register_backend("attend", "eager", _dispatch.Backend(eager.attend, eager.attend_backward))
-operator = Operator("attend", AttendInputs, composed=offsets.attend)
+operator = Operator("attend", AttendInputs, composed=offsets.attend, portable=portable.attend)
 
 
 def attend(

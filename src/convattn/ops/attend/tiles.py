@@ -8,7 +8,7 @@ a-th query and the b-th key of a tile the same in every tile.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -67,12 +67,18 @@ class Axis:
 
 
 def _axis(nbhd: Neighborhood, axis: int, size: int, tile: int) -> Axis:
+    of_any_size = axis_of(nbhd, axis, tile)
+    count = (size - 1) // of_any_size.stride + 1
+    fitting = min(tile, -(-count // of_any_size.spacing))
+    return replace(of_any_size, size=size, count=count, tile=fitting)
+
+
+def axis_of(nbhd: Neighborhood, axis: int, tile: int) -> Axis:
+    """Whole tiles along an axis (0: rows, 1: columns) of a map of any size; size and count are 0."""
     along = [offset[axis] for offset in nbhd.offsets]
     stride, first, last = nbhd.stride[axis], min(along), max(along)
     grid = math.gcd(*(o - first for o in along)) or stride
-    spacing = grid // math.gcd(grid, stride)
-    count = (size - 1) // stride + 1
-    return Axis(size, count, stride, first, last, grid, spacing, min(tile, -(-count // spacing)))
+    return Axis(0, 0, stride, first, last, grid, grid // math.gcd(grid, stride), tile)
 
 
 def _cost(axis: Axis) -> float:
@@ -97,14 +103,20 @@ def relation(nbhd: Neighborhood, rows: Axis, columns: Axis) -> tuple[Tensor, Ten
         offset index ``[tile_h * tile_w, halo_h * halo_w]`` (-1: not in the neighbourhood), and its inverse, the key
         that each offset of each query leads to, ``[tile_h * tile_w, K]``.
     """
-    index = {offset: m for m, offset in enumerate(nbhd.offsets)}
-    table = torch.full((rows.tile, columns.tile, rows.halo, columns.halo), -1)
-    inverse = torch.empty((rows.tile, columns.tile, len(nbhd)), dtype=torch.long)
-    for (dy, dx), m in index.items():
-        y0, x0 = (dy - rows.first) // rows.grid, (dx - columns.first) // columns.grid
-        for a in range(rows.tile):
-            for c in range(columns.tile):
-                y, x = y0 + a * rows.ratio, x0 + c * columns.ratio
-                table[a, c, y, x] = m
-                inverse[a, c, m] = y * columns.halo + x
-    return table.flatten(2).flatten(0, 1), inverse.flatten(0, 1)
+    leads = torch.tensor(keys_of(nbhd, rows, columns))
+    table = torch.full((len(leads), rows.halo * columns.halo), -1)
+    return table.scatter_(1, leads, torch.arange(len(nbhd)).expand(len(leads), -1)), leads
+
+
+def keys_of(nbhd: Neighborhood, rows: Axis, columns: Axis) -> list[list[int]]:
+    """The key of a tile that each offset of each of its queries leads to, ``[tile_h * tile_w, K]``, row by row."""
+    return [
+        [
+            ((dy - rows.first) // rows.grid + a * rows.ratio) * columns.halo
+            + (dx - columns.first) // columns.grid
+            + c * columns.ratio
+            for dy, dx in nbhd.offsets
+        ]
+        for a in range(rows.tile)
+        for c in range(columns.tile)
+    ]

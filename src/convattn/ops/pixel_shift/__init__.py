@@ -8,7 +8,7 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._operator import Operator
 from convattn.ops.neighborhood import Neighborhood
-from convattn.ops.pixel_shift import composed, eager, native
+from convattn.ops.pixel_shift import composed, eager, native, portable
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
 # the gradient has no kernels of its own under either name
@@ -24,7 +24,12 @@ _dispatch.register_backend(
     "eager",
     _dispatch.Backend(eager.pixel_shift_attention, eager.pixel_shift_attention_backward),
 )
-operator = Operator("pixel_shift_attention", PixelShiftInputs, composed=composed.pixel_shift_attention)
+operator = Operator(
+    "pixel_shift_attention",
+    PixelShiftInputs,
+    composed=composed.pixel_shift_attention,
+    portable=portable.pixel_shift_attention,
+)
 
 
 def pixel_shift_attention(
