@@ -35,8 +35,8 @@ class _Places(NamedTuple):
     """The output that each query stands for, ``[n * tile]``; past the end the last."""
     keys: Tensor
     """The pixel that each key reads, ``[n * halo]``; -1 reads zero."""
-    outputs: Tensor
-    """Where each output stands among the queries."""
+    outputs: Any
+    """Where each output is among the queries: how many of the first, or which."""
 
 
 def attend(x: AttendInputs) -> Tensor:
@@ -53,7 +53,7 @@ def attend(x: AttendInputs) -> Tensor:
     queries = q.index_select(1, rows.queries).index_select(2, columns.queries)
     queries = _cut(queries, (rows.n, rows.tile), (columns.n, columns.tile))
     keys, values = (
-        _cut(_read(t, rows.keys, columns.keys), (rows.n, rows.halo), (columns.n, columns.halo)) for t in (k, v)
+        _cut(_read(t, rows.keys, columns.keys, x.nbhd), (rows.n, rows.halo), (columns.n, columns.halo)) for t in (k, v)
     )
     table = torch.tensor(_offsets_of(x.nbhd, *axes), device=x.k.device)
     weights = _logits(x, queries, keys, table).softmax(-1)
@@ -84,20 +84,23 @@ def _places(nbhd: Neighborhood, axis: Axis, size: Any, count: Any, device: torch
     bases = (torch.arange(phases, device=device)[:, None] + base).flatten()
     queries = (bases[:, None] + torch.arange(tile, device=device) * phases).flatten()
     positions = bases[:, None] * axis.stride + axis.first + torch.arange(axis.halo, device=device) * axis.grid
-    outputs = torch.arange(count, device=device)
-    step = outputs.div(phases, rounding_mode="floor") if phases > 1 else outputs
-    outputs = (outputs - step * phases) * (n * tile) + step
+    outputs = count
+    if phases > 1:
+        step = torch.arange(count, device=device).div(phases, rounding_mode="floor")
+        outputs = (torch.arange(count, device=device) - step * phases) * (n * tile) + step
     last = torch.zeros_like(queries) + (count - 1)
     return _Places(
         phases * n, tile, axis.halo, torch.minimum(queries, last), nbhd.sources(positions.flatten(), size), outputs
     )
 
 
-def _read(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``[B N, H, W, d]`` at those rows and columns; a place of -1 reads zero."""
+def _read(x: Tensor, rows: Tensor, columns: Tensor, nbhd: Neighborhood) -> Tensor:
+    """``[P, H, W, d]`` at those rows and columns; a place of -1 reads zero."""
+    if nbhd.border != "zeros":
+        return x.index_select(1, rows).index_select(2, columns)
     found = x.index_select(1, rows.clamp(min=0)).index_select(2, columns.clamp(min=0))
     inside = (rows >= 0)[:, None] & (columns >= 0)
-    return torch.where(inside[..., None], found, torch.zeros((), dtype=x.dtype, device=x.device))
+    return found.masked_fill(~inside[..., None], 0)
 
 
 def _cut(x: Tensor, rows: tuple[Any, int], columns: tuple[Any, int]) -> Tensor:
@@ -110,7 +113,10 @@ def _joined(out: Tensor, planes: Any, rows: _Places, columns: _Places) -> Tensor
     """``[P n m, h w, d]`` -> ``[P, Ho, Wo, d]``."""
     (n, h), (m, w), d = (rows.n, rows.tile), (columns.n, columns.tile), out.shape[2]
     together = out.reshape(planes * n, m, h, w, d).transpose(1, 2).reshape(planes, n * h, m * w, d)
-    return together.index_select(1, rows.outputs).index_select(2, columns.outputs)
+    for dim, outputs in ((1, rows.outputs), (2, columns.outputs)):
+        in_order = not isinstance(outputs, Tensor) or outputs.dim() == 0
+        together = together.narrow(dim, 0, outputs) if in_order else together.index_select(dim, outputs)
+    return together
 
 
 def _logits(x: AttendInputs, queries: Tensor, keys: Tensor, table: Tensor) -> Tensor:
