@@ -87,6 +87,11 @@ def headers() -> list[Case]:
         case("network-key", damaged + "unknown key network.heads", network='{"heads": 1}'),
         case("head-of-a-classifier", "", task="segmentation"),
         case("evaluation-number", damaged + "evaluation must be", evaluation="3"),
+        case("ids-fewer", damaged + "category_ids must be", category_ids="[1, 2]"),
+        case("ids-twice", damaged + "category_ids must be", category_ids="[1, 1, 2]"),
+        case("ids-text", damaged + "category_ids must be", category_ids='["a", "b", "c"]'),
+        case("min_score-large", damaged + "min_score must be", min_score="30"),
+        case("min_score-nan", damaged + "min_score must be", min_score="NaN"),
         case("evaluation-mode", damaged + "evaluation.mode must be", evaluation='{"mode": "twice"}'),
     ]
 

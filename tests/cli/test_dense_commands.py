@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from convattn.cli._results_folder import RECORD
 from convattn.data.coco import open_coco
 from convattn.data.scenes import SceneSettings, write_scenes
+from convattn.tasks.checkpoints import write_weights
 from convattn.tasks.recipes import load_recipe, parse_overrides
 from convattn.tasks.training import prepare, train
 from tests.cli.conftest import Command
@@ -83,6 +86,9 @@ class TestTrain:
         classes = 11 if task == "segmentation" else 10
         assert f"on {scenes}: {classes} classes, 8 training and 4 validation images" in result.out
         assert f"recipe folder-{task}: 1 epochs, batch 4" in result.out
+        assert {"segmentation": "crops of 64x64 px"}.get(task, "images of their own size") in result.out
+        assert "on the CPU, 1 thread\n" in result.out
+        assert "4 validation images say little" in result.out
         assert {"detection": "box AP", "instances": "mask AP", "segmentation": "mIoU"}[task] in result.out
         assert f"runs/{run.name}/report.html\n" in result.out
         for noise in ("Lightning", "num_workers", "Warning", "index created", "nan"):
@@ -217,6 +223,74 @@ class TestPredict:
             assert all(one["score"] >= float(least) for one in found)
             counts.append(len(found))
         assert counts[0] > counts[1] >= counts[2] == 0
+
+    def test_the_weights_say_from_which_score_on(self, command: Command, runs: dict[str, Path], here: Path) -> None:
+        image = "new.png"
+        Image.new("RGB", (61, 37), "green").save(here / image)
+        for name, least in {"weights": 0.0123, "none": None}.items():
+            weights = load_file(runs["detection"] / "weights.safetensors")
+            with safe_open(runs["detection"] / "weights.safetensors", "pt") as file:
+                described = {**file.metadata(), "min_score": json.dumps(least)}
+            write_weights(here / f"{name}.safetensors", weights, described)
+            for given, said in {None: least or 0.3, 0.0456: 0.0456}.items():
+                words = [] if given is None else ["--min-score", given]
+                result = command("predict", image, "--run", f"{name}.safetensors", *words)
+                origin = "given" if given else "the default" if least is None else "where hits and errors balanced best"
+                assert f"objects of a score from {said:.2g} on ({origin}" in result.err
+                content = json.loads((here / "predictions" / "annotations.json").read_text())
+                assert all(one["score"] >= said for one in content["annotations"])
+                assert content["annotations"] or said == 0.3
+
+    def test_ids_are_those_of_the_annotations(self, command: Command, scenes: Path, here: Path) -> None:
+        """The run's own annotations, others that are given, and images that neither has."""
+        for split, shift in {"train": 0, "val": 500}.items():
+            file = scenes / "annotations" / f"instances_{split}.json"
+            content = json.loads(file.read_text())
+            for one in content["images"]:
+                one["id"] += shift
+            for one in content["annotations"]:
+                one |= {"image_id": one["image_id"] + shift, "category_id": 10 * one["category_id"]}
+            for one in content["categories"]:
+                one["id"] *= 10
+            (here / "data" / "annotations").mkdir(parents=True, exist_ok=True)
+            (here / "data" / "annotations" / file.name).write_text(json.dumps(content))
+        shutil.copytree(scenes / "images", here / "data" / "images")
+        shutil.copy(here / "data" / "images" / "val" / "00001.png", here / "other.png")
+        train(prepare(load_recipe("scenes-detection", parse_overrides([*SMALL, *BOXES, "data.folder=data"])), here))
+        truth = json.loads((here / "data" / "annotations" / "instances_val.json").read_text())
+        ids = {Path(one["file_name"]).name: one["id"] for one in truth["images"]}
+
+        def found(*arguments: object) -> dict[str, int]:
+            result = command("predict", *arguments, "--min-score", "0")
+            assert result.code == 0, result.err
+            content = json.loads((here / "predictions" / "annotations.json").read_text())
+            assert [one["id"] for one in content["categories"]] == [one["id"] for one in truth["categories"]]
+            numbers = {Path(one["file_name"]).name: one["id"] for one in content["images"]}
+            assert {one["image_id"] for one in content["annotations"]} <= {*numbers.values()}
+            assert {one["category_id"] for one in content["annotations"]} <= {one["id"] for one in truth["categories"]}
+            return numbers
+
+        images = here / "data" / "images" / "val"
+        assert found(images, "--run", "latest") == ids
+        assert found("data/images/val", "other.png", "--run", "latest") == {**ids, "other.png": max(ids.values()) + 1}
+        shutil.copy(here / "latest" / "weights.safetensors", here)
+        assert found(images, "--run", "weights.safetensors") == {name: place for place, name in enumerate(ids, 1)}
+        annotations = here / "data" / "annotations" / "instances_val.json"
+        assert found(images, "--run", "weights.safetensors", "--annotations", annotations) == ids
+        assert found(images, "--run", "weights.safetensors", "--annotations", here / "data") == ids
+
+    def test_two_files_with_the_same_ids_are_told(
+        self, command: Command, scenes: Path, runs: dict[str, Path], here: Path
+    ) -> None:
+        """The scenes of both splits count from 1."""
+        result = command("predict", scenes / "images", "--run", runs["detection"])
+        assert "the images are numbered from 1: " in result.err
+        assert "two of the images have one id there, in two files; name one of these files" in result.err
+        content = json.loads((here / "predictions" / "annotations.json").read_text())
+        assert [one["id"] for one in content["images"]] == list(range(1, 13))
+        result = command("predict", scenes / "images", "--run", runs["detection"], "--annotations", scenes)
+        assert (result.code, result.out) == (2, "")
+        assert "name one of these files" in result.err
 
     def test_a_segmenter_draws_and_writes_label_maps(
         self, command: Command, runs: dict[str, Path], images: Path, here: Path
@@ -370,7 +444,13 @@ class TestVal:
         (here / "copy" / "classes.txt").write_text("a\nb\n")
         assert command("val", "--run", runs["segmentation"], "--data", "copy").code == 2
 
-    def test_weights_without_a_run_need_images(self, command: Command, runs: dict[str, Path]) -> None:
-        result = command("val", "--run", runs["detection"] / "weights.safetensors")
+    def test_weights_without_a_run_need_images(self, command: Command, runs: dict[str, Path], here: Path) -> None:
+        shutil.copy(runs["detection"] / "weights.safetensors", here)
+        result = command("val", "--run", "weights.safetensors")
         assert result.code == 2
-        assert "give them with --data" in result.err
+        assert "give some with --data" in result.err
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_the_last_weights_find_the_runs_images(self, task: str, command: Command, runs: dict[str, Path]) -> None:
+        result = command("val", "--run", runs[task] / "last.safetensors", "--json")
+        assert json.loads(result.out)["images"] == 4, result.err

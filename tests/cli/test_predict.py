@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import convattn
 from tests.cli.conftest import COLORS, Command, paint
 
 
@@ -107,6 +108,11 @@ def test_in_a_process_of_its_own(images: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "convattn: gone: no such run or weights; train a model first with: convattn train\n"
+
+
+def test_the_version(command: Command) -> None:
+    result = command("--version")
+    assert (result.code, result.out) == (0, f"convattn {convattn.__version__}\n")
 
 
 def test_help_has_examples(command: Command) -> None:

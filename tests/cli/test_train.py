@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from convattn.cli import app
 from convattn.errors import UserError
+from convattn.tasks.recipes import read_recipe
 
 QUICK = [
     "model=acmix_resnet14",
@@ -42,6 +43,37 @@ def test_training_the_digits_tells_what_a_person_needs(here: Path) -> None:
     again = CliRunner().invoke(app, ["train", "--resume", "runs/latest"])
     assert again.exit_code == 0
     assert "is finished already" in again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "recipe folder-small: 1 epochs, batch 16, adamw, images of 128 px, seed 0\non the CPU, 1 thread, so"),
+        (["--accelerator", "cpu", "--lr", "0.01"], "recipe folder-small: 1 epochs"),
+        (["--model", "test_resnet"], "recipe folder: 1 epochs, batch 64, adamw, images of 224 px, seed 0\non the CPU"),
+        (["data.image_size=24", "model_args={stem: small, channels: [8, 8, 8, 8]}"], "recipe folder: 1 epochs"),
+        (["--recipe", "folder-small", "--model", "test_resnet"], "recipe folder-small: 1 epochs, batch 16"),
+    ],
+)
+def test_a_cpu_gets_a_folders_small_recipe_unless_a_size_is_given(
+    arguments: list[str], said: str, photos: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = CliRunner().invoke(app, ["train", "--data", str(photos), "--epochs", "1", "data.workers=0", *arguments])
+    assert done.exit_code == 0, done.output
+    assert said in done.output
+    assert "caution     12 validation images say little: one is 8.3 points, the 95% interval" in done.output
+    recipe = read_recipe(here / "runs" / "latest" / "config.yaml")
+    assert recipe.optimizer.lr == (0.01 if "--lr" in arguments else 0.001)
+
+
+def test_a_finished_run_is_not_led_on(trained: Path) -> None:
+    for arguments, key in ((["--epochs", "20"], "epochs=20"), (["--lr", "0.1"], "optimizer.lr=0.1")):
+        done = CliRunner().invoke(app, ["train", "--resume", str(trained), *arguments])
+        assert isinstance(done.exception, UserError)
+        name = key.partition("=")[0]
+        assert f"a resumed run keeps its {name}; what may change: trainer." in str(done.exception)
+        assert str(done.exception).endswith(f"start a new run: convattn train --recipe {trained}/config.yaml {key}")
 
 
 def test_help_shows_examples() -> None:

@@ -21,9 +21,13 @@ def test_the_runs_own_images(command: Command, trained: Path) -> None:
     assert scores["skipped"] == [{"path": "red/broken.png", "reason": "the file is empty"}]
 
 
-def test_the_last_checkpoint_too(command: Command, trained: Path, photos: Path) -> None:
-    result = command("val", "--run", trained / "checkpoints" / "last.ckpt", "--data", photos, "--json")
-    assert json.loads(result.out)["images"] == 60
+@pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "last.safetensors"])
+def test_a_file_of_the_run_finds_its_images(command: Command, trained: Path, photos: Path, file: str) -> None:
+    scores = json.loads(command("val", "--run", trained / file, "--json").out)
+    assert scores["images"] == 12
+    assert scores["weights"] == str(trained / file)
+    named = json.loads(command("val", "--run", trained / file, "--data", photos, "--json").out)
+    assert named == {**scores, "data": named["data"]}
 
 
 def test_the_runs_data_named_is_not_measured_on_training_images(command: Command, trained: Path, photos: Path) -> None:
@@ -65,10 +69,13 @@ def test_own_images_that_changed(command: Command, trained: Path, photos: Path, 
     assert f"{data}: no such folder" in command("val", "--run", run).err
 
 
-def test_weights_without_a_run_need_images(command: Command, trained: Path) -> None:
-    result = command("val", "--run", trained / "weights.safetensors")
+def test_weights_without_a_run_need_images(command: Command, trained: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "weights.safetensors", tmp_path)
+    result = command("val", "--run", tmp_path / "weights.safetensors")
     assert result.code == 2
-    assert "give them with --data" in result.err
+    assert "give some with --data" in result.err
+    result = command("val", "--run", tmp_path / "weights.safetensors", "--data", photos, "--json")
+    assert json.loads(result.out)["images"] == 60
 
 
 def test_no_run(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

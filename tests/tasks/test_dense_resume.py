@@ -47,7 +47,8 @@ def arguments(task: str, folder: Path, *more: str) -> list[str]:
 
 
 def assert_same_run(task: str, ours: Path, theirs: Path) -> None:
-    assert (ours / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
+    for name in ("weights.safetensors", "last.safetensors"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     for name in TABLES:
         assert table(ours / name) == table(theirs / name), name
     for name in RESULTS[task]:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm import list_models
 
-from convattn.data.coco import open_coco
+from convattn.data.coco import DetectionData, open_coco
 from convattn.data.segmentation import IGNORE
 from convattn.detection.evaluation import FIGURES, Kind
 from convattn.tasks.checkpoints import read_checkpoint, shipped_weights
 from convattn.tasks.config import Recipe
-from convattn.tasks.detection import as_results, in_file_ids, measure
+from convattn.tasks.detection import DetectionTask, as_results, in_file_ids, measure
 from convattn.tasks.finishing import read_result
 from convattn.tasks.inference import load_model
 from convattn.tasks.interrupt import RunInterrupted
@@ -42,7 +42,7 @@ EXPECTED = {
     "segmentation": {"predictions", "predictions.csv", "per_class.csv", "confusion.csv"},
 }
 ALWAYS = {"config.yaml", "classes.txt", "metrics.csv", "paths.csv", "skipped.csv", "summary.json", "report.html"}
-ALWAYS |= {"weights.safetensors", "checkpoints", "tensorboard", ".lock"}
+ALWAYS |= {"weights.safetensors", "last.safetensors", "checkpoints", "tensorboard", ".lock"}
 
 
 MANY = ["epochs=2", "data.scenes.val=6", "network.args.proposals=[100, 50]", "network.args.score_threshold=0.0"]
@@ -194,6 +194,41 @@ def test_nearly_right_results_are_scored_as_pycocotools_scores_their_file(kind: 
     assert 0.3 < ours["AP"] < 1
 
 
+@pytest.mark.parametrize(
+    ("scores", "best"), [((0.9, 0.8, 0.3), 0.8), ((0.2, 0.1, 0.9), 0.1), ((None, None, 0.9), None)]
+)
+def test_the_score_that_balances_hits_and_errors_is_kept(
+    scores: tuple[float | None, ...], best: float | None, tmp_path: Path
+) -> None:
+    """Two objects and a false alarm of an image; without a hit nothing is to be chosen."""
+    classes, images, _ = open_coco(write_coco(tmp_path / "data") / "annotations.json")
+    data, run = DetectionData(classes, images, images), RunFolder(tmp_path)
+    entry = next(entry for entry in images.entries if sum(not one.crowd for one in entry.objects) == 2)
+    only = DetectionData(classes, images, replace(images, entries=(entry,)))
+    boxes = [(one.label, one.box) for one in entry.objects] + [(1, (0.0, 0.0, 1.0, 1.0))]
+    found = [
+        {"image_id": entry.id, "category_id": images.category_ids[label - 1], "score": score}
+        | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for (label, (x1, y1, x2, y2)), score in zip(boxes, scores, strict=True)
+        if score is not None
+    ]
+    run.detections.write_text(json.dumps(found))
+    task = DetectionTask()
+    assert task.describe(data) == {"category_ids": [3, 7]}
+    assert task.describe_results(run, only) == ({} if best is None else {"min_score": best})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_say_what_answers_need(task: str, runs: dict[str, Done]) -> None:
+    done = runs[task]
+    best, last = load_model(done.run.path), load_model(done.run.last_weights)
+    parts = task_of(done.job.recipe)
+    assert best.min_score == parts.describe_results(done.run, done.job.data).get("min_score")
+    assert last.min_score is None
+    ids = done.job.data.train.category_ids if task != "segmentation" else range(1, 12)
+    assert best.category_ids == last.category_ids == list(ids)
+
+
 def test_results_have_the_ids_of_the_annotation_file(runs: dict[str, Done]) -> None:
     done = runs["instances"]
     truth = json.loads(done.job.data.val.annotations.read_text())
@@ -244,7 +279,10 @@ def test_a_stop_inside_a_validation_loses_nothing_and_leaves_a_report(
     run = open_run(tmp_path / "latest")
     assert not run.weights.exists()
     assert task_of(job.recipe).write_report(run, job.data) == "report.html"
-    assert "data:image/svg" in run.report.read_text() or "<svg" in run.report.read_text()
+    page = run.report.read_text()
+    measured = "IoU by class" if task == "segmentation" else "Precision over recall"
+    assert "<svg" in page
+    assert measured in page
     train(prepare_resume(run))
     assert run.weights.read_bytes() == runs[task].run.weights.read_bytes()
     for name in ("metrics.csv", "per_class.csv"):

@@ -48,7 +48,8 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
-    assert (ours / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
+    for name in ("weights.safetensors", "last.safetensors"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     for name in ("metrics.csv", "paths.csv", "predictions.csv", "skipped.csv", "classes.txt"):
         assert table(ours / name) == table(theirs / name), name
     for name in ("last.ckpt", "best.ckpt"):
@@ -56,6 +57,8 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         for part in ("state_dict", "optimizer_states"):
             for mine, other in zip(*(tensors(content[part]) for content in stored), strict=True):
                 assert torch.equal(mine, other), (name, part)
+        place, other = ({**content["convattn_progress"], "seconds": 0} for content in stored)
+        assert place == other, name
 
 
 def tensors(content: object) -> list[torch.Tensor]:
@@ -142,8 +145,9 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_bit_equal(
 
 def test_a_signal_while_the_run_finishes_loses_nothing(start: Start, photos: Path, tmp_path: Path) -> None:
     arguments = [*TINY, f"--data={photos}", "epochs=1", "data.workers=2"]
+    finish(start, ["train", "--out", str(tmp_path / "whole"), *arguments])
     process = start(["train", "--out", str(tmp_path / "runs"), *arguments])
-    wait_for(lambda: (run_folder(tmp_path / "runs") / "weights.safetensors").is_file())
+    wait_for(lambda: (run_folder(tmp_path / "runs") / "predictions.csv").is_file())
     os.killpg(process.pid, signal.SIGTERM)
     process.join(WAIT)
     run = run_folder(tmp_path / "runs")
@@ -151,10 +155,9 @@ def test_a_signal_while_the_run_finishes_loses_nothing(start: Start, photos: Pat
     assert process.exitcode == 130
     assert f"Stopped.\nGo on with:\n  convattn train --resume runs/{run.name}\n" in output
     assert "Traceback" not in output
-    assert not (run / "summary.json").exists()
-    weights = (run / "weights.safetensors").read_bytes()
+    assert not (run / "report.html").exists()
     finish(start, ["train", "--resume", str(run)])
-    assert (run / "weights.safetensors").read_bytes() == weights
+    assert_same_run(run, run_folder(tmp_path / "whole"))
     assert (run / "report.html").is_file()
 
 

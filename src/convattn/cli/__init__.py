@@ -5,11 +5,13 @@ import io
 import sys
 import warnings
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from convattn import __version__
 from convattn.cli._faults import give_up_stdout, message_of
 from convattn.cli.bench import app as bench
 from convattn.cli.check_data import check_data
@@ -24,14 +26,31 @@ from convattn.data.names import ESCAPED
 from convattn.errors import naming_file
 from convattn.tasks.interrupt import STOPPED, Stopped, stoppable
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"convattn {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+]
+
 app = typer.Typer(
     name="convattn",
-    help="Operators that are convolution and self-attention at once: train, validate, predict.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Operators that are convolution and self-attention at once: train, validate, predict."""
+
+
 app.command()(train)
 app.command()(val)
 app.command()(predict)

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +36,49 @@ LABELS = "labels"
 CLASSES = "classes.txt"
 """Beside label PNGs of results: the classes by id, one a line, as a data folder has them."""
 
+MIN_SCORE = 0.3
+"""From which score on objects count where the weights say nothing: they hit nothing on their validation images."""
+
+BEST = "where hits and errors balanced best on the validation images"
+
 SMALL = 256
 """Pictures are drawn on an enlarged copy where the image is smaller than this, so that names have room."""
 
 
-def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_score: float) -> list[SkippedFile]:
+def known_ids(run: Path, annotations: Path | None, files: list[Path]) -> dict[Path, int]:
+    """Return the ids of those images that are in COCO annotations: the ones given, or the run's own."""
+    from convattn.tasks.dense_data import image_ids
+    from convattn.tasks.inference import run_of
+    from convattn.tasks.recipes import read_recipe
+
+    if annotations is not None:
+        return image_ids(annotations, files)
+    config = run_of(run) / "config.yaml"
+    folder = read_recipe(config, trust=True).data.folder if config.is_file() else None
+    if folder is None or not Path(folder).exists():
+        return {}
+    try:
+        return image_ids(Path(folder), files)
+    except UserError as error:
+        print(f"the images are numbered from 1: {error}", file=sys.stderr)
+        return {}
+
+
+def write_results(
+    loaded: LoadedModel, files: list[Path], out: Path, *, min_score: float | None, ids: Mapping[Path, int]
+) -> list[SkippedFile]:
     """Write the results on each image below ``out`` as they come, a line for each; return the files left out.
 
     A detector writes ``<image>.png`` with the objects drawn and ``annotations.json``, a COCO file with scores. A
     segmenter writes ``<image>.png`` with the classes drawn and named below, and ``labels/<image>.png``, the class of
     each pixel, by the lines of ``labels/classes.txt``. The results of an earlier call are removed before.
+
+    Args:
+        loaded: The detector or segmenter.
+        files: The images.
+        out: The folder to write to.
+        min_score: Weaker objects are left out; None leaves that to the weights.
+        ids: The images' ids, where they have some; others get the numbers that follow.
 
     Raises:
         UserError: ``out`` cannot be written, or holds files that are no earlier results.
@@ -52,12 +86,13 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
     from convattn.data.types import SkippedFile
     from convattn.tasks.dense_inference import find_objects, label_images
 
-    names, detects = _names(files), loaded.task != "segmentation"
+    names, least = _names(files), next(one for one in (min_score, loaded.min_score, MIN_SCORE) if one is not None)
+    others = count(max(ids.values(), default=0) + 1)
+    numbers = [ids[file] if file in ids else next(others) for file in files]
+    detects = loaded.task != "segmentation"
     beside = [ANNOTATIONS] if detects else [f"{LABELS}/{name}" for name in (*names, CLASSES)]
     prepare(out, [*names, *beside], files)
-    answers: Iterable[Any] = (
-        find_objects(loaded, files, min_score=min_score) if detects else label_images(loaded, files)
-    )
+    answers: Iterable[Any] = find_objects(loaded, files, min_score=least) if detects else label_images(loaded, files)
     if not detects:
         _write_class_names(out, loaded.classes)
     skipped: list[SkippedFile] = []
@@ -72,18 +107,21 @@ def write_results(loaded: LoadedModel, files: list[Path], out: Path, *, min_scor
                 skipped.append(answer)
             else:
                 line = (
-                    _write_objects(answer, place, loaded, out / name, file)
+                    _write_objects(answer, numbers[place - 1], loaded, out / name, file)
                     if detects
                     else _write_labels(answer, loaded, out, name)
                 )
                 print(line)
             bar.update(task, completed=place)
     _print_end(out, detects, len(files) - len(skipped))
+    if detects:
+        origin = "given" if min_score is not None else "the default" if loaded.min_score is None else BEST
+        print(f"objects of a score from {least:.2g} on ({origin}; --min-score sets another)", file=sys.stderr)
     return skipped
 
 
 def _write_objects(
-    answer: FoundObjects, place: int, loaded: LoadedModel, path: Path, file: dict[str, list[Any]]
+    answer: FoundObjects, number: int, loaded: LoadedModel, path: Path, file: dict[str, list[Any]]
 ) -> str:
     from convattn.data.masks import decode_mask
     from convattn.report.drawing import class_colors, draw_detections
@@ -104,11 +142,12 @@ def _write_objects(
     )
     _save(picture, path)
     found_from = _seen_from(Path(answer.file), path.parent)
-    file["images"].append({"id": place, "file_name": found_from, "width": width, "height": height})
+    file["images"].append({"id": number, "file_name": found_from, "width": width, "height": height})
     for index, one in enumerate(answer.results):
         _, _, box_width, box_height = one["bbox"]
         area = round(box_width * box_height, 2) if masks is None else int(masks[index].sum())
-        file["annotations"].append({"id": len(file["annotations"]) + 1, "iscrowd": 0, "area": area, **one})
+        theirs = {"image_id": number, "category_id": loaded.category_ids[one["category_id"] - 1]}
+        file["annotations"].append({"id": len(file["annotations"]) + 1, "iscrowd": 0, "area": area, **one, **theirs})
     counts = Counter(answer.names)
     return f"{answer.file}: " + (", ".join(f"{count} × {name}" for name, count in counts.items()) or "nothing found")
 
@@ -142,7 +181,7 @@ def _write_class_names(out: Path, classes: list[str]) -> None:
 @contextmanager
 def _coco_file(loaded: LoadedModel, out: Path | None) -> Iterator[dict[str, list[Any]]]:
     """Write what was found also where the run is broken off."""
-    categories = [{"id": label, "name": name} for label, name in enumerate(loaded.classes, start=1)]
+    categories = [{"id": id, "name": name} for id, name in zip(loaded.category_ids, loaded.classes, strict=True)]
     content: dict[str, Any] = {"info": {"description": WRITTEN_BY, "model": loaded.name}}
     content |= {"images": [], "annotations": [], "categories": categories}
     try:

@@ -59,10 +59,11 @@ def _open(
 ) -> tuple[Any, list[SkippedFile], str]:
     """Return the images to measure on, what was left out and where the images come from."""
     from convattn.tasks.dense_data import data_name
+    from convattn.tasks.inference import run_of
     from convattn.tasks.recipes import read_recipe
     from convattn.tasks.task import task_of
 
-    config = run / "config.yaml"
+    config = run_of(run) / "config.yaml"
     recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
     if data is not None and (own is None or user_path(data).resolve() != user_path(own).resolve()):
@@ -70,7 +71,7 @@ def _open(
         _check_classes(loaded, str(data), classes)
         return images, skipped, str(data)
     if recipe is None:
-        raise UserError(f"{run}: no run folder with a config.yaml, so its images are not known; give them with --data")
+        raise UserError(f"{run}: no run's config.yaml is beside it, so its images are not known; give some with --data")
     found = task_of(recipe).open_data(recipe, progress)
     _check_classes(loaded, data_name(recipe), found.classes)
     return found.val, found.skipped, f"{data_name(recipe)}, its validation images"

@@ -64,7 +64,16 @@ class Writer(Protocol):
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")]
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image (classifiers).")]
-MinScore = Annotated[float, typer.Option(min=0, max=1, help="Weaker objects are left out (detectors).")]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Weaker objects are left out (detectors); else the weights' own.", show_default=False
+    ),
+]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(help="COCO file of the images, whose ids are taken; else the run's own.", show_default=False),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="For people or programs (classifiers).")]
 Out = Annotated[
     Path | None,
@@ -73,7 +82,7 @@ Out = Annotated[
     ),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
 
 
@@ -81,10 +90,11 @@ def predict(
     images: Images,
     run: Run = Path("runs/latest"),
     top_k: TopK = 5,
-    min_score: MinScore = 0.3,
+    min_score: MinScore = None,
+    annotations: Annotations = None,
     format: FormatOption = Format.TABLE,
     out: Out = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_size: BatchSize = 32,
     trust: Trust = False,
 ) -> None:
@@ -96,12 +106,13 @@ def predict(
     loaded = load_model(run, device=device, trust=trust)
     skipped: list[SkippedFile] = []
     if loaded.task != "classification":
-        from convattn.cli._dense_results import write_results
+        from convattn.cli._dense_results import known_ids, write_results
 
         if format is not Format.TABLE:
             kind = "annotations.json, in COCO's form" if loaded.task != "segmentation" else "label PNGs"
             raise UserError(f"--format {format.value} is for classifiers; this model writes {kind}: leave --format out")
-        skipped = write_results(loaded, files, out or Path("predictions"), min_score=min_score)
+        ids = {} if loaded.task == "segmentation" else known_ids(run, annotations, files)
+        skipped = write_results(loaded, files, out or Path("predictions"), min_score=min_score, ids=ids)
         _list_skipped(skipped, len(files))
         return
     with _output(out) as stream, _writing(format, stream) as writer:

@@ -1,6 +1,5 @@
 """``convattn train``."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from convattn.cli._run_lines import faster, job_lines, result_lines, stop_lines
 from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
 
 if TYPE_CHECKING:
-    from convattn.tasks.finishing import Result
-    from convattn.tasks.run_folder import RunFolder
+    from convattn.tasks.config import Recipe
     from convattn.tasks.training import Job
 
 PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools")
@@ -28,7 +27,13 @@ TASK_RECIPES = {
 }
 """The recipe of a task that is given none: for what is embedded, and for a folder of one's own."""
 
-EMBEDDED = {"digits": "scikit-learn's digits", "scenes": "scenes of scikit-learn's digits on its photos"}
+FOLDERS = [folder for _, folder in TASK_RECIPES.values()]
+
+SMALL = "-small"
+"""What follows the name of a folder's recipe in that of the one that a CPU gets: a network and images of its size."""
+
+SIZES = ("model", "model_args", "pretrained", "network", "data.image_size", "segmentation_augment")
+"""The settings that say how large the network and its images are: who gives one gets the recipe for a GPU."""
 
 HELP = """Train a classifier, a detector or a segmenter and write a report with pictures.
 
@@ -48,7 +53,7 @@ HELP = """Train a classifier, a detector or a segmenter and write a report with 
 
   convattn train --task detection --head retinanet --model conv_resnet14
 
-  convattn train --data photos/ --epochs 50 optimizer.lr=0.0005
+  convattn train --data photos/ --epochs 50 --lr 0.0005
 
   convattn train --recipe imagenet-resnet --data imagenet/ --devices 8
 
@@ -83,6 +88,7 @@ RecipeName = Annotated[
 Out = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
 Resume = Annotated[Path | None, typer.Option(help="Run folder to continue.", show_default=False)]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.", show_default=False)]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate: optimizer.lr.", show_default=False)]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step, over all devices.", show_default=False)]
 Devices = Annotated[str | None, typer.Option(help="Lightning: how many, which (0,1), or auto.", show_default=False)]
 Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps, auto.", show_default=False)]
@@ -105,6 +111,7 @@ def train(
     resume: Resume = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    lr: LearningRate = None,
     devices: Devices = None,
     accelerator: Accelerator = None,
     strategy: Strategy = None,
@@ -122,6 +129,7 @@ def train(
         "network.head": head,
         "epochs": epochs,
         "batch_size": batch_size,
+        "optimizer.lr": lr,
         "trainer.devices": int(devices) if devices is not None and devices.lstrip("-").isdecimal() else devices,
         "trainer.accelerator": accelerator,
         "trainer.strategy": strategy,
@@ -150,6 +158,10 @@ def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any],
         _check_task_is_meant(overrides)
     name = recipe_name or _own_recipe(task or "classification", overrides)
     recipe = load_recipe(name, overrides, trust=trust)
+    why, small = "", f"{name}{SMALL}" if name in FOLDERS else ""
+    if recipe_name is None and small and _is_for_cpu(recipe, overrides):
+        why = f", so the recipe is {small}, of a size that it trains; --recipe {name} is the full size"
+        name, small, recipe = small, "", load_recipe(small, overrides)
     if task is not None and recipe.task != task:
         raise UserError(f"recipe {name} is for {recipe.task}, not for {task}: leave --task or --recipe out")
     if recipe.task == "classification" and recipe.network.head is not None:
@@ -159,7 +171,15 @@ def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any],
     console = _console()
     with _looking(console) as progress:
         job = prepare(recipe, out, progress)
-    _go(job, f"recipe {name}", console)
+    _go(job, f"recipe {name}", console, why=why, small=small)
+
+
+def _is_for_cpu(recipe: "Recipe", overrides: dict[str, Any]) -> bool:
+    """Tell whether a folder is to be trained on a CPU and nobody said how large the network and its images are."""
+    from convattn.tasks.devices import trains_on_cpu
+
+    sized = any(f"{key}.".startswith(f"{size}.") for key in overrides for size in SIZES)
+    return trains_on_cpu(recipe.trainer.accelerator) and not sized
 
 
 def _own_recipe(task: str, overrides: dict[str, Any]) -> str:
@@ -211,13 +231,15 @@ def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
     from convattn.tasks.recipes import read_recipe
     from convattn.tasks.run_folder import open_run
     from convattn.tasks.task import task_of
-    from convattn.tasks.training import WORK, prepare_resume
+    from convattn.tasks.training import WORK, check_resume_overrides, prepare_resume
 
+    check_resume_overrides(overrides, path)
     run, console = open_run(path), _console()
     result = read_result(run)
     if result is not None:
+        recipe = read_recipe(run.config, trust=True)
         console.print(f"{path} is finished already.", highlight=False, markup=False)
-        _print_result(run, result, task_of(read_recipe(run.config, trust=True)).main_figure(result.figures), console)
+        _print(result_lines(run, result, task_of(recipe).main_figure(result.figures)), console)
         return
     with alone(run.path, WORK) if _is_main_process() else nullcontext():
         with _looking(console) as progress:
@@ -225,85 +247,30 @@ def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
         _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
 
 
-def _go(job: "Job", origin: str, console: Console) -> None:
+def _go(job: "Job", origin: str, console: Console, *, why: str = "", small: str = "") -> None:
     from convattn.tasks.progress import ProgressBar
     from convattn.tasks.task import task_of
     from convattn.tasks.training import train as run_training
 
-    _print_job(job, origin, console)
-    bar = ProgressBar(console)
+    _print(job_lines(job, origin, why), console)
+    bar = ProgressBar(console, faster(job, small))
     try:
         result = run_training(job, [bar])
     except (RunInterrupted, Stopped) as error:
         if bar.run is None:
             raise Stopped from error
-        lines = []
+        report = None
         if isinstance(error, RunInterrupted) and not console.quiet:
             with suppress(Stopped):
-                report = bar.run.path / task_of(job.recipe).write_report(bar.run, job.data)
-                lines.append(f"report so far  {_shown(report)}")
-        _print_stop(bar.run, lines, console)
+                report = task_of(job.recipe).write_report(bar.run, job.data)
+        _print(stop_lines(bar.run, report), console)
         raise typer.Exit(STOPPED) from error
     if result is not None and bar.run is not None:
-        _print_result(bar.run, result, task_of(job.recipe).main_figure(result.figures), console)
+        _print(result_lines(bar.run, result, task_of(job.recipe).main_figure(result.figures)), console)
 
 
-def _print_stop(run: "RunFolder", lines: list[str], console: Console) -> None:
-    lines = ["Stopped.", *lines, "Go on with:", f"  convattn train --resume {_shown(run.path)}"]
+def _print(lines: list[str], console: Console) -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_job(job: "Job", origin: str, console: Console) -> None:
-    recipe, data = job.recipe, job.data
-    parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    source = recipe.data.folder or EMBEDDED.get(recipe.data.embedded or "", "")
-    network = recipe.model if recipe.network.head is None else f"{recipe.network.head} on {recipe.model}"
-    lines = [
-        f"{network} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
-        f" {len(data.train)} training and {len(data.val)} validation images",
-        f"{origin}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer.name},"
-        f" images of {recipe.data.image_size} px, seed {recipe.seed}",
-    ]
-    if data.skipped:
-        first = data.skipped[0]
-        lines.append(
-            f"skipped {len(data.skipped)} bad files or entries (listed in skipped.csv),"
-            f" the first {first.path}: {first.reason}"
-        )
-    if recipe.task in ("detection", "instances"):
-        from convattn.data.coco import has_objects
-
-        if not has_objects(data.val):
-            lines.append("the validation images have no object: nothing can be measured, the last epoch is kept")
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_result(run: "RunFolder", result: "Result", main: tuple[str, float], console: Console) -> None:
-    from convattn.tasks.finishing import count_skipped
-
-    shown = _shown(run.path)
-    lines = [
-        f"{main[0]} {_percent(main[1])} (best epoch {result.best_epoch} of {result.epochs},"
-        f" {result.seconds:.0f} s of training)",
-        f"run folder  {shown}",
-        f"report      {shown / (result.report or '')}",
-        f"weights     {shown / result.weights}",
-    ]
-    skipped = count_skipped(run)
-    if skipped:
-        lines.append(f"skipped     {skipped} files, listed in {shown / run.skipped.name}")
-    lines.append(f"next        convattn predict --run {shown} IMAGE")
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-
-
-def _percent(value: float) -> str:
-    return "could not be measured: no validation image has an object" if math.isnan(value) else f"{value:.2%}"
-
-
-def _shown(path: Path) -> Path:
-    """Return the path as a person would type it here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @contextmanager
@@ -311,9 +278,21 @@ def _looking(console: Console) -> Iterator[Callable[[int, int], None]]:
     """Show how many of the images have been looked at, while that takes place."""
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("looking at the images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    from convattn.tasks.pace import Heartbeat
+
+    said = ["looking at the images"]
+    heart = Heartbeat(lambda line: _print([line], console), lambda: said[0])
+    with (
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+        nullcontext() if console.is_terminal else heart,
+    ):
+        task = bar.add_task(said[0], total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            said[0] = f"looking at the images: {done} of {total}"
+
+        yield show
 
 
 def _console() -> Console:

@@ -40,7 +40,7 @@ Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or chec
 Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
 
 
@@ -48,7 +48,7 @@ def val(
     run: Run = Path("runs/latest"),
     data: Data = None,
     as_json: AsJson = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_size: BatchSize = 64,
     trust: Trust = False,
 ) -> None:
@@ -87,10 +87,11 @@ val.__doc__ = HELP
 def _open(run: Path, data: Path | None, loaded: "LoadedModel") -> tuple["LabelledImages", list["SkippedFile"], str]:
     """Return the images to measure on, the files that were left out and where the images come from."""
     from convattn.data.folder import open_held_out
+    from convattn.tasks.inference import run_of
     from convattn.tasks.loaders import open_data
     from convattn.tasks.recipes import read_recipe
 
-    config = run / "config.yaml"
+    config = run_of(run) / "config.yaml"
     # of the recipe the images are taken, no network is built
     recipe = read_recipe(config, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
@@ -98,7 +99,7 @@ def _open(run: Path, data: Path | None, loaded: "LoadedModel") -> tuple["Labelle
         images, skipped = open_held_out(data, loaded.classes)
         return images, skipped, str(data)
     if recipe is None:
-        raise UserError(f"{run}: no run folder with a config.yaml, so its images are not known; give them with --data")
+        raise UserError(f"{run}: no run's config.yaml is beside it, so its images are not known; give some with --data")
     found = open_data(recipe)
     if found.classes != loaded.classes:
         raise UserError(

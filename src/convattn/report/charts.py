@@ -62,8 +62,9 @@ def line_chart(
     y_scale: Literal["linear", "log"] = "linear",
     zero: bool = False,
     legend: bool = True,
+    mark: float | None = None,
 ) -> str:
-    """Draw lines over integers (epochs, or depths) as an ``<svg>``; ``zero`` adds a line at zero.
+    """Draw lines over integers (epochs, or depths) as an ``<svg>``; ``zero`` adds a line at zero, ``mark`` one at an x.
 
     Example:
         >>> chart = line_chart([Series("loss", [0, 1], [2.0, 1.0])], alt="Loss falls from 2 to 1")
@@ -78,6 +79,8 @@ def line_chart(
             axes.plot(one.x, y, color=one.color, alpha=one.opacity, marker=marker, label=one.name, ls=one.style)
         if zero:
             axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if mark is not None and any(np.isfinite(one.y).any() for one in series):
+            axes.axvline(mark, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
         if y_scale == "log" and any(value > 0 for one in series for value in one.y):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -38,6 +38,9 @@ def classification_page(run: Run, val: LabelledImages) -> TaskPage:
     top = run.number("accuracy", best.figure(SCORE) if best else math.nan)
     total = int(confusion.counts.sum())
     errors = f"{confusion.wrong} of {total} images wrong" if total else "not measured yet"
+    low, high = (run.best_figures(SCORE).get(f"accuracy_{end}", math.nan) for end in ("low", "high"))
+    if math.isfinite(low) and math.isfinite(high):
+        errors += f"; 95 % interval {percent(low)} to {percent(high)}"
     return TaskPage(
         score=SCORE,
         columns=((SCORE, "accuracy"),),

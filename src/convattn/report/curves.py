@@ -11,23 +11,24 @@ from convattn.report.task import CurvesChart, TaskPage
 _LOSSES = {"train_loss": "training loss", "val_loss": "validation loss"}
 
 
-def curves_html(epochs: list[EpochRow], task: TaskPage) -> str:
-    """Return a task's learning curves, with all numbers behind a click."""
+def curves_html(epochs: list[EpochRow], task: TaskPage, best: int | None = None) -> str:
+    """Return a task's learning curves, the best epoch marked in them, with all numbers behind a click."""
     if not epochs:
         return '<p class="intro">No epoch has ended yet.</p>'
     x, lr = [row.epoch for row in epochs], [row.figure("lr") for row in epochs]
-    drawn = [_chart(chart, epochs) for chart in task.charts]
-    drawn.append(figure(line_chart([Series("learning rate", x, lr)], alt=_course(lr)), "Learning rate"))
-    return charts(drawn) + _numbers(epochs, task)
+    drawn = [_chart(chart, epochs, best) for chart in task.charts]
+    drawn.append(figure(line_chart([Series("learning rate", x, lr)], alt=_course(lr), mark=best), "Learning rate"))
+    return charts(drawn) + _numbers(epochs, task, best)
 
 
-def _chart(chart: CurvesChart, epochs: list[EpochRow]) -> str:
+def _chart(chart: CurvesChart, epochs: list[EpochRow], best: int | None) -> str:
     x, factor = [row.epoch for row in epochs], 100 if chart.unit == "percent" else 1
     values = [[factor * row.figure(curve.column) for row in epochs] for curve in chart.curves]
     series = [
         Series(curve.name, x, y, curve.color, style=curve.style) for curve, y in zip(chart.curves, values, strict=True)
     ]
-    svg = line_chart(series, alt=_words(chart, values), y_scale="log" if chart.unit == "loss" else "linear")
+    scale = "log" if chart.unit == "loss" else "linear"
+    svg = line_chart(series, alt=_words(chart, values), y_scale=scale, mark=best)
     return figure(svg, chart.title, chart.note)
 
 
@@ -40,13 +41,13 @@ def _words(chart: CurvesChart, values: Sequence[list[float]]) -> str:
     return said if chart.unit == "loss" else f"{chart.title}: {said}"
 
 
-def _numbers(epochs: list[EpochRow], task: TaskPage) -> str:
+def _numbers(epochs: list[EpochRow], task: TaskPage, best: int | None) -> str:
     drawn = [curve.column for chart in task.charts for curve in chart.curves]
     losses = [(column, name) for column, name in _LOSSES.items() if column in drawn]
     head = ("epoch", *(name for _, name in (*losses, *task.columns)), "learning rate", "seconds so far")
     rows = [
         (
-            row.epoch,
+            f"{row.epoch}, best" if row.epoch == best else row.epoch,
             *(number(row.figure(column)) for column, _ in losses),
             *(percent(row.figure(column), 2) for column, _ in task.columns),
             number(row.figure("lr")),

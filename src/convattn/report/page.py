@@ -15,7 +15,7 @@ from convattn.errors import naming_file
 from convattn.report.classification import classification_page
 from convattn.report.curves import curves_html
 from convattn.report.detection import detection_page
-from convattn.report.markup import count, details, duration, escape, number, section, table
+from convattn.report.markup import count, details, duration, escape, section, table
 from convattn.report.rates import rates_html
 from convattn.report.run import Run, read_run
 from convattn.report.segmentation import segmentation_page
@@ -23,6 +23,9 @@ from convattn.report.style import CSS, PAGE
 from convattn.report.task import TaskPage, Tile
 
 SKIPPED_LIMIT = 500
+
+FEW = 100
+"""With fewer validation images than this it is said how little they tell."""
 
 Task = Literal["classification", "detection", "instances", "segmentation"]
 
@@ -82,7 +85,7 @@ def _body(run: Run, title: str, task: TaskPage) -> str:
     settings = details("config.yaml", f"<pre>{escape(run.config_text)}</pre>") if run.config_text else ""
     parts = [
         _header(run, title, task),
-        section("How it learned", curves_html(run.epochs, task)),
+        section("How it learned", curves_html(run.epochs, task, _best_epoch(run, task)), _learned(run, task)),
         *task.sections,
         section("Attention or convolution?", rates_html(run)),
         section("Use it", _commands(run, task)),
@@ -113,11 +116,11 @@ def _header(run: Run, title: str, task: TaskPage) -> str:
     kind, state = ("good", "finished") if run.finished else ("warn", "interrupted")
     planned = run.config.get("epochs")
     trained = f"{len(run.epochs)} of {planned}" if isinstance(planned, int) else str(len(run.epochs))
-    best = run.best(task.score)
+    best = _best_epoch(run, task)
     tiles = [
         *task.tiles,
         Tile("epochs", escape(trained)),
-        Tile("best epoch", number(run.number("best_epoch", best.epoch if best else math.nan))),
+        Tile("best epoch", "–" if best is None else str(best)),
         Tile("parameters", count(run.number("parameters"))),
         Tile("classes", str(len(run.classes))),
         Tile("validated on", f"{task.validated or '–'}"),
@@ -131,6 +134,26 @@ def _header(run: Run, title: str, task: TaskPage) -> str:
         f'<header><div class="title"><h1>{escape(title)}</h1><span class="badge {kind}">{state}</span></div>'
         f'<p class="sub">{escape(run.folder.resolve().name)}{hint}</p><dl class="tiles">{cells}</dl></header>'
     )
+
+
+def _best_epoch(run: Run, task: TaskPage) -> int | None:
+    best = run.best(task.score)
+    epoch = run.number("best_epoch", best.epoch if best else math.nan)
+    return None if math.isnan(epoch) else int(epoch)
+
+
+def _learned(run: Run, task: TaskPage) -> str:
+    """Say which epoch was kept, and how little few images tell."""
+    best, score = _best_epoch(run, task), dict(task.columns)[task.score]
+    if best is None or not run.epochs:
+        return ""
+    loss = ", of equals that of the least loss" if "val_loss" in run.epochs[0].figures else ""
+    kept = f"Dotted: epoch {best}, the best: the highest {score} after the warm-up{loss}, then the latest."
+    if not 0 < task.validated < FEW:
+        return kept
+    images = "1 validation image says" if task.validated == 1 else f"{task.validated} validation images say"
+    points = f": one of them is {100 / task.validated:.1f} points" if task.score == "val_accuracy" else ""
+    return f"{kept} But {images} little{points}; on others the figures may be quite different."
 
 
 def _resume(run: Run) -> str:

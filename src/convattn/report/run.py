@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +76,22 @@ class Run:
         return self.summary.get("finished") is True
 
     def best(self, name: str) -> EpochRow | None:
-        """Return the epoch in which a figure was highest, None where it was never measured."""
+        """Return the epoch that is best by a figure, None where it was never measured.
+
+        Epochs of the warm-up do not count, unless there are no others: then it is the last.
+        """
         measured = [row for row in self.epochs if math.isfinite(row.figure(name))]
-        return max(measured, key=lambda row: row.figure(name), default=None)
+        warm = [row for row in measured if not self._warms_up(row)] or measured[-1:]
+        return max(reversed(warm), key=lambda row: rank(row.figures, name), default=None)
+
+    def _warms_up(self, row: EpochRow) -> bool:
+        """Whether the learning rate still rises after an epoch."""
+        schedule = self.config.get("schedule")
+        settings = schedule if isinstance(schedule, dict) else {}
+        steps = settings.get("warmup_steps")
+        if steps is not None:
+            return row.figure("step") < _finite(steps, 0)
+        return row.epoch < round(_finite(settings.get("warmup"), 0) * _finite(self.config.get("epochs"), 0), 6)
 
     def number(self, key: str, otherwise: float = math.nan) -> float:
         """Return a number of ``summary.json``, ``otherwise`` where it has none."""
@@ -94,6 +109,21 @@ class Run:
         """Return the rates after the last epoch, by depth."""
         last = max((row.epoch for row in self.paths), default=None)
         return sorted((row for row in self.paths if row.epoch == last), key=lambda row: row.depth)
+
+
+def rank(figures: Mapping[str, float], score: str) -> tuple[float, float]:
+    """Return what the best epoch has most of: the score and, among equals, the least validation loss.
+
+    The later of equals is the better. A figure that is no number (nothing to measure by) is worse than any; a task
+    that has no validation loss has none to lose by.
+
+    Example:
+        >>> early, late = {"val_accuracy": 0.9, "val_loss": 1.0}, {"val_accuracy": 0.9, "val_loss": 0.1}
+        >>> rank(late, "val_accuracy") > rank(early, "val_accuracy")
+        True
+    """
+    value, loss = figures.get(score, math.nan), figures.get("val_loss", 0.0)
+    return value if math.isfinite(value) else -1.0, -loss if math.isfinite(loss) else -sys.float_info.max
 
 
 def _finite(value: object, otherwise: float) -> float:

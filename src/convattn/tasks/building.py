@@ -13,6 +13,7 @@ from torch import nn
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
+from convattn.tasks.hub import at_hand, unreachable
 from convattn.tasks.recipes import nearest
 
 REFUSALS = (
@@ -42,18 +43,21 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
     check_backbone(recipe)
     arguments = {**recipe.model_args, "num_classes": classes}
     try:
-        return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
+        with at_hand(recipe):
+            return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
     except REFUSALS as error:
         raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, with its type where that says more.
+    """Return the first line of an error's message, with its type where that says more, or why nothing is fetched.
 
     Example:
         >>> first_line(KeyError("depth")), first_line(ValueError("no depth\\nat all"))
         ("KeyError: 'depth'", 'no depth')
     """
+    if why := unreachable(error):
+        return why
     line = next((line for line in str(error).splitlines() if line.strip()), "")
     return line if line and not isinstance(error, LookupError) else f"{type(error).__name__}: {line}".rstrip(": ")
 

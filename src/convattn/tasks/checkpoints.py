@@ -4,7 +4,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -46,12 +47,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the next batch, the best epoch so far, the time spent."""
+    """Where a run stands: the next batch, the time spent, the best epoch so far; 0 is none yet, worse than any."""
 
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
     best_score: float = -1.0
+    best_loss: float = sys.float_info.max
     best_epoch: int = 0
 
 
@@ -136,8 +138,8 @@ def _progress_fault(stored: dict[str, Any]) -> str:
     return ""
 
 
-def describe(recipe: Recipe, classes: Sequence[str]) -> dict[str, str]:
-    """Return what weights need to be used without their run folder."""
+def describe(recipe: Recipe, classes: Sequence[str], more: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return what weights need to be used without their run folder, ``more`` of a task's own with it."""
     input_size, mean, std, interpolation = input_settings(recipe)
     return {
         "format": "convattn",
@@ -152,6 +154,7 @@ def describe(recipe: Recipe, classes: Sequence[str]) -> dict[str, str]:
         "std": json.dumps(std),
         "interpolation": interpolation,
         "convattn_version": convattn.__version__,
+        **{name: json.dumps(value) for name, value in (more or {}).items()},
     }
 
 

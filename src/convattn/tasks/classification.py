@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -115,12 +116,22 @@ class ClassificationTask:
     def write_results(
         self, run: RunFolder, recipe: Recipe, data: ClassificationData, model: nn.Module, skip_log: SkipLog
     ) -> dict[str, float]:
-        """Write ``predictions.csv``; the accuracy is counted from its rows."""
+        """Write ``predictions.csv``; the accuracy is counted from its rows, with Wilson's 95 % interval of it."""
         rows = list(_predictions(recipe, data, model, skip_log))
         write_table(run.predictions, PREDICTIONS, rows)
         if not rows:
             raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
-        return {"accuracy": sum(label == predicted for _, _, label, predicted, _ in rows) / len(rows)}
+        right = sum(label == predicted for _, _, label, predicted, _ in rows)
+        interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
+        return {"accuracy": right / len(rows), "accuracy_low": interval.low, "accuracy_high": interval.high}
+
+    def describe(self, data: ClassificationData) -> dict[str, Any]:
+        """Return nothing: the classes say all."""
+        return {}
+
+    def describe_results(self, run: RunFolder, data: ClassificationData) -> dict[str, Any]:
+        """Return nothing: an answer needs no threshold."""
+        return {}
 
     def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
         """Return the accuracy with its name for people."""

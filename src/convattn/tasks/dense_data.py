@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from convattn.data.coco import DetectionData, DetectionImages, open_coco, open_detection
-from convattn.data.coco_file import Wanted
-from convattn.data.coco_layout import COCO_LAYOUT, annotation_files, find_annotations
+from convattn.data.coco_file import Wanted, read_coco_file
+from convattn.data.coco_layout import (
+    COCO_LAYOUT,
+    annotation_files,
+    find_annotations,
+    find_images,
+    image_file,
+    image_folders,
+)
 from convattn.data.folder import Progress
 from convattn.data.problems import refuse_or_skip
 from convattn.data.scenes import SceneSettings, scenes_folder
@@ -107,6 +115,31 @@ def open_held_out_segmentation(
     if not len(images):
         raise UserError(f"{folders.root}: no pair is left to measure on" + (f"; {problems[0]}" if problems else ""))
     return names, images, skipped
+
+
+def image_ids(annotations: Path, files: Sequence[Path]) -> dict[Path, int]:
+    """Return the ids of those files that COCO annotations, a file or a folder with some, list as their images.
+
+    Annotation files are read only where a file lies in a folder that may hold their images.
+
+    Raises:
+        UserError: There are no annotations, not in COCO's form, or two files give one id to two of the images.
+    """
+    path = user_path(annotations)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a folder or an annotation file, {COCO_LAYOUT}")
+    wanted = {file.resolve(): file for file in files}
+    found: dict[Path, int] = {}
+    for source in [path] if path.is_file() else annotation_files(path):
+        homes = [folder.resolve() for folder in image_folders(source)]
+        if any(file.is_relative_to(home) for file in wanted for home in homes):
+            images = read_coco_file(source, "boxes").images
+            root = find_images(source, [image.file for image in images])
+            places = {(root / (image_file(root, image.file) or image.file)).resolve(): image.id for image in images}
+            found |= {wanted[place]: id for place, id in places.items() if place in wanted}
+    if len({*found.values()}) < len(found):
+        raise UserError(f"{path}: two of the images have one id there, in two files; name one of these files")
+    return found
 
 
 def data_name(recipe: Recipe) -> str:

@@ -16,6 +16,7 @@ from convattn.data.transforms import eval_transform
 from convattn.errors import UserError
 from convattn.tasks.building import REFUSALS, first_line
 from convattn.tasks.config import DataConfig, EvaluationConfig, NetworkConfig, Recipe, TaskName
+from convattn.tasks.hub import at_hand
 from convattn.tasks.plain import check_plain, read_json
 from convattn.tasks.reach import reaching
 from convattn.tasks.recipes import build
@@ -24,8 +25,21 @@ from convattn.tasks.task import build_network
 NAMED = ("model", "interpolation", "convattn_version", "task")
 """What weights say of themselves as it is."""
 
-WRITTEN = ("model_args", "classes", "input_size", "mean", "std", "network", "evaluation")
+WRITTEN = (
+    *("model_args", "classes", "input_size", "mean", "std", "network", "evaluation"),
+    *("category_ids", "min_score"),
+)
 """What they say of themselves as JSON."""
+
+UNSAID = {
+    "task": "classification",
+    "network": "{}",
+    "evaluation": "{}",
+    "category_ids": "null",
+    "min_score": "null",
+    "convattn_version": "unknown",
+}
+"""What weights mean that do not say it."""
 
 LARGEST_SIDE = 16384
 """Pixels of the largest images that weights may ask for."""
@@ -33,7 +47,11 @@ LARGEST_SIDE = 16384
 
 @dataclass(frozen=True)
 class Description:
-    """What a weights file says of itself."""
+    """What a weights file says of itself.
+
+    ``category_ids`` are the classes' ids in the annotations that a detector was trained on, and from ``min_score`` on
+    its detections balanced hits and errors best on the validation images; None where nothing hit.
+    """
 
     name: str
     model_args: dict[str, Any]
@@ -46,6 +64,8 @@ class Description:
     task: TaskName
     network: NetworkConfig
     evaluation: EvaluationConfig
+    category_ids: list[int]
+    min_score: float | None
 
     @classmethod
     def parse(cls, fields: Mapping[str, str], source: Path) -> "Description":
@@ -56,7 +76,7 @@ class Description:
                 "only files that convattn train wrote can be loaded"
             )
         where = f"{source}: its description is incomplete or damaged"
-        texts = {"task": "classification", "network": "{}", "evaluation": "{}", "convattn_version": "unknown", **fields}
+        texts = {**UNSAID, **fields}
         values: dict[str, Any] = {}
         for name in NAMED + WRITTEN:
             text = texts.get(name)
@@ -80,6 +100,8 @@ class Description:
             task=recipe.task,
             network=build(NetworkConfig, values["network"], where, "network."),
             evaluation=build(EvaluationConfig, values["evaluation"], where, "evaluation."),
+            category_ids=values["category_ids"] or list(range(1, len(values["classes"]) + 1)),
+            min_score=values["min_score"],
         )
 
     def reaching(self) -> Iterator[tuple[str, Any]]:
@@ -97,12 +119,13 @@ class Description:
     def build(self, source: Path) -> nn.Module:
         """Build the model that is described, with fresh weights."""
         try:
-            if self.task == "classification":
-                args = {**self.model_args, "num_classes": len(self.classes)}
-                return timm.create_model(self.name, pretrained=False, **args)
             data = DataConfig(image_size=self.input_size[-1], mean=_three(self.mean), std=_three(self.std))
             recipe = Recipe(self.name, task=self.task, network=self.network, model_args=self.model_args, data=data)
-            return build_network(recipe, len(self.classes))
+            if self.task != "classification":
+                return build_network(recipe, len(self.classes))
+            with at_hand(recipe):
+                args = {**self.model_args, "num_classes": len(self.classes)}
+                return timm.create_model(self.name, pretrained=False, **args)
         except REFUSALS as error:
             raise UserError(
                 f"{source}: its model {self.name!r} (written by convattn {self.version}) cannot be built here: "
@@ -125,6 +148,13 @@ def _check_values(values: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: {name} must be a list of 3 numbers, got {_short(numbers)}; train again")
     if not all(one > 0 for one in values["std"]):
         raise UserError(f"{where}: std must be above 0, got {_short(values['std'])}; train again")
+    ids, least = values["category_ids"], values["min_score"]
+    if ids is not None and not (
+        isinstance(ids, list) and all(type(id) is int for id in ids) and len({*ids}) == len(ids) == len(classes)
+    ):
+        raise UserError(f"{where}: category_ids must be a whole number for each class, got {_short(ids)}; train again")
+    if least is not None and not (type(least) in (int, float) and 0 <= least <= 1):
+        raise UserError(f"{where}: min_score must be a number from 0 to 1, got {_short(least)}; train again")
 
 
 def _short(value: Any) -> str:

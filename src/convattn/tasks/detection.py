@@ -21,6 +21,7 @@ from convattn.data.sampler import GlobalBatchSampler
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, evaluate_detections
 from convattn.errors import UserError
 from convattn.report import write_report
+from convattn.report.matching import best_threshold, match_image, read_detections
 from convattn.tasks.building import REFUSALS, check_backbone, first_line, with_statistics
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.dense_data import open_detection_data
@@ -34,6 +35,7 @@ from convattn.tasks.dense_loaders import (
     gather_objects,
     training_samples_loader,
 )
+from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import Shard, SkipLog
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.randomness import share_sampling
@@ -67,7 +69,8 @@ def build_detector(recipe: Recipe, classes: int) -> nn.Module:
     arguments = {"backbone_args": recipe.model_args, "pretrained": recipe.pretrained}
     arguments |= {"image_mean": recipe.data.mean, "image_std": recipe.data.std, **recipe.network.args}
     try:
-        return getattr(detection, head)(recipe.model, classes, **arguments)
+        with at_hand(recipe):
+            return getattr(detection, head)(recipe.model, classes, **arguments)
     except REFUSALS as error:
         raise UserError(
             f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
@@ -82,6 +85,7 @@ class DetectionModule(DenseModule):
         model: The detector.
         recipe: The run's settings.
         truth: The validation images, as the content of a COCO file.
+        classes: The names of its categories.
         kinds: What is measured: boxes, or boxes and masks.
         batches_per_epoch: The number of global batches in an epoch.
     """
@@ -92,11 +96,13 @@ class DetectionModule(DenseModule):
         recipe: Recipe,
         *,
         truth: dict[str, Any],
+        classes: Sequence[str],
         kinds: tuple[Kind, ...],
         batches_per_epoch: int,
     ) -> None:
         super().__init__(model, recipe, batches_per_epoch=batches_per_epoch)
-        self.truth, self.kinds = truth, kinds
+        self.truth, self.classes, self.kinds = truth, classes, kinds
+        self.scores: dict[Kind, DetectionScores] = {}
         self.found: list[dict[str, Any]] = []
         self.seen: list[int] = []
 
@@ -121,8 +127,13 @@ class DetectionModule(DenseModule):
         """Return COCO's twelve figures for each kind."""
         found, seen = gather_objects(self.found), gather_objects(self.seen)
         self.found, self.seen = [], []
-        scores = measure(only_images(self.truth, seen), found, self.kinds)
-        return named_figures(scores)
+        self.scores = measure(only_images(self.truth, seen), found, self.kinds)
+        return named_figures(self.scores)
+
+    def write_measured(self, run: RunFolder) -> None:
+        """Write ``per_class.csv`` and ``curves.json``."""
+        write_per_class(run, self.scores, self.classes)
+        write_curves(run, self.scores, self.classes)
 
 
 class DetectionTask:
@@ -149,8 +160,14 @@ class DetectionTask:
 
     def module(self, model: nn.Module, recipe: Recipe, data: DetectionData, batches_per_epoch: int) -> TrainingModule:
         """Return what trains it."""
-        truth = data.val.coco_dataset()
-        return DetectionModule(model, recipe, truth=truth, kinds=self.kinds, batches_per_epoch=batches_per_epoch)
+        return DetectionModule(
+            model,
+            recipe,
+            truth=data.val.coco_dataset(),
+            classes=data.classes,
+            kinds=self.kinds,
+            batches_per_epoch=batches_per_epoch,
+        )
 
     def training_loader(
         self, recipe: Recipe, data: DetectionData, sampler: GlobalBatchSampler, skip_log: SkipLog
@@ -183,6 +200,21 @@ class DetectionTask:
         write_per_class(run, scores, data.classes)
         write_curves(run, scores, data.classes)
         return named_figures(scores)
+
+    def describe(self, data: DetectionData) -> dict[str, Any]:
+        """Return the annotation file's ids of the classes."""
+        return {"category_ids": list(data.train.category_ids)}
+
+    def describe_results(self, run: RunFolder, data: DetectionData) -> dict[str, Any]:
+        """Return the score from which on the detections of the validation images give the highest F1, if any hits."""
+        detections = read_detections(run.detections, data.val)
+        if detections is None:
+            return {}
+        pairs = enumerate(zip(data.val.entries, detections, strict=True))
+        threshold, f1 = best_threshold(
+            [match_image(place, entry, found, self.kinds[-1]) for place, (entry, found) in pairs]
+        )
+        return {"min_score": threshold} if f1 else {}
 
     def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
         """Return the AP of boxes or masks."""

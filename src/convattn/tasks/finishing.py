@@ -1,4 +1,4 @@
-"""The end of a run: the best weights evaluated, written for use and shown in the report."""
+"""The end of a run: the best weights evaluated, written for use beside the last ones and shown in the report."""
 
 import csv
 import json
@@ -19,9 +19,10 @@ from convattn.tasks.task import Data, task_of
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run came to; ``weights`` and ``report`` are names inside the run folder.
+    """What a finished run came to; ``weights``, ``last_weights`` and ``report`` are names inside the run folder.
 
-    ``score`` is the figure by which the best epoch was chosen; ``accuracy`` repeats it where it is one.
+    ``score`` is the figure by which the best epoch was chosen; ``accuracy`` repeats it where it is one. ``validated``
+    is the number of validation images.
     """
 
     finished: bool
@@ -34,23 +35,26 @@ class Result:
     report: str | None
     figures: dict[str, float] = field(default_factory=dict)
     accuracy: float | None = None
+    last_weights: str | None = None
+    validated: int = 0
 
 
 def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device: torch.device | str = "cpu") -> Result:
-    """Evaluate the best weights, write them with their results, then the report.
+    """Evaluate the best weights, write them and the last ones with the results, then the report.
 
     Example:
         ``convattn train --resume RUN`` on a run that was killed in here does all of it again.
     """
     task = task_of(recipe)
-    stored, last = read_checkpoint(run.best), read_checkpoint(run.last)
-    weights = shipped_weights(stored)
-    model.load_state_dict(weights)
-    write_weights(run.weights, weights, describe(recipe, data.classes))
+    best, last = shipped_weights(read_checkpoint(run.best)), read_checkpoint(run.last)
+    model.load_state_dict(best)
     skip_log = SkipLog()
     skip_log.path = run.skipped
     figures = task.write_results(run, recipe, data, model.to(device), skip_log)
     _drop_repeats(run.skipped)
+    more = task.describe(data)
+    write_weights(run.weights, best, describe(recipe, data.classes, more | task.describe_results(run, data)))
+    write_weights(run.last_weights, shipped_weights(last), describe(recipe, data.classes, more))
     result = Result(
         finished=True,
         score=task.main_figure(figures)[1],
@@ -59,6 +63,8 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=round(last[PROGRESS]["seconds"], 2),
         weights=run.weights.name,
+        last_weights=run.last_weights.name,
+        validated=len(data.val),
         report=None,
         figures=figures,
         accuracy=figures.get("accuracy"),

@@ -24,6 +24,7 @@ from convattn.tasks.building import first_line
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
 from convattn.tasks.config import EvaluationConfig, TaskName
 from convattn.tasks.described import Description
+from convattn.tasks.devices import best_device
 from convattn.tasks.reach import refuse_reaching
 
 T = TypeVar("T")
@@ -34,7 +35,8 @@ R = TypeVar("R")
 class LoadedModel:
     """A trained model in evaluation mode, with all that it takes to feed it and to read its answers.
 
-    ``transform`` gives what the model of a task takes; ``evaluation`` is how a segmenter sees an image.
+    ``transform`` gives what the model of a task takes; ``evaluation`` is how a segmenter sees an image. For
+    ``category_ids`` and ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`.
     """
 
     model: nn.Module
@@ -46,6 +48,8 @@ class LoadedModel:
     device: torch.device
     task: TaskName = "classification"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    category_ids: list[int] = field(default_factory=list)
+    min_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
 
     Args:
         path: The run folder or the file.
-        device: Where the model is to run.
+        device: Where the model is to run; "auto" is a GPU where there is one.
         trust: Whether the file may name a network that opens other files or the network: ``hf-hub:owner/name``.
 
     Raises:
@@ -119,7 +123,17 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         device=target,
         task=fields.task,
         evaluation=fields.evaluation,
+        category_ids=fields.category_ids,
+        min_score=fields.min_score,
     )
+
+
+def run_of(path: Path) -> Path:
+    """Return the run folder that a weights file or a checkpoint lies in; anything else as it is."""
+    for folder in (path.parent, path.parent.parent):
+        if path.is_file() and (folder / "config.yaml").is_file():
+            return folder
+    return path
 
 
 def find_weights(path: Path) -> Path:
@@ -257,7 +271,7 @@ def _checked_label(images: LabelledImages, index: int, classes: int) -> int:
 
 def _torch_device(name: str) -> torch.device:
     try:
-        device = torch.device(name)
+        device = torch.device(best_device() if name == "auto" else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu") from error

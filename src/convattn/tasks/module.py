@@ -18,6 +18,7 @@ from convattn.errors import UserError
 from convattn.tasks.archives import optimizer_fault
 from convattn.tasks.config import OptimizerConfig, Recipe
 from convattn.tasks.randomness import Stream, seed_all, share_drop_path
+from convattn.tasks.run_folder import RunFolder
 
 
 class TrainingModule(LightningModule):
@@ -62,6 +63,14 @@ class TrainingModule(LightningModule):
         return float(self.loss_sum) / max(1, self.batch)
 
     @property
+    def warmup_epochs(self) -> float:
+        """The epochs in which the learning rate rises."""
+        schedule = self.recipe.schedule
+        if schedule.warmup_steps is not None:
+            return schedule.warmup_steps / self.batches_per_epoch
+        return schedule.warmup * self.recipe.epochs
+
+    @property
     def lr(self) -> float:
         """The learning rate of the latest step."""
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -74,14 +83,11 @@ class TrainingModule(LightningModule):
         """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
         optimizer = make_optimizer(self.trained, self.recipe.optimizer)
         schedule = self.recipe.schedule
-        warmup = schedule.warmup * self.recipe.epochs
-        if schedule.warmup_steps is not None:
-            warmup = schedule.warmup_steps / self.batches_per_epoch
         self.schedule, _ = create_scheduler_v2(
             optimizer,
             schedule.name,
             num_epochs=self.recipe.epochs,
-            warmup_epochs=warmup,
+            warmup_epochs=self.warmup_epochs,
             warmup_lr=schedule.warmup_lr,
             min_lr=schedule.min_lr,
             decay_rate={"poly": schedule.power, "multistep": schedule.decay_rate}.get(schedule.name, 1.0),
@@ -139,6 +145,9 @@ class TrainingModule(LightningModule):
     def validation_result(self) -> dict[str, float]:
         """Return the task's figures by name, over all processes, and start anew."""
         raise NotImplementedError
+
+    def write_measured(self, run: RunFolder) -> None:
+        """Write what the last validation measured beside its figures, for the page of a run that is stopped."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Stand at the beginning of an epoch."""

@@ -11,7 +11,8 @@ OPENS = ("checkpoint_path", "pretrained")
 FROM_WHERE = ("pretrained_", "cache_dir")
 """How those begin that say where ``pretrained`` weights come from and go to; without it they do nothing."""
 
-SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+HUBS = ("hf-hub:", "hf_hub:")
+SOURCES = (*HUBS, "local-dir:")
 
 
 def fetches(options: Any) -> bool:

@@ -17,15 +17,13 @@ from convattn.data.names import escaped
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError
 from convattn.layers import ACmix
+from convattn.report.run import rank
 from convattn.tasks.checkpoints import DESCRIPTION, PROGRESS, Progress
 from convattn.tasks.config import CheckpointConfig
 from convattn.tasks.interrupt import RunInterrupted, StopRequest
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns
-
-UNMEASURED = Progress().best_score
-"""What the best score is before any epoch has had one."""
 
 AGREE_EVERY = 16
 """With several processes, they agree on stopping and saving every so many batches, and at the end of an epoch."""
@@ -36,7 +34,8 @@ class RunFacts:
     """What a recorder has to know of the run.
 
     ``description`` is what every checkpoint says about its model; ``figures`` are measured after every epoch, the
-    best epoch is that of the highest ``score``; ``settings`` say how often ``last.ckpt`` is written.
+    best epoch is that of the highest ``score``, see :func:`convattn.report.run.rank`; ``settings`` say how often
+    ``last.ckpt`` is written.
     """
 
     description: dict[str, str]
@@ -150,17 +149,24 @@ class RunRecorder(Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write(row, pl_module)
-        score = figures[self.facts.score]
-        # A score that is no number (nothing to measure by) is worse than any; of such epochs the last is kept.
-        score = score if math.isfinite(score) else UNMEASURED
-        better = score > self.progress.best_score or self.progress.best_score == UNMEASURED
+        better = self._is_best(pl_module, figures)
         if better:
-            self.progress = replace(self.progress, best_score=score, best_epoch=epoch + 1)
+            score, loss = rank(figures, self.facts.score)
+            self.progress = replace(self.progress, best_score=score, best_loss=-loss, best_epoch=epoch + 1)
+            if trainer.is_global_zero:
+                pl_module.write_measured(self.run)
         pl_module.begin_epoch(epoch + 1)
         for path in (self.run.best, self.run.last) if better else (self.run.last,):
             self._save(trainer, pl_module, path)
         if trainer.sanity_checking:
             self._go_to(trainer, pl_module)
+
+    def _is_best(self, module: TrainingModule, figures: dict[str, float]) -> bool:
+        """Tell whether the epoch is the best so far; none is before the warm-up ends, but the last of a run may be."""
+        done, warmup = module.epoch + 1, round(module.warmup_epochs, 6)
+        if done < min(warmup, module.recipe.epochs):
+            return False
+        return rank(figures, self.facts.score) >= (self.progress.best_score, -self.progress.best_loss)
 
     def teardown(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
         """Close the curves."""

@@ -106,6 +106,11 @@ class RunFolder:
         return self.path / "weights.safetensors"
 
     @property
+    def last_weights(self) -> Path:
+        """The weights of the last epoch, for use."""
+        return self.path / "last.safetensors"
+
+    @property
     def report(self) -> Path:
         """The page that shows the run."""
         return self.path / "report.html"

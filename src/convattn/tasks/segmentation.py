@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import timm
 import torch
@@ -35,6 +36,7 @@ from convattn.tasks.dense_loaders import (
     stack_pairs,
     training_samples_loader,
 )
+from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import Shard, SkipLog, input_settings
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.run_folder import RunFolder, write_table
@@ -61,9 +63,10 @@ def build_segmenter(recipe: Recipe, classes: int) -> nn.Module:
         raise UserError(f"network.head {head} does not do segmentation: take one of {', '.join(HEADS)}")
     check_backbone(recipe)
     try:
-        backbone = timm.create_model(
-            recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
-        )
+        with at_hand(recipe):
+            backbone = timm.create_model(
+                recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
+            )
         model: nn.Module = getattr(segmentation, head)(backbone, num_classes=classes, **recipe.network.args)
     except REFUSALS as error:
         raise UserError(
@@ -76,9 +79,11 @@ def build_segmenter(recipe: Recipe, classes: int) -> nn.Module:
 class SegmentationModule(DenseModule):
     """Trains a segmenter of :mod:`convattn.segmentation`; see :class:`convattn.tasks.module.TrainingModule`."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, classes: int, batches_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, classes: Sequence[str], batches_per_epoch: int) -> None:
         super().__init__(model, recipe, batches_per_epoch=batches_per_epoch)
-        self.iou = MeanIoU(classes)
+        self.classes = classes
+        self.iou = MeanIoU(len(classes))
+        self.by_class: dict[str, Tensor] = {}
         self.val_loss = MeanMetric()
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -99,9 +104,15 @@ class SegmentationModule(DenseModule):
     def validation_result(self) -> dict[str, float]:
         """Return the loss, the mIoU and the accuracies."""
         figures = {"val_loss": float(self.val_loss.compute()), **iou_figures(self.iou)}
+        with self.iou.sync_context():  # the counts of all processes
+            self.by_class = {**self.iou.compute(), "counts": self.iou.confmat.cpu()}
         self.val_loss.reset()
         self.iou.reset()
         return figures
+
+    def write_measured(self, run: RunFolder) -> None:
+        """Write ``per_class.csv`` and ``confusion.csv``."""
+        _write_classes(run, self.by_class, self.classes)
 
 
 class SegmentationTask:
@@ -125,7 +136,7 @@ class SegmentationTask:
         self, model: nn.Module, recipe: Recipe, data: SegmentationData, batches_per_epoch: int
     ) -> TrainingModule:
         """Return what trains it."""
-        return SegmentationModule(model, recipe, classes=len(data.classes), batches_per_epoch=batches_per_epoch)
+        return SegmentationModule(model, recipe, classes=data.classes, batches_per_epoch=batches_per_epoch)
 
     def training_loader(
         self, recipe: Recipe, data: SegmentationData, sampler: GlobalBatchSampler, skip_log: SkipLog
@@ -169,8 +180,16 @@ class SegmentationTask:
         if not rows:
             raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
         write_table(run.predictions, ("index", "name", "mean_iou", "pixel_accuracy"), rows)
-        _write_classes(run, whole, data.classes)
+        _write_classes(run, {**whole.compute(), "counts": whole.confmat}, data.classes)
         return {name: value for name, value in iou_figures(whole).items() if name in FIGURES}
+
+    def describe(self, data: SegmentationData) -> dict[str, Any]:
+        """Return nothing: the classes say all."""
+        return {}
+
+    def describe_results(self, run: RunFolder, data: SegmentationData) -> dict[str, Any]:
+        """Return nothing: an answer needs no threshold."""
+        return {}
 
     def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
         """Return the mIoU."""
@@ -224,8 +243,9 @@ def iou_figures(metric: MeanIoU) -> dict[str, float]:
     }
 
 
-def _write_classes(run: RunFolder, metric: MeanIoU, classes: Sequence[str]) -> None:
-    result, counts = metric.compute(), metric.confmat.cpu()
+def _write_classes(run: RunFolder, result: Mapping[str, Tensor], classes: Sequence[str]) -> None:
+    """Write the figures of each class, from what :meth:`MeanIoU.compute` gives and its ``counts``."""
+    counts = result["counts"].cpu()
     pairs = zip(result["iou"].tolist(), result["class_accuracy"].tolist(), strict=True)
     rows = [
         [name, pixels, _cell(iou), _cell(accuracy)]

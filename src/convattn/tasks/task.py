@@ -52,6 +52,12 @@ class Task(Protocol):
     ) -> dict[str, float]:
         """Write the network's results on the validation images and return their figures."""
 
+    def describe(self, data: Data) -> dict[str, Any]:
+        """Return what weights say of the data beside its classes, see :meth:`Description.parse`."""
+
+    def describe_results(self, run: RunFolder, data: Data) -> dict[str, Any]:
+        """Return what weights say of the results that :meth:`write_results` has written."""
+
     def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
         """Return the figure that says how good the run is, with its name for people."""
 

@@ -88,7 +88,7 @@ def prepare_resume(
     Raises:
         UserError: where the checkpoint, the data and the recipe do not belong together.
     """
-    check_resume_overrides(overrides or {})
+    check_resume_overrides(overrides or {}, run.path)
     checkpoint = run.last if run.last.is_file() else None
     # the weights come from the checkpoint: there is nothing to fetch again
     fetched = {"pretrained": False} if checkpoint is not None else {}
@@ -108,13 +108,13 @@ def prepare_resume(
     return Job(recipe, data, model, lambda: run, checkpoint)
 
 
-def check_resume_overrides(overrides: Mapping[str, Any]) -> None:
-    """Raise for a setting that a run cannot change halfway."""
-    for key in overrides:
+def check_resume_overrides(overrides: Mapping[str, Any], run: Path) -> None:
+    """Raise for a setting that a run cannot change halfway, nor after its end, which its learning rate was led to."""
+    for key, value in overrides.items():
         if not key.startswith(RESUMABLE):
             raise UserError(
-                f"a resumed run keeps its {key}; what may change: {', '.join(RESUMABLE)}."
-                " Start a new run for other settings"
+                f"a resumed run keeps its {key}; what may change: {', '.join(RESUMABLE)}. For other settings start a"
+                f" new run: convattn train --recipe {run / 'config.yaml'} {key}={value}"
             )
 
 
@@ -161,7 +161,9 @@ def _fit(job: Job, callbacks: Sequence[Callback]) -> tuple[Trainer, RunFolder]:
         recorder = RunRecorder(
             job.open_folder,
             sampler,
-            RunFacts(describe(recipe, job.data.classes), task.figures, task.score, recipe.checkpoint),
+            RunFacts(
+                describe(recipe, job.data.classes, task.describe(job.data)), task.figures, task.score, recipe.checkpoint
+            ),
             stop,
             skip_log,
         )

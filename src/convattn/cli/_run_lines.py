@@ -1,0 +1,133 @@
+"""What ``convattn train`` says before a run, of its end and of how to go on."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convattn.tasks.finishing import Result
+    from convattn.tasks.run_folder import RunFolder
+    from convattn.tasks.training import Job
+
+EMBEDDED = {"digits": "scikit-learn's digits", "scenes": "scenes of scikit-learn's digits on its photos"}
+
+FEW = 100
+"""With fewer validation images than this, one of them is more than a point, and it is said."""
+
+
+def job_lines(job: "Job", origin: str, why: str = "") -> list[str]:
+    """Return what is trained on what, by which settings and where; ``why`` is said of the recipe."""
+    from convattn.tasks.devices import device_name
+
+    recipe, data = job.recipe, job.data
+    parameters = sum(parameter.numel() for parameter in job.model.parameters())
+    source = recipe.data.folder or EMBEDDED.get(recipe.data.embedded or "", "")
+    network = recipe.model if recipe.network.head is None else f"{recipe.network.head} on {recipe.model}"
+    lines = [
+        f"{network} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
+        f" {len(data.train)} training and {len(data.val)} validation images",
+        f"{origin}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer.name},"
+        f" {_images(job)}, seed {recipe.seed}",
+        f"on {device_name(recipe.trainer.accelerator)}{why}",
+    ]
+    if data.skipped:
+        first = data.skipped[0]
+        lines.append(
+            f"skipped {len(data.skipped)} bad files or entries (listed in skipped.csv),"
+            f" the first {first.path}: {first.reason}"
+        )
+    if recipe.task in ("detection", "instances"):
+        from convattn.data.coco import has_objects
+
+        if not has_objects(data.val):
+            lines.append("the validation images have no object: nothing can be measured, the last epoch is kept")
+    return lines
+
+
+def _images(job: "Job") -> str:
+    """Return the size of the images as the network sees them in training."""
+    recipe = job.recipe
+    if recipe.task == "classification":
+        return f"images of {recipe.data.image_size} px"
+    if recipe.task == "segmentation":
+        height, width = recipe.segmentation_augment.crop
+        return f"crops of {height}x{width} px"
+    sides, longest = job.model.transform.min_size, job.model.transform.max_size
+    if not sides:
+        sides, longest = recipe.detection_augment.short_sides, recipe.detection_augment.max_size
+    if not sides:
+        return "images of their own size"
+    shorter = f"{min(sides)}" if min(sides) == max(sides) else f"{min(sides)} to {max(sides)}"
+    return f"images scaled to a shorter side of {shorter} px, the longer one {longest} at most"
+
+
+def faster(job: "Job", small: str = "") -> str:
+    """Return what would make a run on a CPU faster; ``small`` is the recipe of a CPU's size, where there is one."""
+    from convattn.tasks.devices import trains_on_cpu
+
+    recipe = job.recipe
+    if not trains_on_cpu(recipe.trainer.accelerator):
+        return ""
+    if job.checkpoint is not None:  # its recipe stays as it is
+        return "a GPU"
+    side = recipe.network.args.get("min_size")
+    if recipe.task == "classification":
+        smaller = f"data.image_size={recipe.data.image_size // 2}"
+    elif recipe.task == "segmentation":
+        height, width = recipe.segmentation_augment.crop
+        smaller = f"segmentation_augment.crop=[{height // 2},{width // 2}]"
+    else:
+        smaller = f"network.args.min_size={side // 2 if isinstance(side, int) else 320}"
+    ways = [f"--recipe {small}"] if small else [f"smaller images ({smaller})", "a smaller network (--model)"]
+    return ", ".join([*ways, "fewer epochs (--epochs)", "a GPU"])
+
+
+def result_lines(run: "RunFolder", result: "Result", main: tuple[str, float]) -> list[str]:
+    """Return what a run came to, where it lies and what it is good for."""
+    from convattn.tasks.finishing import count_skipped
+
+    folder = shown(run.path)
+    lines = [
+        f"{main[0]} {_percent(main[1])} (best epoch {result.best_epoch} of {result.epochs},"
+        f" {result.seconds:.0f} s of training)",
+        *_caution(result),
+        f"run folder  {folder}",
+        f"report      {folder / (result.report or '')}",
+        f"weights     {folder / result.weights}",
+    ]
+    if result.last_weights is not None and result.best_epoch != result.epochs:
+        lines.append(f"last epoch  {folder / result.last_weights}")
+    skipped = count_skipped(run)
+    if skipped:
+        lines.append(f"skipped     {skipped} files, listed in {folder / run.skipped.name}")
+    return [*lines, f"next        convattn predict --run {folder} IMAGE"]
+
+
+def _caution(result: "Result") -> list[str]:
+    """Say how little a figure of few images means."""
+    if not 0 < result.validated < FEW or math.isnan(result.score):
+        return []
+    images = "1 validation image says" if result.validated == 1 else f"{result.validated} validation images say"
+    low, high = result.figures.get("accuracy_low"), result.figures.get("accuracy_high")
+    if low is None or high is None:
+        return [f"caution     {images} little: on others the figure may be quite another"]
+    return [
+        f"caution     {images} little: one is {100 / result.validated:.1f} points, the 95% interval"
+        f" {low:.0%} to {high:.0%}"
+    ]
+
+
+def stop_lines(run: "RunFolder", report: str | None) -> list[str]:
+    """Return how to go on with a run that was stopped."""
+    so_far = [] if report is None else [f"report so far  {shown(run.path / report)}"]
+    return ["Stopped.", *so_far, "Go on with:", f"  convattn train --resume {shown(run.path)}"]
+
+
+def shown(path: Path) -> Path:
+    """Return the path as a person would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _percent(value: float) -> str:
+    return "could not be measured: no validation image has an object" if math.isnan(value) else f"{value:.2%}"
