@@ -25,3 +25,9 @@ def convolution_dtype(x: Tensor) -> torch.dtype:
     permuted kernels, up to 1e18 off.
     """
     return torch.float32 if x.is_cpu and x.dtype == torch.bfloat16 else x.dtype
+
+
+def channels_next(x: Tensor) -> Tensor:
+    """In float32, the channels of a pixel next to each other; a slice of such a map is one too."""
+    x = x.float()
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)

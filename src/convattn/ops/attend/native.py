@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from convattn.ops._abi import Window, call, geometry_of, is_fast_window, map_of
-from convattn.ops._layout import memory_format_of
+from convattn.ops._layout import channels_next, memory_format_of
 from convattn.ops.attend.inputs import AttendInputs
 
 
 def attend(x: AttendInputs) -> Tensor:
     """See :func:`convattn.ops.attend`."""
-    q, k, v = (t.float() for t in (x.q, x.k, x.v))
     if _fast(x):
-        q, k, v = (_channels_last(t) for t in (q, k, v))
+        q, k, v = (channels_next(t) for t in (x.q, x.k, x.v))
         out = torch.empty_like(q, memory_format=torch.channels_last)
         call("convattn_window_forward", _window(x), *(map_of(t) for t in (q, k, v, out)))
         return out.to(x.q.dtype)
+    q, k, v = (t.float() for t in (x.q, x.k, x.v))
     out = torch.empty(q.shape).contiguous(memory_format=memory_format_of(x.q))
     geometry = geometry_of(k, x.nbhd, x.num_heads, x.scale)
     call("convattn_attend", geometry, *(map_of(t) for t in (q, k, v)), *_tables(x), map_of(out))
@@ -26,12 +26,12 @@ def attend(x: AttendInputs) -> Tensor:
 
 def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor | None, ...]:
     """Gradients of :attr:`AttendInputs.tensors`."""
-    q, k, v, dout = (t.float() for t in (x.q, x.k, x.v, grad))
     if _fast(x):
-        q, k, v, dout = (_channels_last(t) for t in (q, k, v, dout))
+        q, k, v, dout = (channels_next(t) for t in (x.q, x.k, x.v, grad))
         dq, dk, dv = (torch.zeros_like(t, memory_format=torch.channels_last) for t in (q, k, v))
         call("convattn_window_backward", _window(x), *(map_of(t) for t in (q, k, v, dout, dq, dk, dv)))
         return dq, dk, dv, None, None
+    q, k, v, dout = (t.float() for t in (x.q, x.k, x.v, grad))
     dq = torch.empty_like(q)
     dk, dv = (torch.zeros_like(t) for t in (k, v))
     heads, taps, head_dim = x.num_heads, len(x.nbhd), k.shape[1] // x.num_heads
@@ -53,10 +53,6 @@ def _window(x: AttendInputs) -> Window:
     batch, channels, height, width = x.k.shape
     stride, threads = x.nbhd.stride[0], torch.get_num_threads()
     return Window(batch, height, width, x.num_heads, channels // x.num_heads, stride, 0, threads, x.scale)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
 def _tables(x: AttendInputs) -> tuple[Tensor | None, Tensor | None]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._abi import GroupConv, call, map_of
+from convattn.ops._layout import channels_next
 from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 
 
@@ -24,7 +25,7 @@ def not_supported_reasons(x: GroupConvolutionInputs | None = None) -> list[str]:
 
 def group_convolution(x: GroupConvolutionInputs) -> Tensor:
     """See :func:`convattn.ops.group_convolution`."""
-    maps, weight = _channels_next(x.x), x.weight
+    maps, weight = channels_next(x.x), x.weight
     out = torch.empty(x.output_shape, memory_format=torch.channels_last, dtype=torch.float32)
     tables = (_float(weight), None if x.bias is None else _float(x.bias))
     call("convattn_group_conv_forward", _geometry(maps, weight, x.steps[0]), map_of(maps), *tables, map_of(out))
@@ -33,7 +34,7 @@ def group_convolution(x: GroupConvolutionInputs) -> Tensor:
 
 def group_convolution_backward(grad: Tensor, x: GroupConvolutionInputs) -> tuple[Tensor | None, ...]:
     """Gradients of :attr:`GroupConvolutionInputs.tensors`."""
-    maps, dout = _channels_next(x.x), _channels_next(grad)
+    maps, dout = channels_next(x.x), channels_next(grad)
     dx = torch.empty(maps.shape, memory_format=torch.channels_last)
     geometry = _geometry(maps, x.weight, x.steps[0])
     dweight = torch.zeros((geometry.threads, *x.weight.shape), dtype=torch.float64)
@@ -45,12 +46,6 @@ def group_convolution_backward(grad: Tensor, x: GroupConvolutionInputs) -> tuple
 def _geometry(x: Tensor, weight: Tensor, stride: int) -> GroupConv:
     inputs, _, _, outputs, groups = weight.shape
     return GroupConv(x.shape[0], x.shape[2], x.shape[3], groups, inputs, outputs, stride, torch.get_num_threads())
-
-
-def _channels_next(x: Tensor) -> Tensor:
-    """In float32, the channels of a pixel next to each other; a slice of such a map is one too."""
-    x = x.float()
-    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
 def _float(x: Tensor) -> Tensor:

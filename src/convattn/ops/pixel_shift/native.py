@@ -6,20 +6,15 @@ import torch
 from torch import Tensor
 
 from convattn.ops._abi import call, geometry_of, map_of
+from convattn.ops._layout import channels_next
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
 
 def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:
     """See :func:`convattn.ops.pixel_shift_attention`."""
-    maps = [None if t is None else _channels_next(t) for t in (x.q, x.k, x.v)]
+    maps = [None if t is None else channels_next(t) for t in (x.q, x.k, x.v)]
     out = torch.empty(x.q.shape, memory_format=torch.channels_last, dtype=torch.float32)
     weight, bias = x.weight.float().contiguous(), None if x.bias is None else x.bias.float().t().contiguous()
     places = [None if t is None else map_of(t) for t in maps]
     call("convattn_pixel_shift", geometry_of(x.k, x.nbhd, x.num_heads, x.scale), *places, weight, bias, map_of(out))
     return out.to(x.q.dtype)
-
-
-def _channels_next(x: Tensor) -> Tensor:
-    """In float32, the channels of a pixel next to each other; a slice of such a map is one too."""
-    x = x.float()
-    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
