@@ -19,8 +19,9 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("delay", [0.0, 0.4])
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.4, 0.8])
 def test_while_it_imports_the_command_ends_at_once_and_quietly(number: signal.Signals, delay: float) -> None:
+    """The later ones come while it imports torch, in which an exception would be lost."""
     program = [sys.executable, "-c", "from convattn_command import main; main()", "info"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         status = Path(f"/proc/{process.pid}/status")
@@ -29,7 +30,8 @@ def test_while_it_imports_the_command_ends_at_once_and_quietly(number: signal.Si
         time.sleep(delay)
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, b"")
+    assert process.returncode == 130
+    assert said in (b"", b"Stopped.\n")  # on a fast machine the imports are over by then
 
 
 def caught(status: str, number: int) -> bool:

@@ -15,11 +15,10 @@ from convattn.bench import rivals
 from convattn.bench.backends import FALLBACK, candidates
 from convattn.bench.cases import HEADS, KERNEL, WINDOW, Mode, OpCase
 from convattn.bench.unfold import UnfoldACmix
-from convattn.cost import formulas
 from convattn.layers import ACmix
 from convattn.layers.reparameterized import Parts, multiply_adds
 from convattn.official import load_official
-from convattn.ops import aggregate, attend, correlate
+from convattn.ops import aggregate, attend, correlate, formulas
 
 BASE = "Conv2d 3x3"
 UNFOLD = "unfold"

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of any network, whole and by the stages of ACmix's table 1."""
 
 from convattn.cost.count import Cost, OperatorCost, count
-from convattn.cost.formulas import Convention
+from convattn.ops.formulas import Convention
 
 __all__ = ["Convention", "Cost", "OperatorCost", "count"]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convattn.cost import formulas
-from convattn.cost.formulas import Convention
 from convattn.cost.operators import PATHS, Operator, Path, find_operators
 from convattn.cost.theory import by_formula
 from convattn.layers.convolution import ShiftConvolution
+from convattn.ops import formulas
+from convattn.ops.formulas import Convention
 
 STAGES = ("stage I", "stage II attention", "stage II convolution", "rest")
 

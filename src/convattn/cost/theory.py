@@ -13,7 +13,6 @@ from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
 from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 
-from convattn.cost.formulas import Convention
 from convattn.cost.operators import Path
 from convattn.layers import ACmix, LocalAttention2d
 from convattn.layers.attention import LocalAttention, TablePosition
@@ -21,6 +20,7 @@ from convattn.layers.convolution import ShiftConvolution
 from convattn.layers.global_attention import GlobalAttention, SpatialReductionACmix, SpatialReductionAttention
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
+from convattn.ops.formulas import Convention
 
 
 def by_formula(operator: nn.Module, inputs: tuple[Any, ...], convention: Convention) -> dict[Path, int] | None:

@@ -1,9 +1,12 @@
 """Operators that stand where a convolution stood, and the paths that they are made of."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from convattn.layers.acmix import ACmix, LocalAttention2d, MixKind, PathMix
 from convattn.layers.attention import LinearPosition, LocalAttention, PositionKind, TablePosition
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.convolution import ShiftConv2d, ShiftConvolution, ShiftKind
 from convattn.layers.global_attention import GlobalAttention, SpatialReductionACmix, SpatialReductionAttention
 from convattn.layers.involution import Involution2d
@@ -13,6 +16,9 @@ from convattn.layers.pssa import PSSA
 from convattn.layers.self_attention import GlobalAttention2d
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
 from convattn.layers.xvolution import MultiConvolution, XVolution
+
+if TYPE_CHECKING:
+    from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 
 __all__ = [
     "PSSA",
@@ -44,3 +50,17 @@ __all__ = [
     "WindowAttention2d",
     "XVolution",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """What is made of timm's layers is imported when it is asked for: timm takes as long as torch."""
+        if name not in ("BottleneckAttention2d", "TimmOperator2d"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from convattn.layers import bottleneck
+
+        return getattr(bottleneck, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 import warnings
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from convattn.layers import ACmix
 from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
+from convattn.optimize.own_methods import Call, by_own_method, own_method, refusal
 from convattn.optimize.report import OptimizeReport, largest_difference
 
 __all__ = ["OptimizeReport", "optimize"]
 
 CostKind: TypeAlias = Literal["counted", "measured"]
 Example: TypeAlias = Tensor | tuple[Any, ...]
-_METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 OPERATORS = (ACmix, MultiConvolution, XVolution)
 _log = logging.getLogger("convattn.optimize")
 
@@ -40,7 +39,8 @@ def optimize(
     """A copy of a network for inference: same outputs, fewer and cheaper steps.
 
     - Every ACmix and X-volution is reparameterized (:meth:`convattn.ACmix.reparameterize`), and every other module that
-      has timm's ``fuse``, ``reparameterize`` or ``switch_to_deploy``.
+      has timm's ``fuse``, ``reparameterize`` or ``switch_to_deploy``. Where such a method would not give what the
+      module computes, since it holds a converted or adapted layer, the module's parts are done one by one instead.
     - Every batch norm folds into the convolution, ACmix, X-volution or LocalAttention2d before it, where it alone reads
       its output, and an ``nn.Identity`` stands in its place. A ReLU after an ACmix goes into the operator likewise.
     - The copy is in eval mode, wants no gradients of its parameters and is in channels_last.
@@ -75,10 +75,10 @@ def optimize(
     inputs = example if isinstance(example, tuple) or example is None else (example,)
     comparable = inputs is not None and not any(t.is_meta for t in _tensors((inputs, list(model.parameters()))))
     before: list[Tensor] = []
-    seen: dict[nn.Module, Tensor] = {}
+    seen: dict[nn.Module, Call] = {}
     if inputs is not None and comparable:
         before = _run(model, inputs, seen)
-    reparameterized = _reparameterize(model, seen, cost)
+    reparameterized, kept = _reparameterize(model, seen, cost)
     folded = _fold(model, inputs)
     _finish(model)
     difference = largest_difference(before, _run(model, inputs)) if inputs is not None and comparable else None
@@ -89,6 +89,7 @@ def optimize(
             if isinstance(m, OPERATORS) and m.reparameterized
         },
         reparameterized=reparameterized,
+        kept=kept,
         **asdict(folded),
         max_difference=difference and difference[0],
         relative_difference=difference and difference[1],
@@ -127,14 +128,17 @@ def _tensors(values: Any) -> list[Tensor]:
     return [t for t in tree_leaves(values) if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...], seen: dict[nn.Module, Tensor] | None = None) -> list[Tensor]:
-    """The outputs; ``seen`` is filled with what every operator was given."""
+def _run(model: nn.Module, inputs: tuple[Any, ...], seen: dict[nn.Module, Call] | None = None) -> list[Tensor]:
+    """The outputs; ``seen`` is filled with what every operator and every module with a method of its own was given."""
     handles = []
     if seen is not None:
-        note = seen.__setitem__
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[module] = (args, kwargs)
+
         for module in model.modules():
-            if isinstance(module, OPERATORS):
-                handles.append(module.register_forward_pre_hook(lambda m, args: note(m, args[0])))
+            if isinstance(module, OPERATORS) or own_method(module) is not None:
+                handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     try:
         return _tensors(model(*_fresh(inputs)))
     finally:
@@ -147,9 +151,14 @@ def _fresh(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs)
 
 
-def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor], cost: CostKind) -> list[str]:
-    """Every operator of ours with forms, and every other module that has timm's methods, whose names are returned."""
+def _reparameterize(model: nn.Module, seen: dict[nn.Module, Call], cost: CostKind) -> tuple[list[str], dict[str, str]]:
+    """Every operator of ours with forms, and every other module that has timm's methods.
+
+    Returns:
+        the names of those others that were, and of those that were not, with the reason.
+    """
     others: list[str] = []
+    kept: dict[str, str] = {}
     done: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module, name: str) -> nn.Module:
@@ -158,9 +167,13 @@ def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor], cost: CostK
         fused = module
         if isinstance(module, OPERATORS):
             _fold_operator(module, seen.get(module), cost)
-        elif name and (method := _own_method(module)) is not None:
-            fused = _by_own_method(module, method)
-            others.append(name)
+        elif name and own_method(module) is not None:
+            why = refusal(module, seen.get(module))
+            if why is None:
+                fused = by_own_method(module)
+                others.append(name)
+            else:
+                kept[name] = why
         done[module] = fused
         for child_name, child in list(fused.named_children()):
             replacement = visit(child, f"{name}.{child_name}" if name else child_name)
@@ -169,15 +182,16 @@ def _reparameterize(model: nn.Module, seen: dict[nn.Module, Tensor], cost: CostK
         return fused
 
     visit(model, "")
-    return others
+    return others, kept
 
 
-def _fold_operator(module: ACmix | MultiConvolution, seen: Tensor | None, cost: CostKind) -> None:
+def _fold_operator(module: ACmix | MultiConvolution, call: Call | None, cost: CostKind) -> None:
     """Reparameterize one of ours for what it was given."""
-    if seen is None or cost == "measured":
-        module.reparameterize(example=seen)
+    example = None if call is None else call[0][0]
+    if example is None or cost == "measured":
+        module.reparameterize(example=example)
     elif isinstance(module, MultiConvolution):
-        module.reparameterize(size=(seen.shape[-2], seen.shape[-1]))
+        module.reparameterize(size=(example.shape[-2], example.shape[-1]))
     else:
         module.reparameterize()
 
@@ -188,25 +202,6 @@ def _finish(model: nn.Module) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-
-
-def _by_own_method(module: nn.Module, method: Callable[[], Any]) -> nn.Module:
-    """What the method returns, or the module itself; some of timm's make float32 on the CPU out of anything."""
-    like = {(t.device, t.dtype) for t in module.parameters()}
-    result = method()
-    fused = result if isinstance(result, nn.Module) else module
-    return fused.to(*like.pop()) if len(like) == 1 else fused
-
-
-def _own_method(module: nn.Module) -> Callable[[], Any] | None:
-    """timm's convention: the first of its methods that the module has, if it takes no argument."""
-    for name in _METHODS:
-        method = getattr(module, name, None)
-        if not callable(method) or isinstance(method, nn.Module):
-            continue
-        if all(p.default is not p.empty for p in inspect.signature(method).parameters.values()):
-            return method
-    return None
 
 
 def _fold(model: nn.Module, inputs: tuple[Any, ...] | None) -> Folded:

@@ -17,6 +17,7 @@ class OptimizeReport:
     Args:
         operators: the operators (ACmix, X-volution) and the form that each has now.
         reparameterized: other modules that had a ``fuse``, ``reparameterize`` or ``switch_to_deploy`` of their own.
+        kept: those of which it was not used, with the reason; their parts are done one by one.
         batch_norms: the folded batch norms, each with the module that took it over.
         activations: the ReLUs that an operator took over, likewise.
         left: the batch norms that stay, with the reason.
@@ -26,6 +27,7 @@ class OptimizeReport:
 
     operators: dict[str, str] = field(default_factory=dict)
     reparameterized: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
     batch_norms: dict[str, str] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
@@ -38,9 +40,10 @@ class OptimizeReport:
         if self.reparameterized:
             lines.append(f"reparameterized {len(self.reparameterized)} other modules by their own method")
         lines.append(f"folded {len(self.batch_norms)} batch norms, took over {len(self.activations)} ReLUs")
-        for reason, count in Counter(self.left.values()).items():
-            some = next(name for name, why in self.left.items() if why == reason)
-            lines.append(f"left {count} batch norms, {some} for one: {reason}")
+        for what, reasons in (("modules to their parts", self.kept), ("batch norms", self.left)):
+            for reason, count in Counter(reasons.values()).items():
+                some = next(name for name, why in reasons.items() if why == reason)
+                lines.append(f"left {count} {what}, {some} for one: {reason}")
         if self.max_difference is None:
             lines.append("output difference: not measured, pass an example")
         else:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: a run is saved at its next batch, then ends; any other command ends where it is."""
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -91,7 +92,9 @@ def stoppable() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
+    global _imports_around
     former, former_hook = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
+    _imports_around = _imports(inspect.currentframe())
 
     def hook(unraisable: Any) -> None:
         # Raised in a destructor or the like, from where it reaches nobody: raise it again, a moment later.
@@ -153,11 +156,26 @@ def obey_parent_alone() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+_imports_around = 0
+"""How many imports were going on where :func:`stoppable` was entered."""
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
+    if _imports(frame) > _imports_around:
+        _leave(number, frame)  # an exception would be lost in there: torch's import, in C++, drops it
     for each in SIGNALS:
         signal.signal(each, _leave)
     _alarm(GRACE, _leave)  # whatever code may have taken the exception for one of its own
     raise Stopped
+
+
+def _imports(frame: FrameType | None) -> int:
+    """How many frames of Python's import system a frame stands in."""
+    found = 0
+    while frame is not None:
+        found += frame.f_code.co_filename.startswith("<frozen importlib")
+        frame = frame.f_back
+    return found
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

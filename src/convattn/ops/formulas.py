@@ -1,4 +1,4 @@
-"""FLOP formulas of the operators, known to any ``torch.utils.flop_counter.FlopCounterMode`` after this import.
+"""FLOP formulas of the operators, known to any ``torch.utils.flop_counter.FlopCounterMode`` as they are defined.
 
 A FLOP counter counts a multiply-add as two.
 """
@@ -10,8 +10,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
-
-import convattn.ops  # noqa: F401  (defines the operators)
 
 _ops = torch.ops.convattn
 
