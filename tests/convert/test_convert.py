@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from convattn.convert import convert
 from convattn.convert.adjusted import AdjustedOperator
 from convattn.layers import ACmix, LocalAttention2d
 from convattn.layers.xvolution import XVolution
+from convattn.optimize import optimize
 
 
 def small() -> nn.Module:
@@ -144,11 +146,34 @@ class TestRefusals:
         with pytest.raises(error, match=message):
             convert(small(), **options)
 
-    def test_a_compiled_network_and_no_network(self) -> None:
-        with pytest.raises(TypeError, match="is compiled: convert it first"):
-            convert(torch.compile(small()), "acmix")
-        with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got str"):
-            convert("resnet50", "acmix")
+    @pytest.mark.filterwarnings("ignore:`torch.jit")
+    @pytest.mark.parametrize("work", [partial(convert, to="acmix"), optimize], ids=["convert", "optimize"])
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (torch.compile, r"is compiled: \w+ it first, then torch\.compile"),
+            (torch.jit.script, r"is scripted, so its modules cannot be replaced: \w+ it before torch\.jit"),
+            (lambda net: exported(net), r"is exported, so it has no modules to replace: \w+ it before torch\.export"),
+            (lambda net: exported(net).module(), r"is exported, so it has no modules to replace"),
+            (lambda net: "resnet50", r"must be a torch\.nn\.Module, got str"),
+        ],
+        ids=["compiled", "scripted", "exported", "exported module", "no network"],
+    )
+    def test_what_holds_no_modules(
+        self, make: Callable[[nn.Module], object], message: str, work: Callable[[object], object]
+    ) -> None:
+        with pytest.raises(TypeError, match=message):
+            work(make(small().eval()))
+
+    def test_a_symbolic_trace_holds_them(self) -> None:
+        traced, x = torch.fx.symbolic_trace(small().eval()), torch.randn(1, 3, 8, 8)
+        new = convert(traced, "xvolution")
+        assert sum(isinstance(module, XVolution) for module in new.modules()) == 2
+        torch.testing.assert_close(optimize(new)(x), traced(x))
+
+
+def exported(net: nn.Module) -> torch.export.ExportedProgram:
+    return torch.export.export(net, (torch.randn(1, 3, 8, 8),))
 
 
 class TestTheCopy:

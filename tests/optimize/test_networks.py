@@ -171,7 +171,6 @@ def test_nothing_is_warned_of_by_default():
     [
         (lambda net: optimize(net, cost="guessed"), ValueError, r"cost must be one of \('counted', 'measured'\)"),
         (lambda net: optimize(net, cost="measured"), ValueError, "needs an example"),
-        (lambda net: optimize(torch.compile(net)), TypeError, "optimize it first, then torch.compile"),
     ],
 )
 def test_misuse_is_named(call, error, message):

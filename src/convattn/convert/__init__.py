@@ -14,6 +14,7 @@ from convattn.convert.accounting import Observed, macs_of, observe, parameters_o
 from convattn.convert.report import ConvertedLayer, ConvertReport
 from convattn.convert.selection import Where, select
 from convattn.convert.targets import Maker, Target, ToKind, general_refusal, target_of
+from convattn.layers._checks import check_network
 
 __all__ = ["ConvertReport", "ConvertedLayer", "convert"]
 
@@ -88,7 +89,7 @@ def convert(
     Raises:
         ValueError: an unknown ``to``; ``where`` means no convolution; none can be replaced, with the reasons; a
             callable makes an operator of another output size.
-        TypeError: a compiled or scripted network, or options that the operator does not have.
+        TypeError: a compiled, scripted or exported network, or options that the operator does not have.
 
     Example:
         >>> import timm, torch
@@ -101,7 +102,7 @@ def convert(
         >>> [layer.name for layer in report.replaced][:2]
         ['layer4.0.conv1', 'layer4.0.conv2']
     """
-    _check(model)
+    check_network(model, "convert")
     target = target_of(to, operator_args)
     chosen = select(model, where)
     named = where is not None
@@ -125,17 +126,6 @@ def convert(
         raise ValueError(f"nothing can be replaced:\n{result}")
     converted: nn.Module = holder["model"]
     return converted
-
-
-def _check(model: nn.Module) -> None:
-    if hasattr(model, "_orig_mod"):
-        raise TypeError("the network is compiled: convert it first, then torch.compile what comes out")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("the network is scripted, so its modules cannot be replaced: convert it before torch.jit")
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"the network must be a torch.nn.Module, got {type(model).__name__}; a YOLO object has it as .model"
-        )
 
 
 def _replace(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
 
@@ -65,6 +67,32 @@ def check_input(x: Tensor, in_channels: int) -> None:
         raise ValueError(f"the input must be [B, {in_channels}, H, W] or [{in_channels}, H, W], got {list(x.shape)}")
     if x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"the input must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")
+
+
+def check_network(network: object, work: Literal["convert", "optimize"]) -> None:
+    """A network whose modules can be replaced.
+
+    Raises:
+        TypeError: it is compiled, scripted or exported, or no network.
+    """
+    if hasattr(network, "_orig_mod"):
+        raise TypeError(f"the network is compiled: {work} it first, then torch.compile what comes out")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise TypeError(f"the network is scripted, so its modules cannot be replaced: {work} it before torch.jit")
+    if isinstance(network, torch.export.ExportedProgram) or _is_flat(network):
+        raise TypeError(f"the network is exported, so it has no modules to replace: {work} it before torch.export")
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"the network must be a torch.nn.Module, got {type(network).__name__}; a YOLO object has it as .model"
+        )
+
+
+def _is_flat(network: object) -> bool:
+    """Whether it is a graph of functions on weights, no module called that has some: what ``torch.export`` makes."""
+    if not isinstance(network, GraphModule):
+        return False
+    called = (network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module")
+    return all(next(module.parameters(), None) is None for module in called)
 
 
 def is_hooked(module: nn.Module) -> bool:

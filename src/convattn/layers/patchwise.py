@@ -344,8 +344,9 @@ def fold(weights: nn.Sequential, query_channels: int, largest: float) -> Folded:
     # the corner lies beyond every feature: always zero
     is_zero = (rising & (corner > largest)) | (falling & (corner < -largest))
     is_constant = is_zero | (gain == 0)
-    low = torch.where(rising & ~is_constant, corner, -torch.inf)
-    high = torch.where(falling & ~is_constant, corner, torch.inf)
+    no_bound = torch.finfo(dtype).max  # no infinity: a moving average of weights makes NaN of it
+    low = torch.where(rising & ~is_constant, corner, -no_bound)
+    high = torch.where(falling & ~is_constant, corner, no_bound)
     constant = torch.where(is_zero, 0, torch.where(gain == 0, shift.relu(), shift))
     precise = accumulation_dtype(dtype)
     second_gain, second_shift = (part.to(device, precise) for part in batch_norm_line(second_norm))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from convattn.layers import ACmix
+from convattn.layers._checks import check_network
 from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
@@ -60,7 +61,7 @@ def optimize(
 
     Raises:
         ValueError: ``cost="measured"`` without an example, or an unknown cost.
-        TypeError: a compiled network.
+        TypeError: a compiled, scripted or exported network.
 
     Example:
         >>> import timm
@@ -107,8 +108,7 @@ def _check(model: nn.Module, example: Example | None, cost: str) -> None:
         raise ValueError(f"cost must be one of {get_args(CostKind)}, got {cost!r}")
     if cost == "measured" and example is None:
         raise ValueError("cost='measured' needs an example: pass an input of the size that the network will see")
-    if hasattr(model, "_orig_mod"):
-        raise TypeError("the network is compiled: optimize it first, then torch.compile what comes out")
+    check_network(model, "optimize")
 
 
 def _warn_of_difference(relative: float, outputs: list[Tensor]) -> None:
@@ -187,7 +187,7 @@ def _reparameterize(model: nn.Module, seen: dict[nn.Module, Call], cost: CostKin
 
 def _fold_operator(module: ACmix | MultiConvolution, call: Call | None, cost: CostKind) -> None:
     """Reparameterize one of ours for what it was given."""
-    example = None if call is None else call[0][0]
+    example = next(iter(tree_leaves(call)), None)
     if example is None or cost == "measured":
         module.reparameterize(example=example)
     elif isinstance(module, MultiConvolution):
