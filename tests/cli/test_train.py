@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from convattn.cli import app
 from convattn.errors import UserError
 from convattn.tasks.recipes import read_recipe
+from convattn_command import share_cores
 
 QUICK = [
     "model=acmix_resnet14",
@@ -117,3 +118,17 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(package: str
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert 'pip install "convattn[train]"' in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "before", "after"),
+    [
+        (["train", "--data", "x"], {}, {"GOMP_SPINCOUNT": "1000"}),
+        (["predict"], {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        (["bench", "train"], {}, {}),
+        ([], {}, {}),
+    ],
+)
+def test_what_reads_images_shares_its_cores(words: list[str], before: dict[str, str], after: dict[str, str]) -> None:
+    share_cores(words, before)
+    assert before == after
