@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from convattn.cli import app
 from convattn.errors import UserError
 from convattn.tasks.recipes import read_recipe
+from convattn_command import share_cores
 
 QUICK = [
     "model=acmix_resnet14",
@@ -48,11 +49,12 @@ def test_training_the_digits_tells_what_a_person_needs(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "recipe folder-small: 1 epochs, batch 16, adamw, images of 128 px, seed 0\non the CPU, 1 thread, so"),
-        (["--accelerator", "cpu", "--lr", "0.01"], "recipe folder-small: 1 epochs"),
+        (
+            ["--lr", "0.01"],
+            "recipe folder-small: 1 epochs, batch 16, adamw, images of 128 px, seed 0\non the CPU, 1 thread",
+        ),
         (["--model", "test_resnet"], "recipe folder: 1 epochs, batch 64, adamw, images of 224 px, seed 0\non the CPU"),
         (["data.image_size=24", "model_args={stem: small, channels: [8, 8, 8, 8]}"], "recipe folder: 1 epochs"),
-        (["--recipe", "folder-small", "--model", "test_resnet"], "recipe folder-small: 1 epochs, batch 16"),
     ],
 )
 def test_a_cpu_gets_a_folders_small_recipe_unless_a_size_is_given(
@@ -117,3 +119,17 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(package: str
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert 'pip install "convattn[train]"' in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "before", "after"),
+    [
+        (["train", "--data", "x"], {}, {"GOMP_SPINCOUNT": "1000"}),
+        (["predict"], {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        (["bench", "train"], {}, {}),
+        ([], {}, {}),
+    ],
+)
+def test_what_reads_images_shares_its_cores(words: list[str], before: dict[str, str], after: dict[str, str]) -> None:
+    share_cores(words, before)
+    assert before == after

@@ -159,6 +159,7 @@ class ProgressBar(Callback):
         self._task = self._progress.add_task(
             "", total=total, completed=module.step, epoch=f"epoch {module.epoch + 1}", loss=""
         )
+        self._stand(module)
         self._open_now.enter_context(self._progress)
         if not self.console.is_terminal:
             self._open_now.enter_context(self._heart)
