@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convattn.bench.plots import description_of
+from benchmarks.plots import description_of
 from convattn.cost.figure import describe, draw
 from convattn.cost.published import FIGURE_4
 from convattn.cost.table import STAGE_HEADINGS, TOTAL_HEADINGS, Row, giga, stage_cells, to_csv, to_json, to_markdown
