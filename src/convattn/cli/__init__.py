@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from convattn.cli._faults import give_up_stdout, message_of
+from convattn.cli.bench import bench
 from convattn.cli.check_data import check_data
 from convattn.cli.cost import cost
 from convattn.cli.info import info
@@ -36,6 +37,7 @@ app.command()(predict)
 app.command()(info)
 app.command(name="list")(list_models)
 app.command()(cost)
+app.command()(bench)
 app.command(name="check-data")(check_data)
 
 
