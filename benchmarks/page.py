@@ -7,10 +7,11 @@ from pathlib import Path
 
 from benchmarks.cases import ABOUT, CASES
 from benchmarks.memory import KEPT
-from benchmarks.plots import Chart, Group, description_of, draw
+from benchmarks.plots import Chart, Group, draw
 from benchmarks.record import PEAK, TIME, Environment, Record, milliseconds
 from benchmarks.requirements import REQUIREMENTS, Finding, find
 from convattn.errors import naming_file
+from convattn.publishing import description_of
 
 PAGE = "benchmarks.md"
 COMMANDS = """python -m benchmarks op 'acmix*' 'san*' 'pssa*' --batch 1,8

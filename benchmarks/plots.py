@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from convattn.errors import UserError
+from convattn.publishing import FIRST, GRID, PLAIN, SECOND, drawing, to_svg
 
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-_COLORS = ("#1f6f8b", "#7fb7c9", "#c97b3d", "#8a8a8a", "#5b4b8a", "#3f8f5f")
+_COLORS = (FIRST, "#7fb7c9", SECOND, "#8a8a8a", "#5b4b8a", "#3f8f5f")
 
 
 @dataclass(frozen=True)
@@ -75,14 +64,10 @@ def draw(chart: Chart) -> str:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
+    with drawing({**PLAIN, "svg.hashsalt": chart.name}):
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-    except ImportError as error:
-        raise UserError("the charts need matplotlib: pip install 'convattn[train]'") from error
-    style: Any = _STYLE | {"svg.hashsalt": chart.name}
-    with matplotlib.rc_context(style):
+
         figure = Figure(figsize=(max(6.0, 1.6 + 0.95 * len(chart.groups)), 3.8), layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / max(1, len(chart.series))
@@ -104,19 +89,9 @@ def draw(chart: Chart) -> str:
             axes.yaxis.set_minor_locator(NullLocator())
         else:
             axes.margins(y=0.1)
-        axes.grid(visible=True, axis="y", color="#dddddd", linewidth=0.8)
+        axes.grid(axis="y", **GRID)
         axes.set_ylabel(chart.y_label)
         axes.set_xticks(range(len(chart.groups)), [group.label for group in chart.groups])
         figure.suptitle(chart.title, x=0.01, ha="left")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Description": chart.description})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
-
-
-def description_of(svg: str) -> str | None:
-    """What a drawn chart says that it shows, or None where it says nothing."""
-    from html import unescape
-
-    found = re.search(r"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
-    return unescape(found[1]) if found else None
+        return to_svg(figure, chart.description)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import statistics
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from convattn.errors import UserError, naming_file
 
@@ -18,19 +22,34 @@ TIME, PEAK = "time", "peak growth"
 
 Isa: TypeAlias = Literal["default", "avx512", "avx2", "baseline"]
 Verdict: TypeAlias = Literal["right", "wrong", "absent"]
+Kind: TypeAlias = Literal["memory", "op", "model", "train"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 
-# What the case of every kind of record must hold.
-KINDS: dict[str, tuple[str, ...]] = {
+_NETWORKS = ("models", "base", "size", "batch", "dtype")
+KINDS: dict[Kind, tuple[str, ...]] = {
     "memory": ("batch", "channels", "height", "width", "dtype"),
     "op": ("case", "mode", "batch", "dtype", "base"),
-    "model": ("models", "base", "size", "batch", "dtype"),
-    "train": ("models", "base", "size", "batch", "dtype"),
+    "model": _NETWORKS,
+    "train": _NETWORKS,
 }
-_CHOICES: dict[str, tuple[str, ...]] = {"isa": ISAS, "quiet": ("yes", "no", "unchecked")}
+"""What the case of every kind of record must hold."""
 
 
-@dataclass(frozen=True)
+def _measured(value: Any) -> float:
+    """A number as it is: a count stays one."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):
+        raise ValueError(f"must be a finite number that is not negative, got {value!r}")
+    return float(value) if isinstance(value, float) else value
+
+
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Measure: TypeAlias = Annotated[float, PlainValidator(_measured)]
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, config=STRICT)
 class Environment:
     """The machine and the software of a record.
 
@@ -55,41 +74,27 @@ class Environment:
         spread: IQR over median of a convolution's time right before.
     """
 
-    commit: str
-    convattn: str
-    torch: str
-    python: str
-    system: str
-    cpu: str
-    cores: int
-    threads: int
-    load: float
-    gpu: str = "none"
+    commit: Text
+    convattn: Text
+    torch: Text
+    python: Text
+    system: Text
+    cpu: Text
+    cores: Count
+    threads: Count
+    load: Measure
+    gpu: Text = "none"
     isa: Isa = "default"
-    kernels: str = "unknown"
-    timm: str = "unknown"
-    triton: str = "unknown"
-    natten: str = "unknown"
-    quiet: str = "unchecked"
-    in_use: float = 0.0
-    spread: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check every field's type and range."""
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name in _CHOICES:
-                _check(f"environment.{one.name}", value, value in _CHOICES[one.name], f"one of {_CHOICES[one.name]}")
-            elif one.type == "str":
-                _check(f"environment.{one.name}", value, isinstance(value, str) and value != "", "a valid str")
-            elif one.type == "int":
-                fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-                _check(f"environment.{one.name}", value, fits, "a valid int")
-            else:
-                _check(f"environment.{one.name}", value, _is_measure(value), "a valid float")
+    kernels: Text = "unknown"
+    timm: Text = "unknown"
+    triton: Text = "unknown"
+    natten: Text = "unknown"
+    quiet: Literal["yes", "no", "unchecked"] = "unchecked"
+    in_use: Measure = 0.0
+    spread: Measure = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Series:
     """The values of one quantity over repeated measurements.
 
@@ -100,15 +105,8 @@ class Series:
         (2.0, 4.0)
     """
 
-    unit: str
-    values: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        """Check that there are values, all finite and none negative."""
-        _check("unit", self.unit, isinstance(self.unit, str) and self.unit != "", "a name: a series needs a unit")
-        _check("values", self.values, len(self.values) > 0, "at least one value")
-        for value in self.values:
-            _check("values", value, _is_measure(value), "finite and not negative")
+    unit: Text
+    values: Annotated[tuple[Measure, ...], Field(min_length=1, strict=False)]
 
     @property
     def median(self) -> float:
@@ -145,7 +143,7 @@ class Series:
         return Series("ratio", tuple(value / other for value, other in pairs if other > 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Check:
     """Whether a subject computes what the reference computes.
 
@@ -157,19 +155,12 @@ class Check:
     """
 
     state: Verdict
-    error: float | None = None
-    tolerance: float = 0.0
+    error: Measure | None = None
+    tolerance: Measure = 0.0
     note: str = ""
 
-    def __post_init__(self) -> None:
-        """Check state and numbers."""
-        _check("state", self.state, self.state in get_args(Verdict), f"one of {get_args(Verdict)}")
-        _check("error", self.error, self.error is None or _is_measure(self.error), "a finite number or null")
-        _check("tolerance", self.tolerance, _is_measure(self.tolerance), "a finite number")
-        _check("note", self.note, isinstance(self.note, str), "a text")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Floor:
     """The least time that a machine could need: every byte moved once, every product done at full speed.
 
@@ -180,18 +171,17 @@ class Floor:
         peak: floating-point operations a second of a large product.
     """
 
-    bytes: int
-    flops: int
+    bytes: Annotated[int, Field(ge=0)]
+    flops: Annotated[int, Field(ge=0)]
     bandwidth: Series
     peak: Series
 
-    def __post_init__(self) -> None:
-        """Check the counts and the rates."""
-        for name in ("bytes", "flops"):
-            value = getattr(self, name)
-            _check(name, value, isinstance(value, int) and value >= 0, "a whole number")
-        for name in ("bandwidth", "peak"):
-            _check(f"{name}.values", getattr(self, name).values, getattr(self, name).range[1] > 0, "above zero")
+    @field_validator("bandwidth", "peak")
+    @classmethod
+    def _is_a_rate(cls, rate: Series) -> Series:
+        if not rate.range[1] > 0:
+            raise ValueError(f"must be above zero, got {rate.values}")
+        return rate
 
     @property
     def bytes_seconds(self) -> float:
@@ -204,7 +194,7 @@ class Floor:
         return max(self.bytes_seconds, self.flops / self.peak.range[1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Record:
     """One benchmark run.
 
@@ -222,7 +212,7 @@ class Record:
         ValueError: a field that is missing, empty or out of range; the message names it.
     """
 
-    kind: str
+    kind: Kind
     taken: str
     environment: Environment
     case: dict[str, str | int | float]
@@ -230,24 +220,28 @@ class Record:
     checks: dict[str, Check] = field(default_factory=dict)
     floor: Floor | None = None
 
-    def __post_init__(self) -> None:
-        """Check what the parts do not check themselves."""
-        _check("kind", self.kind, self.kind in KINDS, f"one of {tuple(KINDS)}")
+    @field_validator("taken")
+    @classmethod
+    def _has_an_offset(cls, taken: str) -> str:
         try:
-            aware = datetime.fromisoformat(self.taken).tzinfo is not None
-        except (TypeError, ValueError):
+            aware = datetime.fromisoformat(taken).tzinfo is not None
+        except ValueError:
             aware = False
-        _check("taken", self.taken, aware, "an ISO 8601 time with its offset from UTC")
-        if not self.case or not self.results:
-            raise ValueError(f"case and results must not be empty, got {self.case!r} and {self.results!r}")
+        if not aware:
+            raise ValueError(f"must be an ISO 8601 time with its offset from UTC, got {taken!r}")
+        return taken
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Record:
         for name in KINDS[self.kind]:
             if name not in self.case:
                 raise ValueError(f"case.{name} is missing: a record of kind {self.kind!r} has {KINDS[self.kind]}")
         if "base" in self.case and self.case["base"] not in self.results:
             raise ValueError(f"case.base must be among the results {tuple(self.results)}, got {self.case['base']!r}")
         names = {subject: sorted(measured) for subject, measured in self.results.items()}
-        if len(set(map(tuple, names.values()))) > 1 or not all(names.values()):
-            raise ValueError(f"results: every subject needs the same quantities, got {names}")
+        if len(set(map(tuple, names.values()))) != 1 or not all(names.values()):
+            raise ValueError(f"results must not be empty, and every subject needs the same quantities, got {names}")
+        return self
 
     @property
     def base(self) -> str:
@@ -287,23 +281,26 @@ def from_json(text: str) -> Record:
         ValueError: no JSON, another schema, or a field that does not fit; the message names it.
     """
     plain: Any = json.loads(text)
-    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
-        found = plain.get("schema") if isinstance(plain, dict) else plain
-        raise ValueError(f"schema must be {SCHEMA}, got {found!r}")
-    plain = {name: value for name, value in plain.items() if name != "schema"}
-    _check_names("", plain, Record)
-    results = {
-        subject: {name: _series(f"{path}.{name}", one) for name, one in _table(path, measured)}
-        for subject, measured in _table("results", plain["results"])
-        for path in [f"results.{subject}"]
-    }
-    checks = {name: _made(f"checks.{name}", one, Check) for name, one in _table("checks", plain.get("checks", {}))}
-    floor = plain.get("floor")
-    if floor is not None:
-        rates = {name: _series(f"floor.{name}", one) for name, one in _table("floor", floor) if name in _RATES}
-        floor = _made("floor", floor | rates, Floor)
-    where = _made("environment", plain["environment"], Environment, prefix="")
-    return Record(plain["kind"], plain["taken"], where, dict(_table("case", plain["case"])), results, checks, floor)
+    schema = plain.pop("schema", None) if isinstance(plain, dict) else plain
+    if schema != SCHEMA or not isinstance(plain, dict):
+        raise ValueError(f"schema must be {SCHEMA}, got {schema!r}")
+    try:
+        return _RECORD.validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise ValueError(_told(error)) from error
+
+
+_RECORD = TypeAdapter(Record)
+_PHRASES = {"missing": "is missing", "unexpected_keyword_argument": "is unknown"}
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that does not fit, after its path."""
+    first = error.errors()[0]
+    path = ".".join(map(str, first["loc"]))
+    expected = re.sub(r"^\w+ should", "must", first["msg"])
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else f"{expected}, got {first['input']!r}"
+    return f"{path} {_PHRASES.get(first['type'], said)}".strip()
 
 
 def milliseconds(seconds: float) -> str:
@@ -315,54 +312,6 @@ def milliseconds(seconds: float) -> str:
     """
     value = seconds * 1e3
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-_RATES = ("bandwidth", "peak")
-
-
-def _is_measure(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
-
-
-def _check(name: str, value: Any, fits: bool, expected: str) -> None:
-    if not fits:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def _table(path: str, plain: Any) -> Any:
-    """The entries of what must be an object."""
-    if not isinstance(plain, dict):
-        raise ValueError(f"{path} must be an object, got {plain!r}")
-    return plain.items()
-
-
-def _check_names(path: str, plain: Any, kind: type) -> None:
-    """That an object has the fields of a dataclass, and no others."""
-    given = {name for name, _ in _table(path, plain)}
-    known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}
-    dot = f"{path}." if path else ""
-    for name, needed in known.items():
-        if needed and name not in given:
-            raise ValueError(f"{dot}{name} is missing")
-    for name in sorted(given - set(known)):
-        raise ValueError(f"{dot}{name} is unknown; known are {', '.join(known)}")
-
-
-def _made(path: str, plain: Any, kind: type, prefix: str | None = None) -> Any:
-    """A dataclass from an object; what it says about a field is preceded by the path."""
-    _check_names(path, plain, kind)
-    try:
-        return kind(**plain)
-    except ValueError as error:
-        raise ValueError(f"{f'{path}.' if prefix is None else prefix}{error}") from error
-
-
-def _series(path: str, plain: Any) -> Series:
-    _check_names(path, plain, Series)
-    if not isinstance(plain["values"], list | tuple):
-        raise ValueError(f"{path}.values must be a list, got {plain['values']!r}")
-    return _made(path, plain | {"values": tuple(plain["values"])}, Series)
 
 
 def write_record(record: Record, folder: Path) -> Path:

@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from convattn.publishing import STYLE, drawing
 from convattn.report.palette import class_colors
 from reproduce.entries import ABOUT, Entry, Part
 from reproduce.lines import Line
 from reproduce.tables import Lines
 
 INK, MUTED, LINE, OURS = "#16202c", "#5b6775", "#dfe4ea", "#2563eb"
-STYLE: Any = {
+LOOK: Any = {
+    **STYLE,
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -28,17 +29,13 @@ STYLE: Any = {
     "axes.titlecolor": INK,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": LINE,
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "legend.frameon": False,
 }
 WIDTH, ROW_HEIGHT, DPI = 9.5, 0.24, 110
 PANELS = 4
@@ -65,7 +62,7 @@ def draw(entry: Entry, lines: Lines) -> bytes:
         raise ValueError(f"{entry.id} has no number of ours to draw: run one of its scales first")
     bands = [(part, _panels(part, lines[part.scale])) for part in run]
     heights = [_height(panels) for _, panels in bands]
-    with matplotlib.rc_context(STYLE):
+    with drawing(LOOK):
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.35), dpi=DPI, layout="constrained", facecolor="white")
         figure.suptitle(f"{entry.title}: {entry.caption}", x=0.01, ha="left", fontsize=10.5, wrap=True)
         for (part, panels), band in zip(bands, _bands(figure, heights), strict=True):

@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks import page
 from benchmarks.machine import environment
-from benchmarks.plots import Chart, Group, description_of, draw
+from benchmarks.plots import Chart, Group, draw
 from benchmarks.record import PEAK, TIME, Check, Floor, Record, Series, read_records
 from benchmarks.requirements import REQUIREMENTS, find
+from convattn.publishing import description_of
 
 ROOT = Path(__file__).parents[2]
 WHERE = replace(environment(threads=2), cpu="a processor", isa="default", quiet="yes")
