@@ -1,22 +1,24 @@
 """``python -m benchmarks``."""
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from benchmarks import page
+from benchmarks.cases import ABOUT, CASES, MODES, find_cases
+from benchmarks.fresh import Tell
+from benchmarks.record import ISAS, Record, read_records, to_json, write_record
 from convattn.cli._tables import make_console, print_table
+from convattn.cli.bench import choose_threads, require_device
 from convattn.errors import UserError
-
-if TYPE_CHECKING:
-    from benchmarks.fresh import Tell
-    from benchmarks.record import Isa, Record
 
 app = typer.Typer(
     name="benchmarks",
@@ -41,7 +43,7 @@ OP_HELP = """Time operators beside other forms of them and the plain convolution
   python -m benchmarks op attend-64@56 --device cuda --dtype bfloat16 --batch 64
 """
 
-MODEL_HELP = """Compare the inference of networks, all folded: time in turns, and peak memory.
+MODEL_HELP = """Compare networks in turns, time and peak memory: inference, all folded, or the training step.
 
 [bold]Examples[/]
 
@@ -51,16 +53,9 @@ MODEL_HELP = """Compare the inference of networks, all folded: time in turns, an
 
   python -m benchmarks model acmix_resnet26 --against conv_resnet26 --threads 1 --processes 0
 
+  python -m benchmarks model acmix_resnet50 --mode train --batch 8     forward, loss, backward, SGD
+
   python -m benchmarks model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
-"""
-
-TRAIN_HELP = """Compare the training step of networks: forward, loss, backward, SGD; and its peak memory.
-
-[bold]Examples[/]
-
-  python -m benchmarks train acmix_resnet50        beside conv_resnet50, batch 8
-
-  python -m benchmarks train acmix_resnet26 --against conv_resnet26 --size 160 --batch 4
 """
 
 MEMORY_HELP = """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
@@ -88,7 +83,7 @@ Models = Annotated[list[str], typer.Argument(help="Names; 'convattn list' has th
 Against = Annotated[str, typer.Option(help="The plain network.")]
 Size = Annotated[int, typer.Option(min=32, help="Height and width of the images.")]
 Batch = Annotated[str, typer.Option(help="Images at a time: 8, or several as in 1,8.")]
-Mode = Annotated[str, typer.Option(help="forward, or train: forward and backward.")]
+ModeName = Annotated[str, typer.Option("--mode", help="forward, or train: with the backward pass.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="torch's; OMP_NUM_THREADS, else one a core.", show_default=False)
 ]
@@ -107,19 +102,9 @@ Job: TypeAlias = "tuple[str, Callable[[Tell], Record]]"
 """What is measured, for people, and what measures it."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where measurements run, checked."""
-
-    threads: int
-    isa: "Isa"
-    device: str
-    dtype: str
-
-
 def op(
     cases: Cases = None,
-    mode: Mode = "forward",
+    mode: ModeName = "forward",
     batch: Batch = "1",
     threads: Threads = None,
     isa: IsaName = "default",
@@ -134,21 +119,18 @@ def op(
     list_them: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
 ) -> None:
     """Time operators."""
-    from benchmarks.cases import ABOUT, CASES, MODES, find_cases
     from benchmarks.op import OpRun, measure
 
     if list_them:
         for case in CASES:
             print(f"{case.name:18} {ABOUT[case.operator]}")
         return
-    if mode not in MODES:
-        raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
-    where, wanted = _place(threads, isa, device, dtype), tuple(filter(None, subjects.split(",")))
+    common: dict[str, Any] = {"mode": _mode(mode), "rounds": rounds, "allow_busy": allow_busy, "compiled": compile_too}
+    common |= _place(threads, isa, device, dtype) | {"subjects": tuple(filter(None, subjects.split(",")))}
     jobs: list[Job] = []
     for case in find_cases(cases or ["*"]):
         for images in _batches(batch):
-            place = (where.threads, where.isa, allow_busy)
-            run = OpRun(case.name, mode, images, dtype, device, compile_too, wanted, rounds, *place)
+            run = OpRun(case=case.name, batch=images, **common)
             jobs.append((f"{case.name} {mode} batch {images}", partial(measure, run)))
     _run(jobs, out, as_json)
 
@@ -156,6 +138,7 @@ def op(
 def model(
     models: Models,
     against: Against = "conv_resnet50",
+    mode: ModeName = "forward",
     size: Size = 224,
     batch: Batch = "1",
     threads: Threads = None,
@@ -168,43 +151,14 @@ def model(
     out: Out = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare the inference of networks."""
+    """Compare networks."""
     from benchmarks.network import NetworkRun, measure
 
-    where = _place(threads, isa, device, dtype)
-    place = (where.threads, where.isa, allow_busy)
-    jobs: list[Job] = []
-    for images in _batches(batch):
-        run = NetworkRun(tuple(models), against, size, images, dtype, device, rounds, processes, *place)
-        jobs.append((f"inference batch {images}", partial(measure, "model", run)))
-    _run(jobs, out, as_json)
-
-
-def train(
-    models: Models,
-    against: Against = "conv_resnet50",
-    size: Size = 224,
-    batch: Batch = "8",
-    threads: Threads = None,
-    isa: IsaName = "default",
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    rounds: Rounds = 20,
-    processes: Processes = 3,
-    allow_busy: AllowBusy = False,
-    out: Out = Path("results"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare the training step of networks."""
-    from benchmarks.network import NetworkRun, measure
-
-    where = _place(threads, isa, device, dtype)
-    place = (where.threads, where.isa, allow_busy)
-    jobs: list[Job] = []
-    for images in _batches(batch):
-        run = NetworkRun(tuple(models), against, size, images, dtype, device, rounds, processes, *place)
-        jobs.append((f"training batch {images}", partial(measure, "train", run)))
-    _run(jobs, out, as_json)
+    kind: Any = "train" if _mode(mode) == "train" else "model"
+    common: dict[str, Any] = {"size": size, "rounds": rounds, "processes": processes, "allow_busy": allow_busy}
+    common |= _place(threads, isa, device, dtype)
+    runs = [NetworkRun(models=tuple(models), base=against, batch=images, **common) for images in _batches(batch)]
+    _run([(f"{mode} batch {run.batch}", partial(measure, kind, run)) for run in runs], out, as_json)
 
 
 def memory(
@@ -221,7 +175,7 @@ def memory(
 
     if channels % 4:
         raise UserError(f"--channels must be divisible by 4, got {channels}")
-    case = MemoryCase(batch, channels, size, size, threads=_place(threads, "default", "cpu", "float32").threads)
+    case = MemoryCase(batch, channels, size, size, threads=choose_threads(threads))
     _run([("memory", lambda tell: measure(case, processes=processes, tell=tell))], out, as_json)
 
 
@@ -231,9 +185,6 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if they are out of date.")] = False,
 ) -> None:
     """Write the page of benchmarks."""
-    from benchmarks import page
-    from benchmarks.record import read_records
-
     if not records.is_dir():
         raise UserError(f"no folder {records}: give the folder of the records with --records")
     found = read_records(records)
@@ -251,7 +202,6 @@ def docs(
 VERBS: dict[Callable[..., None], str] = {
     op: OP_HELP,
     model: MODEL_HELP,
-    train: TRAIN_HELP,
     memory: MEMORY_HELP,
     docs: DOCS_HELP,
 }
@@ -268,32 +218,25 @@ def _batches(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
-def _place(threads: int | None, isa: str, device: str, dtype: str) -> Place:
-    """Raise a UserError for what this machine has not."""
-    import torch
+def _mode(mode: str) -> str:
+    if mode not in MODES:
+        raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
+    return mode
 
-    from benchmarks.machine import default_threads, usable_cores
-    from benchmarks.record import ISAS
 
-    cores = usable_cores()
-    if threads is not None and threads > cores:
-        raise UserError(f"--threads must be at most {cores}, the cores that this process may use, got {threads}")
+def _place(threads: int | None, isa: str, device: str, dtype: str) -> dict[str, Any]:
+    """Where measurements run; a UserError for what this machine has not."""
+    threads = choose_threads(threads)
     if isa not in ISAS:
         raise UserError(f"--isa must be one of {', '.join(ISAS)}, got {isa!r}")
     if dtype not in DTYPES:
         raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or device == "cpu:":
-        raise UserError(f"--device must be cpu, cuda or cuda:<number>, got {device!r}")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: torch finds {torch.cuda.device_count()} GPUs")
-    return Place(threads or default_threads(), isa, kind if kind == "cpu" else device, dtype)
+    require_device(device)
+    return {"threads": threads, "isa": isa, "device": device, "dtype": dtype}
 
 
 def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
     """Measure one after the other, writing every record at once; then show them."""
-    from benchmarks.record import to_json, write_record
-
     records, paths, failures = [], [], []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
     show = make_console(stderr=True)
@@ -328,13 +271,15 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show(records: "list[Record]", paths: list[Path]) -> None:
-    from benchmarks.tables import absences, as_table
-
+def _show(records: list[Record], paths: list[Path]) -> None:
     console = make_console()
-    print_table(console, as_table(records))
-    for line in absences(records):
-        console.print(f"not measured: {line}", style="dim", soft_wrap=True, highlight=False, markup=False)
+    for title, head, rows in page.tables(records, page.place_of):
+        table = Table(*head, title=escape(title))
+        for row in rows:
+            table.add_row(*(re.sub(r"\*\*(.+?)\*\*", r"[bold red]\1[/]", escape(cell)) for cell in row))
+        print_table(console, table)
+    for line in page.absences(records):
+        console.print(line, style="dim", soft_wrap=True, highlight=False, markup=False)
     if any(record.environment.quiet == "no" for record in records):
         console.print("The machine was busy: do not trust these times.", style="yellow")
     for path in paths:
@@ -342,14 +287,14 @@ def _show(records: "list[Record]", paths: list[Path]) -> None:
     console.print(f"next: {_next(records[0])}", highlight=False, soft_wrap=True)
 
 
-def _next(record: "Record") -> str:
+def _next(record: Record) -> str:
     """Return what a person may want to run after a measurement."""
     base, *others = dict.fromkeys(name.partition("@")[0] for name in (record.base, *record.results))
     networks = " ".join(others or [base])
     steps = {
         "op": "python -m benchmarks model acmix_resnet50   (a whole network beside the plain one)",
         "memory": "python -m benchmarks op 'acmix*' --mode train   (what the layer costs in time)",
-        "model": f"python -m benchmarks train {networks}   (their training steps)",
+        "model": f"python -m benchmarks model {networks} --mode train   (their training steps)",
         "train": f"convattn cost {networks} {base}   (parameters and multiply-adds)",
     }
-    return steps[record.kind]
+    return steps[record.kind] + "\nthen: python -m benchmarks docs   (the page of all records)"

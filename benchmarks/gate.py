@@ -110,10 +110,15 @@ def check(runner: Runner, job: Job, reference: Reference, tolerance: float) -> C
     scale = max((float(e.detach().abs().max()) for n, (_, e) in compared.items() if _is_parameter(n)), default=0.0)
     errors = {n: error(f, e, scale if _is_parameter(n) else None) for n, (f, e) in compared.items()}
     name, worst = max(errors.items(), key=lambda item: item[1])
-    if worst <= tolerance:
-        return Check("right", worst, tolerance, runner.note)
-    found_error = worst if math.isfinite(worst) else None
-    return Check("wrong", found_error, tolerance, f"{name} differs from the reference by {worst:.1e} of its largest")
+    return verdict(worst, tolerance, name, runner.note)
+
+
+def verdict(error: float, tolerance: float, what: str = "output", note: str = "") -> Check:
+    """Whether an error is small enough; ``what`` has it, ``note`` is for one that is right."""
+    if error <= tolerance:
+        return Check("right", error, tolerance, note)
+    finite = error if math.isfinite(error) else None
+    return Check("wrong", finite, tolerance, f"{what} differs from the reference by {error:.1e} of its largest")
 
 
 def error(found: Tensor, expected: Tensor, scale: float | None = None) -> float:

@@ -13,6 +13,7 @@ import torch
 
 import convattn
 from benchmarks.record import Environment, Isa
+from convattn.cli.bench import usable_cores
 
 PACKAGE = Path(convattn.__file__).parent
 
@@ -111,15 +112,3 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine() or "unknown"
-
-
-def default_threads() -> int:
-    """torch's threads where none are named: one a core, or as many as ``OMP_NUM_THREADS`` says, at most one a core."""
-    return min(torch.get_num_threads(), usable_cores()) if os.environ.get("OMP_NUM_THREADS") else usable_cores()
-
-
-def usable_cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -19,11 +18,11 @@ import convattn
 from benchmarks import gate
 from benchmarks.backends import FALLBACK, only
 from benchmarks.fresh import Process, Tell, call_fresh, silent
-from benchmarks.machine import environment, now
 from benchmarks.peak import growth
-from benchmarks.quiet import require_quiet
-from benchmarks.record import PEAK, TIME, Check, Isa, Record, Series, from_json, to_json
+from benchmarks.record import PEAK, TIME, Check, Record, Series, to_json
+from benchmarks.run import Run, record_of, require_quiet_machine
 from benchmarks.timing import Effort, Timed, clock_for, in_turns
+from convattn import detection
 from convattn.errors import UserError
 
 Kind: TypeAlias = Literal["model", "train"]
@@ -33,40 +32,29 @@ Form: TypeAlias = Literal["folded", "trained"]
 TOLERANCES = {"model": {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}, "train": {"float32": 2e-3}}
 HALF_TRAIN_TOLERANCE = 2e-1
 CHECKED_IMAGES = 2
+DETECTION_CLASSES = 80
+SECONDS = 45.0
+"""A network that needs more for all rounds sits some out."""
 
 AS_TRAINED = "@trained"
 """After a network's name: inference with the network as it was trained, nothing folded."""
 
 
-@dataclass(frozen=True)
-class NetworkRun:
-    """What is asked for.
+@dataclass(frozen=True, kw_only=True)
+class NetworkRun(Run):
+    """What is asked for; ``dtype`` is of inference, in training of autocast.
 
     Args:
-        models: timm's or convattn's names; :data:`AS_TRAINED` after one leaves it as it is.
+        models: names as :func:`build` knows them.
         base: the network that ratios are over.
         size: height and width of the images.
-        batch: images.
-        dtype: of inference; in training, of autocast.
-        device: by name.
-        rounds: at most.
         processes: fresh processes for every network's peak memory; 0 leaves it out.
-        threads: torch's.
-        isa: the most that may be used.
-        allow_busy: measure on a busy machine, and say so.
     """
 
     models: tuple[str, ...]
     base: str = "conv_resnet50"
     size: int = 224
-    batch: int = 1
-    dtype: str = "float32"
-    device: str = "cpu"
-    rounds: int = 30
     processes: int = 3
-    threads: int = 1
-    isa: Isa = "default"
-    allow_busy: bool = False
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -88,38 +76,36 @@ def measure(kind: Kind, run: NetworkRun, tell: Tell = silent) -> Record:
     """
     for name in run.subjects:
         require_model(name)
-    process, share = Process(run.threads, run.isa), 0.6 if run.processes else 1.0
-    plain = call_fresh(
-        times_here, {"kind": kind, "run": asdict(run)}, process, lambda part, what: tell(share * part, what)
-    )
-    record = from_json(json.dumps(plain))
+    share = 0.6 if run.processes else 1.0
+    record = record_of(times_here, run, lambda part, what: tell(share * part, what), kind=kind)
     turns = [name for _ in range(run.processes) for name in record.results]
     peaks: dict[str, list[int]] = {name: [] for name in record.results}
     for done, name in enumerate(turns):
         tell(share + (1 - share) * done / len(turns), f"peak memory of {name}")
-        peaks[name].append(call_fresh(peak_here, {"kind": kind, "name": name, "run": asdict(run)}, process))
+        arguments = {"kind": kind, "name": name, "run": asdict(run)}
+        peaks[name].append(call_fresh(peak_here, arguments, Process(run.threads, run.isa)))
     if not turns:
         return record
-    measured = {PEAK: {name: Series("bytes", tuple(values)) for name, values in peaks.items()}}
-    results = {name: quantities | {PEAK: measured[PEAK][name]} for name, quantities in record.results.items()}
+    results = {
+        name: {**quantities, PEAK: Series("bytes", tuple(peaks[name]))} for name, quantities in record.results.items()
+    }
     return replace(record, results=results)
 
 
 def require_model(name: str) -> None:
     """Raise a UserError where timm does not know the network."""
-    name = name.removesuffix(AS_TRAINED)
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+    network, _, option = name.removesuffix(AS_TRAINED).partition(":")
+    network = option if network == "retinanet" else network
+    if not timm.is_model(network):
+        near = difflib.get_close_matches(network, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"no model {name!r}{hint} ('convattn list' names ours)")
+        raise UserError(f"no model {network!r}{hint} ('convattn list' names ours)")
 
 
-def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> Any:
-    """Check and time in this process; a record as plain values."""
-    asked, taken = NetworkRun(**run), now()
-    where = environment(torch.get_num_threads(), isa=asked.isa, device=asked.device)
-    tell(0.0, "is the machine quiet?")
-    where = require_quiet(where, asked.device, asked.allow_busy)
+def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> str:
+    """Check and time in this process; a record as JSON."""
+    asked = NetworkRun(**run)
+    taken, where = require_quiet_machine(asked, tell)
     jobs, checks = {}, {}
     for number, name in enumerate(asked.subjects):
         tell((0.05 + 0.25 * number / len(asked.subjects)), f"comparing {name} with the reference")
@@ -128,11 +114,10 @@ def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> Any:
             jobs[name] = job
         elif name == asked.base:
             raise RuntimeError(f"the base itself fails: {checks[name].note}")
-    effort = Effort(asked.rounds, seconds=25.0 if kind == "model" else 45.0)
-    clock = clock_for(asked.device)
-    times = in_turns(jobs, clock, effort, lambda part, what: tell(0.3 + 0.7 * part, what))
+    effort = Effort(asked.rounds, seconds=SECONDS)
+    times = in_turns(jobs, clock_for(asked.device), effort, lambda part, what: tell(0.3 + 0.7 * part, what))
     case: dict[str, str | int | float] = {
-        "models": ",".join(name for name in asked.models),
+        "models": ",".join(asked.models),
         "base": asked.base,
         "size": asked.size,
         "batch": asked.batch,
@@ -140,13 +125,52 @@ def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> Any:
         "rounds": asked.rounds,
     }
     results = {name: {TIME: series} for name, series in times.items()}
-    return json.loads(to_json(Record(kind, taken, where, case, results, checks)))
+    return to_json(Record(kind, taken, where, case, results, checks))
+
+
+class RetinaNet(nn.Module):
+    """A RetinaNet's backbone, pyramid and head as one output; which boxes are kept is not timed.
+
+    Args:
+        detector: of :func:`convattn.detection.retinanet`.
+    """
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> all outputs in a row, ``[N]``."""
+        return torch.cat([part.flatten() for part in _tensors(self.head(list(self.backbone(images).values())))])
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+        return
+    for part in found.values() if isinstance(found, dict) else found:
+        yield from _tensors(part)
 
 
 def build(name: str) -> nn.Module:
-    """A network with random weights and batch norms as after training, so that every branch counts."""
+    """A network with random weights and batch norms as after training, so that every branch counts.
+
+    Args:
+        name: timm's or convattn's; ``"<network>:<option>=<value>"`` with an option of its operator; ``"retinanet:
+            <backbone>"``. :data:`AS_TRAINED` may follow.
+
+    Example:
+        >>> build("acmix_swin_tiny:shift=tensor").layers[0].blocks[0].attn.convolution.shift
+        'tensor'
+    """
     torch.manual_seed(0)
-    model = timm.create_model(name.removesuffix(AS_TRAINED))
+    network, _, option = name.removesuffix(AS_TRAINED).partition(":")
+    key, _, value = option.partition("=")
+    if network == "retinanet":
+        model: nn.Module = RetinaNet(detection.retinanet(option, DETECTION_CLASSES))
+    else:
+        options: dict[str, Any] = {"operator_args": {key: value}} if option else {}
+        model = timm.create_model(network, **options)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.3, 0.7)
@@ -164,8 +188,8 @@ def images_of(run: NetworkRun, batch: int, dtype: torch.dtype) -> Tensor:
 
 
 def form_of(name: str) -> Form:
-    """Whether a network is measured folded or as trained."""
-    return "trained" if name.endswith(AS_TRAINED) else "folded"
+    """Whether a network is measured folded or as trained; options of an operator may be one and the same folded."""
+    return "trained" if name.endswith(AS_TRAINED) or ":" in name else "folded"
 
 
 def checked(kind: Kind, model: nn.Module, run: NetworkRun, form: Form = "folded") -> tuple[Timed, Check]:
@@ -180,7 +204,7 @@ def checked(kind: Kind, model: nn.Module, run: NetworkRun, form: Form = "folded"
         found = fast(x)
         with only(FALLBACK):
             expected = exact(x.double())
-    verdict = _verdict(gate.error(found, expected), tolerance_of(kind, run))
+    verdict = gate.verdict(gate.error(found, expected), tolerance_of(kind, run))
     images = images_of(run, run.batch, getattr(torch, run.dtype))
     return Timed(lambda: fast(images), torch.inference_mode), verdict
 
@@ -188,13 +212,6 @@ def checked(kind: Kind, model: nn.Module, run: NetworkRun, form: Form = "folded"
 def tolerance_of(kind: Kind, run: NetworkRun) -> float:
     """What the error may be."""
     return TOLERANCES[kind].get(run.dtype, HALF_TRAIN_TOLERANCE)
-
-
-def _verdict(error: float, tolerance: float) -> Check:
-    if error <= tolerance:
-        return Check("right", error, tolerance)
-    finite = error if math.isfinite(error) else None
-    return Check("wrong", finite, tolerance, f"differs from the reference by {error:.1e}")
 
 
 def inference(model: nn.Module, run: NetworkRun, form: Form = "folded") -> nn.Module:
@@ -246,7 +263,7 @@ class TrainingStep:
         with only(FALLBACK):
             expected = self._gradient(exact, F.cross_entropy(exact(images.double()), labels))
         distance, norm = float((found - expected).norm()), float(expected.norm())
-        return _verdict(distance / norm if math.isfinite(distance) else math.inf, tolerance)
+        return gate.verdict(distance / norm if math.isfinite(distance) else math.inf, tolerance, "gradient")
 
     @staticmethod
     def _gradient(model: nn.Module, loss: Tensor) -> Tensor:

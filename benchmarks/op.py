@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,74 +11,51 @@ import torch
 from benchmarks import floor, gate
 from benchmarks.backends import Absent
 from benchmarks.cases import Mode, find_cases
-from benchmarks.fresh import Process, Tell, call_fresh, silent
-from benchmarks.machine import environment, now
+from benchmarks.fresh import Tell, silent
 from benchmarks.problems import BASE, Problem, Runner, Setting, pose
-from benchmarks.quiet import require_quiet
-from benchmarks.record import TIME, Check, Floor, Isa, Record, Verdict, from_json, to_json
+from benchmarks.record import TIME, Check, Floor, Record, Verdict, to_json
+from benchmarks.run import Run, record_of, require_quiet_machine
 from benchmarks.timing import Effort, captured, clock_for, in_turns
 from convattn.errors import UserError
 
 
-@dataclass(frozen=True)
-class OpRun:
+@dataclass(frozen=True, kw_only=True)
+class OpRun(Run):
     """What is asked for.
 
     Args:
         case: a name, see :func:`benchmarks.cases.find_cases`.
         mode: ``"forward"`` or ``"train"``.
-        batch: images.
-        dtype: by name.
-        device: by name.
         compiled: compile too.
         subjects: those to measure beside the base; empty for all.
-        rounds: at most.
-        threads: torch's.
-        isa: the most that may be used.
-        allow_busy: measure on a busy machine, and say so.
     """
 
     case: str
     mode: Mode = "forward"
-    batch: int = 1
-    dtype: str = "float32"
-    device: str = "cpu"
     compiled: bool = False
-    subjects: tuple[str, ...] = field(default=())
-    rounds: int = 40
-    threads: int = 1
-    isa: Isa = "default"
-    allow_busy: bool = False
+    subjects: tuple[str, ...] = ()
 
 
 def measure(run: OpRun, tell: Tell = silent) -> Record:
-    """Measure one case in a fresh process.
-
-    Raises:
-        UserError: no such case, or a busy machine.
-        RuntimeError: the process failed.
-    """
+    """Measure one case; see :func:`benchmarks.run.record_of`."""
     find_cases([run.case])
-    plain = call_fresh(measure_here, {"run": asdict(run)}, Process(run.threads, run.isa), tell)
-    return from_json(json.dumps(plain))
+    return record_of(measure_here, run, tell)
 
 
-def measure_here(run: dict[str, Any], tell: Tell = silent) -> Any:
-    """Measure one case, from the fields of an :class:`OpRun`, in this process; a record as plain values."""
+def measure_here(run: dict[str, Any], tell: Tell = silent) -> str:
+    """Measure one case, from the fields of an :class:`OpRun`, in this process; a record as JSON."""
     asked = OpRun(**run)
-    case, taken = find_cases([asked.case])[0], now()
-    where = environment(torch.get_num_threads(), isa=asked.isa, device=asked.device)
-    tell(0.0, "is the machine quiet?")
-    where = require_quiet(where, asked.device, asked.allow_busy)
+    case = find_cases([asked.case])[0]
+    taken, where = require_quiet_machine(asked, tell)
     dtype: torch.dtype = getattr(torch, asked.dtype)
     problem = pose(case, Setting(asked.batch, asked.mode, dtype, asked.device, asked.compiled))
     tell(0.02, "comparing with the reference")
     jobs, checks = checked(problem, asked.mode, dtype, wanted(problem, asked.subjects))
     if BASE not in jobs:
         raise RuntimeError(f"the base itself fails: {checks[BASE].note}")
-    clock = clock_for(asked.device)
     runs = {name: captured(job.timed, asked.device) for name, job in jobs.items()}
-    times = in_turns(runs, clock, Effort(asked.rounds), lambda part, what: tell(0.05 + 0.9 * part, what))
+    effort = Effort(asked.rounds)
+    times = in_turns(runs, clock_for(asked.device), effort, lambda part, what: tell(0.05 + 0.9 * part, what))
     tell(0.97, "bandwidth and peak")
     least = Floor(problem.bytes, problem.flops, floor.bandwidth(asked.device), floor.peak(asked.device, dtype))
     facts: dict[str, str | int | float] = {
@@ -92,7 +68,7 @@ def measure_here(run: dict[str, Any], tell: Tell = silent) -> Any:
         "rounds": asked.rounds,
     }
     results = {name: {TIME: series} for name, series in times.items()}
-    return json.loads(to_json(Record("op", taken, where, facts, results, checks, least)))
+    return to_json(Record("op", taken, where, facts, results, checks, least))
 
 
 def wanted(problem: Problem, subjects: tuple[str, ...]) -> dict[str, Callable[[], Runner]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.cases import ABOUT, CASES
 from benchmarks.memory import KEPT
@@ -11,7 +12,7 @@ from benchmarks.plots import Chart, Group, draw
 from benchmarks.record import PEAK, TIME, Environment, Record, milliseconds
 from benchmarks.requirements import REQUIREMENTS, Finding, find
 from convattn.errors import naming_file
-from convattn.publishing import description_of
+from convattn.publishing import cell, description_of, markdown_table
 
 PAGE = "benchmarks.md"
 COMMANDS = """python -m benchmarks op 'acmix*' 'san*' 'pssa*' --batch 1,8
@@ -20,8 +21,36 @@ python -m benchmarks model acmix_resnet50 --batch 1 --processes 0
 python -m benchmarks model acmix_resnet50 --batch 8
 python -m benchmarks model acmix_resnet50 --batch 1,8 --threads 1 --processes 0
 python -m benchmarks model acmix_resnet50 --batch 1,8 --isa avx2 --processes 0
-python -m benchmarks train acmix_resnet50 --batch 8
+python -m benchmarks model acmix_resnet50 --mode train --batch 8
 python -m benchmarks docs"""
+HEAD = """# Benchmarks
+
+<!-- written by `python -m benchmarks docs` from results/*.json; edit neither this page nor the figures -->
+
+Ratios are over the plain convolution, or the plain network, timed in turns in one run: the median of the ratios round
+by round, and their quartiles. A ratio above 1 is a loss and is **bold**. Nothing is timed that does not compute what
+the float64 reference computes; every timing runs in a fresh process on a machine that was found quiet, or says so.
+"""
+INTROS = {
+    "Operators": [
+        *(f"- `{name}-C@size`: {about}." for name, about in ABOUT.items()),
+        "",
+        "`-s2` is stride 2. Times in ms, then over the convolution's with the quartiles of the ratio, then over the",
+        "floor, which moves every byte once and does every product at full speed.",
+    ],
+    "Networks": ["Inference is of networks folded by `convattn.optimize`, but for those marked `@trained`."],
+    "Memory of one layer": ["Forward and backward, each in a fresh process."],
+}
+"""What is said above the tables of records."""
+MACHINE = ["", "machine", "software", "commit", "kernels"]
+NONE = "No record yet."
+HOW = f"""## Taking them again
+
+On a quiet machine of 2 cores, about 12 minutes:
+
+```sh
+{COMMANDS}
+```"""
 _NOT_OF_THE_CASE = ("rounds", "ours")
 
 
@@ -83,22 +112,47 @@ def render(records: Sequence[Record]) -> str:
     """
     shown = newest(records)
     machines = list(dict.fromkeys(_machine(record.environment) for record in shown))
-    number: Callable[[Record], str] = lambda record: str(machines.index(_machine(record.environment)) + 1)  # noqa: E731
-    parts = [_head(), *_gates(records), *_charts(records)]
-    parts += [*_operators(shown, number), *_networks(shown, number), *_layers(shown, number)]
-    parts += ["## Machines", "", *_machines(machines), "", *_how()]
+    found = {title: (head, rows) for title, head, rows in tables(shown, lambda r: _number(r, machines))}
+    parts = [HEAD, *_gates(records)]
+    parts += [line for chart in charts_of(records) for line in (f"![{chart.title}]({chart.name}.svg)", "")]
+    for title, intro in INTROS.items():
+        parts += [f"## {title}", "", *intro, "", *(markdown_table(*found[title]) if title in found else [NONE]), ""]
+        notes = [f"- {line}." for line in absences(shown)] if title == "Operators" else []
+        parts += [*notes, ""] if notes else []
+    places = [[str(place), *machine] for place, machine in enumerate(machines, 1)]
+    parts += ["## Machines", "", *(markdown_table(MACHINE, places) if places else [NONE]), "", HOW]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _head() -> str:
-    return """# Benchmarks
+def tables(
+    records: Sequence[Record], place: Callable[[Record], str]
+) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of a table for every kind of record that is there.
 
-<!-- written by `python -m benchmarks docs` from results/*.json; edit neither this page nor the figures -->
+    Args:
+        records: in order.
+        place: what stands under "machine".
+    """
+    for title, kinds, make in (
+        ("Operators", ("op",), _operators),
+        ("Networks", ("model", "train"), _networks),
+        ("Memory of one layer", ("memory",), _layers),
+    ):
+        of_kind = [record for record in records if record.kind in kinds]
+        if of_kind:
+            head, rows = make(of_kind)
+            yield title, [*head, "machine"], [[*row, place(record)] for record, row in rows]
 
-Ratios are over the plain convolution, or the plain network, timed in turns in one run: the median of the ratios round
-by round, and their quartiles. A ratio above 1 is a loss and is **bold**. Nothing is timed that does not compute what
-the float64 reference computes; every timing runs in a fresh process on a machine that was found quiet, or says so.
-"""
+
+def place_of(record: Record) -> str:
+    """A record's machine in a few words."""
+    where = record.environment
+    return f"{where.cpu if where.gpu == 'none' else where.gpu}, kernels {where.kernels}, torch {where.torch}"
+
+
+def _number(record: Record, machines: list[tuple[str, ...]]) -> str:
+    busy = "" if record.kind == "memory" else _busy(record)
+    return f"{machines.index(_machine(record.environment)) + 1}{busy}"
 
 
 def _gates(records: Sequence[Record]) -> list[str]:
@@ -110,7 +164,7 @@ def _gates(records: Sequence[Record]) -> list[str]:
     lines = ["## Gates and goals", "", f"{run} of {len(findings)} rows measured{': ' + summary if summary else ''}."]
     lines += ["The CPU rows are for 2 threads in float32, unless they say otherwise.", ""]
     head = ["", "at", "measured", "quartiles", "gate", "goal", "verdict", "by", "record"]
-    return [*lines, *_table(head, [_gate_row(finding) for finding in findings]), ""]
+    return [*lines, *markdown_table(head, [_gate_row(finding) for finding in findings]), ""]
 
 
 def _gate_row(finding: Finding) -> list[str]:
@@ -120,28 +174,23 @@ def _gate_row(finding: Finding) -> list[str]:
         value = _marked(finding.value) if wanted.figure.endswith("ratio") else f"{finding.value:.2f}"
         quartiles = f"{finding.quartiles[0]:.2f}–{finding.quartiles[1]:.2f}" if finding.quartiles else "–"
     if finding.outcome in ("missed", "wrong"):
-        verdict = f"**{finding.outcome}**" + (f": {_cell(finding.note)}" if finding.note else "")
+        verdict = f"**{finding.outcome}**" + (f": {finding.note}" if finding.note else "")
     record = "–" if finding.record is None else f"`{finding.record.file_name}`{_busy(finding.record)}"
     limits = [f"{sign} {wanted.gate:.2f}", f"{sign} {wanted.goal:.2f}"]
     return [wanted.group, wanted.what, value, quartiles, *limits, verdict, finding.subject or "–", record]
 
 
-def _operators(shown: list[Record], number: Callable[[Record], str]) -> list[str]:
-    lines = ["## Operators", "", *(f"- `{name}-C@size`: {about}." for name, about in ABOUT.items()), ""]
-    lines += [
-        "`-s2` is stride 2. Times in ms, then over the convolution's with the quartiles of the ratio, then over the"
-    ]
-    lines += ["floor, which moves every byte once and does every product at full speed.", ""]
-    records = [record for record in shown if record.kind == "op"]
-    if not records:
-        return [*lines, "No record yet.", ""]
+Rows: TypeAlias = "tuple[list[str], list[tuple[Record, list[str]]]]"
+"""Headings, and the cells of every row with its record."""
+
+
+def _operators(records: list[Record]) -> Rows:
     subjects = list(dict.fromkeys(s for r in records for s in (*r.results, *r.checks) if not _is_absent(r, s)))
     rows = []
     for record in records:
         case = [str(record.case["case"]), _mode(record), str(record.case["batch"]), _setting(record)]
-        rows.append([*case, *(_op_cell(record, subject) for subject in subjects), number(record) + _busy(record)])
-    head = ["case", "pass", "batch", "setting", *subjects, "machine"]
-    return [*lines, *_table(head, rows), "", *_absences(records)]
+        rows.append((record, [*case, *(_op_cell(record, subject) for subject in subjects)]))
+    return ["case", "pass", "batch", "setting", *subjects], rows
 
 
 def _is_absent(record: Record, subject: str) -> bool:
@@ -151,7 +200,7 @@ def _is_absent(record: Record, subject: str) -> bool:
 def _op_cell(record: Record, subject: str) -> str:
     if subject not in record.results:
         wrong = subject in record.checks and record.checks[subject].state == "wrong"
-        return f"**wrong**: {_cell(record.checks[subject].note)}" if wrong else "–"
+        return f"**wrong**: {record.checks[subject].note}" if wrong else "–"
     median = record.results[subject][TIME].median
     if subject == record.base:
         return milliseconds(median)
@@ -161,40 +210,32 @@ def _op_cell(record: Record, subject: str) -> str:
     return f"{milliseconds(median)}; {_marked(ratio.median)} ({_short(low)}–{_short(high)}){floors}"
 
 
-def _absences(records: list[Record]) -> list[str]:
+def absences(records: Sequence[Record]) -> list[str]:
     """Why a subject was not measured, each reason once."""
-    notes = dict.fromkeys(
-        f"- {subject} was not measured on {_cell(record.environment.cpu)}"
-        f"{'' if record.environment.gpu == 'none' else f', {record.environment.gpu}'}: {_cell(check.note)}."
-        for record in records
-        for subject, check in record.checks.items()
-        if check.state == "absent"
+    return list(
+        dict.fromkeys(
+            f"{subject} was not measured on {cell(record.environment.cpu)}"
+            f"{'' if record.environment.gpu == 'none' else f', {record.environment.gpu}'}: {cell(check.note)}"
+            for record in records
+            for subject, check in record.checks.items()
+            if check.state == "absent"
+        )
     )
-    return [*notes, ""] if notes else []
 
 
-def _networks(shown: list[Record], number: Callable[[Record], str]) -> list[str]:
+def _networks(records: list[Record]) -> Rows:
     rows = []
-    for record in (r for r in shown if r.kind in ("model", "train")):
+    for record in records:
         what = "training step" if record.kind == "train" else "inference"
         case = [what, f"{record.case['size']}²", str(record.case["batch"]), _setting(record)]
         for subject in dict.fromkeys([*record.results, *record.checks]):
-            rows.append([*case, subject, *_network_cells(record, subject), number(record) + _busy(record)])
-    lines = [
-        "## Networks",
-        "",
-        "Inference is of networks folded by `convattn.optimize`, but for those marked `@trained`.",
-        "",
-    ]
-    if not rows:
-        return [*lines, "No record yet.", ""]
-    head = ["", "size", "batch", "setting", "network", "ms", "quartiles", "ratio", "peak MiB", "ratio", "machine"]
-    return [*lines, *_table(head, rows), ""]
+            rows.append((record, [*case, subject, *_network_cells(record, subject)]))
+    return ["", "size", "batch", "setting", "network", "ms", "quartiles", "ratio", "peak MiB", "ratio"], rows
 
 
 def _network_cells(record: Record, subject: str) -> list[str]:
     if subject not in record.results:
-        return [f"**wrong**: {_cell(record.checks[subject].note)}", *["–"] * 4]
+        return [f"**wrong**: {record.checks[subject].note}", *["–"] * 4]
     base, peak = subject == record.base, record.results[subject].get(PEAK)
     cells = [*_milliseconds(record, subject), "1" if base else _marked(record.ratio(subject).median)]
     if peak is None:
@@ -202,15 +243,13 @@ def _network_cells(record: Record, subject: str) -> list[str]:
     return [*cells, _mib(peak.median), "1" if base else _marked(record.ratio(subject, PEAK).median)]
 
 
-def _layers(shown: list[Record], number: Callable[[Record], str]) -> list[str]:
+def _layers(records: list[Record]) -> Rows:
     rows = []
-    for record in (r for r in shown if r.kind == "memory"):
+    for record in records:
         case = "{batch}×{channels}×{height}×{width}, {dtype}".format(**record.case)
         for layer, measured in record.results.items():
-            rows.append([case, layer, _mib(measured[PEAK].median), _mib(measured[KEPT].median), number(record)])
-    lines = ["## Memory of one layer", "", "Forward and backward, each in a fresh process.", ""]
-    head = ["map", "layer", "peak growth MiB", "kept for backward MiB", "machine"]
-    return [*lines, *(_table(head, rows) if rows else ["No record yet."]), ""]
+            rows.append((record, [case, layer, _mib(measured[PEAK].median), _mib(measured[KEPT].median)]))
+    return ["map", "layer", "peak growth MiB", "kept for backward MiB"], rows
 
 
 def charts_of(records: Sequence[Record]) -> list[Chart]:
@@ -262,28 +301,10 @@ def _rivals(findings: list[Finding]) -> Chart:
     return Chart("benchmarks-rivals", title, "time over Conv2d's", "log", list(groups.values()))
 
 
-def _charts(records: Sequence[Record]) -> list[str]:
-    return [line for chart in charts_of(records) for line in (f"![{chart.title}]({chart.name}.svg)", "")]
-
-
 def _machine(where: Environment) -> tuple[str, ...]:
     gpu = "" if where.gpu == "none" else f", {where.gpu}"
     software = f"torch {where.torch}, Python {where.python}, {where.system}"
     return f"{where.cpu}, {where.cores} cores{gpu}", software, where.commit, where.kernels
-
-
-def _machines(machines: list[tuple[str, ...]]) -> list[str]:
-    rows = [[str(place), *map(_cell, machine)] for place, machine in enumerate(machines, 1)]
-    return _table(["", "machine", "software", "commit", "kernels"], rows) if rows else ["No record yet."]
-
-
-def _how() -> list[str]:
-    lines = ["## Taking them again", "", "On a quiet machine of 2 cores, about 12 minutes:", "", "```sh", COMMANDS]
-    return [*lines, "```"]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _marked(ratio: float) -> str:
@@ -318,8 +339,3 @@ def _setting(record: Record) -> str:
 
 def _busy(record: Record) -> str:
     return " (busy)" if record.environment.quiet == "no" else ""
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break a table."""
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import load_average, usable_cores
+from benchmarks.machine import load_average
 from benchmarks.record import Environment, Series
 from benchmarks.timing import clock_for
+from convattn.cli.bench import usable_cores
 from convattn.errors import UserError
 
 IN_USE_LIMIT = 0.2  # cores
@@ -108,6 +109,5 @@ def require_quiet(where: Environment, device: str, allow_busy: bool, *, attempts
             f"the machine is busy: {'; '.join(reasons)}. Wait until it is quiet, or measure all the same with "
             "--allow-busy: the record will say so"
         )
-    quiet = "no" if reasons else "yes"
     in_use, spread = round(max(0.0, seen.in_use), 3), round(seen.spread, 4)
-    return replace(where, quiet=quiet, load=seen.load, in_use=in_use, spread=spread)
+    return replace(where, quiet="no" if reasons else "yes", load=seen.load, in_use=in_use, spread=spread)

@@ -177,26 +177,18 @@ def _time(chosen: "list[tuple[Entry, Part]]", results: "Results", way: _Way, con
     """Time every table's rows in a process of its own."""
     import torch
 
-    from reproduce.speed import SpeedRun, measure
+    from reproduce.speed import run_of, time_table
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _bar(console) as bar:
         task = bar.add_task("timing", total=len(chosen))
         for number, (entry, part) in enumerate(chosen):
-            subjects = tuple(row.subject for row in part.rows)
-            run = SpeedRun(
-                subjects,
-                part.case["size"],
-                part.case["batch"],
-                device,
-                threads=torch.get_num_threads(),
-                allow_busy=way.allow_busy,
-            )
+            run = run_of(part, device, torch.get_num_threads(), allow_busy=way.allow_busy)
 
             def tell(done: float, what: str, number: int = number, name: str = entry.id) -> None:
                 bar.update(task, completed=number + done, description=f"{name}: {what}")
 
-            record = measure(entry, part, run, results.records(entry), tell)
+            record = time_table(entry, run, results.records(entry), tell)
             wrong = [f"{name}: {check.note}" for name, check in record.checks.items() if check.state != "right"]
             for line in wrong:
                 _say(console, f"do not trust {line}")

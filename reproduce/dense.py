@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import convattn.models  # noqa: F401  registers the networks
+from benchmarks.network import DETECTION_CLASSES
 from convattn import detection, segmentation
 from convattn.cost import count
 from convattn.detection.heads import BOX_POOLED, MASK_POOLED
 
-DETECTION_SIZE, DETECTION_CLASSES = (3, 800, 1333), 80
+DETECTION_SIZE = (3, 800, 1333)
 SEGMENTATION_SIZE, SEGMENTATION_CLASSES = (3, 512, 2048), 150
 BOX_REGIONS, MASK_REGIONS = 1000, 100
 """How many regions the heads of a two-stage detector are counted on."""

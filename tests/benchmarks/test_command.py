@@ -6,10 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from benchmarks.command import VERBS, _place, app
+from benchmarks.command import VERBS, app
 from benchmarks.memory import KEPT, LAYERS
 from benchmarks.record import PEAK, TIME, read_records
 from convattn.cli.list import count_parameters
@@ -27,7 +26,7 @@ def test_op(command: Command, tmp_path: Path) -> None:
         "Conv2d 3x3",
         "eager",
         "unfold",
-        "over conv",
+        " floors",
         "record:",
         "next: python -m benchmarks model acmix_resnet50",
     ):
@@ -40,19 +39,6 @@ def test_op(command: Command, tmp_path: Path) -> None:
     assert record.environment.kernels != "avx512"
     assert record.floor is not None
     assert record.floor.seconds > 0
-
-
-def test_the_threads_are_those_of_the_environment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.machine.usable_cores", lambda: 4)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)  # as OMP_NUM_THREADS=2 has torch start
-        for name, wanted in (("2", 2), ("", 4)):
-            monkeypatch.setenv("OMP_NUM_THREADS", name)
-            assert _place(None, "default", "cpu", "float32").threads == wanted
-            assert _place(3, "default", "cpu", "float32").threads == 3
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_op_lists_its_cases(command: Command) -> None:
@@ -77,7 +63,7 @@ def test_model_as_json(command: Command, tmp_path: Path) -> None:
 
 
 def test_train(command: Command, tmp_path: Path) -> None:
-    result = command("train", *SMALL, "--processes", 1, "--out", tmp_path)
+    result = command("model", *SMALL, "--mode", "train", "--processes", 1, "--out", tmp_path)
     assert result.code == 0, result.err
     assert "training step" in result.out
     (record,) = read_records(tmp_path)
@@ -94,7 +80,7 @@ def test_memory(command: Command, tmp_path: Path) -> None:
     sizes = ("--batch", 2, "--channels", 16, "--size", 24, "--processes", 1, "--threads", 1)
     result = command("memory", *sizes, "--out", tmp_path)
     assert result.code == 0, result.err
-    for word in ("Conv2d 3x3", "ACmix by unfold", "kept MiB"):
+    for word in ("Conv2d 3x3", "ACmix by unfold", "kept for backward MiB"):
         assert word in result.out
     (record,) = read_records(tmp_path)
     kept = {layer: measured[KEPT].median for layer, measured in record.results.items()}

@@ -19,7 +19,14 @@ from benchmarks.network import (
 from convattn.errors import UserError
 
 SMALL = NetworkRun(
-    ("acmix_resnet14",), base="conv_resnet14", size=32, batch=2, rounds=2, processes=1, threads=1, allow_busy=True
+    models=("acmix_resnet14",),
+    base="conv_resnet14",
+    size=32,
+    batch=2,
+    rounds=2,
+    processes=1,
+    threads=1,
+    allow_busy=True,
 )
 
 

@@ -1,18 +1,19 @@
 """The speed columns: what is timed is right, and ratios come from the newest record."""
 
-import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from benchmarks.network import build, times_here
 from benchmarks.record import from_json, to_json
 from reproduce import find_entries
 from reproduce.lines import lines_of
 from reproduce.results import Results
-from reproduce.speed import build, times_here
+from reproduce.speed import run_of
 
-SMALL = {"size": 64, "batch": 1, "rounds": 2, "allow_busy": True}
+SMALL = {"size": 64, "batch": 1, "rounds": 2}
 
 
 def test_the_four_shifts_are_networks_of_their_own():
@@ -33,8 +34,7 @@ def test_ratios_are_over_the_table_s_baseline(tmp_path):
     (entry,) = find_entries(["acmix-table7"])
     part, results = entry.part("speed"), Results(tmp_path)
     assert {line.shown for line in lines_of(entry, part, results)} == {"not run"}
-    plain = times_here({"subjects": tuple(row.subject for row in part.rows), **SMALL})
-    record = from_json(json.dumps(plain))
+    record = from_json(times_here("model", asdict(run_of(part, allow_busy=True)) | SMALL))
     assert {check.state for check in record.checks.values()} == {"right"}
     results.records(entry).mkdir(parents=True)
     (results.records(entry) / "one.json").write_text(to_json(record))
