@@ -219,10 +219,15 @@ def rounding(published: str, ours: float) -> str:
     return f"Within the rounding of the printed {published}." if hidden else ""
 
 
+def command(entry: Entry, part: Part) -> str:
+    """The command that makes a table at a scale."""
+    return f"python -m reproduce {entry.id} --scale {part.scale}"
+
+
 def command_of(entry: Entry, part: Part, row: Row, results: Results) -> str:
     """The command that makes a row's number: a count or a time by its table, a run by itself."""
     if part.scale in ("count", "speed") or row.setting is None:
-        return f"python -m reproduce {entry.id} --scale {part.scale}"
+        return command(entry, part)
     if part.scale == "full":
         return row.setting.command()
     setting = results.setting(row) or row.setting

@@ -8,66 +8,47 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
+from convattn.publishing import markdown_table
 from reproduce.entries import ABOUT, Entry, Part, Scale
-from reproduce.lines import NOT_RUN, Line, signed
+from reproduce.lines import NOT_RUN, Line, command, signed
 
-CSV_HEADINGS = (
-    "table",
-    "scale",
-    "row",
-    "quantity",
-    "unit",
-    "published",
-    "ours",
-    "deviation",
-    "difference",
-    "published gain",
-    "gain",
-    "p of the paired t-test",
-    "p of Wilcoxon's test",
-    "seeds",
-    "seeds wanted",
-    "values",
-    "commit",
-    "command",
-    "why",
-)
 Lines: TypeAlias = Mapping[Scale, Sequence[Line]]
 """A table's lines by scale."""
 
 
 def to_csv(entry: Entry, lines: Lines) -> str:
     """Every number of a table, unrounded, a line each."""
+    rows = [_numbers(entry, part, line) for part in entry.parts for line in lines[part.scale]]
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CSV_HEADINGS)
-    for part in entry.parts:
-        for line in lines[part.scale]:
-            gain = line.gain
-            writer.writerow(
-                (
-                    entry.id,
-                    part.scale,
-                    line.row,
-                    line.quantity.name,
-                    line.quantity.unit,
-                    line.published,
-                    NOT_RUN if not line.is_run and not line.seeds[0] else _exact(line.ours),
-                    _exact(line.deviation),
-                    line.difference,
-                    _exact(line.published_gain),
-                    _exact(gain.mean if gain else None),
-                    _exact(gain.t_test if gain else None),
-                    _exact(gain.wilcoxon if gain else None),
-                    line.seeds[0],
-                    line.seeds[1],
-                    " ".join(map(repr, line.values)),
-                    line.commit,
-                    line.command,
-                    " ".join(line.why),
-                )
-            )
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return stream.getvalue()
+
+
+def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
+    gain = line.gain
+    return {
+        "table": entry.id,
+        "scale": part.scale,
+        "row": line.row,
+        "quantity": line.quantity.name,
+        "unit": line.quantity.unit,
+        "published": line.published,
+        "ours": NOT_RUN if not line.is_run and not line.seeds[0] else _exact(line.ours),
+        "deviation": _exact(line.deviation),
+        "difference": line.difference,
+        "published gain": _exact(line.published_gain),
+        "gain": _exact(gain.mean if gain else None),
+        "p of the paired t-test": _exact(gain.t_test if gain else None),
+        "p of Wilcoxon's test": _exact(gain.wilcoxon if gain else None),
+        "seeds": line.seeds[0],
+        "seeds wanted": line.seeds[1],
+        "values": " ".join(map(repr, line.values)),
+        "commit": line.commit,
+        "command": line.command,
+        "why": " ".join(line.why),
+    }
 
 
 def _exact(value: float | None) -> str:
@@ -152,7 +133,8 @@ def to_markdown(entry: Entry, lines: Lines) -> str:
     for part in entry.parts:
         of_part = lines[part.scale]
         text += ["", f"## {part.scale}: {ABOUT[part.scale]}", "", f"Needs {part.need}; {part.time}.", ""]
-        text += [f"`python -m reproduce {entry.id} --scale {part.scale}`{_at(of_part)}", ""]
+        at = f" at {commits(of_part)}" if commits(of_part) else ""
+        text += [f"`{command(entry, part)}`{at}", ""]
         text += _markdown_table(part, of_part)
         reasons = notes(part, of_part)
         text += ["", *(f"- {reason}" for reason in reasons)] if reasons else []
@@ -164,13 +146,8 @@ def _markdown_commands(part: Part, lines: Sequence[Line]) -> list[str]:
     """Every row's own command, once."""
     if is_one_go(part):
         return []
-    commands = dict.fromkeys((line.row, line.command) for line in lines)
-    return ["", "```sh", *(f"{command}  # {row}" for row, command in commands), "```"]
-
-
-def _at(lines: Sequence[Line]) -> str:
-    found = commits(lines)
-    return f" at {found}" if found else ""
+    found = dict.fromkeys((line.row, line.command) for line in lines)
+    return ["", "```sh", *(f"{words}  # {row}" for row, words in found), "```"]
 
 
 def notes(part: Part, lines: Sequence[Line]) -> list[str]:
@@ -214,9 +191,4 @@ def _markdown_table(part: Part, lines: Sequence[Line]) -> list[str]:
             if not group[0].is_run:
                 row[1], row[2] = names_and_published(group)
             table.append(row)
-    head, *rows = table
-    return [_markdown_row(row) for row in (head, ["---"] * len(head), *rows)]
-
-
-def _markdown_row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    return markdown_table(table[0], table[1:])
