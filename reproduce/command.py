@@ -1,29 +1,33 @@
 """``python -m reproduce``."""
 
+import shlex
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, TypeAlias
 
+import torch
 import typer
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.machine import commit
 from convattn.cli._tables import make_console, print_table
 from convattn.data.names import counted
 from convattn.errors import UserError
 from convattn.tasks.alone import alone
 from convattn.tasks.interrupt import STOPPED
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from reproduce.entries import Entry, Part
-    from reproduce.results import Results
-    from reproduce.runs import Run
-    from reproduce.writing import Writer
+from convattn.tasks.recipes import parse_overrides
+from reproduce.catalogue import ENTRIES, find_entries
+from reproduce.entries import SCALES, Entry, Part
+from reproduce.pool import Place, run_all
+from reproduce.results import Results
+from reproduce.runs import Run, epochs_done, find_finished, make_run
+from reproduce.speed import run_of, time_table
+from reproduce.writing import Writer
 
 HELP = """Every table and figure of both papers: what they publish beside what is made here.
 
@@ -69,6 +73,10 @@ AllowBusy = Annotated[bool, typer.Option("--allow-busy", help="Time on a busy ma
 List = Annotated[bool, typer.Option("--list", help="Name the tables and figures, and stop.")]
 
 
+Chosen: TypeAlias = list[tuple[Entry, Part]]
+"""Tables at the scale that was asked for."""
+
+
 def reproduce(
     tables: Names = None,
     scale: ScaleName = "count",
@@ -82,13 +90,6 @@ def reproduce(
     list_them: List = False,
 ) -> None:
     """Reproduce tables and figures of the papers."""
-    from benchmarks.machine import commit
-    from convattn.tasks.recipes import parse_overrides
-    from reproduce.catalogue import find_entries
-    from reproduce.entries import SCALES
-    from reproduce.results import Results
-    from reproduce.writing import Writer
-
     if scale not in SCALES:
         raise UserError(f"--scale must be one of {', '.join(SCALES)}, got {scale!r}")
     entries = find_entries(tables or [])
@@ -96,42 +97,48 @@ def reproduce(
         _print_list(entries)
         return
     results = Results(out, seeds, parse_overrides(settings or []), any_code, commit())
-    chosen = [(entry, part) for entry in entries if (part := entry.part(scale)) is not None]
+    chosen = _at(entries, scale)
     if not chosen and not runs:
         raise UserError(_no_part(entries, scale))
     console = make_console()
     with ExitStack() as held:
         _hold(out, held)
         if runs:
-            chosen = _fill(entries, results, runs, console)
-        asked = {entry.id: part.scale for entry, part in chosen} if runs else {entry.id: scale for entry in entries}
-        _go(chosen, results, Writer(results, asked), _Way(scale, jobs, allow_busy, filled=bool(runs)), console)
+            for told in results.fill_from(runs, [part for _, part in _at(ENTRIES, "full")]):
+                _say(console, told)
+            filled = [(e, part) for e, part in _at(entries, "full") if any(results.of(e, part, r) for r in part.rows)]
+            _write(filled, Writer(results, {entry.id: part.scale for entry, part in filled}), console)
+            return
+        writer = Writer(results, {entry.id: chosen[0][1].scale for entry in entries})
+        finished, failures = True, list[str]()
+        if scale == "count":
+            _count(chosen, results, console)
+        elif scale == "speed":
+            _time(chosen, results, allow_busy, console)
+        elif scale in ("digits", "scenes"):
+            finished, failures = _train(chosen, results, writer, jobs, console)
+        _write(chosen, writer, console)
+        if scale == "full":
+            _print_commands(chosen, writer, console)
+    for failure in failures:
+        Console(stderr=True).print(f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if not finished:
+        again = shlex.join(["python", "-m", "reproduce", *sys.argv[1:]])
+        _say(console, f"Stopped. The same command goes on: {again}")
+        raise typer.Exit(STOPPED)
+    if failures:
+        raise typer.Exit(1)
 
 
 reproduce.__doc__ = HELP
 app.command()(reproduce)
 
 
-class _Way:
-    """How it is to be done."""
-
-    def __init__(self, scale: str, jobs: int, allow_busy: bool, *, filled: bool) -> None:
-        self.scale, self.jobs, self.allow_busy = "filled" if filled else scale, jobs, allow_busy
+def _at(entries: Sequence[Entry], scale: str) -> Chosen:
+    return [(entry, part) for entry in entries for part in entry.parts if part.scale == scale]
 
 
-def _fill(
-    entries: "Sequence[Entry]", results: "Results", runs: "Sequence[Path]", console: Console
-) -> "list[tuple[Entry, Part]]":
-    """Note which published rows finished runs are of; return the tables that have such rows."""
-    from reproduce.catalogue import ENTRIES
-
-    for told in results.fill_from(runs, [part for entry in ENTRIES if (part := entry.part("full")) is not None]):
-        _say(console, told)
-    full = [(entry, part) for entry in entries if (part := entry.part("full")) is not None]
-    return [(entry, part) for entry, part in full if any(results.of(entry, part, row) for row in part.rows)]
-
-
-def _no_part(entries: "Sequence[Entry]", scale: str) -> str:
+def _no_part(entries: Sequence[Entry], scale: str) -> str:
     lines = []
     for entry in entries:
         scales = ", ".join(part.scale for part in entry.parts)
@@ -139,66 +146,69 @@ def _no_part(entries: "Sequence[Entry]", scale: str) -> str:
     return f"nothing of these has --scale {scale}: {'; '.join(lines)}"
 
 
-def _go(chosen: "list[tuple[Entry, Part]]", results: "Results", writer: "Writer", way: _Way, console: Console) -> None:
-    finished, failures = True, list[str]()
-    if way.scale == "count":
-        _count(chosen, results, console)
-    elif way.scale == "speed":
-        _time(chosen, results, way, console)
-    elif way.scale in ("digits", "scenes"):
-        finished, failures = _train(chosen, results, writer, way, console)
-    page = writer.write()
-    _print_end(chosen, writer, page, console)
-    if way.scale == "full":
-        _print_commands(chosen, writer, console)
-    for failure in failures:
-        Console(stderr=True).print(f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
-    if not finished:
-        _say(console, f"Stopped. The same command goes on: {_command()}")
-        raise typer.Exit(STOPPED)
-    if failures:
-        raise typer.Exit(1)
-
-
-def _count(chosen: "list[tuple[Entry, Part]]", results: "Results", console: Console) -> None:
+def _count(chosen: Chosen, results: Results, console: Console) -> None:
     """Count every row; one table after the other is kept."""
     with _bar(console) as bar:
         task = bar.add_task("counting", total=sum(len(part.rows) for _, part in chosen))
         for entry, part in chosen:
             bar.update(task, description=f"counting {entry.id}")
-            counted = {}
+            found = {}
             for row in part.rows:
-                counted[row.label] = dict(row.count()) if row.count is not None else {}
+                found[row.label] = dict(row.count()) if row.count is not None else {}
                 bar.advance(task)
-            results.keep_counts(entry, counted)
+            results.keep_counts(entry, found)
 
 
-def _time(chosen: "list[tuple[Entry, Part]]", results: "Results", way: _Way, console: Console) -> None:
+def _time(chosen: Chosen, results: Results, allow_busy: bool, console: Console) -> None:
     """Time every table's rows in a process of its own."""
-    import torch
-
-    from reproduce.speed import run_of, time_table
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _bar(console) as bar:
         task = bar.add_task("timing", total=len(chosen))
         for number, (entry, part) in enumerate(chosen):
-            run = run_of(part, device, torch.get_num_threads(), allow_busy=way.allow_busy)
 
             def tell(done: float, what: str, number: int = number, name: str = entry.id) -> None:
                 bar.update(task, completed=number + done, description=f"{name}: {what}")
 
+            run = run_of(part, device, torch.get_num_threads(), allow_busy=allow_busy)
             record = time_table(entry, run, results.records(entry), tell)
-            wrong = [f"{name}: {check.note}" for name, check in record.checks.items() if check.state != "right"]
-            for line in wrong:
-                _say(console, f"do not trust {line}")
+            for name, check in record.checks.items():
+                if check.state != "right":
+                    _say(console, f"not timed: {name}: {check.note}")
 
 
-def runs_of(chosen: "list[tuple[Entry, Part]]", results: "Results") -> "dict[str, tuple[Run, list[str]]]":
+def _train(chosen: Chosen, results: Results, writer: Writer, jobs: int, console: Console) -> tuple[bool, list[str]]:
+    """Train what is missing; the tables are written after every run."""
+    needed = runs_of(chosen, results)
+    missing = [
+        run for run, _ in needed.values() if find_finished(run, results.runs, other_code=results.other_code) is None
+    ]
+    _say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
+    failures: list[str] = []
+    writer.write()
+    if not missing:
+        return True, failures
+    threads = max(1, torch.get_num_threads() // jobs)
+    with _bar(console) as bar:
+        watch = _Watch(bar, results.runs, missing)
+
+        def done(run: Run, failure: str) -> None:
+            if failure:
+                failures.append(f"{run.setting.command(run.seed)}: {failure}")
+            elif not console.is_terminal:
+                _say(console, f"done: {run.setting.command(run.seed)}")
+            watch.ended(run)
+            writer.write(needed[run.name][1])
+
+        place = Place(results.runs, results.commit, torch.cuda.device_count())
+        try:
+            return run_all(missing, place, jobs, threads, done), failures
+        finally:
+            watch.stop()
+
+
+def runs_of(chosen: Chosen, results: Results) -> dict[str, tuple[Run, list[str]]]:
     """All runs that tables need, each once, with the tables that need it: one seed of all tables, then the next."""
-    from reproduce.runs import make_run
-
-    found: dict[str, tuple[Any, list[str]]] = {}
+    found: dict[str, tuple[Run, list[str]]] = {}
     for seed in range(results.seeds):
         for entry, part in chosen:
             for row in part.rows:
@@ -209,47 +219,10 @@ def runs_of(chosen: "list[tuple[Entry, Part]]", results: "Results") -> "dict[str
     return found
 
 
-def _train(
-    chosen: "list[tuple[Entry, Part]]", results: "Results", writer: "Writer", way: _Way, console: Console
-) -> tuple[bool, list[str]]:
-    """Train what is missing; the tables are written after every run."""
-    import torch
-
-    from reproduce.pool import Place, run_all
-    from reproduce.runs import find_finished
-
-    needed = runs_of(chosen, results)
-    missing = [
-        run for run, _ in needed.values() if find_finished(run, results.runs, other_code=results.other_code) is None
-    ]
-    _say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
-    failures: list[str] = []
-    writer.write()
-    if not missing:
-        return True, failures
-    threads = max(1, torch.get_num_threads() // way.jobs)
-    with _bar(console) as bar:
-        watch = _Watch(bar, results.runs, missing)
-
-        def done(run: "Run", failure: str) -> None:
-            if failure:
-                failures.append(f"{run.setting.command(run.seed)}: {failure}")
-            elif not console.is_terminal:
-                _say(console, f"done: {run.setting.command(run.seed)}")
-            watch.ended(run)
-            writer.write(needed[run.name][1])
-
-        place = Place(results.runs, results.commit, torch.cuda.device_count())
-        try:
-            return run_all(missing, place, way.jobs, threads, done), failures
-        finally:
-            watch.stop()
-
-
 class _Watch(threading.Thread):
     """Moves the bar by the epochs that the runs' own tables show, while the main thread trains."""
 
-    def __init__(self, bar: "Progress", root: Path, runs: "Sequence[Run]") -> None:
+    def __init__(self, bar: Progress, root: Path, runs: Sequence[Run]) -> None:
         super().__init__(daemon=True)
         self.bar, self.root, self.runs = bar, root, list(runs)
         self.over = threading.Event()
@@ -263,7 +236,7 @@ class _Watch(threading.Thread):
         while not self.over.wait(1.0):
             self._show()
 
-    def ended(self, run: "Run") -> None:
+    def ended(self, run: Run) -> None:
         """A run came to its end, or failed."""
         self.done.add(run.name)
         self._show()
@@ -274,8 +247,6 @@ class _Watch(threading.Thread):
         self.join()
 
     def _epochs(self) -> int:
-        from reproduce.runs import epochs_done
-
         return sum(
             run.recipe.epochs if run.name in self.done else epochs_done(run.folder(self.root)) for run in self.runs
         )
@@ -286,29 +257,14 @@ class _Watch(threading.Thread):
 
 
 @contextmanager
-def _bar(console: Console) -> "Iterator[Progress]":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+def _bar(console: Console) -> Iterator[Progress]:
+    text, bar, _, left = Progress.get_default_columns()
+    columns = (text, bar, MofNCompleteColumn(), TimeElapsedColumn(), "left", left)
     # the mean over a long time: runs of different networks follow one another
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=1800
-    ) as bar:
-        yield bar
+    ) as shown:
+        yield shown
 
 
 def _hold(out: Path, held: ExitStack) -> None:
@@ -320,21 +276,21 @@ def _hold(out: Path, held: ExitStack) -> None:
         raise UserError(f"cannot write to {out}: {error.strerror}; give another folder with --out") from error
 
 
-def _print_list(entries: "Sequence[Entry]") -> None:
+def _print_list(entries: Sequence[Entry]) -> None:
     console = make_console()
     for entry in entries:
         console.print(f"[bold]{entry.id}[/]  {entry.caption}", highlight=False, soft_wrap=True)
         if not entry.parts:
             _say(console, f"    not computed: {entry.reason}")
         for part in entry.parts:
-            seeds = " a seed" if part.scale in ("digits", "scenes") else ""
-            _say(
-                console, f"    {part.scale:6}  needs {part.need}; {part.time}; {counted(len(part.rows), 'row')}{seeds}"
-            )
+            rows = f"{counted(len(part.rows), 'row')}{' a seed' if part.scale in ('digits', 'scenes') else ''}"
+            _say(console, f"    {part.scale:6}  needs {part.need}; {part.time}; {rows}")
     _say(console, "next: python -m reproduce acmix-table6 --scale digits")
 
 
-def _print_end(chosen: "list[tuple[Entry, Part]]", writer: "Writer", page: Path, console: Console) -> None:
+def _write(chosen: Chosen, writer: Writer, console: Console) -> None:
+    """Write the tables and the page, and say what they hold."""
+    page = writer.write()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("table", no_wrap=True)
     for heading in ("scale", "numbers", "off by over 1 %"):
@@ -348,20 +304,15 @@ def _print_end(chosen: "list[tuple[Entry, Part]]", writer: "Writer", page: Path,
         print_table(console, table)
     _say(console, f"page   {page}")
     _say(console, f"tables {page.parent}/*.md, *.csv, *.png")
+    _say(console, "next: python -m reproduce --list   (the other scales of the tables, and what they need)")
 
 
-def _print_commands(chosen: "list[tuple[Entry, Part]]", writer: "Writer", console: Console) -> None:
+def _print_commands(chosen: Chosen, writer: Writer, console: Console) -> None:
     """What would train the rows that no run has filled."""
     for entry, part in chosen:
         lines = [line for line in writer.lines[entry.id][part.scale] if not line.is_run]
-        for row, command in dict.fromkeys((line.row, line.command) for line in lines):
-            _say(console, f"{command}  # {entry.id}, {row}")
-
-
-def _command() -> str:
-    import shlex
-
-    return shlex.join(["python", "-m", "reproduce", *sys.argv[1:]])
+        for row, words in dict.fromkeys((line.row, line.command) for line in lines):
+            _say(console, f"{words}  # {entry.id}, {row}")
 
 
 def _say(console: Console, text: str) -> None:
