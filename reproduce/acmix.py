@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
 from reproduce import acmix_counts as counts
-from reproduce.budget import RECIPES, scene
+from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.twins import Twin, full_part, quantities, small_part
 
@@ -33,7 +34,7 @@ def _figure_4() -> Entry:
     small = []
     for line in _HOSTS.strip().splitlines():
         label, recipe, key, model, host, base = (cell.strip() for cell in line.split("|"))
-        small.append(Twin(label, recipe, key, {"model": model}, group=host, baseline=base == "yes"))
+        small.append(Twin(label, recipe, key, digits(model), host, base == "yes"))
     full = []
     for row in FIGURE_4:
         host = next(name for name in ("resnet", "san", "pvt", "swin") if name in row.models[0])
@@ -45,51 +46,52 @@ def _figure_4() -> Entry:
     return Entry("acmix", "figure 4", "Is it better at equal cost? Parameters, multiply-adds and accuracy", parts)
 
 
+def _pairs(*rows: tuple[str, str, str], schedules: Mapping[str, str] | None = None) -> list[Twin]:
+    """Heads on a plain backbone and on its ACmix: small where the backbone is, once for several schedules."""
+    titles, twins = {row.models[0]: row.title for row in NETWORKS}, list[Twin]()
+    for head, recipe, plain in rows:
+        schedule = (schedules or {}).get(recipe, "")
+        group = f"{head} {schedule or plain}"
+        for model in (plain, f"acmix_{plain.replace('v1_', '')}"):
+            label = f"{counts.HEADS[head]}{f' {schedule}' if schedule else ''}, {titles[model]}"
+            is_small = model.endswith("tiny") and recipe != "coco-retinanet-pvt-3x"
+            twins.append(Twin(label, recipe, model, scene(head, model) if is_small else None, group, model == plain))
+    return twins
+
+
 def _table_2() -> Entry:
-    twins = []
-    for head, recipe, plain in (
+    twins = _pairs(
         ("semantic_fpn", "ade20k-semantic_fpn-pvt", "pvt_v1_tiny"),
         ("semantic_fpn", "ade20k-semantic_fpn-pvt", "pvt_v1_small"),
         ("upernet", "ade20k-upernet-swin", "swin_tiny"),
         ("upernet", "ade20k-upernet-swin", "swin_small"),
-    ):
-        for model in (plain, f"acmix_{plain.replace('v1_', '')}"):
-            label = f"{counts.HEADS[head]}, {_names()[model]}"
-            small = scene(model, head) if model.endswith("tiny") else {}
-            twins.append(Twin(label, recipe, model, small, RECIPES[head], f"{head} {plain}", model == plain))
+    )
     parts = (counts.dense_table("table 2"), small_part("scenes", twins, MIOU), full_part(twins, MIOU))
     return Entry("acmix", "table 2", "Segmentation on ADE20K: Semantic FPN on PVT, UPerNet on Swin", parts)
 
 
-def _names() -> dict[str, str]:
-    return {row.models[0]: row.title for row in NETWORKS}
-
-
 def _table_3() -> Entry:
-    resnet, san, small = "coco-retinanet-resnet", "coco-retinanet-san", RECIPES["retinanet"]
+    resnet, san, head = "coco-retinanet-resnet", "coco-retinanet-san", "retinanet"
     twins = [
-        Twin("ResNet 50", resnet, "conv_resnet50", scene("conv_resnet18", "retinanet"), small, "ResNet", True),
-        Twin("SASA", resnet, "sasa_resnet50", scene("sasa_resnet18", "retinanet"), small, "ResNet"),
-        Twin("ResNet-ACmix", resnet, "acmix_resnet50", scene("acmix_resnet18", "retinanet"), small, "ResNet"),
-        Twin("SAN 19", san, "san19", scene("san10", "retinanet"), small, "SAN", True),
-        Twin("SAN-ACmix", san, "acmix_san19", scene("acmix_san10", "retinanet"), small, "SAN"),
+        Twin("ResNet 50", resnet, "conv_resnet50", scene(head, "conv_resnet18"), "ResNet", True),
+        Twin("SASA", resnet, "sasa_resnet50", scene(head, "sasa_resnet18"), "ResNet"),
+        Twin("ResNet-ACmix", resnet, "acmix_resnet50", scene(head, "acmix_resnet18"), "ResNet"),
+        Twin("SAN 19", san, "san19", scene(head, "san10"), "SAN", True),
+        Twin("SAN-ACmix", san, "acmix_san19", scene(head, "acmix_san10"), "SAN"),
     ]
     parts = (counts.dense_table("table 3"), small_part("scenes", twins, AP), full_part(twins, AP))
     return Entry("acmix", "table 3", "RetinaNet on ResNet and SAN, COCO", parts)
 
 
 def _table_4() -> Entry:
-    twins = []
-    for head, schedule, recipe, plain in (
-        ("retinanet", "1x", "coco-retinanet-pvt-1x", "pvt_v1_tiny"),
-        ("retinanet", "3x", "coco-retinanet-pvt-3x", "pvt_v1_tiny"),
-        ("mask_rcnn", "3x", "coco-mask_rcnn-swin", "swin_tiny"),
-        ("cascade_mask_rcnn", "3x", "coco-cascade_mask_rcnn-swin", "swin_tiny"),
-    ):
-        for model in (plain, f"acmix_{plain.replace('v1_', '')}"):
-            label = f"{counts.HEADS[head]} {schedule}, {_names()[model]}"
-            small = scene(model, head) if (head, schedule) != ("retinanet", "3x") else {}
-            twins.append(Twin(label, recipe, model, small, RECIPES[head], f"{head} {schedule}", model == plain))
+    rows = (
+        ("retinanet", "coco-retinanet-pvt-1x", "pvt_v1_tiny"),
+        ("retinanet", "coco-retinanet-pvt-3x", "pvt_v1_tiny"),
+        ("mask_rcnn", "coco-mask_rcnn-swin", "swin_tiny"),
+        ("cascade_mask_rcnn", "coco-cascade_mask_rcnn-swin", "swin_tiny"),
+    )
+    schedules = {recipe: "1x" if recipe.endswith("1x") else "3x" for _, recipe, _ in rows}
+    twins = _pairs(*rows, schedules=schedules)
     parts = (counts.dense_table("table 4"), small_part("scenes", twins, AP), full_part(twins, AP))
     return Entry("acmix", "table 4", "Detectors on PVT and Swin, COCO", parts)
 
@@ -124,8 +126,8 @@ def _table_5() -> Entry:
 
 def _table_6() -> Entry:
     twins = [
-        Twin("Swin-T: attention alone", "imagenet-swin", "swin_tiny", {"model": "swin_tiny"}, baseline=True),
-        Twin("Conv-Swin-T: convolution alone", "imagenet-swin", "conv_swin_tiny", {"model": "conv_swin_tiny"}),
+        Twin("Swin-T: attention alone", "imagenet-swin", "swin_tiny", digits("swin_tiny"), baseline=True),
+        Twin("Conv-Swin-T: convolution alone", "imagenet-swin", "conv_swin_tiny", digits("conv_swin_tiny")),
     ]
     twins += _variants("table 6")
     parts = (counts.table_6(), small_part("digits", twins, TOP1), full_part(twins, TOP1))
@@ -139,7 +141,7 @@ def _variants(source: str) -> list[Twin]:
         if row.source == source:
             name, _, value = row.option.partition("=")
             default = value in ("free", "learnable")
-            small = {"model": "acmix_swin_tiny"} | ({} if default else {f"model_args.operator_args.{name}": value})
+            small = digits("acmix_swin_tiny", {} if default else {f"model_args.operator_args.{name}": value})
             key = "acmix_swin_tiny" + ("" if default else f" model_args.operator_args.{name}={value}")
             base = value == "tensor"
             twins.append(Twin(row.title, "imagenet-swin", key, small, published={"top1": row.top1}, baseline=base))
@@ -169,14 +171,8 @@ def _table_7() -> Entry:
 def _figure_5() -> Entry:
     rates = tuple(Quantity(name, "", name, 3) for name in ("|α|", "|β|", "log |α/β|"))
     twins = [
-        Twin("SAN-ACmix", "imagenet-san", "acmix_san19", scene("acmix_san10", "retinanet"), RECIPES["retinanet"]),
-        Twin(
-            "Swin-ACmix",
-            "imagenet-swin",
-            "acmix_swin_tiny",
-            scene("acmix_swin_tiny", "mask_rcnn"),
-            RECIPES["mask_rcnn"],
-        ),
+        Twin("SAN-ACmix", "imagenet-san", "acmix_san19", scene("retinanet", "acmix_san10")),
+        Twin("Swin-ACmix", "imagenet-swin", "acmix_swin_tiny", scene("mask_rcnn", "acmix_swin_tiny")),
     ]
     parts = (
         small_part("scenes", twins, rates, "rates", chart="depth"),

@@ -5,33 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RECIPES: Mapping[str, str] = {
-    "retinanet": "scenes-retinanet",
-    "faster_rcnn": "scenes-detection",
-    "mask_rcnn": "scenes-instances",
-    "cascade_mask_rcnn": "scenes-cascade_mask_rcnn",
-    "semantic_fpn": "scenes-segmentation",
-    "upernet": "scenes-upernet",
+from reproduce.entries import Setting
+
+SCENES: Mapping[str, tuple[str, int]] = {
+    "retinanet": ("scenes-retinanet", 3),
+    "faster_rcnn": ("scenes-detection", 3),
+    "mask_rcnn": ("scenes-instances", 2),
+    "cascade_mask_rcnn": ("scenes-cascade_mask_rcnn", 1),
+    "semantic_fpn": ("scenes-segmentation", 4),
+    "upernet": ("scenes-upernet", 4),
 }
-"""The small recipe of every head."""
-EPOCHS: Mapping[str, int] = {
-    "retinanet": 3,
-    "faster_rcnn": 3,
-    "mask_rcnn": 2,
-    "cascade_mask_rcnn": 1,
-    "semantic_fpn": 4,
-    "upernet": 4,
-}
-"""Less than half of the recipes': so that all rows take about as long as each other, and the tables hours, not days."""
+"""The small recipe of every head, and its epochs: less than half of the recipe's, so that all rows take about as long
+as each other, and the tables hours, not days."""
 DIGITS_EPOCHS = 4
 """Less than half of the recipe's: after ten epochs most networks err on one or two of the 360 images."""
 
 
-def scene(model: str, head: str) -> dict[str, Any]:
-    """What the scenes recipe of a head is given for a backbone.
+def digits(model: str, options: Mapping[str, Any] | None = None) -> Setting:
+    """A network on scikit-learn's digits.
 
     Example:
-        >>> scene("acmix_san10", "retinanet")
+        >>> digits("san10").overrides
+        {'model': 'san10', 'epochs': 4}
+    """
+    return Setting("digits", {"model": model, **(options or {}), "epochs": DIGITS_EPOCHS})
+
+
+def scene(head: str, model: str, options: Mapping[str, Any] | None = None) -> Setting:
+    """A head on a backbone, on embedded scenes of digits.
+
+    Example:
+        >>> scene("retinanet", "acmix_san10").overrides
         {'model': 'acmix_san10', 'epochs': 3}
     """
-    return {"model": model, "epochs": EPOCHS[head]}
+    recipe, epochs = SCENES[head]
+    return Setting(recipe, {"model": model, **(options or {}), "epochs": epochs})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from convattn.tasks.recipes import load_recipe, parse_overrides
-from reproduce.budget import DIGITS_EPOCHS
 from reproduce.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
 
 QUANTITIES: dict[str, Quantity] = {
@@ -22,30 +21,17 @@ QUANTITIES: dict[str, Quantity] = {
 }
 """By the names of the recipes' published figures."""
 
-DIGITS_WHY = (
-    "Other images, a smaller network, minutes of training: the numbers themselves cannot agree. What can be compared "
-    "are the gains over the baseline, and their order."
-)
-SCENES_WHY = (
-    "Scenes of 128 pixels, a smaller network from random weights, minutes of training: the numbers themselves cannot "
-    "agree. What can be compared are the gains over the baseline, and their order."
+SMALL: dict[Scale, tuple[str, str]] = {
+    "digits": ("Other images, a smaller network", "half a minute to 1½ min a run on one core"),
+    "scenes": ("Scenes of 128 pixels, a smaller network from random weights", "2 to 11 min a run on one core"),
+}
+"""What is small at these scales, and how long a run takes."""
+SMALL_WHY = (
+    "{}, minutes of training: the numbers themselves cannot agree. What can be compared are the "
+    "gains over the baseline, and their order."
 )
 NO_LARGE = " No object on them is larger than 96² pixels: they have no APl."
-WHY: dict[Scale, str] = {
-    "digits": DIGITS_WHY,
-    "scenes": SCENES_WHY,
-    "full": "Another machine, other random numbers; where the paper leaves a setting open the recipe says what stands.",
-}
-TIME: dict[Scale, str] = {
-    "digits": "half a minute to 1½ min a run on one core",
-    "scenes": "2 to 11 min a run on one core",
-    "full": "days",
-}
-NEED: dict[Scale, str] = {
-    "digits": "nothing",
-    "scenes": "nothing",
-    "full": "the data set, 8 GPUs",
-}
+FULL_WHY = "Another machine, other random numbers; where the paper leaves a setting open the recipe says what stands."
 
 
 @dataclass(frozen=True)
@@ -56,8 +42,7 @@ class Twin:
         label: for people.
         recipe: by which the paper's own row is trained; "" where there is none.
         key: of its published figures in the recipe: the model, then settings.
-        small: what the small recipe is given.
-        small_recipe: its name.
+        small: the same row small; None where there is none.
         group: rows of one group share a baseline.
         baseline: whether the others of its group are compared with this one.
         published: in place of the recipe's, by names of :data:`QUANTITIES`.
@@ -67,19 +52,19 @@ class Twin:
     label: str
     recipe: str
     key: str
-    small: Mapping[str, Any] = field(default_factory=dict)
-    small_recipe: str = "digits"
+    small: Setting | None = None
     group: str = ""
     baseline: bool = False
     published: Mapping[str, str] | None = None
     x: float | None = None
 
-    def figures(self) -> dict[str, str]:
-        """What the paper gives, by the quantities' names."""
+    def row(self, setting: Setting) -> Row:
+        """The row by a setting, with what the paper gives by the quantities' names."""
         found = self.published
         if found is None:
             found = published_figures(self.recipe).get(self.key, {}) if self.recipe else {}
-        return {QUANTITIES[name].name: text for name, text in found.items()}
+        figures = {QUANTITIES[name].name: text for name, text in found.items()}
+        return Row(self.label, figures, self.group, self.baseline, setting=setting, x=self.x)
 
 
 @cache
@@ -115,40 +100,19 @@ def quantities(*names: str) -> tuple[Quantity, ...]:
 
 def full_part(twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any) -> Part:
     """The rows on the paper's own data set."""
-    rows = tuple(
-        Row(
-            twin.label,
-            twin.figures(),
-            twin.group,
-            twin.baseline,
-            setting=full_setting(twin.recipe, twin.key),
-            x=twin.x,
-        )
-        for twin in twins
-        if twin.recipe
-    )
-    dense = any(row.setting.recipe.startswith(PRETRAINED) for row in rows if row.setting is not None)
-    need = "the data set, the backbone's weights on ImageNet, 8 GPUs" if dense else NEED["full"]
-    return Part("full", columns, rows, TIME["full"], need, WHY["full"], read, **options)
+    rows = tuple(twin.row(full_setting(twin.recipe, twin.key)) for twin in twins if twin.recipe)
+    dense = any(twin.recipe.startswith(PRETRAINED) for twin in twins)
+    weights = "the backbone's weights on ImageNet, " if dense else ""
+    need = f"the data set, {weights}8 GPUs"
+    return Part("full", columns, rows, "days", need, FULL_WHY, read, **options)
 
 
 def small_part(
     scale: Scale, twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
 ) -> Part:
     """The rows as small runs."""
-    length = {"epochs": DIGITS_EPOCHS} if scale == "digits" else {}
-    rows = tuple(
-        Row(
-            twin.label,
-            twin.figures(),
-            twin.group,
-            twin.baseline,
-            setting=Setting(twin.small_recipe, {**twin.small, **length}),
-            x=twin.x,
-        )
-        for twin in twins
-        if twin.small
-    )
+    rows = tuple(twin.row(twin.small) for twin in twins if twin.small is not None)
     asks_for_large = any(quantity.name.endswith("APl") for quantity in columns)
-    why = WHY[scale] + (NO_LARGE if scale == "scenes" and asks_for_large else "")
-    return Part(scale, columns, rows, TIME[scale], NEED[scale], why, read, **options)
+    images, time = SMALL[scale]
+    why = SMALL_WHY.format(images) + (NO_LARGE if scale == "scenes" and asks_for_large else "")
+    return Part(scale, columns, rows, time, "nothing", why, read, **options)

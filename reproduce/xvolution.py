@@ -9,7 +9,7 @@ from typing import Any
 
 from convattn.tasks.recipes import load_recipe
 from reproduce.acmix_counts import MACS, PARAMETERS, SECONDS, SHAPE, architecture_rows
-from reproduce.budget import EPOCHS, RECIPES
+from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
 from reproduce.twins import Twin, full_part, quantities, small_part
@@ -22,21 +22,18 @@ FIRST = "coco-faster_rcnn-xvolution-1x"
 
 _INVOLUTION = 'xvolution_resnet50 model_args.operator_args={"attention":"involution"}'
 _GLOBAL = 'xvolution_resnet50 model_args.operator_args={"attention":"global"}'
-# label | key of the recipe's figures | what the small recipe is given
-_OPERATORS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("Convolution", "conv_resnet50", {"model": "conv_resnet18"}),
-    ("Multi-Convolution", "multiconv_resnet50", {"model": "multiconv_resnet18"}),
-    ("AA-Convolution", "aa_resnet50", {"model": "aa_resnet18", "model_args.stages": [4]}),
-    ("Involution", "involution_resnet50", {"model": "involution_resnet18", "model_args.stages": [4]}),
-    (
-        "X-volution (Inv)",
-        _INVOLUTION,
-        {"model": "xvolution_resnet18", "model_args.operator_args": {"attention": "involution"}},
-    ),
-    ("Self-Attention", "global_resnet50", {"model": "global_resnet18"}),
-    ("X-volution (SA)", _GLOBAL, {"model": "xvolution_resnet18", "model_args.operator_args": {"attention": "global"}}),
-    ("PSSA", "pssa_resnet50", {"model": "pssa_resnet18"}),
-    ("X-volution", "xvolution_resnet50", {"model": "xvolution_resnet18"}),
+_STAGE_4 = {"model_args.stages": [4]}
+# label | key of the recipe's figures | the small network | its options
+_OPERATORS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("Convolution", "conv_resnet50", "conv_resnet18", {}),
+    ("Multi-Convolution", "multiconv_resnet50", "multiconv_resnet18", {}),
+    ("AA-Convolution", "aa_resnet50", "aa_resnet18", _STAGE_4),
+    ("Involution", "involution_resnet50", "involution_resnet18", _STAGE_4),
+    ("X-volution (Inv)", _INVOLUTION, "xvolution_resnet18", {"model_args.operator_args": {"attention": "involution"}}),
+    ("Self-Attention", "global_resnet50", "global_resnet18", {}),
+    ("X-volution (SA)", _GLOBAL, "xvolution_resnet18", {"model_args.operator_args": {"attention": "global"}}),
+    ("PSSA", "pssa_resnet50", "pssa_resnet18", {}),
+    ("X-volution", "xvolution_resnet50", "xvolution_resnet18", {}),
 )
 
 
@@ -56,18 +53,16 @@ def _table_1() -> Entry:
         ):
             place = {} if stage is None else {"model_args.stages": [stage]}
             key = f"{kind}_resnet{depth}" + ("" if stage is None else f" model_args.stages=[{stage}]")
-            made = {"model": f"{kind}_resnet{small}", **options, **place}
-            group, base = f"ResNet-{depth}", kind == "conv"
-            twins.append(Twin(f"{group}, {label}", "imagenet-xvolution", key, made, group=group, baseline=base))
+            made, group = digits(f"{kind}_resnet{small}", {**options, **place}), f"ResNet-{depth}"
+            twins.append(Twin(f"{group}, {label}", "imagenet-xvolution", key, made, group, kind == "conv"))
     parts = (small_part("digits", twins, TOP[:1]), full_part(twins, TOP))
     return Entry("xvolution", "table 1", "Operators and stages on ImageNet, ResNet-34 and ResNet-50", parts)
 
 
 def _operators(recipe: str, head: str, *, without: str = "") -> list[Twin]:
-    shorter = {"epochs": EPOCHS[head]}
     return [
-        Twin(label, recipe, key, {**small, **shorter}, RECIPES[head], baseline=label == "Convolution")
-        for label, key, small in _OPERATORS
+        Twin(label, recipe, key, scene(head, model, options), baseline=label == "Convolution")
+        for label, key, model, options in _OPERATORS
         if label != without
     ]
 
@@ -90,10 +85,8 @@ def _figure_3a() -> Entry:
         for label, kind in (("Convolutions alone", "multiconv"), ("X-volution", "xvolution")):
             options = {} if kernel == 3 else {"model_args.operator_args.kernel_size": kernel}
             key = f"{kind}_resnet50" + "".join(f" {name}={value}" for name, value in options.items())
-            small = {"model": f"{kind}_resnet14", **options}
-            base = kind == "multiconv"
-            named = f"{label}, {kernel}×{kernel}"
-            twins.append(Twin(named, FIRST, key, small, group=str(kernel), baseline=base, published={}, x=kernel))
+            small, named = digits(f"{kind}_resnet14", options), f"{label}, {kernel}×{kernel}"
+            twins.append(Twin(named, FIRST, key, small, str(kernel), kind == "multiconv", published={}, x=kernel))
     top1 = quantities("top1")
     parts = (
         small_part("digits", twins, top1, chart="kernel"),
@@ -122,8 +115,8 @@ def _table_4() -> Entry:
     for label, kind in (("PSSA", "pssa"), ("X-volution", "xvolution")):
         plain, model = f"{kind}_resnet50", f"{kind}_resnet14"
         placed = f'{plain} model_args.operator_args={{"position":"bias"}}'
-        twins.append(Twin(label, FIRST, plain, {"model": model}, group=label, baseline=True))
-        twins.append(Twin(f"{label} with position bias", FIRST, placed, {"model": model, **bias}, group=label))
+        twins.append(Twin(label, FIRST, plain, digits(model), label, baseline=True))
+        twins.append(Twin(f"{label} with position bias", FIRST, placed, digits(model, bias), label))
     parts = (small_part("digits", twins, quantities("top1")), full_part(twins, SIZES))
     return Entry("xvolution", "table 4", "Relative position encoding, COCO detection", parts)
 
