@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
 
 import convattn
@@ -39,7 +39,7 @@ def environment(threads: int, *, isa: Isa = "default", device: str = "cpu") -> E
         cpu=cpu_name(),
         cores=usable_cores(),
         threads=threads,
-        load=load_average(),
+        load=round(psutil.getloadavg()[0], 2),
         gpu="none" if device == "cpu" else torch.cuda.get_device_name(device),
         isa=isa,
         kernels=kernels_isa(),
@@ -96,11 +96,6 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def load_average() -> float:
-    """The 1-minute load average; 0 where the system has none."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
 def cpu_name() -> str:

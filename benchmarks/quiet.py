@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import psutil
 import torch
 
-from benchmarks.machine import load_average
 from benchmarks.record import Environment, Series
 from benchmarks.timing import clock_for
 from convattn.cli.bench import usable_cores
 from convattn.errors import UserError
 
 IN_USE_LIMIT = 0.2  # cores
-LOAD_LIMIT = 0.5  # per core; where cores in use cannot be read
 SPREAD_LIMIT = 0.15
-UNKNOWN = -1.0
 
 
 @dataclass(frozen=True)
-class Stillness:
+class Noise:
     """What was seen right before a measurement.
 
     Args:
-        load: 1-minute load average, our own work of that minute included.
-        in_use: cores that others, neighbours on the host included, kept busy while we slept; negative where unknown.
+        in_use: cores that others, neighbours on the host included, kept busy while we slept.
         spread: IQR over median of a convolution's time.
         cores: that this process may use.
     """
 
-    load: float
     in_use: float
     spread: float
     cores: int
@@ -41,43 +35,20 @@ class Stillness:
         """Why the machine is busy; empty when it is quiet.
 
         Example:
-            >>> Stillness(load=0.1, in_use=0.0, spread=0.02, cores=2).reasons()
+            >>> Noise(in_use=0.0, spread=0.02, cores=2).reasons()
             []
         """
         found = []
         if self.in_use > IN_USE_LIMIT:
             found.append(f"others keep {self.in_use:.1f} of {self.cores} cores busy (limit {IN_USE_LIMIT})")
-        elif self.in_use < 0 and self.load > LOAD_LIMIT * self.cores:
-            found.append(f"the load is {self.load} on {self.cores} cores (limit {LOAD_LIMIT} a core)")
         if self.spread > SPREAD_LIMIT:
             found.append(f"the same convolution's time varies by {self.spread:.0%} (IQR; limit {SPREAD_LIMIT:.0%})")
         return found
 
 
-def look(device: str = "cpu", *, seconds: float = 0.4) -> Stillness:
-    """Sleep, reading what others do meanwhile, then time one convolution many times."""
-    load, in_use = load_average(), cores_in_use(seconds)
-    return Stillness(load, in_use, calibration(device).spread, usable_cores())
-
-
 def cores_in_use(seconds: float) -> float:
-    """Cores that were busy while this process slept; ``UNKNOWN`` where the system does not tell."""
-    before = _busy_ticks()
-    time.sleep(seconds)
-    after = _busy_ticks()
-    if before is None or after is None:
-        return UNKNOWN
-    return max(0.0, (after - before) / os.sysconf("SC_CLK_TCK") / seconds)
-
-
-def _busy_ticks() -> int | None:
-    """Clock ticks that all processors together worked since the start, for us or for others on the host."""
-    try:
-        words = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
-        user, nice, system, _, _, irq, soft_irq, steal = map(int, words)
-    except (OSError, ValueError):
-        return None
-    return user + nice + system + irq + soft_irq + steal
+    """Cores that were busy while this process slept, for us or for others on the host."""
+    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
 
 
 @torch.inference_mode()
@@ -100,7 +71,7 @@ def require_quiet(where: Environment, device: str, allow_busy: bool, *, attempts
     for attempt in range(1 if allow_busy else attempts):
         if attempt:
             time.sleep(2.0)
-        seen = look(device)
+        seen = Noise(cores_in_use(0.4), calibration(device).spread, usable_cores())
         if not seen.reasons():
             break
     reasons = seen.reasons()
@@ -109,5 +80,4 @@ def require_quiet(where: Environment, device: str, allow_busy: bool, *, attempts
             f"the machine is busy: {'; '.join(reasons)}. Wait until it is quiet, or measure all the same with "
             "--allow-busy: the record will say so"
         )
-    in_use, spread = round(max(0.0, seen.in_use), 3), round(seen.spread, 4)
-    return replace(where, quiet="no" if reasons else "yes", load=seen.load, in_use=in_use, spread=spread)
+    return replace(where, quiet="no" if reasons else "yes", in_use=round(seen.in_use, 3), spread=round(seen.spread, 4))

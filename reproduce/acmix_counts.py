@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-from convattn.cost.published import DENSE, FIGURE_4, MODULES, NETWORKS, STAGES, VARIANTS, PublishedDense
+from convattn.cost.published import DENSE, FIGURE_4, MODULES, NETWORKS, STAGES, VARIANTS, Published, PublishedDense
 from reproduce.dense import dense_cost
 from reproduce.entries import Part, Quantity, Row
 from reproduce.networks import shape_of, stage, totals
 
+Family: TypeAlias = tuple[str, int, tuple[int, ...], tuple[int, ...]]
+
 PARAMETERS = Quantity("parameters", "M", "parameters", 2)
 MACS = Quantity("multiply-adds", "G", "multiply-adds", 2)
+BY_STAGE = (
+    Quantity("multiply-adds", "G", "multiply-adds", 3),
+    Quantity("multiply-adds by formula", "G", "by formula", 3),
+)
 SECONDS = "seconds"
 
 _ACMIX_PARAMETERS = (
@@ -101,14 +107,8 @@ def table_1() -> Part:
                 why=whys.get((row.title, row.stage), {}),
             )
         )
-    by_formula = Quantity("multiply-adds by formula", "G", "by formula", 3)
-    parameters = Quantity("parameters by formula", "M", "parameters by formula", 3)
-    first = (
-        Quantity("multiply-adds", "G", "multiply-adds", 3),
-        by_formula,
-        Quantity("parameters", "M", "parameters", 3),
-    )
-    return Part("count", (*first, parameters), tuple(rows), SECONDS)
+    parameters = [Quantity(name, "M", name, 3) for name in ("parameters", "parameters by formula")]
+    return Part("count", (*BY_STAGE, *parameters), tuple(rows), SECONDS)
 
 
 def supplement_table_1() -> Part:
@@ -130,25 +130,17 @@ def supplement_table_1() -> Part:
             published = {"multiply-adds": printed, "multiply-adds by formula": printed}
             made = partial(stage, model, number)
             rows.append(Row(f"{names[model]}, stage {number}", published, count=made, why=why))
-    quantities = (
-        Quantity("multiply-adds", "G", "multiply-adds", 3),
-        Quantity("multiply-adds by formula", "G", "by formula", 3),
-    )
-    return Part("count", quantities, tuple(rows), SECONDS)
+    return Part("count", BY_STAGE, tuple(rows), SECONDS)
 
 
 def figure_4() -> Part:
     """Parameters and multiply-adds of the twenty networks."""
-    rows = (
-        Row(
-            row.title,
-            {"parameters": row.parameters, "multiply-adds": row.macs},
-            count=partial(totals, row.models[0]),
-            why=_WHY.get(row.models[0], {}),
-        )
-        for row in FIGURE_4
-    )
-    return Part("count", (PARAMETERS, MACS), tuple(rows), SECONDS)
+    return Part("count", (PARAMETERS, MACS), tuple(_network_row(row, row.title) for row in FIGURE_4), SECONDS)
+
+
+def _network_row(row: Published, title: str) -> Row:
+    figures = {"parameters": row.parameters, "multiply-adds": row.macs}
+    return Row(title, figures, count=partial(totals, row.models[0]), why=_WHY.get(row.models[0], {}))
 
 
 def dense_table(source: str) -> Part:
@@ -185,9 +177,7 @@ def table_6() -> Part:
         ("swin_tiny", "Swin-T: attention alone"),
         ("conv_swin_tiny", "Conv-Swin-T: convolution alone"),
     ):
-        published = next(row for row in NETWORKS if row.models[0] == model)
-        figures = {"parameters": published.parameters, "multiply-adds": published.macs}
-        rows.append(Row(label, figures, count=partial(totals, model), why=_WHY.get(model, {})))
+        rows.append(_network_row(next(row for row in NETWORKS if row.models[0] == model), label))
     for row in VARIANTS:
         if row.source == "table 6":
             figures = {"parameters": str(row.parameters), "multiply-adds": row.macs}
@@ -211,7 +201,7 @@ def table_7() -> Part:
         for row in VARIANTS
         if row.source == "table 7"
     )
-    return Part("count", (Quantity("multiply-adds", "G", "multiply-adds", 3),), rows, SECONDS)
+    return Part("count", BY_STAGE[:1], rows, SECONDS)
 
 
 def _variant_row(title: str, option: str, published: Mapping[str, str], why: Mapping[str, str]) -> Row:
@@ -220,48 +210,32 @@ def _variant_row(title: str, option: str, published: Mapping[str, str], why: Map
     return Row(title, published, count=made, why=why)
 
 
-# model | its stages' place | blocks, channels and side of every stage, as the supplement's table lists them
-_ARCHITECTURES: dict[str, tuple[str, int, tuple[tuple[str, tuple[tuple[int, int, int], ...]], ...]]] = {
+RESNET = ("layer{}", 1, (256, 512, 1024, 2048), (56, 28, 14, 7))
+# where the stages are and the first one's number, their channels and sides; title|model and its blocks by stage
+_ARCHITECTURES: dict[str, tuple[Family, dict[str, tuple[int, ...]]]] = {
     "supplement, table 2": (
-        "layer{}",
-        1,
-        (
-            ("ResNet-26 (ACmix)|acmix_resnet26", ((1, 256, 56), (2, 512, 28), (4, 1024, 14), (1, 2048, 7))),
-            ("ResNet-38 (ACmix)|acmix_resnet38", ((2, 256, 56), (3, 512, 28), (5, 1024, 14), (2, 2048, 7))),
-            ("ResNet-50 (ACmix)|acmix_resnet50", ((3, 256, 56), (4, 512, 28), (6, 1024, 14), (3, 2048, 7))),
-        ),
+        RESNET,
+        {
+            "ResNet-26 (ACmix)|acmix_resnet26": (1, 2, 4, 1),
+            "ResNet-38 (ACmix)|acmix_resnet38": (2, 3, 5, 2),
+            "ResNet-50 (ACmix)|acmix_resnet50": (3, 4, 6, 3),
+        },
     ),
     "supplement, table 3": (
-        "stages.{}.blocks",
-        0,
-        tuple(
-            (
-                f"SAN-{depth} (ACmix)|acmix_san{depth}",
-                tuple(
-                    (blocks, channels, side)
-                    for blocks, channels, side in zip(
-                        layers, (64, 256, 512, 1024, 2048), (112, 56, 28, 14, 7), strict=True
-                    )
-                ),
-            )
-            for depth, layers in ((10, (2, 1, 2, 4, 1)), (15, (3, 2, 3, 5, 2)), (19, (3, 3, 4, 6, 3)))
-        ),
+        ("stages.{}.blocks", 0, (64, 256, 512, 1024, 2048), (112, 56, 28, 14, 7)),
+        {
+            "SAN-10 (ACmix)|acmix_san10": (2, 1, 2, 4, 1),
+            "SAN-15 (ACmix)|acmix_san15": (3, 2, 3, 5, 2),
+            "SAN-19 (ACmix)|acmix_san19": (3, 3, 4, 6, 3),
+        },
     ),
     "supplement, table 4": (
-        "stages.{}.blocks",
-        0,
-        (
-            ("PVT-T (ACmix)|acmix_pvt_tiny", ((2, 64, 56), (2, 128, 28), (2, 320, 14), (2, 512, 7))),
-            ("PVT-S (ACmix)|acmix_pvt_small", ((3, 64, 56), (4, 128, 28), (6, 320, 14), (3, 512, 7))),
-        ),
+        ("stages.{}.blocks", 0, (64, 128, 320, 512), (56, 28, 14, 7)),
+        {"PVT-T (ACmix)|acmix_pvt_tiny": (2, 2, 2, 2), "PVT-S (ACmix)|acmix_pvt_small": (3, 4, 6, 3)},
     ),
     "supplement, table 5": (
-        "layers.{}.blocks",
-        0,
-        (
-            ("Swin-T (ACmix)|acmix_swin_tiny", ((2, 96, 56), (2, 192, 28), (6, 384, 14), (2, 768, 7))),
-            ("Swin-S (ACmix)|acmix_swin_small", ((2, 96, 56), (2, 192, 28), (18, 384, 14), (2, 768, 7))),
-        ),
+        ("layers.{}.blocks", 0, (96, 192, 384, 768), (56, 28, 14, 7)),
+        {"Swin-T (ACmix)|acmix_swin_tiny": (2, 2, 6, 2), "Swin-S (ACmix)|acmix_swin_small": (2, 2, 18, 2)},
     ),
 }
 SHAPE = tuple(Quantity(name, unit, name, 0) for name, unit in (("blocks", ""), ("channels", ""), ("side", "px")))
@@ -269,26 +243,23 @@ SHAPE = tuple(Quantity(name, unit, name, 0) for name, unit in (("blocks", ""), (
 
 def architecture(source: str) -> Part:
     """Blocks, channels and the output's side of every stage."""
-    place, first, networks = _ARCHITECTURES[source]
-    rows: list[Row] = []
-    for named, shapes in networks:
-        title, _, model = named.partition("|")
-        places = tuple(place.format(first + number) for number in range(len(shapes)))
-        rows += architecture_rows(title, model, places, shapes)
+    family, networks = _ARCHITECTURES[source]
+    rows = [row for named, blocks in networks.items() for row in architecture_rows(named, family, blocks)]
     return Part("count", SHAPE, tuple(rows), SECONDS)
 
 
-def architecture_rows(
-    title: str, model: str, places: tuple[str, ...], shapes: tuple[tuple[int, int, int], ...]
-) -> list[Row]:
-    """A row for every stage of a network."""
+def architecture_rows(named: str, family: Family, blocks: tuple[int, ...]) -> list[Row]:
+    """A row for every stage of a network, ``"title|model"``."""
+    place, first, channels, sides = family
+    title, _, model = named.partition("|")
+    places = tuple(place.format(first + number) for number in range(len(blocks)))
     return [
         Row(
             f"{title}, stage {number + 1}",
             dict(zip(("blocks", "channels", "side"), map(str, published), strict=True)),
             count=partial(_shape, model, places, number),
         )
-        for number, published in enumerate(shapes)
+        for number, published in enumerate(zip(blocks, channels, sides, strict=True))
     ]
 
 

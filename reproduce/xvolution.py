@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from convattn.tasks.recipes import load_recipe
-from reproduce.acmix_counts import MACS, PARAMETERS, SECONDS, SHAPE, architecture_rows
+from reproduce.acmix_counts import MACS, PARAMETERS, RESNET, SECONDS, SHAPE, architecture_rows
 from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
@@ -122,12 +122,10 @@ def _table_4() -> Entry:
 
 
 def _table_5() -> Entry:
-    places = tuple(f"layer{number}" for number in range(1, 5))
-    shapes = ((3, 256, 56), (4, 512, 28), (6, 1024, 14), (3, 2048, 7))
-    rows = []
-    for title, model in (("ResNet-50", "conv_resnet50"), ("X-volution, stage5", "xvolution_resnet50")):
-        rows += architecture_rows(title, model, places, shapes)
     made = (("ResNet-50", "conv_resnet50"), ("X-volution, stage5", "xvolution_resnet50"))
+    rows = []
+    for title, model in made:
+        rows += architecture_rows(f"{title}|{model}", RESNET, (3, 4, 6, 3))
     rows += [Row(f"{title}, whole", count=partial(totals, model)) for title, model in made]
     columns = (*SHAPE, PARAMETERS, MACS)
     return Entry("xvolution", "table 5", "Architectures for ImageNet", (Part("count", columns, tuple(rows), SECONDS),))
