@@ -80,14 +80,11 @@ class Line:
 def lines_of(entry: Entry, part: Part, results: Results) -> list[Line]:
     """All lines of a table at one scale, in its order."""
     measured = {row.label: results.of(entry, part, row) for row in part.rows}
-    found = []
-    for row in part.rows:
-        ours = measured[row.label]
-        base = part.baseline_of(row)
-        theirs = measured[base.label] if base is not None else None
-        for quantity in _columns(part, row, ours):
-            found.append(_line(entry, part, row, quantity, ours, base, theirs, results))
-    return found
+    return [
+        _line(entry, part, row, quantity, measured, results)
+        for row in part.rows
+        for quantity in _columns(part, row, measured[row.label])
+    ]
 
 
 def _columns(part: Part, row: Row, ours: Measured | None) -> list[Quantity]:
@@ -113,32 +110,32 @@ def _line(
     part: Part,
     row: Row,
     quantity: Quantity,
-    ours: Measured | None,
-    base: Row | None,
-    theirs: Measured | None,
+    measured: Mapping[str, Measured | None],
     results: Results,
 ) -> Line:
-    published = row.published.get(quantity.name, "")
-    line = Line(row.label, quantity, published, baseline=row.baseline, command=command_of(entry, part, row, results))
+    ours, base, published = measured[row.label], part.baseline_of(row), row.published.get(quantity.name, "")
+    command, commit = command_of(entry, part, row, results), ours.commit if ours else ""
+    line = Line(row.label, quantity, published, baseline=row.baseline, command=command, commit=commit)
     values = _values(ours, quantity.key)
     if ours is None or not values:
         wanted = ours.wanted if ours else results.seeds if part.scale in ("digits", "scenes") else 1
-        return replace(line, seeds=(len(ours.values) if ours else 0, wanted), commit=ours.commit if ours else "")
-    mean = statistics.fmean(values.values())
+        return replace(line, seeds=(len(ours.values) if ours else 0, wanted))
+    mean, numbers = statistics.fmean(values.values()), tuple(values.values())
+    is_score = part.scale in ("digits", "scenes", "full") and quantity.unit == "%"
+    gain = _gain(values, _values(measured[base.label], quantity.key)) if is_score and base is not None else None
+    printed_gain = _published_gain(row, base, quantity.name)
+    difference, relative = _difference(part, published, mean, gain, printed_gain)
     line = replace(
         line,
         ours=mean,
-        deviation=deviation(list(values.values())),
-        seeds=(len(values), ours.wanted),
-        commit=ours.commit,
-        values=tuple(values.values()),
+        deviation=deviation(numbers),
+        seeds=(len(numbers), ours.wanted),
+        difference=difference,
+        relative=relative,
+        published_gain=printed_gain,
+        gain=gain,
+        values=numbers,
     )
-    is_score = part.scale in ("digits", "scenes", "full") and quantity.unit == "%"
-    gain = _gain(values, _values(theirs, quantity.key)) if is_score else None
-    printed_gain = _published_gain(row, base, quantity.name)
-    line = replace(line, gain=gain, published_gain=printed_gain)
-    difference, relative = _difference(part, published, mean, gain, printed_gain)
-    line = replace(line, difference=difference, relative=relative)
     return replace(line, why=tuple(filter(None, (_why(part, row, line), ours.note))))
 
 

@@ -126,8 +126,7 @@ def _side_by_side(part: Part, name: str, labels: Sequence[str], lines: Sequence[
                 axes.barh(place, line.ours, 0.55, color=OURS, alpha=0.75)
             elif line.ours is not None:
                 axes.plot(line.values, [place] * len(line.values), "o", color=OURS, ms=5)
-            if line.published:
-                axes.plot(float(line.published), place, "o", color=INK, fillstyle="none", ms=6.5)
+            _ring(axes, line, place)
         axes.margins(x=0.08)
         if part.scale in ("count", "speed"):
             axes.set_xlim(left=0)
@@ -135,27 +134,30 @@ def _side_by_side(part: Part, name: str, labels: Sequence[str], lines: Sequence[
     return Panel(_titled(chosen[0]), paint, labels)
 
 
+def _ring(axes: Axes, line: Line, place: int) -> None:
+    if line.published:
+        axes.plot(float(line.published), place, "o", color=INK, fillstyle="none", ms=6.5)
+
+
 def _apart(part: Part, name: str, labels: Sequence[str], lines: Sequence[Line]) -> list[Panel]:
     """Published and ours on axes of their own: they are of other data."""
-    chosen = [line for line in lines if line.quantity.name == name]
+    chosen = [(line, labels.index(line.row)) for line in lines if line.quantity.name == name]
 
     def published(axes: Axes) -> None:
-        for line in chosen:
-            if line.published:
-                axes.plot(float(line.published), labels.index(line.row), "o", color=INK, fillstyle="none", ms=6.5)
+        for line, place in chosen:
+            _ring(axes, line, place)
         axes.margins(x=0.1)
 
     def ours(axes: Axes) -> None:
-        for line in chosen:
+        for line, place in chosen:
             if line.ours is not None:
-                place = labels.index(line.row)
                 axes.errorbar(line.ours, place, xerr=line.deviation, fmt="o", color=OURS, ms=6, capsize=3)
                 axes.plot(line.values, [place] * len(line.values), "|", color=OURS, alpha=0.6, ms=9)
         axes.margins(x=0.1)
 
-    title = _titled(chosen[0], ", published")
-    found = [Panel(title, published, labels)] if any(line.published for line in chosen) else []
-    return [*found, Panel(_titled(chosen[0], f", {part.scale}: mean ± deviation, | seeds"), ours, labels)]
+    first = chosen[0][0]
+    found = [Panel(_titled(first, ", published"), published, labels)] if any(one.published for one, _ in chosen) else []
+    return [*found, Panel(_titled(first, f", {part.scale}: mean ± deviation, | seeds"), ours, labels)]
 
 
 def _titled(line: Line, more: str = "") -> str:

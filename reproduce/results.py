@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from convattn.tasks.run_folder import RunFolder, open_run, write_json
 from reproduce.code import source_hash
 from reproduce.entries import WEIGHTS, Entry, Part, Row, Setting
 from reproduce.networks import network_cost
-from reproduce.runs import commit_of, find_finished, make_run, read_figures
+from reproduce.runs import commit_of, find_finished, make_run, read_figures, read_json
 
 
 @dataclass(frozen=True)
@@ -86,19 +84,13 @@ class Results:
 
     def keep_counts(self, entry: Entry, counted: Mapping[str, Mapping[str, float]]) -> None:
         """Write what the rows of a table were counted to."""
-        kept = self._load_counts()
+        kept = read_json(self._counts, dict)
         kept[entry.id] = {"source": source_hash(), "commit": self.commit, "rows": dict(counted)}
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self._counts, kept)
 
-    def _load_counts(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            found = json.loads(self._counts.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
-        return {}
-
     def _counted(self, entry: Entry, row: Row) -> Measured | None:
-        kept = self._load_counts().get(entry.id)
+        kept = read_json(self._counts, dict).get(entry.id)
         if kept is None or (kept["source"] != source_hash() and not self.other_code):
             return None
         values = kept["rows"].get(row.label)
@@ -170,12 +162,12 @@ class Results:
         Raises:
             UserError: no run, one that is not finished, or one that no row is for.
         """
-        told, kept = [], self._filled_paths()
+        told, kept = [], read_json(self._filled, list)
         for path in folders:
             run = open_run(path)
             if read_result(run) is None:
                 raise UserError(f"{path} is not finished: go on with 'convattn train --resume {path}'")
-            labels = [row.label for part in parts for row in part.rows if self._is_of(run, row)]
+            labels = [row.label for part in parts for row in part.rows if _departures(run, row) is not None]
             if not labels:
                 recipe = read_recipe(run.config, trust=True)
                 named = f"{recipe.model}{f' under {recipe.network.head}' if recipe.network.head else ''}"
@@ -189,43 +181,29 @@ class Results:
         write_json(self._filled, list(dict.fromkeys(kept)))
         return told
 
-    def _filled_paths(self) -> list[str]:
-        with suppress(OSError, ValueError):
-            return [str(path) for path in json.loads(self._filled.read_text(encoding="utf-8"))]
-        return []
-
     def _full(self, part: Part, row: Row) -> Measured | None:
         values, commits, notes = {}, [], []
-        for path in self._filled_paths():
+        for path in read_json(self._filled, list):
             run = RunFolder(Path(path))
-            if run.config.is_file() and read_result(run) is not None and self._is_of(run, row):
+            departures = _departures(run, row) if run.config.is_file() and read_result(run) is not None else None
+            if departures is not None:
                 values[read_recipe(run.config, trust=True).seed] = self._figures(run, part)
                 commits.append(commit_of(run))
-                notes += _departures(run, row)
+                notes += departures
         return Measured(values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), 1), "; ".join(notes))
 
-    @staticmethod
-    def _is_of(run: RunFolder, row: Row) -> bool:
-        """Whether a run is of a row's recipe, model and network."""
-        if row.setting is None:
-            return False
-        theirs, ours = read_recipe(run.config, trust=True), load_recipe(row.setting.recipe, row.setting.overrides)
-        options = {name: value for name, value in theirs.model_args.items() if name != WEIGHTS}
-        named = all(getattr(theirs, name) == getattr(ours, name) for name in ("about", "model", "network"))
-        return named and options == ours.model_args
 
-
-def _departures(run: RunFolder, row: Row) -> list[str]:
-    """In what a run that fills a row was shorter or otherwise batched than its recipe."""
+def _departures(run: RunFolder, row: Row) -> list[str] | None:
+    """In what a run of a row's recipe, model and network was shorter or otherwise batched; None for another run."""
     if row.setting is None:
-        return []
+        return None
     theirs, ours = read_recipe(run.config, trust=True), load_recipe(row.setting.recipe, row.setting.overrides)
-    names = ("epochs", "batch_size")
-    return [
-        f"{name} {getattr(theirs, name)} in place of {getattr(ours, name)}"
-        for name in names
-        if getattr(theirs, name) != getattr(ours, name)
-    ]
+    options = {name: value for name, value in theirs.model_args.items() if name != WEIGHTS}
+    named = [(getattr(theirs, name), getattr(ours, name)) for name in ("about", "model", "network")]
+    if options != ours.model_args or any(their != our for their, our in named):
+        return None
+    pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in ("epochs", "batch_size")]
+    return [f"{name} {their} in place of {our}" for name, their, our in pairs if their != our]
 
 
 def _multiply_adds(folder: RunFolder) -> float:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, read_result
@@ -140,9 +140,18 @@ def find_finished(run: Run, root: Path, *, other_code: bool) -> RunFolder | None
 
 def commit_of(folder: RunFolder) -> str:
     """The commit that a run's folder notes; "" where it notes none."""
+    return str(read_json(folder.path / NOTE, dict).get("commit", ""))
+
+
+T = TypeVar("T", dict[str, Any], list[Any])
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """What a file holds; nothing where there is none, or it holds something else."""
     with suppress(OSError, ValueError):
-        return str(json.loads((folder.path / NOTE).read_text(encoding="utf-8")).get("commit", ""))
-    return ""
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, kind) else kind()
+    return kind()
 
 
 def read_figures(folder: RunFolder, read: Reader) -> dict[str, float]:
