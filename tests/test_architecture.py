@@ -302,3 +302,12 @@ class TestTheCheckers:
     def test_an_unknown_room_fails(self) -> None:
         with pytest.raises(pytest.fail.Exception, match="does not know"):
             reversed_edges("from convattn import ops", "convattn.attic.thing")
+
+
+def test_the_wheel_holds_the_library_alone() -> None:
+    """What a checkout has besides, its programs above all, is not installed."""
+    tomllib, setuptools = pytest.importorskip("tomllib"), pytest.importorskip("setuptools")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    where, exclude = settings["packages"]["find"]["where"], settings["packages"]["find"]["exclude"]
+    found = {package.split(".")[0] for folder in where for package in setuptools.find_packages(ROOT / folder, exclude)}
+    assert (found, settings["py-modules"]) == ({"convattn"}, ["convattn_command"])

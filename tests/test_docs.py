@@ -19,7 +19,7 @@ from benchmarks.record import read_record
 ROOT = Path(__file__).parent.parent
 CHECKOUT = {"benchmarks": benchmarks.command.app, "reproduce": reproduce.command.app}
 """The programs of a checkout by the packages that hold them."""
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / f"{name}/README.md" for name in CHECKOUT)])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\((?P<target>[^)\s]+)\)")
 # The brackets keep the patterns from matching themselves.
