@@ -5,14 +5,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from convattn.errors import UserError
 from convattn.ops import Neighborhood
 
 Operator: TypeAlias = Literal["acmix", "attend", "san", "pssa"]
 Mode: TypeAlias = Literal["forward", "train"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 WINDOW = 7
 KERNEL = 3

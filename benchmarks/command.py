@@ -13,11 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import page
-from benchmarks.cases import ABOUT, CASES, MODES, find_cases
+from benchmarks.cases import ABOUT, CASES, find_cases
 from benchmarks.fresh import Tell
 from benchmarks.record import ISAS, Record, read_records, to_json, write_record
 from convattn.cli._tables import make_console, print_table
-from convattn.cli.bench import choose_threads, require_device
+from convattn.cli.bench import MODES, Device, ModeName, Threads, choose_threads, require_device
 from convattn.errors import UserError
 
 app = typer.Typer(
@@ -83,12 +83,7 @@ Models = Annotated[list[str], typer.Argument(help="Names; 'convattn list' has th
 Against = Annotated[str, typer.Option(help="The plain network.")]
 Size = Annotated[int, typer.Option(min=32, help="Height and width of the images.")]
 Batch = Annotated[str, typer.Option(help="Images at a time: 8, or several as in 1,8.")]
-ModeName = Annotated[str, typer.Option("--mode", help="forward, or train: with the backward pass.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="torch's; OMP_NUM_THREADS, else one a core.", show_default=False)
-]
 IsaName = Annotated[str, typer.Option("--isa", help="At most avx512, avx2 or baseline, on all sides.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; in training, of autocast.")]
 Rounds = Annotated[int, typer.Option(min=2, help="Rounds of turns; what is slow sits some out.")]
 Processes = Annotated[int, typer.Option(min=0, help="Fresh processes for each peak of memory; 0 leaves it out.")]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,13 +16,6 @@ from benchmarks.fresh import Tell, silent
 from benchmarks.record import Series
 
 WARM_UP_BELOW = 20e-3  # seconds; what is longer does not notice a cold start
-
-
-class Clock(Protocol):
-    """Measures calls on one kind of device."""
-
-    def seconds(self, run: Callable[[], object], calls: int) -> float:
-        """The mean time of a call."""
 
 
 class CpuClock:
@@ -57,6 +50,9 @@ class CudaClock:
             end.record()
         torch.cuda.synchronize(self.device)
         return sum(start.elapsed_time(end) for start, end in events) / calls / 1e3
+
+
+Clock: TypeAlias = CpuClock | CudaClock
 
 
 def clock_for(device: str) -> Clock:
