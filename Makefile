@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup native demo test test-all asan lint types format bench docs wheels clean
+.PHONY: help setup native demo test test-all asan lint types format reproduce bench docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,11 @@ format: setup ## put the code in form, mending what ruff can mend
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-bench: setup ## peak memory of a layer beside its rivals; a record under results/
-	@.venv/bin/convattn bench memory
+reproduce: setup ## count every table of the papers; a page under reproduced/ (python -m reproduce --help has more)
+	@$(PY) -m reproduce
+
+bench: setup ## peak memory of a layer beside its rivals; a record under results/ (python -m benchmarks --help has more)
+	@$(PY) -m benchmarks memory
 
 docs: setup ## the documentation as a website under site/
 	@$(PY) -m pip install --quiet --editable '.[docs]'
@@ -53,6 +56,6 @@ docs: setup ## the documentation as a website under site/
 wheels: setup ## source distribution and wheel under dist/
 	@PYTHON=$(PY) tools/build_wheels.sh
 
-clean: ## remove .venv and everything built; runs/ and results/ stay
+clean: ## remove .venv and everything built; runs/, reproduced/ and results/ stay
 	rm -rf .venv build dist site src/*.egg-info src/convattn/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,9 @@ import convattn  # noqa: F401  (registers the networks)
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "convattn"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+CHECKOUT = ("benchmarks", "reproduce")
+"""Packages beside ``src``: they use the library and are no part of it."""
+MODULES = sorted([*PACKAGE.rglob("*.py"), *(path for name in CHECKOUT for path in ROOT.glob(f"{name}/**/*.py"))])
 SURFACE = Path(__file__).parent / "api_surface.json"
 
 # ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- tasks <- cli
@@ -28,55 +30,60 @@ CHAIN = (
     {"tasks"},
     {"cli"},
 )
-# Rooms beside the chain, and what they may import; every room may import errors and itself.
+ANYWHERE = {"errors", "publishing"}
+"""Single modules that every room may import."""
+# Rooms beside the chain, and what they may import; every room may import itself and what is anywhere.
 BESIDE = {
     "errors": set(),
     "_on_import": set(),
+    "publishing": {"errors"},
     "data": set(),
     "report": {"data"},
-    "bench": {"ops", "layers", "models", "convert", "official", "cost"},
-    "paper": {
-        *("ops", "layers", "models", "convert", "official", "cost", "bench"),
-        *("detection", "segmentation", "data", "tasks", "report"),
+    "benchmarks": {"ops", "layers", "models", "convert", "official", "cost", "detection", "cli"},
+    "reproduce": {
+        *("ops", "layers", "models", "convert", "official", "cost", "benchmarks"),
+        *("detection", "segmentation", "data", "tasks", "report", "cli"),
     },
 }
 # The package itself, `import convattn`: it imports the lower rooms, so only these may import it back.
-USES_THE_PACKAGE = {"bench", "paper", "tasks", "cli"}
-PRINTING_ROOMS = {"cli"}
+USES_THE_PACKAGE = {*CHECKOUT, "tasks", "cli"}
+PRINTING = ("cli", "command", "publish")
+"""The room, and the modules of what is beside it, that may print."""
 LINE_LIMIT = 500
 
 
 def room_of(module: str) -> str:
     """The room of a dotted module name: ``convattn.ops.attend`` stands in ``ops``, ``convattn`` in ``convattn``."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 else parts[0]
+    return parts[1] if len(parts) > 1 and parts[0] not in CHECKOUT else parts[0]
 
 
 def allowed(room: str) -> set[str]:
     """The rooms that a room may import."""
     for rank, rooms in enumerate(CHAIN):
         if room in rooms:
-            reach = {room, "errors"}.union(*CHAIN[:rank])
+            reach = {room, *ANYWHERE}.union(*CHAIN[:rank])
             if room == "tasks":
                 reach |= {"data", "report"}
             elif room == "cli":
-                reach |= set(BESIDE)
+                reach |= set(BESIDE) - set(CHECKOUT)
             break
     else:
         if room == "convattn":
-            return {"convattn", "errors", "_on_import"}.union(*CHAIN[:-1])
+            return {"convattn", "_on_import", *ANYWHERE}.union(*CHAIN[:-1])
         if room not in BESIDE:
             pytest.fail(
                 f"src/convattn/{room} is a room that the architecture does not know: "
                 "add it to CHAIN or BESIDE in tests/test_architecture.py"
             )
-        reach = {room, "errors"} | BESIDE[room]
+        reach = {room, *ANYWHERE} | BESIDE[room]
     return reach | {"convattn"} if room in USES_THE_PACKAGE else reach
 
 
 def module_name(path: Path) -> str:
     """The dotted name of a file of the package; a package's ``__init__.py`` carries the package's name."""
-    parts = list(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    root = PACKAGE.parent if path.is_relative_to(PACKAGE) else ROOT
+    parts = list(path.relative_to(root).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -85,7 +92,7 @@ def imports(tree: ast.AST, module: str, is_package: bool, rooms: set[str]) -> It
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.split(".")[0] == "convattn":
+                if alias.name.split(".")[0] in ("convattn", *CHECKOUT):
                     yield node.lineno, room_of(alias.name)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
@@ -96,7 +103,7 @@ def imports(tree: ast.AST, module: str, is_package: bool, rooms: set[str]) -> It
             if base == "convattn":
                 names = [alias.name for alias in node.names if alias.name != "__version__"]
                 yield from ((node.lineno, name if name in rooms else "convattn") for name in names)
-            elif base.startswith("convattn."):
+            elif base.startswith("convattn.") or base.split(".")[0] in CHECKOUT:
                 yield node.lineno, room_of(base)
 
 
@@ -141,7 +148,7 @@ def asserts(source: str) -> list[str]:
 
 def each_module(*, room: str | None = None) -> pytest.MarkDecorator:
     paths = [path for path in MODULES if room in (None, room_of(module_name(path)))]
-    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(PACKAGE)) for path in paths])
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(ROOT)) for path in paths])
 
 
 @each_module()
@@ -167,7 +174,7 @@ def test_no_assert_in_the_package(path: Path) -> None:
 
 @each_module()
 def test_only_the_command_prints(path: Path) -> None:
-    if room_of(module_name(path)) in PRINTING_ROOMS:
+    if {room_of(module_name(path)), path.stem} & set(PRINTING):
         pytest.skip("the command prints")
     found = printing(path.read_text())
     assert not found, f"{path.relative_to(ROOT)}: return the text and let cli print it: {found}"
@@ -228,6 +235,10 @@ class TestTheCheckers:
             ("convattn.data.folder", "from convattn.report import write_report", "report"),
             ("convattn.report.page", "from convattn.tasks.inference import predict", "tasks"),
             ("convattn", "from convattn.cli import main", "cli"),
+            ("convattn.cli.bench", "from benchmarks.op import measure", "benchmarks"),
+            ("convattn.cost", "import reproduce", "reproduce"),
+            ("benchmarks.op", "from reproduce import entries", "reproduce"),
+            ("benchmarks.op", "from convattn.tasks.training import train", "tasks"),
         ],
     )
     def test_a_reversed_edge_is_found(self, module: str, source: str, reaches: str) -> None:
@@ -292,3 +303,12 @@ class TestTheCheckers:
     def test_an_unknown_room_fails(self) -> None:
         with pytest.raises(pytest.fail.Exception, match="does not know"):
             reversed_edges("from convattn import ops", "convattn.attic.thing")
+
+
+def test_the_wheel_holds_the_library_alone() -> None:
+    """What a checkout has besides, its programs above all, is not installed."""
+    tomllib, setuptools = pytest.importorskip("tomllib"), pytest.importorskip("setuptools")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    where, exclude = settings["packages"]["find"]["where"], settings["packages"]["find"]["exclude"]
+    found = {package.split(".")[0] for folder in where for package in setuptools.find_packages(ROOT / folder, exclude)}
+    assert (found, settings["py-modules"]) == ({"convattn"}, ["convattn_command"])

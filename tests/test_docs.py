@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+import benchmarks.command
 import convattn
-from convattn.bench.memory import KEPT, PEAK
-from convattn.bench.record import read_record
+import reproduce.command
+from benchmarks.memory import KEPT, PEAK
+from benchmarks.record import read_record
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+CHECKOUT = {"benchmarks": benchmarks.command.app, "reproduce": reproduce.command.app}
+"""The programs of a checkout by the packages that hold them."""
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / f"{name}/README.md" for name in CHECKOUT)])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\((?P<target>[^)\s]+)\)")
 # The brackets keep the patterns from matching themselves.
@@ -44,8 +49,6 @@ def commands(page: str) -> list[tuple[int, list[str]]]:
 
 def refusal(words: list[str]) -> str | None:
     """Why ``convattn`` would not take these words, or None: parsed by the command itself, then nothing is run."""
-    from typer.testing import CliRunner
-
     from convattn.cli import app
 
     words = words[: words.index(">")] if ">" in words else words
@@ -111,6 +114,9 @@ def test_commands_parse(path: Path) -> None:
         where = f"{path.relative_to(ROOT)}:{line}: {shlex.join(words)}"
         if words[0] == "convattn":
             assert (why := refusal(words[1:])) is None, f"{where}\n{why}"
+        elif words[:2] == ["python", "-m"] and words[2] in CHECKOUT:
+            result = CliRunner().invoke(CHECKOUT[words[2]], [*words[3:], "--help"])
+            assert result.exit_code == 0, f"{where}\n{result.output or result.exception}"
         elif words[0] == "make":
             assert set(words[1:]) <= targets, f"{where}: the Makefile has {sorted(targets)}"
 

@@ -120,7 +120,7 @@ def test_links_resolve(path: Path) -> None:
 
 @each_page
 def test_the_generated_tables_have_their_place(path: Path) -> None:
-    assert "convattn reproduce --list" in path.read_text()
+    assert "python -m reproduce --list" in path.read_text()
 
 
 def test_published_figures_are_those_of_the_tables() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from convattn.cli import main
+from convattn.cli import app, main
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,18 @@ def paint(path: Path, color: tuple[int, int, int], seed: int) -> None:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Call ``convattn ARGUMENTS``."""
+    return caller(app, monkeypatch, capsys)
+
+
+def caller(program: typer.Typer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call a program as its users do."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["convattn", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            main()
+            main(program)
         streams = capsys.readouterr()
         assert "Traceback" not in streams.err
         return Outcome(end.value.code or 0, streams.out, streams.err)

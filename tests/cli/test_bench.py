@@ -1,160 +1,79 @@
-"""``convattn bench``."""
+"""``convattn bench``: an operator or a network beside its plain twin."""
 
-import json
 import re
-import shlex
-from pathlib import Path
+import time
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from convattn.bench.memory import KEPT, LAYERS
-from convattn.bench.record import PEAK, TIME, read_records
-from convattn.cli import app
-from convattn.cli.bench import VERBS, _place
-from convattn.cli.list import count_parameters
+from convattn.cli.bench import ROUNDS, choose_threads, time_in_turns
 from tests.cli.conftest import Command
 
-QUICK = ("--rounds", 2, "--threads", 1, "--allow-busy")
+QUICK = ("--seconds", 0.05, "--threads", 1)
 
 
-def test_op(command: Command, tmp_path: Path) -> None:
-    asked = ("pssa-8@8", "--subjects", "eager,unfold", "--isa", "avx2", *QUICK, "--out", tmp_path)
-    result = command("bench", "op", *asked)
-    assert result.code == 0, result.err
-    for word in (
-        "pssa-8@8",
-        "Conv2d 3x3",
-        "eager",
-        "unfold",
-        "over conv",
-        "record:",
-        "next: convattn bench model acmix_resnet50",
-    ):
-        assert word in result.out
-    (record,) = read_records(tmp_path)
-    assert list(record.results) == ["Conv2d 3x3", "eager", "unfold"]
-    assert all(len(measured[TIME].values) == 2 for measured in record.results.values())
-    assert (record.base, record.case["ours"].split(",")[-1]) == ("Conv2d 3x3", "eager")
-    assert (record.environment.threads, record.environment.isa) == (1, "avx2")
-    assert record.environment.kernels != "avx512"
-    assert record.floor is not None
-    assert record.floor.seconds > 0
+@pytest.mark.parametrize(
+    ("words", "rows", "step"),
+    [
+        (("acmix", "--channels", 8, "--size", 7), ("Conv2d(8, 8, 3)", "ACmix(8, 8)"), "bench acmix_resnet50"),
+        (
+            ("acmix_resnet14", "--size", 64, "--batch", 2, "--mode", "train"),
+            ("conv_resnet14", "acmix_resnet14"),
+            "cost acmix_resnet14 conv_resnet14",
+        ),
+    ],
+    ids=["operator", "network"],
+)
+def test_both_are_timed_and_shown(command: Command, words: tuple[object, ...], rows: tuple[str, str], step: str):
+    found = command("bench", *words, *QUICK)
+    assert found.code == 0, found.err
+    plain, ours = (next(line for line in found.out.splitlines() if f" {name} " in line) for name in rows)
+    assert re.search(r"[\d.]+ │ +[\d.]+–[\d.]+ │ +1 │$", plain), "milliseconds, their quartiles, and itself"
+    assert re.search(r"[\d.]+ │ +[\d.]+–[\d.]+ │ +\d+\.\d\d │$", ours)
+    assert f"next: convattn {step}" in found.out
+    assert "1 thread" in found.out
 
 
-def test_the_threads_are_those_of_the_environment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convattn.bench.machine.usable_cores", lambda: 4)
+def test_a_ratio_is_what_one_call_takes_of_the_other():
+    calls = {"short": lambda: time.sleep(1e-3), "long": lambda: time.sleep(4e-3)}
+    found = time_in_turns(calls, threads=1, seconds=0.1)
+    assert found["short"].ratio == 1
+    assert 2 < found["long"].ratio < 5
+    assert len(found["long"].seconds) >= ROUNDS
+    assert min(found["long"].seconds) >= 4e-3
+
+
+def test_the_threads_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)  # as OMP_NUM_THREADS=2 has torch start
         for name, wanted in (("2", 2), ("", 4)):
             monkeypatch.setenv("OMP_NUM_THREADS", name)
-            assert _place(None, "default", "cpu", "float32").threads == wanted
-            assert _place(3, "default", "cpu", "float32").threads == 3
+            assert choose_threads(None) == wanted
+            assert choose_threads(3) == 3
     finally:
         torch.set_num_threads(threads)
-
-
-def test_op_lists_its_cases(command: Command) -> None:
-    result = command("bench", "op", "--list")
-    assert {line.split()[0] for line in result.out.splitlines()} >= {"acmix-64@56", "acmix-512@14-s2", "san-64@56"}
-
-
-SMALL = ("acmix_resnet14", "--against", "conv_resnet14", "--size", 32, "--batch", 2, *QUICK)
-
-
-def test_model_as_json(command: Command, tmp_path: Path) -> None:
-    result = command("bench", "model", *SMALL, "--processes", 0, "--json", "--out", tmp_path)
-    assert result.code == 0, result.err
-    (plain,) = json.loads(result.out)
-    (record,) = read_records(tmp_path)
-    assert plain["taken"] == record.taken
-    assert {name: set(measured) for name, measured in record.results.items()} == {
-        "conv_resnet14": {TIME},
-        "acmix_resnet14": {TIME},
-    }
-    assert {check.state for check in record.checks.values()} == {"right"}
-
-
-def test_train(command: Command, tmp_path: Path) -> None:
-    result = command("bench", "train", *SMALL, "--processes", 1, "--out", tmp_path)
-    assert result.code == 0, result.err
-    assert "training step" in result.out
-    (record,) = read_records(tmp_path)
-    for name, measured in record.results.items():
-        gradients = 4 * count_parameters(name)
-        assert measured[PEAK].median > gradients, "a step makes all gradients anew"
-        assert len(measured[TIME].values) == 2
-
-
-MAP = 2 * 16 * 24 * 24 * 4  # bytes of one map of the case below
-
-
-def test_memory(command: Command, tmp_path: Path) -> None:
-    sizes = ("--batch", 2, "--channels", 16, "--size", 24, "--processes", 1, "--threads", 1)
-    result = command("bench", "memory", *sizes, "--out", tmp_path)
-    assert result.code == 0, result.err
-    for word in ("Conv2d 3x3", "ACmix by unfold", "kept MiB"):
-        assert word in result.out
-    (record,) = read_records(tmp_path)
-    kept = {layer: measured[KEPT].median for layer, measured in record.results.items()}
-    assert set(kept) == set(LAYERS)
-    assert kept["Conv2d 3x3"] == MAP
-    assert kept["ACmix by unfold"] > 49 * MAP, "unfolding keeps a copy for each of the 49 offsets"
-    assert kept["ACmix"] < 49 * MAP / 2, "ACmix keeps no copy for every offset"
-    peak = {layer: measured[PEAK].median for layer, measured in record.results.items()}
-    assert peak["Conv2d 3x3"] < 49 * MAP < 2 * 49 * MAP < peak["ACmix by unfold"]
-
-
-def test_docs(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
-    folders = ("--records", tmp_path / "results", "--out", tmp_path / "docs")
-    refused = command("bench", "docs", "--check", *folders)
-    assert refused.code == 2
-    assert "out of date" in refused.err
-    assert command("bench", "docs", *folders).out.split() == [str(tmp_path / "docs" / "benchmarks.md")]
-    assert command("bench", "docs", "--check", *folders).code == 0
-    (tmp_path / "results" / "bad.json").write_text('{"schema": 1, "kind": "op"}')
-    refused = command("bench", "docs", *folders)
-    assert refused.code == 2
-    assert "bad.json is not a benchmark record: taken is missing" in refused.err
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("op nothing-64@56", "no case 'nothing-64@56'"),
-        ("op --mode backward", "--mode must be forward or train, got 'backward'"),
-        ("op --batch 1,x", "--batch must be a number of images, or several as in 1,8, got '1,x'"),
-        ("op --threads 4096", "--threads must be at most"),
-        ("op --isa mmx", "--isa must be one of default, avx512, avx2, baseline, got 'mmx'"),
-        ("op --dtype int8", "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
-        ("op --device mps", "--device must be cpu, cuda or cuda:<number>, got 'mps'"),
-        ("op --device cuda:99", "--device cuda:99: torch finds"),
-        ("model acmix_resnet5", "no model 'acmix_resnet5'; did you mean"),
-        ("memory --channels 6", "--channels must be divisible by 4, got 6"),
-        ("docs --records no/such/folder", "no folder no/such/folder"),
+        ("acmix_resnet5", "no operator or network 'acmix_resnet5'; did you mean acmix_resnet50"),
+        ("resnet50", "resnet50 is no variant of a plain network: name one to compare it with, --against"),
+        ("acmix --against resnet18", "--against is for networks"),
+        ("acmix --channels 6", "--channels must be divisible by 4, got 6"),
+        ("acmix --mode backward", "--mode must be forward or train, got 'backward'"),
+        ("acmix --threads 4096", "--threads must be at most"),
+        ("acmix --device mps", "--device must be cpu, cuda or cuda:<number>, got 'mps'"),
+        ("acmix --device cuda:99", "--device cuda:99: torch finds"),
+        (
+            "acmix_resnet14 --size 32 --mode train",
+            "conv_resnet14 cannot take images of 1×3×32×32: Expected more",
+        ),
     ],
 )
-def test_what_cannot_be_measured_is_refused(command: Command, tmp_path: Path, words: str, why: str) -> None:
-    out = [] if words.startswith("docs") else ["--out", tmp_path / "results"]
-    result = command("bench", *words.split(), *out)
-    assert result.code == 2
-    assert why in result.err
-    assert not (tmp_path / "results").exists()
-
-
-def examples() -> list[str]:
-    lines = [line.strip() for text in VERBS.values() for line in text.split("\n")]
-    return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("convattn ")]
-
-
-@pytest.mark.parametrize("example", examples())
-def test_examples_in_the_help_parse(example: str) -> None:
-    result = CliRunner().invoke(app, [*shlex.split(example)[1:], "--help"])
-    assert result.exit_code == 0, result.output
-
-
-def test_every_verb_shows_examples() -> None:
-    assert {example.split()[2] for example in examples()} == {verb.__name__ for verb in VERBS}
+def test_what_cannot_be_timed_is_refused(command: Command, words: str, why: str):
+    found = command("bench", *words.split())
+    assert found.code == 2
+    assert why in found.err

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from convattn.bench.plots import description_of
 from convattn.cost.figure import describe, draw
 from convattn.cost.published import FIGURE_4
 from convattn.cost.table import STAGE_HEADINGS, TOTAL_HEADINGS, Row, giga, stage_cells, to_csv, to_json, to_markdown
 from convattn.cost.table import total_cells as cells
+from convattn.publishing import description_of
 from tests.cost.counted import counted
 
 DOCS = Path(__file__).parents[2] / "docs"

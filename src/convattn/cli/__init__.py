@@ -13,13 +13,12 @@ from rich.markup import escape
 
 from convattn import __version__
 from convattn.cli._faults import give_up_stdout, message_of
-from convattn.cli.bench import app as bench
+from convattn.cli.bench import bench
 from convattn.cli.check_data import check_data
 from convattn.cli.cost import cost
 from convattn.cli.info import info
 from convattn.cli.list import list_models
 from convattn.cli.predict import predict
-from convattn.cli.reproduce import reproduce
 from convattn.cli.train import train
 from convattn.cli.val import val
 from convattn.data.names import ESCAPED
@@ -57,12 +56,11 @@ app.command()(predict)
 app.command()(info)
 app.command(name="list")(list_models)
 app.command()(cost)
+app.command()(bench)
 app.command(name="check-data")(check_data)
-app.command()(reproduce)
-app.add_typer(bench)
 
 
-def main() -> None:
+def main(command: typer.Typer = app) -> None:
     """Run the command; what a person can mend becomes one message and exit code 2, never a traceback.
 
     Ctrl-C and SIGTERM end it with exit code 130.
@@ -74,7 +72,7 @@ def main() -> None:
         warnings.filterwarnings("ignore", module=r"(?!convattn\b)")
     try:
         with stoppable():
-            _run_and_flush()
+            _run_and_flush(command)
     except Stopped:
         with suppress(OSError):
             print("Stopped.", file=sys.stderr)
@@ -87,10 +85,10 @@ def main() -> None:
         sys.exit(2)
 
 
-def _run_and_flush() -> None:
+def _run_and_flush(command: typer.Typer) -> None:
     """Run the command and print all of it: a full disk behind ``>`` shows here, not when the interpreter ends."""
     try:
-        app()
+        command()
     finally:
         try:
             sys.stdout.flush()

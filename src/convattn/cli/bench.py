@@ -1,355 +1,242 @@
 """``convattn bench``."""
 
-import json
+import difflib
+import os
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from convattn.cli._tables import make_console, print_table
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
-    from convattn.bench.fresh import Tell
-    from convattn.bench.record import Isa, Record
+    from torch import Tensor, nn
 
-app = typer.Typer(
-    name="bench",
-    help="Measure operators, networks, training and memory, beside rivals and the plain convolution.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-)
+HELP = """Time an operator or a network beside its plain twin, on this machine.
 
-OP_HELP = """Time operators beside other forms of them and the plain convolution, each checked before.
+The two take turns, so that whatever else the machine does meets both. Inference is after convattn.optimize.
 
 [bold]Examples[/]
 
-  convattn bench op --list                   the cases
+  convattn bench                             ACmix(64, 64) beside Conv2d(64, 64, 3), a map of 56x56
 
-  convattn bench op acmix-64@56              one case, batch 1
+  convattn bench xvolution --channels 256 --size 14 --mode train
 
-  convattn bench op 'acmix*' --batch 1,8 --mode train
+  convattn bench acmix_resnet50              beside conv_resnet50, batch 1
 
-  convattn bench op acmix-96@20-s2 --threads 1 --isa avx2
+  convattn bench acmix_swin_tiny --batch 8 --seconds 30
 
-  convattn bench op attend-64@56 --device cuda --dtype bfloat16 --batch 64
+  OMP_NUM_THREADS=1 convattn bench acmix_resnet26 --against resnet26
 """
 
-MODEL_HELP = """Compare the inference of networks, all folded: time in turns, and peak memory.
+Mode = Literal["forward", "train"]
+MODES = get_args(Mode)
+OPERATORS = ("acmix", "xvolution")
+ROUNDS = 10
+"""Turns that each of the two takes."""
+NOISY = 0.15
+"""IQR over median, above which times are not to be trusted."""
 
-[bold]Examples[/]
-
-  convattn bench model acmix_resnet50        beside conv_resnet50, batch 1
-
-  convattn bench model acmix_resnet50 sasa_resnet50 --batch 1,8
-
-  convattn bench model acmix_resnet26 --against conv_resnet26 --threads 1 --processes 0
-
-  convattn bench model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
-"""
-
-TRAIN_HELP = """Compare the training step of networks: forward, loss, backward, SGD; and its peak memory.
-
-[bold]Examples[/]
-
-  convattn bench train acmix_resnet50        beside conv_resnet50, batch 8
-
-  convattn bench train acmix_resnet26 --against conv_resnet26 --size 160 --batch 4
-"""
-
-MEMORY_HELP = """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
-
-[bold]Examples[/]
-
-  convattn bench memory
-
-  convattn bench memory --channels 128 --size 28 --processes 3
-"""
-
-DOCS_HELP = """Write docs/benchmarks.md and its charts from the newest records.
-
-[bold]Examples[/]
-
-  convattn bench docs
-
-  convattn bench docs --check                says whether they are up to date
-"""
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-Cases = Annotated[list[str] | None, typer.Argument(help="Names, or patterns with *.", show_default=False)]
-Models = Annotated[list[str], typer.Argument(help="Names; 'convattn list' has them.", show_default=False)]
-Against = Annotated[str, typer.Option(help="The plain network.")]
-Size = Annotated[int, typer.Option(min=32, help="Height and width of the images.")]
-Batch = Annotated[str, typer.Option(help="Images at a time: 8, or several as in 1,8.")]
-Mode = Annotated[str, typer.Option(help="forward, or train: forward and backward.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="torch's; OMP_NUM_THREADS, else one a core.", show_default=False)
+Name = Annotated[str, typer.Argument(help="acmix, xvolution, or a network; 'convattn list' has those.")]
+Against = Annotated[str | None, typer.Option(help="Another network to compare with.", show_default=False)]
+Channels = Annotated[int, typer.Option(min=4, help="Of an operator, in and out.")]
+Size = Annotated[
+    int | None, typer.Option(min=4, help="Height and width: 56 for an operator, 224 for a network.", show_default=False)
 ]
-IsaName = Annotated[str, typer.Option("--isa", help="At most avx512, avx2 or baseline, on all sides.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+ModeName = Annotated[str, typer.Option("--mode", help="forward, or train: forward and backward.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; in training, of autocast.")]
-Rounds = Annotated[int, typer.Option(min=2, help="Rounds of turns; what is slow sits some out.")]
-Processes = Annotated[int, typer.Option(min=0, help="Fresh processes for each peak of memory; 0 leaves it out.")]
-Subjects = Annotated[str, typer.Option(help="Only these beside the convolution, as in native,unfold.")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile and FlexAttention too: slow to compile.")]
-AllowBusy = Annotated[bool, typer.Option("--allow-busy", help="Measure on a busy machine; the record says so.")]
-Out = Annotated[Path, typer.Option(help="Folder for the records.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write the records as JSON for programs.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="On the CPU; OMP_NUM_THREADS or one a core.", show_default=False)
+]
+Seconds = Annotated[float, typer.Option(min=0.01, help="Time to spend on each of the two.")]
 
-Job: TypeAlias = "tuple[str, Callable[[Tell], Record]]"
-"""What is measured, for people, and what measures it."""
+
+def bench(
+    name: Name = "acmix",
+    against: Against = None,
+    channels: Channels = 64,
+    size: Size = None,
+    batch: Batch = 1,
+    mode: ModeName = "forward",
+    device: Device = "cpu",
+    threads: Threads = None,
+    seconds: Seconds = 5.0,
+) -> None:
+    """Time an operator or a network beside its plain twin."""
+    import torch
+    from torch.utils.benchmark import set_torch_threads
+
+    if mode not in MODES:
+        raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
+    require_device(device)
+    threads = choose_threads(threads)
+    twins = _operators(name, channels, against) if name in OPERATORS else _networks(name, against)
+    images = _images(name, channels, size, batch, device)
+    with set_torch_threads(threads), make_console(stderr=True).status("timing", refresh_per_second=2):
+        calls = {title: _call(title, module, images, mode) for title, module in twins.items()}
+        found = time_in_turns(calls, threads, seconds)
+    where = f"{threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else torch.cuda.get_device_name(device)
+    shape = "×".join(map(str, images.shape))
+    _show(found, f"{'inference' if mode == 'forward' else 'forward + backward'}, {shape}, float32, {where}", name)
+
+
+bench.__doc__ = HELP
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where measurements run, checked."""
+class Timing:
+    """What a call took.
 
-    threads: int
-    isa: "Isa"
-    device: str
-    dtype: str
+    Args:
+        seconds: of a call, measured several times.
+        ratio: the median over the rounds of its time over that of the first call.
+    """
 
-
-def op(
-    cases: Cases = None,
-    mode: Mode = "forward",
-    batch: Batch = "1",
-    threads: Threads = None,
-    isa: IsaName = "default",
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    rounds: Rounds = 40,
-    subjects: Subjects = "",
-    compile_too: Compile = False,
-    allow_busy: AllowBusy = False,
-    out: Out = Path("results"),
-    as_json: AsJson = False,
-    list_them: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
-) -> None:
-    """Time operators."""
-    from convattn.bench.cases import ABOUT, CASES, MODES, find_cases
-    from convattn.bench.op import OpRun, measure
-
-    if list_them:
-        for case in CASES:
-            print(f"{case.name:18} {ABOUT[case.operator]}")
-        return
-    if mode not in MODES:
-        raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
-    where, wanted = _place(threads, isa, device, dtype), tuple(filter(None, subjects.split(",")))
-    jobs: list[Job] = []
-    for case in find_cases(cases or ["*"]):
-        for images in _batches(batch):
-            place = (where.threads, where.isa, allow_busy)
-            run = OpRun(case.name, mode, images, dtype, device, compile_too, wanted, rounds, *place)
-            jobs.append((f"{case.name} {mode} batch {images}", partial(measure, run)))
-    _run(jobs, out, as_json)
+    seconds: list[float]
+    ratio: float
 
 
-def model(
-    models: Models,
-    against: Against = "conv_resnet50",
-    size: Size = 224,
-    batch: Batch = "1",
-    threads: Threads = None,
-    isa: IsaName = "default",
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    rounds: Rounds = 30,
-    processes: Processes = 3,
-    allow_busy: AllowBusy = False,
-    out: Out = Path("results"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare the inference of networks."""
-    from convattn.bench.network import NetworkRun, measure
+def time_in_turns(calls: dict[str, Callable[[], object]], threads: int, seconds: float) -> dict[str, Timing]:
+    """Time calls by :mod:`torch.utils.benchmark`, in turns.
 
-    where = _place(threads, isa, device, dtype)
-    place = (where.threads, where.isa, allow_busy)
-    jobs: list[Job] = []
-    for images in _batches(batch):
-        run = NetworkRun(tuple(models), against, size, images, dtype, device, rounds, processes, *place)
-        jobs.append((f"inference batch {images}", partial(measure, "model", run)))
-    _run(jobs, out, as_json)
+    Args:
+        calls: the first is the one that the others are compared with.
+        threads: of torch.
+        seconds: for each.
+    """
+    from torch.utils.benchmark import Timer
+
+    timers = [Timer("call()", globals={"call": call}, num_threads=threads) for call in calls.values()]
+    rounds = [[timer.blocked_autorange(min_run_time=seconds / ROUNDS) for timer in timers] for _ in range(ROUNDS)]
+    times = [[second for turn in turns for second in turn.times] for turns in zip(*rounds, strict=True)]
+    ratios = [statistics.median(turn[i].median / turn[0].median for turn in rounds) for i in range(len(timers))]
+    return {name: Timing(times[i], ratios[i]) for i, name in enumerate(calls)}
 
 
-def train(
-    models: Models,
-    against: Against = "conv_resnet50",
-    size: Size = 224,
-    batch: Batch = "8",
-    threads: Threads = None,
-    isa: IsaName = "default",
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    rounds: Rounds = 20,
-    processes: Processes = 3,
-    allow_busy: AllowBusy = False,
-    out: Out = Path("results"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare the training step of networks."""
-    from convattn.bench.network import NetworkRun, measure
-
-    where = _place(threads, isa, device, dtype)
-    place = (where.threads, where.isa, allow_busy)
-    jobs: list[Job] = []
-    for images in _batches(batch):
-        run = NetworkRun(tuple(models), against, size, images, dtype, device, rounds, processes, *place)
-        jobs.append((f"training batch {images}", partial(measure, "train", run)))
-    _run(jobs, out, as_json)
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory(
-    batch: Annotated[int, typer.Option(min=1, help="Images.")] = 8,
-    channels: Annotated[int, typer.Option(min=4, help="Channels, divisible by 4.")] = 64,
-    size: Annotated[int, typer.Option(min=4, help="Height and width of the map.")] = 56,
-    processes: Annotated[int, typer.Option(min=1, help="Fresh processes for every layer.")] = 5,
-    threads: Threads = None,
-    out: Out = Path("results"),
-    as_json: AsJson = False,
-) -> None:
-    """Peak memory of one layer."""
-    from convattn.bench.memory import MemoryCase, measure
+def choose_threads(asked: int | None) -> int:
+    """Return torch's threads: as many as asked for or as OMP_NUM_THREADS names, else one a core, at most one a core.
 
-    if channels % 4:
-        raise UserError(f"--channels must be divisible by 4, got {channels}")
-    case = MemoryCase(batch, channels, size, size, threads=_place(threads, "default", "cpu", "float32").threads)
-    _run([("memory", lambda tell: measure(case, processes=processes, tell=tell))], out, as_json)
-
-
-def docs(
-    records: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("docs"),
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if they are out of date.")] = False,
-) -> None:
-    """Write the page of benchmarks."""
-    from convattn.bench import page
-    from convattn.bench.record import read_records
-
-    if not records.is_dir():
-        raise UserError(f"no folder {records}: give the folder of the records with --records")
-    found = read_records(records)
-    console = make_console()
-    if check:
-        stale = page.stale(found, out)
-        if stale:
-            raise UserError(f"out of date: {', '.join(map(str, stale))}; write them with 'convattn bench docs'")
-        console.print(f"{out / page.PAGE} is what {len(found)} records say", soft_wrap=True, highlight=False)
-        return
-    for path in page.write(found, out):
-        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
-
-
-VERBS: dict[Callable[..., None], str] = {
-    op: OP_HELP,
-    model: MODEL_HELP,
-    train: TRAIN_HELP,
-    memory: MEMORY_HELP,
-    docs: DOCS_HELP,
-}
-for _verb, _help in VERBS.items():
-    _verb.__doc__ = _help
-    app.command()(_verb)
-
-
-def _batches(text: str) -> list[int]:
-    """``"1,8"`` -> ``[1, 8]``."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= 4096 for part in parts):
-        raise UserError(f"--batch must be a number of images, or several as in 1,8, got {text!r}")
-    return list(dict.fromkeys(map(int, parts)))
-
-
-def _place(threads: int | None, isa: str, device: str, dtype: str) -> Place:
-    """Raise a UserError for what this machine has not."""
+    Raises:
+        UserError: more than there are cores.
+    """
     import torch
 
-    from convattn.bench.machine import default_threads, usable_cores
-    from convattn.bench.record import ISAS
-
     cores = usable_cores()
-    if threads is not None and threads > cores:
-        raise UserError(f"--threads must be at most {cores}, the cores that this process may use, got {threads}")
-    if isa not in ISAS:
-        raise UserError(f"--isa must be one of {', '.join(ISAS)}, got {isa!r}")
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if asked is not None and asked > cores:
+        raise UserError(f"--threads must be at most {cores}, the cores that this process may use, got {asked}")
+    return asked or (min(torch.get_num_threads(), cores) if os.environ.get("OMP_NUM_THREADS") else cores)
+
+
+def require_device(device: str) -> None:
+    """Raise a UserError for a device that cannot be timed or is not there."""
+    import torch
+
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or device == "cpu:":
         raise UserError(f"--device must be cpu, cuda or cuda:<number>, got {device!r}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {device}: torch finds {torch.cuda.device_count()} GPUs")
-    return Place(threads or default_threads(), isa, kind if kind == "cpu" else device, dtype)
 
 
-def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
-    """Measure one after the other, writing every record at once; then show them."""
-    from convattn.bench.record import to_json, write_record
+def _images(name: str, channels: int, size: int | None, batch: int, device: str) -> "Tensor":
+    import torch
 
-    records, paths, failures = [], [], []
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-    show = make_console(stderr=True)
-    with Progress(*columns, console=show, transient=True, disable=not show.is_terminal, refresh_per_second=2) as bar:
-        whole = bar.add_task("", total=len(jobs))
-        for done, (what, measure) in enumerate(jobs):
-
-            def tell(part: float, doing: str, done: int = done, what: str = what) -> None:
-                bar.update(whole, completed=done + part, description=escape(f"{what}: {doing}"))
-
-            tell(0.0, "starting")
-            try:
-                record = measure(tell)
-            except RuntimeError as error:  # one process that fails is not the end of the others
-                failures.append(f"{what}: {error}")
-                continue
-            records.append(record)
-            paths.append(write_record(record, out))
-    if as_json:
-        print(json.dumps([json.loads(to_json(record)) for record in records], indent=2))
-    elif records:
-        _show(records, paths)
-    wrong = [
-        f"{record.slug}: {name} is wrong: {check.note}"
-        for record in records
-        for name, check in record.checks.items()
-        if check.state == "wrong"
-    ]
-    for problem in [*failures, *wrong]:
-        make_console(stderr=True).print(f"[bold red]failed:[/] {escape(problem)}", highlight=False, soft_wrap=True)
-    if failures or wrong:
-        raise typer.Exit(1)
+    shape = (channels, size or 56, size or 56) if name in OPERATORS else (3, size or 224, size or 224)
+    return torch.randn(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
 
 
-def _show(records: "list[Record]", paths: list[Path]) -> None:
-    from convattn.bench.tables import absences, as_table
+def _operators(name: str, channels: int, against: str | None) -> "dict[str, nn.Module]":
+    from torch import nn
 
-    console = make_console()
-    print_table(console, as_table(records))
-    for line in absences(records):
-        console.print(f"not measured: {line}", style="dim", soft_wrap=True, highlight=False, markup=False)
-    if any(record.environment.quiet == "no" for record in records):
-        console.print("The machine was busy: do not trust these times.", style="yellow")
-    for path in paths:
-        console.print(f"record: {path}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"next: {_next(records[0])}", highlight=False, soft_wrap=True)
+    from convattn import ACmix, XVolution
 
-
-def _next(record: "Record") -> str:
-    """Return what a person may want to run after a measurement."""
-    base, *others = dict.fromkeys(name.partition("@")[0] for name in (record.base, *record.results))
-    networks = " ".join(others or [base])
-    steps = {
-        "op": "convattn bench model acmix_resnet50   (a whole network beside the plain one)",
-        "memory": "convattn bench op 'acmix*' --mode train   (what the layer costs in time)",
-        "model": f"convattn bench train {networks}   (their training steps)",
-        "train": f"convattn cost {networks} {base}   (parameters and multiply-adds)",
+    if against is not None:
+        raise UserError("--against is for networks: an operator is timed beside the convolution that it replaces")
+    if channels % 4:
+        raise UserError(f"--channels must be divisible by 4, got {channels}")
+    operator: Any = {"acmix": ACmix, "xvolution": XVolution}[name]
+    plain = nn.Conv2d(channels, channels, 3, padding=1)
+    return {
+        f"Conv2d({channels}, {channels}, 3)": plain,
+        f"{operator.__name__}({channels}, {channels})": operator(channels, channels),
     }
-    return steps[record.kind]
+
+
+def _networks(name: str, against: str | None) -> "dict[str, nn.Module]":
+    import timm
+
+    names = [plain_twin(name) if against is None else against, name]
+    for one in names:
+        if not timm.is_model(one):
+            near = difflib.get_close_matches(one, [*OPERATORS, *timm.list_models()], n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"no operator or network {one!r}{hint} ('convattn list' names ours)")
+    return {one: timm.create_model(one) for one in names}
+
+
+def plain_twin(name: str) -> str:
+    """Return the network that a network of ours is a variant of.
+
+    Example:
+        >>> plain_twin("acmix_resnet50"), plain_twin("acmix_pvt_tiny"), plain_twin("acmix_san10")
+        ('conv_resnet50', 'pvt_v1_tiny', 'san10')
+    """
+    import timm
+
+    rest = name.partition("_")[2]
+    found = next((one for one in (f"conv_{rest}", rest, rest.replace("pvt_", "pvt_v1_")) if timm.is_model(one)), None)
+    if timm.is_model(name) and found in (None, name):
+        raise UserError(f"{name} is no variant of a plain network: name one to compare it with, --against resnet50")
+    return found or name
+
+
+def _call(title: str, module: "nn.Module", images: "Tensor", mode: str) -> Callable[[], object]:
+    """Return what is timed, having called it once."""
+    import torch
+
+    import convattn
+
+    module = module.to(images.device).to(memory_format=torch.channels_last).train(mode == "train")
+    try:
+        if mode == "train":
+            run: Callable[[], object] = lambda: module(images).sum().backward()  # noqa: E731
+        else:
+            fast = convattn.optimize(module, images)
+            run = torch.inference_mode()(lambda: fast(images))
+        run()
+    except (ValueError, AssertionError, RuntimeError) as error:  # as networks refuse a size
+        shape = "×".join(map(str, images.shape))
+        why = str(error).splitlines()[0]
+        raise UserError(f"{title} cannot take images of {shape}: {why}; try another --size or --batch") from error
+    return run
+
+
+def _show(found: dict[str, Timing], title: str, name: str) -> None:
+    console, table = make_console(), Table()
+    table.add_column("", no_wrap=True)
+    for heading in ("ms", "quartiles", "ratio"):
+        table.add_column(heading, justify="right")
+    base, is_noisy = next(iter(found)), False
+    for subject, timing in found.items():
+        low, middle, high = statistics.quantiles(timing.seconds, n=4, method="inclusive")
+        is_noisy |= high - low > NOISY * middle
+        shown = "1" if subject == base else f"[{'red' if round(timing.ratio, 2) > 1 else 'green'}]{timing.ratio:.2f}[/]"
+        table.add_row(subject, f"{1e3 * middle:.3g}", f"{1e3 * low:.3g}–{1e3 * high:.3g}", shown)
+    console.print(title, highlight=False, soft_wrap=True)
+    print_table(console, table)
+    if is_noisy:
+        console.print("The times vary much: is the machine busy? Time longer with --seconds, or again.", style="yellow")
+    step = f"convattn cost {name} {base}   (parameters and multiply-adds)"
+    if name in OPERATORS:
+        step = "convattn bench acmix_resnet50   (a whole network)"
+    console.print(f"next: {step}", highlight=False, soft_wrap=True)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from convattn.cost.table import Row
-from convattn.errors import UserError
+from convattn.publishing import FIRST, GRID, PLAIN, SECOND, drawing, to_svg
 
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "convattn-cost",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-_COLORS = ("#1f6f8b", "#c97b3d")
+SALT = {"svg.hashsalt": "convattn-cost"}
 
 
 def describe(rows: Sequence[Row]) -> str:
@@ -42,28 +31,22 @@ def draw(rows: Sequence[Row]) -> str:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("the figure needs matplotlib: pip install 'convattn[train]'") from error
     values = [_values(row) for row in rows]
-    style: Any = _STYLE
-    with matplotlib.rc_context(style):
+    with drawing({**PLAIN, **SALT}):
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(9, 1.4 + 0.26 * len(values)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for panel, column, heading in zip(panels, (1, 2), ("parameters, M", "multiply-adds, G"), strict=True):
             for place, value in enumerate(values):
-                color = _COLORS[0] if "acmix" in value[0] else _COLORS[1]
+                color = FIRST if "acmix" in value[0] else SECOND
                 panel.barh(place, value[column], 0.7, color=color, alpha=0.85)
                 if value[3] is not None:
                     panel.plot(value[3][column - 1], place, "o", color="black", fillstyle="none", markersize=6)
-            panel.grid(visible=True, axis="x", color="#dddddd", linewidth=0.8)
+            panel.grid(axis="x", **GRID)
             panel.set_xlabel(heading)
         panels[0].set_yticks(range(len(values)), [value[0] for value in values])
         panels[0].set_ylim(len(values) - 0.4, -0.6)
         shown = "Counted (bars) and published (rings)" if any(row.published for row in rows) else "Counted"
         figure.suptitle(f"{shown}, {rows[0].size[0]}×{rows[0].size[1]}", x=0.01, ha="left")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Description": describe(rows)})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+        return to_svg(figure, describe(rows))

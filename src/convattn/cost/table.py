@@ -11,6 +11,7 @@ from typing import Any
 
 from convattn.cost.count import Cost
 from convattn.cost.published import Published, PublishedStages, find_network, find_stages
+from convattn.publishing import markdown_table
 
 PUBLISHED_SIZE = (224, 224)
 
@@ -187,8 +188,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     named = [(f"`{line[0]}`", *line[1:]) for line in lines]
-    rules = ("---", *["---:"] * (len(headings) - 1))
-    return "".join("| " + " | ".join(line) + " |\n" for line in (headings, rules, *named))
+    return "".join(f"{line}\n" for line in markdown_table(headings, named, "numbers"))
 
 
 def giga(value: int) -> str:

@@ -13,20 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from convattn.publishing import STYLE
+
 _STAND_INS = {"#0a0b01": "var(--c1)", "#0a0b02": "var(--c2)", "#0a0b03": "var(--muted)", "#0a0b04": "var(--line)"}
 """Colours that matplotlib writes, and the page's variables that replace them."""
 
 FIRST, SECOND, MUTED, LINE = _STAND_INS
 
 _STYLE = {
-    "svg.fonttype": "none",
+    **STYLE,
     "font.size": 11,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": LINE,
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
@@ -36,7 +35,6 @@ _STYLE = {
     "text.color": MUTED,
     "lines.linewidth": 2.0,
     "lines.markersize": 4.0,
-    "legend.frameon": False,
     "legend.labelcolor": MUTED,
     "axes.formatter.useoffset": False,
 }

@@ -1,0 +1,109 @@
+"""What a benchmark's record says about the machine it ran on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+import convattn
+from benchmarks.record import Environment, Isa
+from convattn.cli.bench import usable_cores
+
+PACKAGE = Path(convattn.__file__).parent
+
+
+def environment(threads: int, *, isa: Isa = "default", device: str = "cpu") -> Environment:
+    """This machine and its software, as of now.
+
+    Args:
+        threads: that torch has.
+        isa: the instruction set that this process was started with.
+        device: where the measurement runs.
+
+    Example:
+        >>> environment(threads=1).threads
+        1
+    """
+    return Environment(
+        commit=commit(),
+        convattn=convattn.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=threads,
+        load=round(psutil.getloadavg()[0], 2),
+        gpu="none" if device == "cpu" else torch.cuda.get_device_name(device),
+        isa=isa,
+        kernels=kernels_isa(),
+        timm=version_of("timm"),
+        triton=version_of("triton"),
+        natten=version_of("natten"),
+    )
+
+
+def now() -> str:
+    """The time for a record's ``taken``."""
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def commit() -> str:
+    """The commit of the checkout that this package runs from."""
+    top = _git("rev-parse", "--show-toplevel")
+    if not top or Path(top) / "src" / "convattn" != PACKAGE.resolve():
+        return "unknown"
+    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    return f"{_git('rev-parse', '--short=12', 'HEAD') or 'unknown'}{'-dirty' if dirty else ''}"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        found = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def kernels_isa() -> str:
+    """The instruction set of our CPU kernels in this process, or why they are off."""
+    from convattn.ops import _native
+
+    reasons = _native.reasons()
+    if reasons:
+        return f"off: {'; '.join(reasons)}"
+    import ctypes
+
+    function = _native.library().convattn_isa
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+def version_of(package: str) -> str:
+    """A package's version.
+
+    Example:
+        >>> version_of("no-such-package")
+        'not installed'
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"

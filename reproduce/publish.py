@@ -1,0 +1,85 @@
+"""Puts what ``python -m reproduce`` made into the repository: records under results/, pages and charts under docs/.
+
+    python -m reproduce.publish reproduced/
+
+The last command for that folder is ``python -m reproduce --scale full``: it writes all tables, with the rows that no
+run has filled too. Of the folder that ``--out`` named it takes every table's CSV and records of times to
+results/reproduce/, its chart to docs/tables/, and its Markdown to the paper's page of tables. Training runs stay where
+they are.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from reproduce.catalogue import ENTRIES
+from reproduce.entries import Entry
+
+ROOT = Path(__file__).parent.parent
+RECORDS = Path("results/reproduce")
+CHARTS = "tables"
+PAGES = {"acmix": "acmix-tables.md", "xvolution": "x-volution-tables.md"}
+HEADS = {
+    "acmix": "# ACmix: its tables and figures beside ours\n\nThe paper itself is gone through in [ACmix](paper.md).",
+    "xvolution": (
+        "# X-volution: its tables and figures beside ours\n\n"
+        "The paper itself is gone through in [X-volution](x-volution.md)."
+    ),
+}
+ABOUT = """\
+This page is generated: `python -m reproduce` made every number, and the records with each seed's own value lie under
+`results/reproduce/`. Gains are over the row that is marked as the baseline, seed by seed; p is that of a paired t-test
+and of Wilcoxon's signed-rank test, which with five seeds cannot fall below 0.0625 and with two not below 0.5.
+"""
+
+
+def page_of(paper: str, made: Path) -> str:
+    """A paper's page: every table's Markdown one heading lower, and why the others are not computed."""
+    parts = [f"{HEADS[paper]}\n\n{ABOUT}"]
+    for entry in ENTRIES:
+        if entry.paper == paper:
+            parts.append(section(entry, made))
+    return "\n".join(parts)
+
+
+def section(entry: Entry, made: Path) -> str:
+    """A table's part of a page."""
+    if not entry.parts:
+        return f"## {entry.number.capitalize()}\n\n{entry.caption}. Not computed. {entry.reason}\n"
+    text = (made / f"{entry.id}.md").read_text(encoding="utf-8")
+    text = text.replace(f"# {entry.title}\n", f"# {entry.number.capitalize()}\n")
+    text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
+    return text.replace(f"]({entry.id}.png)", f"]({CHARTS}/{entry.id}.png)")
+
+
+def write(made: Path, root: Path = ROOT) -> list[Path]:
+    """Write all of it, and say what was written."""
+    records, charts = root / RECORDS, root / "docs" / CHARTS
+    for folder in (records, charts):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    written = []
+    for entry in ENTRIES:
+        for source, folder in ((f"{entry.id}.csv", records), (f"{entry.id}.png", charts)):
+            if (made / source).is_file():
+                written.append(Path(shutil.copy(made / source, folder)))
+    if (made / "speed").is_dir():
+        written.append(Path(shutil.copytree(made / "speed", records / "speed")))
+    for paper, name in PAGES.items():
+        target = root / "docs" / name
+        target.write_text(page_of(paper, made), encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def main() -> None:
+    """The command."""
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "index.html").is_file():
+        sys.exit("give the folder that 'python -m reproduce --out' wrote: python -m reproduce.publish reproduced/")
+    for path in write(Path(sys.argv[1])):
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Our side of the tables: what was counted, timed and trained, kept in one folder and read back from it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import TIME, Record, read_record
+from convattn.errors import UserError
+from convattn.tasks.finishing import read_result
+from convattn.tasks.recipes import load_recipe, read_recipe
+from convattn.tasks.run_folder import RunFolder, open_run, write_json
+from reproduce.code import source_hash
+from reproduce.entries import WEIGHTS, Entry, Part, Row, Setting
+from reproduce.networks import network_cost
+from reproduce.runs import commit_of, find_finished, make_run, read_figures, read_json
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a row came to.
+
+    Args:
+        values: for every seed (0 for what has none) the numbers by the quantities' keys.
+        commit: of the code that made them.
+        wanted: how many seeds there should be.
+        note: what has to be said with them.
+    """
+
+    values: Mapping[int, Mapping[str, float]]
+    commit: str = ""
+    wanted: int = 1
+    note: str = ""
+
+
+@dataclass
+class Results:
+    """A folder of results.
+
+    Args:
+        out: the folder.
+        seeds: how many a trained row should have; more that are finished, by an earlier command, are shown too.
+        overrides: settings for every small run, over the row's own.
+        other_code: take finished runs of other source too.
+        commit: of this code.
+    """
+
+    out: Path
+    seeds: int = 5
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    other_code: bool = False
+    commit: str = "unknown"
+    _read: dict[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the training runs."""
+        return self.out / "runs"
+
+    def setting(self, row: Row) -> Setting | None:
+        """A row's small run with the settings for all of them."""
+        if row.setting is None or not self.overrides:
+            return row.setting
+        return replace(row.setting, overrides={**row.setting.overrides, **self.overrides})
+
+    def of(self, entry: Entry, part: Part, row: Row) -> Measured | None:
+        """What a row came to; None where nothing did."""
+        if part.scale == "count":
+            found = self._counted(entry, row)
+        elif part.scale == "speed":
+            found = self._timed(entry, part, row)
+        else:
+            found = self._full(part, row) if part.scale == "full" else self._trained(part, row)
+        return found if found is not None and found.values else None
+
+    # counts
+
+    @property
+    def _counts(self) -> Path:
+        return self.out / "counts.json"
+
+    def keep_counts(self, entry: Entry, counted: Mapping[str, Mapping[str, float]]) -> None:
+        """Write what the rows of a table were counted to."""
+        kept = read_json(self._counts, dict)
+        kept[entry.id] = {"source": source_hash(), "commit": self.commit, "rows": dict(counted)}
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self._counts, kept)
+
+    def _counted(self, entry: Entry, row: Row) -> Measured | None:
+        kept = read_json(self._counts, dict).get(entry.id)
+        if kept is None or (kept["source"] != source_hash() and not self.other_code):
+            return None
+        values = kept["rows"].get(row.label)
+        return None if values is None else Measured({0: values}, kept["commit"])
+
+    # times
+
+    def records(self, entry: Entry) -> Path:
+        """The folder of a table's records of times."""
+        return self.out / "speed" / entry.id
+
+    def _timed(self, entry: Entry, part: Part, row: Row) -> Measured | None:
+        base = row if row.baseline else part.baseline_of(row)
+        record = self._newest(entry, row.subject)
+        if record is None or base is None or base.subject not in record.results:
+            return None
+        own, others = record.results[row.subject][TIME], record.results[base.subject][TIME]
+        ratio = 1.0 if row.baseline else others.over(own).median
+        where = record.environment
+        device = where.cpu if where.gpu == "none" else where.gpu
+        threads = "1 thread" if where.threads == 1 else f"{where.threads} threads"
+        note = f"{device}, {threads}" if where.gpu == "none" else device
+        note += "; the machine was busy: do not trust it" if where.quiet == "no" else ""
+        return Measured({0: {"throughput": ratio}}, where.commit, note=note)
+
+    def _newest(self, entry: Entry, subject: str) -> Record | None:
+        paths = sorted(self.records(entry).glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in reversed(paths):
+            record = read_record(path)
+            if subject in record.results:
+                return record
+        return None
+
+    # small runs
+
+    def _trained(self, part: Part, row: Row) -> Measured | None:
+        setting = self.setting(row)
+        if setting is None or not self.runs.is_dir():
+            return None
+        values, commits = {}, []
+        for seed in itertools.count():
+            folder = find_finished(make_run(setting, seed), self.runs, other_code=self.other_code)
+            if folder is not None:
+                values[seed] = self._figures(folder, part)
+                commits.append(commit_of(folder))
+            elif seed >= self.seeds:
+                break
+        return Measured(values, ", ".join(dict.fromkeys(commits)), max(self.seeds, len(values)))
+
+    def _figures(self, folder: RunFolder, part: Part) -> Mapping[str, float]:
+        """A finished run does not change: it is read once."""
+        known = f"{folder.path} {part.read}"
+        if known not in self._read:
+            found = dict(read_figures(folder, part.read))
+            if any(quantity.key == "multiply-adds" for quantity in part.quantities):
+                found["multiply-adds"] = _multiply_adds(folder)
+            self._read[known] = found
+        return self._read[known]
+
+    # runs on the papers' own data sets
+
+    @property
+    def _filled(self) -> Path:
+        return self.out / "filled.json"
+
+    def fill_from(self, folders: Sequence[Path], parts: Sequence[Part]) -> list[str]:
+        """Note finished runs that fill published rows, and say which.
+
+        Raises:
+            UserError: no run, one that is not finished, or one that no row is for.
+        """
+        told, kept = [], read_json(self._filled, list)
+        for path in folders:
+            run = open_run(path)
+            if read_result(run) is None:
+                raise UserError(f"{path} is not finished: go on with 'convattn train --resume {path}'")
+            labels = [row.label for part in parts for row in part.rows if _departures(run, row) is not None]
+            if not labels:
+                recipe = read_recipe(run.config, trust=True)
+                named = f"{recipe.model}{f' under {recipe.network.head}' if recipe.network.head else ''}"
+                raise UserError(
+                    f"{path} fits no row: it trained {named} by a recipe about {recipe.about or 'nothing said'!r} with "
+                    f"model_args {recipe.model_args}; 'python -m reproduce --scale full' prints the rows' commands"
+                )
+            told.append(f"{path}: {', '.join(dict.fromkeys(labels))}")
+            kept.append(str(run.path))
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self._filled, list(dict.fromkeys(kept)))
+        return told
+
+    def _full(self, part: Part, row: Row) -> Measured | None:
+        values, commits, notes = {}, [], []
+        for path in read_json(self._filled, list):
+            run = RunFolder(Path(path))
+            departures = _departures(run, row) if run.config.is_file() and read_result(run) is not None else None
+            if departures is not None:
+                values[read_recipe(run.config, trust=True).seed] = self._figures(run, part)
+                commits.append(commit_of(run))
+                notes += departures
+        return Measured(values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), 1), "; ".join(notes))
+
+
+def _departures(run: RunFolder, row: Row) -> list[str] | None:
+    """In what a run of a row's recipe, model and network was shorter or otherwise batched; None for another run."""
+    if row.setting is None:
+        return None
+    theirs, ours = read_recipe(run.config, trust=True), load_recipe(row.setting.recipe, row.setting.overrides)
+    options = {name: value for name, value in theirs.model_args.items() if name != WEIGHTS}
+    named = [(getattr(theirs, name), getattr(ours, name)) for name in ("about", "model", "network")]
+    if options != ours.model_args or any(their != our for their, our in named):
+        return None
+    pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in ("epochs", "batch_size")]
+    return [f"{name} {their} in place of {our}" for name, their, our in pairs if their != our]
+
+
+def _multiply_adds(folder: RunFolder) -> float:
+    """Millions of multiply-adds of a run's classifier for one of its images."""
+    recipe = read_recipe(folder.config)
+    classes = len(folder.classes.read_text(encoding="utf-8").splitlines())
+    options = {**recipe.model_args, "num_classes": classes}
+    return network_cost(recipe.model, options, size=recipe.data.image_size, convention="counted").macs / 1e6

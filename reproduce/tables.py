@@ -1,0 +1,194 @@
+"""A table's lines as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TypeAlias
+
+from convattn.publishing import markdown_table
+from reproduce.entries import ABOUT, Entry, Part, Scale
+from reproduce.lines import NOT_RUN, Line, command, signed
+
+Lines: TypeAlias = Mapping[Scale, Sequence[Line]]
+"""A table's lines by scale."""
+
+
+def to_csv(entry: Entry, lines: Lines) -> str:
+    """Every number of a table, unrounded, a line each."""
+    rows = [_numbers(entry, part, line) for part in entry.parts for line in lines[part.scale]]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
+    gain = line.gain
+    return {
+        "table": entry.id,
+        "scale": part.scale,
+        "row": line.row,
+        "quantity": line.quantity.name,
+        "unit": line.quantity.unit,
+        "published": line.published,
+        "ours": NOT_RUN if not line.is_run and not line.seeds[0] else _exact(line.ours),
+        "deviation": _exact(line.deviation),
+        "difference": line.difference,
+        "published gain": _exact(line.published_gain),
+        "gain": _exact(gain.mean if gain else None),
+        "p of the paired t-test": _exact(gain.t_test if gain else None),
+        "p of Wilcoxon's test": _exact(gain.wilcoxon if gain else None),
+        "seeds": line.seeds[0],
+        "seeds wanted": line.seeds[1],
+        "values": " ".join(map(repr, line.values)),
+        "commit": line.commit,
+        "command": line.command,
+        "why": " ".join(line.why),
+    }
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def is_one_go(part: Part) -> bool:
+    """Whether one command and commit make a whole table, and reasons stand beside the numbers."""
+    return part.scale in ("count", "speed")
+
+
+def headings(part: Part, lines: Sequence[Line]) -> list[str]:
+    """Of the columns that a part has: gains and commits only where they say something."""
+    names = ["", "", "published", "ours", "difference"]
+    if is_one_go(part):
+        return [*names, "why"]
+    if has_gains(lines):
+        of_gains = "difference" if part.comparable else "difference of gains"
+        names = [*names[:4], "published gain", "our gain", "p (t / Wilcoxon)", of_gains]
+    return [*names, "seeds", *(["commit"] if has_commits(lines) else [])]
+
+
+def has_commits(lines: Sequence[Line]) -> bool:
+    """Whether lines of one table are of several versions of the code."""
+    return len({line.commit for line in lines if line.is_run}) > 1
+
+
+def has_gains(lines: Sequence[Line]) -> bool:
+    """Whether any line is compared with a baseline."""
+    return any(line.gain is not None for line in lines)
+
+
+def cells(part: Part, line: Line, lines: Sequence[Line]) -> list[str]:
+    """What stands under :func:`headings`, the row's label first."""
+    unit = f", {line.quantity.unit}" if line.quantity.unit else ""
+    found = [line.row, f"{line.quantity.name}{unit}", line.published or "–", line.shown]
+    if is_one_go(part):
+        return [*found, line.difference or "–", " ".join(line.why)]
+    if has_gains(lines):
+        ours = "baseline" if line.baseline else signed(line.gain.mean if line.gain else None)
+        found += [signed(line.published_gain), ours, chances(line)]
+    found += [line.difference or "–", f"{line.seeds[0]} of {line.seeds[1]}"]
+    return [*found, line.commit or "–"] if has_commits(lines) else found
+
+
+def commits(lines: Sequence[Line]) -> str:
+    """Of the code that made a table."""
+    return ", ".join(dict.fromkeys(line.commit for line in lines if line.commit))
+
+
+def chances(line: Line) -> str:
+    """The two tests' p for people."""
+    if line.gain is None:
+        return "–"
+    return " / ".join("–" if p is None else f"{p:.2g}" for p in (line.gain.t_test, line.gain.wilcoxon))
+
+
+def merged(lines: Sequence[Line]) -> list[list[Line]]:
+    """A row's lines together where it was not run, each alone where it was."""
+    found: list[list[Line]] = []
+    for _, group in groupby(lines, key=lambda line: line.row):
+        of_row = list(group)
+        found += [of_row] if not any(line.is_run for line in of_row) else [[line] for line in of_row]
+    return found
+
+
+def names_and_published(lines: Sequence[Line]) -> tuple[str, str]:
+    """The quantities of a row that was not run, and their published figures."""
+    lines = [line for line in lines if line.published] or lines
+    units = dict.fromkeys(line.quantity.unit for line in lines)
+    names = ", ".join(line.quantity.name for line in lines)
+    unit = f", {next(iter(units))}" if len(units) == 1 and any(units) else ""
+    published = " / ".join(line.published or "–" for line in lines)
+    return names + unit, published if any(line.published for line in lines) else "–"
+
+
+def to_markdown(entry: Entry, lines: Lines) -> str:
+    """A table as a page of Markdown: a section for every scale."""
+    text = [f"# {entry.title}", "", entry.caption + "."]
+    if any(line.is_run for of_part in lines.values() for line in of_part):
+        text += ["", f"![{entry.title} as a chart]({entry.id}.png)"]
+    for part in entry.parts:
+        of_part = lines[part.scale]
+        text += ["", f"## {part.scale}: {ABOUT[part.scale]}", "", f"Needs {part.need}; {part.time}.", ""]
+        at = f" at {commits(of_part)}" if commits(of_part) else ""
+        text += [f"`{command(entry, part)}`{at}", ""]
+        text += _markdown_table(part, of_part)
+        reasons = notes(part, of_part)
+        text += ["", *(f"- {reason}" for reason in reasons)] if reasons else []
+        text += _markdown_commands(part, of_part)
+    return "\n".join(text) + "\n"
+
+
+def _markdown_commands(part: Part, lines: Sequence[Line]) -> list[str]:
+    """Every row's own command, once."""
+    if is_one_go(part):
+        return []
+    found = dict.fromkeys((line.row, line.command) for line in lines)
+    return ["", "```sh", *(f"{words}  # {row}" for row, words in found), "```"]
+
+
+def notes(part: Part, lines: Sequence[Line]) -> list[str]:
+    """What stands under a table: each sentence once, after the rows that it is for."""
+    if is_one_go(part):
+        return []
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for reason in line.why:
+            found.setdefault(reason, []).append(line.row)
+    if part.why and any(line.is_run for line in lines):
+        found.setdefault(part.why, [])
+    rows = {line.row for line in lines}
+    return [
+        reason if reason == part.why or set(places) == rows else f"{', '.join(dict.fromkeys(places))}: {reason}"
+        for reason, places in found.items()
+    ]
+
+
+def pivoted(part: Part, lines: Sequence[Line]) -> list[list[str]] | None:
+    """A table over epochs or depths: a row for every line of its chart; None for other tables, or before a run."""
+    if part.read == "figures" or not any(line.is_run for line in lines):
+        return None
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for line in lines:
+        name, _, place = line.quantity.name.partition(f" at {part.chart} ")
+        cells_of = found.setdefault((line.row, name), {})
+        if place:
+            cells_of[int(place)] = line.shown
+    places = sorted({place for of_row in found.values() for place in of_row})
+    head = ["", "", *(f"{part.chart} {place}" for place in places)]
+    return [head, *([*names, *(of_row.get(place, NOT_RUN) for place in places)] for names, of_row in found.items())]
+
+
+def _markdown_table(part: Part, lines: Sequence[Line]) -> list[str]:
+    table = pivoted(part, lines)
+    if table is None:
+        table = [headings(part, lines)]
+        for group in merged(lines):
+            row = cells(part, group[0], lines)
+            if not group[0].is_run:
+                row[1], row[2] = names_and_published(group)
+            table.append(row)
+    return markdown_table(table[0], table[1:])

@@ -1,0 +1,118 @@
+"""Rows that are trained: on the paper's data set by its recipe, and small, as twins at one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from convattn.tasks.recipes import load_recipe, parse_overrides
+from reproduce.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
+
+QUANTITIES: dict[str, Quantity] = {
+    "top1": Quantity("top-1", "%", "accuracy"),
+    "top5": Quantity("top-5", "%", "top5"),
+    "mean_iou": Quantity("mIoU", "%", "mean_iou"),
+} | {
+    f"{kind}_{name}": Quantity(f"{kind} {name}", "%", f"{kind}_{name}")
+    for kind in ("box", "mask")
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+}
+"""By the names of the recipes' published figures."""
+
+SMALL: dict[Scale, tuple[str, str]] = {
+    "digits": ("Other images, a smaller network", "half a minute to 1½ min a run on one core"),
+    "scenes": ("Scenes of 128 pixels, a smaller network from random weights", "2 to 11 min a run on one core"),
+}
+"""What is small at these scales, and how long a run takes."""
+SMALL_WHY = (
+    "{}, minutes of training: the numbers themselves cannot agree. What can be compared are the "
+    "gains over the baseline, and their order."
+)
+NO_LARGE = " No object on them is larger than 96² pixels: they have no APl."
+FULL_WHY = "Another machine, other random numbers; where the paper leaves a setting open the recipe says what stands."
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One row at two sizes.
+
+    Args:
+        label: for people.
+        recipe: by which the paper's own row is trained; "" where there is none.
+        key: of its published figures in the recipe: the model, then settings.
+        small: the same row small; None where there is none.
+        group: rows of one group share a baseline.
+        baseline: whether the others of its group are compared with this one.
+        published: in place of the recipe's, by names of :data:`QUANTITIES`.
+        x: its place on a chart's axis.
+    """
+
+    label: str
+    recipe: str
+    key: str
+    small: Setting | None = None
+    group: str = ""
+    baseline: bool = False
+    published: Mapping[str, str] | None = None
+    x: float | None = None
+
+    def row(self, setting: Setting) -> Row:
+        """The row by a setting, with what the paper gives by the quantities' names."""
+        found = self.published
+        if found is None:
+            found = published_figures(self.recipe).get(self.key, {}) if self.recipe else {}
+        figures = {QUANTITIES[name].name: text for name, text in found.items()}
+        return Row(self.label, figures, self.group, self.baseline, setting=setting, x=self.x)
+
+
+@cache
+def published_figures(recipe: str) -> dict[str, dict[str, str]]:
+    """What a recipe knows of the papers' figures, by its keys, as text.
+
+    Example:
+        >>> published_figures("imagenet-swin")["acmix_swin_tiny"]
+        {'top1': '81.9'}
+    """
+    found = load_recipe(recipe).published
+    return {
+        key: {name: str(value) for name, value in (given.items() if isinstance(given, dict) else [("top1", given)])}
+        for key, given in found.items()
+    }
+
+
+def full_setting(recipe: str, key: str) -> Setting:
+    """The run that a key of a recipe's published figures stands for.
+
+    Example:
+        >>> full_setting("imagenet-xvolution", "xvolution_resnet34 model_args.stages=[2]").overrides
+        {'model': 'xvolution_resnet34', 'model_args.stages': [2]}
+    """
+    model, *settings = key.split(" ")
+    return Setting(recipe, {"model": model, **parse_overrides(settings)})
+
+
+def quantities(*names: str) -> tuple[Quantity, ...]:
+    """By the recipes' names."""
+    return tuple(QUANTITIES[name] for name in names)
+
+
+def full_part(twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any) -> Part:
+    """The rows on the paper's own data set."""
+    rows = tuple(twin.row(full_setting(twin.recipe, twin.key)) for twin in twins if twin.recipe)
+    dense = any(twin.recipe.startswith(PRETRAINED) for twin in twins)
+    weights = "the backbone's weights on ImageNet, " if dense else ""
+    need = f"the data set, {weights}8 GPUs"
+    return Part("full", columns, rows, "days", need, FULL_WHY, read, **options)
+
+
+def small_part(
+    scale: Scale, twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
+) -> Part:
+    """The rows as small runs."""
+    rows = tuple(twin.row(twin.small) for twin in twins if twin.small is not None)
+    asks_for_large = any(quantity.name.endswith("APl") for quantity in columns)
+    images, time = SMALL[scale]
+    why = SMALL_WHY.format(images) + (NO_LARGE if scale == "scenes" and asks_for_large else "")
+    return Part(scale, columns, rows, time, "nothing", why, read, **options)

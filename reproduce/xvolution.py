@@ -1,0 +1,204 @@
+"""The tables and figures of X-volution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from convattn.tasks.recipes import load_recipe
+from reproduce.acmix_counts import MACS, PARAMETERS, RESNET, SECONDS, SHAPE, architecture_rows
+from reproduce.budget import digits, scene
+from reproduce.entries import Entry, Part, Quantity, Row
+from reproduce.networks import totals
+from reproduce.twins import Twin, full_part, quantities, small_part
+
+TOP = quantities("top1", "top5")
+BOX = quantities("box_AP", "box_AP50", "box_AP75", "box_APs", "box_APm", "box_APl")
+SIZES = quantities("box_AP", "box_APs", "box_APm", "box_APl")
+BOX_AND_MASK = (*SIZES, *quantities("mask_AP", "mask_APs", "mask_APm", "mask_APl"))
+FIRST = "coco-faster_rcnn-xvolution-1x"
+
+_INVOLUTION = 'xvolution_resnet50 model_args.operator_args={"attention":"involution"}'
+_GLOBAL = 'xvolution_resnet50 model_args.operator_args={"attention":"global"}'
+_STAGE_4 = {"model_args.stages": [4]}
+# label | key of the recipe's figures | the small network | its options
+_OPERATORS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("Convolution", "conv_resnet50", "conv_resnet18", {}),
+    ("Multi-Convolution", "multiconv_resnet50", "multiconv_resnet18", {}),
+    ("AA-Convolution", "aa_resnet50", "aa_resnet18", _STAGE_4),
+    ("Involution", "involution_resnet50", "involution_resnet18", _STAGE_4),
+    ("X-volution (Inv)", _INVOLUTION, "xvolution_resnet18", {"model_args.operator_args": {"attention": "involution"}}),
+    ("Self-Attention", "global_resnet50", "global_resnet18", {}),
+    ("X-volution (SA)", _GLOBAL, "xvolution_resnet18", {"model_args.operator_args": {"attention": "global"}}),
+    ("PSSA", "pssa_resnet50", "pssa_resnet18", {}),
+    ("X-volution", "xvolution_resnet50", "xvolution_resnet18", {}),
+)
+
+
+def _table_1() -> Entry:
+    twins = []
+    for depth, small, options in (
+        (34, 34, {"model_args.layers": [1, 1, 1, 1]}),
+        (50, 14, {}),
+    ):
+        for label, kind, stage in (
+            ("Convolution", "conv", None),
+            ("Self-Attention", "global", None),
+            ("PSSA", "pssa", None),
+            ("X-volution, stage3", "xvolution", 2),
+            ("X-volution, stage4", "xvolution", 3),
+            ("X-volution, stage5", "xvolution", None),
+        ):
+            place = {} if stage is None else {"model_args.stages": [stage]}
+            key = f"{kind}_resnet{depth}" + ("" if stage is None else f" model_args.stages=[{stage}]")
+            made, group = digits(f"{kind}_resnet{small}", {**options, **place}), f"ResNet-{depth}"
+            twins.append(Twin(f"{group}, {label}", "imagenet-xvolution", key, made, group, kind == "conv"))
+    parts = (small_part("digits", twins, TOP[:1]), full_part(twins, TOP))
+    return Entry("xvolution", "table 1", "Operators and stages on ImageNet, ResNet-34 and ResNet-50", parts)
+
+
+def _operators(recipe: str, head: str, *, without: str = "") -> list[Twin]:
+    return [
+        Twin(label, recipe, key, scene(head, model, options), baseline=label == "Convolution")
+        for label, key, model, options in _OPERATORS
+        if label != without
+    ]
+
+
+def _table_2() -> Entry:
+    twins = _operators(FIRST, "faster_rcnn")
+    parts = (small_part("scenes", twins, BOX), full_part(twins, BOX))
+    return Entry("xvolution", "table 2", "Faster R-CNN with nine operators, COCO", parts)
+
+
+def _table_3() -> Entry:
+    twins = _operators("coco-mask_rcnn-xvolution", "mask_rcnn", without="Multi-Convolution")
+    parts = (small_part("scenes", twins, BOX_AND_MASK), full_part(twins, BOX_AND_MASK))
+    return Entry("xvolution", "table 3", "Mask R-CNN with eight operators, COCO", parts)
+
+
+def _figure_3a() -> Entry:
+    twins = []
+    for kernel in (1, 3, 5, 7, 9):
+        for label, kind in (("Convolutions alone", "multiconv"), ("X-volution", "xvolution")):
+            options = {} if kernel == 3 else {"model_args.operator_args.kernel_size": kernel}
+            key = f"{kind}_resnet50" + "".join(f" {name}={value}" for name, value in options.items())
+            small, named = digits(f"{kind}_resnet14", options), f"{label}, {kernel}×{kernel}"
+            twins.append(Twin(named, FIRST, key, small, str(kernel), kind == "multiconv", published={}, x=kernel))
+    top1 = quantities("top1")
+    parts = (
+        small_part("digits", twins, top1, chart="kernel"),
+        full_part(twins, quantities("box_AP"), chart="kernel"),
+    )
+    caption = "Kernel sizes 1 to 9 of the convolution branch (the paper: a curve without numbers)"
+    return Entry("xvolution", "figure 3a", caption, parts)
+
+
+def _figure_3b() -> Entry:
+    """The epochs of runs that are rows of table 2."""
+    shown = ("Convolution", "PSSA", "X-volution")
+    twins = [replace(twin, published={}) for twin in _operators(FIRST, "faster_rcnn") if twin.label in shown]
+    columns = quantities("box_AP")
+    parts = (
+        small_part("scenes", twins, columns, "epochs", chart="epoch"),
+        full_part(twins, columns, "epochs", chart="epoch"),
+    )
+    caption = "AP by epoch of convolution, PSSA and X-volution (the paper: a curve without numbers)"
+    return Entry("xvolution", "figure 3b", caption, parts)
+
+
+def _table_4() -> Entry:
+    bias = {"model_args.operator_args": {"position": "bias"}}
+    twins = []
+    for label, kind in (("PSSA", "pssa"), ("X-volution", "xvolution")):
+        plain, model = f"{kind}_resnet50", f"{kind}_resnet14"
+        placed = f'{plain} model_args.operator_args={{"position":"bias"}}'
+        twins.append(Twin(label, FIRST, plain, digits(model), label, baseline=True))
+        twins.append(Twin(f"{label} with position bias", FIRST, placed, digits(model, bias), label))
+    parts = (small_part("digits", twins, quantities("top1")), full_part(twins, SIZES))
+    return Entry("xvolution", "table 4", "Relative position encoding, COCO detection", parts)
+
+
+def _table_5() -> Entry:
+    made = (("ResNet-50", "conv_resnet50"), ("X-volution, stage5", "xvolution_resnet50"))
+    rows = []
+    for title, model in made:
+        rows += architecture_rows(f"{title}|{model}", RESNET, (3, 4, 6, 3))
+    rows += [Row(f"{title}, whole", count=partial(totals, model)) for title, model in made]
+    columns = (*SHAPE, PARAMETERS, MACS)
+    return Entry("xvolution", "table 5", "Architectures for ImageNet", (Part("count", columns, tuple(rows), SECONDS),))
+
+
+def _table_6() -> Entry:
+    twins = []
+    for schedule, epochs in (("1x", 12), ("2x", 24), ("3x", 36), ("6x", 72)):
+        for label, kind in (("Convolution", "conv"), ("PSSA", "pssa"), ("X-volution", "xvolution")):
+            recipe = f"coco-faster_rcnn-xvolution-{schedule}"
+            named, base = f"{label}, {epochs} epochs", kind == "conv"
+            twins.append(Twin(named, recipe, f"{kind}_resnet50", group=schedule, baseline=base))
+    return Entry("xvolution", "table 6", "Four lengths of training, COCO detection", (full_part(twins, BOX),))
+
+
+COCO_IMAGES, BATCH = 118_287, 16
+# schedule | epochs | steps, first and second milestone in thousands
+_SCHEDULES = (("1x", 12, 90, 60, 80), ("2x", 24, 180, 120, 160), ("3x", 36, 270, 210, 250), ("6x", 72, 540, 420, 500))
+
+
+def _schedule(recipe: str) -> dict[str, float]:
+    """Epochs, thousands of steps, and the milestones as the same part of the run."""
+    found = load_recipe(recipe)
+    steps = found.epochs * COCO_IMAGES / found.batch_size / 1e3
+    first, second = (milestone / found.epochs * steps for milestone in found.schedule.milestones)
+    return {"epochs": found.epochs, "steps": steps, "first": first, "second": second}
+
+
+def _table_7() -> Entry:
+    why = (
+        "An epoch of 118,287 images by 16 has 7,393 steps. Detectron2's 90k steps are 12.2 "
+        "epochs; the recipe keeps the epochs and divides the rate at the same parts of the run."
+    )
+    columns = (
+        Quantity("epochs", "", "epochs", 0),
+        Quantity("steps", "k", "steps"),
+        Quantity("first division", "k", "first"),
+        Quantity("second division", "k", "second"),
+    )
+    rows = tuple(
+        Row(
+            schedule,
+            dict(zip((column.name for column in columns), map(str, published), strict=True)),
+            count=partial(_schedule, f"coco-faster_rcnn-xvolution-{schedule}"),
+            why={"steps": why, "first division": why, "second division": why},
+        )
+        for schedule, *published in _SCHEDULES
+    )
+    part = Part("count", columns, rows, SECONDS)
+    return Entry("xvolution", "table 7", "Learning-rate schedules of the four lengths", (part,))
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        "xvolution",
+        "figure 1",
+        "The operator while training and at inference",
+        reason="A drawing: that both forms compute the same is an identity, which tests hold to rounding.",
+    ),
+    Entry(
+        "xvolution",
+        "figure 2",
+        "Where the operator stands in a block",
+        reason="A drawing: table 5 lists the network, stage by stage.",
+    ),
+    _figure_3a(),
+    _figure_3b(),
+    Entry("xvolution", "figure 4", "The structure of PSSA", reason="A drawing: its equations are the operator's own."),
+    _table_1(),
+    _table_2(),
+    _table_3(),
+    _table_4(),
+    _table_5(),
+    _table_6(),
+    _table_7(),
+)

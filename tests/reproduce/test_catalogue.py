@@ -1,0 +1,150 @@
+"""Every table and figure of the papers has an entry, every row a way to ours, every difference a sentence."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from convattn.errors import UserError
+from convattn.tasks.recipes import load_recipe
+from reproduce import ENTRIES, Entry, Part, Row, find_entries
+from reproduce.entries import SCALES
+from reproduce.lines import NOTICED, lines_of
+from reproduce.results import Results
+from reproduce.runs import make_run
+from tests.reproduce.commands import recipe_of
+
+# As numbered in the papers' texts; X-volution's figure 3 has two panels.
+NUMBERS = {
+    "acmix": [
+        *(f"figure {number}" for number in range(1, 6)),
+        *(f"table {number}" for number in range(1, 8)),
+        *(f"supplement, table {number}" for number in range(1, 6)),
+    ],
+    "xvolution": [
+        *("figure 1", "figure 2", "figure 3a", "figure 3b", "figure 4"),
+        *(f"table {number}" for number in range(1, 8)),
+    ],
+}
+TRAINED = [
+    pytest.param(entry, part, row, id=f"{entry.id}-{part.scale}-{row.label}")
+    for entry in ENTRIES
+    for part in entry.parts
+    for row in part.rows
+    if part.scale in ("digits", "scenes", "full")
+]
+COUNTED = [entry for entry in ENTRIES if entry.part("count")]
+QUICK = ("acmix-table1", "acmix-supplement-table2", "xvolution-table7")
+
+
+def counted_lines(entry: Entry, tmp_path) -> list:
+    part, results = entry.part("count"), Results(tmp_path)
+    results.keep_counts(entry, {row.label: dict(row.count()) for row in part.rows})
+    return lines_of(entry, part, results)
+
+
+def test_every_table_and_figure_is_there_once():
+    for paper, numbers in NUMBERS.items():
+        assert [entry.number for entry in ENTRIES if entry.paper == paper] == numbers
+    assert len({entry.id for entry in ENTRIES}) == len(ENTRIES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
+def test_what_is_not_computed_says_why(entry: Entry):
+    assert bool(entry.parts) != bool(entry.reason)
+    assert [part.scale for part in entry.parts] == [scale for scale in SCALES if entry.part(scale)]
+    for part in entry.parts:
+        assert part.rows
+        assert part.time
+        assert len({row.label for row in part.rows}) == len(part.rows), "a row is found by its label"
+
+
+@pytest.mark.parametrize(("entry", "part", "row"), TRAINED)
+def test_a_row_names_a_command_that_parses(entry: Entry, part: Part, row: Row):
+    (line, *_) = lines_of(entry, dataclasses.replace(part, rows=(row,)), Results(Path("no-such-folder")))
+    assert line.shown == "not run"
+    asked = recipe_of(line.command)
+    wanted = load_recipe(row.setting.recipe, row.setting.overrides)
+    weights = asked.model_args.pop("pretrained_cfg_overlay", None)
+    for name in ("model", "network", "model_args", "epochs", "task", "about"):
+        assert getattr(asked, name) == getattr(wanted, name)
+    assert asked.pretrained == bool(weights) == row.setting.recipe.startswith(("coco", "ade20k"))
+    if part.scale == "full":
+        assert asked.data.folder
+        assert asked.trainer.devices == 8
+
+
+@pytest.mark.parametrize("entry", [entry for entry in COUNTED if entry.id in QUICK], ids=lambda entry: entry.id)
+def test_counts_are_filled_and_differences_explained(entry: Entry, tmp_path):
+    check_counts(counted_lines(entry, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", [entry for entry in COUNTED if entry.id not in QUICK], ids=lambda entry: entry.id)
+def test_all_counts_are_filled_and_differences_explained(entry: Entry, tmp_path):
+    check_counts(counted_lines(entry, tmp_path))
+
+
+def check_counts(lines):
+    for line in lines:
+        assert line.is_run, f"{line.row}, {line.quantity.name} is empty"
+        apart = line.relative is not None and abs(line.relative) > NOTICED
+        apart |= line.published == "0" and float(line.ours) != 0
+        assert line.why or not apart, f"{line.row}, {line.quantity.name}: {line.published} {line.ours} without a why"
+
+
+def test_table_1_is_what_the_formulas_give(tmp_path):
+    (entry,) = find_entries(["acmix-table1"])
+    found = {(line.row.partition(":")[0], line.quantity.key): line.ours for line in counted_lines(entry, tmp_path)}
+    assert found["ACmix, stage I", "multiply-adds"] == pytest.approx(0.963, abs=5e-4)
+    assert found["ACmix, stage II", "multiply-adds"] == pytest.approx(0.350, abs=5e-4)
+    for (row, key), value in found.items():
+        if key == "multiply-adds":
+            assert found[row, "by formula"] == pytest.approx(value, rel=1e-9)
+
+
+def test_entries_are_found_by_name_and_by_paper():
+    assert {entry.paper for entry in find_entries(["xvolution"])} == {"xvolution"}
+    assert find_entries([]) == list(ENTRIES)
+    with pytest.raises(UserError, match=r"no table or figure 'acmix-tabel6': did you mean acmix-table"):
+        find_entries(["acmix-tabel6"])
+
+
+def test_default_options_share_their_runs_across_tables():
+    """Swin-ACmix-T with its defaults is a row of tables 6 and 7 and of figure 4: one run."""
+    rows = {
+        (entry.id, row.label): make_run(row.setting, 0).name
+        for entry in find_entries(["acmix-figure4", "acmix-table6", "acmix-table7"])
+        for row in entry.part("digits").rows
+    }
+    full = (("acmix-figure4", "Swin-ACmix-T"), ("acmix-table6", "α and β learned"))
+    assert len({rows[row] for row in full} | {rows["acmix-table7", "Group convolution, full"]}) == 1
+
+
+def test_the_curves_are_of_the_runs_that_the_table_has():
+    table, figure = (find_entries([name])[0].part("scenes") for name in ("xvolution-table2", "xvolution-figure3b"))
+    runs = {make_run(row.setting, 0).name for row in table.rows}
+    assert len(runs) == 9
+    assert {make_run(row.setting, 0).name for row in figure.rows} < runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "row"),
+    [
+        pytest.param(part, row, id=f"{entry.id}-{part.scale}-{row.label}")
+        for entry in ENTRIES
+        for part in entry.parts
+        for row in part.rows
+        if row.setting is not None
+    ],
+)
+def test_every_network_can_be_made(part: Part, row: Row):
+    from convattn.tasks.building import build_model
+    from convattn.tasks.task import build_network
+
+    recipe = load_recipe(row.setting.recipe, row.setting.overrides)
+    with torch.device("meta"):
+        model = build_model(recipe, 10) if recipe.task == "classification" else build_network(recipe, 10)
+    assert sum(parameter.numel() for parameter in model.parameters())
