@@ -6,6 +6,7 @@ import csv
 import html
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from conftest import TINY
 from safetensors.torch import load_file
 
 from convattn.report.run import rank, read_run
+from convattn.tasks import checkpoints
 from convattn.tasks.checkpoints import PROGRESS, Progress, read_checkpoint, shipped_weights
 from convattn.tasks.classification import Classifier
 from convattn.tasks.finishing import read_result
@@ -93,3 +95,10 @@ def test_the_interval_of_an_accuracy_of_few_images(photos: Path, tmp_path: Path)
     assert "Dotted: epoch 1, the best: the highest accuracy after the warm-up, of equals that of the least loss" in page
     assert "But 32 validation images say little: one of them is 3.1 points" in page
     assert "<td>1, best</td>" in page
+
+
+def test_a_place_of_version_0_1_is_taken() -> None:
+    """It knows no loss of the best epoch."""
+    stored = {name: value for name, value in asdict(Progress(epoch=2, best_score=0.5)).items() if name != "best_loss"}
+    assert checkpoints._progress_fault({**stored, "loss_sum": torch.zeros(())}) == ""
+    assert Progress(**stored).best_loss == Progress().best_loss

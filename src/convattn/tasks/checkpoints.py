@@ -127,6 +127,7 @@ def _progress_fault(stored: dict[str, Any]) -> str:
     loss = stored.get("loss_sum")
     if not isinstance(loss, Tensor) or loss.shape != () or loss.layout != torch.strided:
         return f"{PROGRESS}.loss_sum is no number"
+    stored = {"best_loss": Progress.best_loss, **stored}  # version 0.1 had none
     if stored.keys() - {"loss_sum"} != {one.name for one in fields(Progress)}:
         return f"{PROGRESS} has other entries than {', '.join(one.name for one in fields(Progress))}"
     for one in fields(Progress):
