@@ -19,7 +19,7 @@ from convattn.detection.evaluation import FIGURES, evaluate_detections
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory):
-    return open_scenes(settings=SceneSettings(train=2, val=12), cache=tmp_path_factory.mktemp("scenes")).val
+    return open_scenes(settings=SceneSettings(train=8, val=12), cache=tmp_path_factory.mktemp("scenes")).val
 
 
 def shaken(truth: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:

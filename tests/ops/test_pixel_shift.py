@@ -214,7 +214,8 @@ def test_autocast_computes_in_its_dtype_and_tables_keep_theirs(dtype):
     inputs = [x.requires_grad_() for x in draw(nbhd, 2, dtype=torch.float32)]
     with torch.autocast("cpu", dtype=dtype):
         out = run(inputs, nbhd, 2)
-    assert out.dtype == dtype
+    # in float16 three maps multiplied would overflow
+    assert out.dtype == (torch.float32 if dtype == torch.float16 else dtype)
     assert {g.dtype for g in torch.autograd.grad(out.sum(), inputs)} == {torch.float32}
     with torch.autocast("cpu", dtype=dtype):
         assert run(draw(nbhd, 2), nbhd, 2).dtype == torch.float64

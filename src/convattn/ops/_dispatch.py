@@ -102,7 +102,7 @@ def backend(name: str) -> Iterator[BackendUse]:
         >>> with convattn.ops.backend("eager") as use:
         ...     y = layer(x)
         >>> sorted(use.ops), bool(torch.allclose(y, layer(x), atol=1e-5))
-        (['attend', 'group_convolution'], True)
+        (['attend'], True)
     """
     global _wanted
     known = {PORTABLE: None} | {key: None for named in _backends.values() for key in named}

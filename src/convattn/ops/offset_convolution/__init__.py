@@ -72,6 +72,7 @@ def blocks_of_outputs(weight: Tensor) -> Tensor:
     """``[D, C_in, C_out]`` as :func:`offset_convolution` takes it, in blocks that fill whole vectors.
 
     Example:
+        >>> import torch
         >>> blocks_of_outputs(torch.zeros(33, 4, 96)).shape, blocks_of_outputs(torch.zeros(9, 4, 6)).shape
         (torch.Size([3, 132, 32]), torch.Size([1, 36, 6]))
     """
@@ -84,6 +85,7 @@ def skips_zeros(x: Tensor) -> bool:
     """Whether the implementation for tensors such as this one computes nothing for zeros beyond the border.
 
     Example:
+        >>> import torch
         >>> skips_zeros(torch.zeros(1, dtype=torch.float64))
         False
     """
