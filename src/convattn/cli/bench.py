@@ -50,7 +50,9 @@ Size = Annotated[
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 ModeName = Annotated[str, typer.Option("--mode", help="forward, or train: forward and backward.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="On the CPU; OMP_NUM_THREADS, else one a core.", show_default=False)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="On the CPU; OMP_NUM_THREADS, else one a core.", show_default=False)
+]
 Seconds = Annotated[float, typer.Option(min=0.01, help="Time to spend on each of the two.")]
 
 
