@@ -367,9 +367,9 @@ def data_sets() -> list[Case]:
         Case("cost-plot", lambda *_: ["cost", "conv_resnet50", "--plot", "a.png"], "--plot writes an .svg file"),
         Case("cost-hub", lambda *_: ["cost", "hf-hub:a/b"], "no model 'hf-hub:a/b'"),
         Case("list-nothing", lambda *_: ["list", "no-such-model"], "no model or recipe matches"),
-        Case("bench-case", lambda *_: ["bench", "op", "no-such-case"], "no-such-case"),
-        Case("bench-device", lambda *_: ["bench", "op", "acmix-64@56", "--device", "abacus"], "--device must be"),
-        Case("bench-records", lambda folder, _: ["bench", "docs", "--records", folder / "x"], "no folder"),
+        Case("bench-case", lambda *_: ["benchmarks", "op", "no-such-case"], "no-such-case"),
+        Case("bench-device", lambda *_: ["benchmarks", "op", "acmix-64@56", "--device", "abacus"], "--device must be"),
+        Case("bench-records", lambda folder, _: ["benchmarks", "docs", "--records", folder / "x"], "no folder"),
         Case("bench-noise", _bench_record(b"\xff\xfe"), "is not a benchmark record"),
         Case("bench-text", _bench_record(b"{"), "is not a benchmark record"),
         Case("bench-list", _bench_record(b"[1]"), "is not a benchmark record"),
@@ -385,6 +385,6 @@ def data_sets() -> list[Case]:
 def _bench_record(content: bytes) -> Make:
     def make(folder: Path, stock: Stock) -> list[Any]:
         (folder / "a.json").write_bytes(content)
-        return ["bench", "docs", "--records", folder, "--out", folder]
+        return ["benchmarks", "docs", "--records", folder, "--out", folder]
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -12,15 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 
+import benchmarks.command
+import convattn.cli
+import reproduce.command
 from tests.cli.bad_folders import coco, data_sets, run_folders
 from tests.cli.bad_input import Case, Stock
 from tests.cli.bad_settings import recipes, settings
 from tests.cli.bad_weights import checkpoints, damaged_checkpoints, headers, weights_files
-from tests.cli.conftest import COLORS, Command, paint
+from tests.cli.conftest import COLORS, caller, paint
 from tests.tasks.dense_runs import write_coco, write_pairs
 
 CASES = [*recipes(), *settings(), *headers(), *weights_files(), *checkpoints(), *damaged_checkpoints()]
 CASES += [*run_folders(), *coco(), *data_sets()]
+PROGRAMS = {"benchmarks": benchmarks.command.app, "reproduce": reproduce.command.app}
+"""What is no verb of ``convattn`` but a program of the checkout."""
 SECONDS = 10.0
 """The most that any answer may take."""
 
@@ -92,7 +98,11 @@ def check(case: Case, code: int, out: str, err: str, seconds: float) -> None:
     ],
 )
 def test_bad_input_is_one_message(
-    case: Case, stock: Stock, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case,
+    stock: Stock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.set_num_threads(1)
     here = tmp_path / "here"
@@ -100,16 +110,22 @@ def test_bad_input_is_one_message(
     monkeypatch.chdir(here)
     arguments = case.make(tmp_path, stock)
     before = time.monotonic()
-    done = command(*arguments)
+    program = PROGRAMS.get(arguments[0])
+    command = caller(program or convattn.cli.app, monkeypatch, capsys)
+    done = command(*(arguments[1:] if program else arguments))
     check(case, done.code, done.out, done.err, time.monotonic() - before)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in (*CASES[::BY_PROCESS], *WARNED_OF)])
 def test_bad_input_by_process(case: Case, stock: Stock, tmp_path: Path) -> None:
-    run = [sys.executable, "-c", "from convattn.cli import main; main()", *map(str, case.make(tmp_path, stock))]
+    words, app = list(map(str, case.make(tmp_path, stock))), "convattn.cli"
+    if words[0] in PROGRAMS:
+        app = f"{words.pop(0)}.command"
+    run = [sys.executable, "-c", f"from convattn.cli import main; from {app} import app; main(app)", *words]
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=os.environ | paths)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # the processor's seconds: what else the machine does is no matter here
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
