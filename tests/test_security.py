@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from convattn.errors import UserError
-from convattn.tasks.checkpoints import AtomicCheckpointIO, read_checkpoint
+from convattn.tasks.checkpoint_io import AtomicCheckpointIO
+from convattn.tasks.checkpoints import read_checkpoint
 from convattn.tasks.recipes import parse_overrides, read_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -96,10 +96,10 @@ def test_timm_knows_the_networks_in_every_order_of_imports() -> None:
     """One process imports what takes long, then forks for every order."""
     orders = (
         *("timm, convattn", "convattn, timm.layers", "convattn.layers.bottleneck", "convattn.models.resnet"),
-        *("convattn.official", "convattn.convert", "convattn.optimize", "convattn.detection"),
+        *("convattn.official", "convattn.convert", "convattn.optimize", "convattn.tasks.inference"),
     )
     program = f"""
-import os, traceback
+import os, sys, traceback
 import huggingface_hub, safetensors.torch, torch, torchvision  # all that timm imports
 for order in {orders}:
     if os.fork() == 0:
@@ -108,6 +108,7 @@ for order in {orders}:
             import timm, convattn
             assert timm.is_model("acmix_resnet50"), "not registered"
             assert type(timm.__loader__) is type(timm.__spec__.loader) is type(torch.__loader__)
+            assert not {{"lightning", "torchmetrics", "matplotlib", "scipy"}} & set(sys.modules), "predict needs none"
             assert callable(convattn.convert) and callable(convattn.optimize), "a package in place of its function"
         except BaseException:
             print(order, traceback.format_exc(), flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -12,8 +12,10 @@ from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.tasks.config import Recipe, TaskName
 from convattn.tasks.loaders import Shard, SkipLog
-from convattn.tasks.module import TrainingModule
 from convattn.tasks.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from convattn.tasks.module import TrainingModule  # imports Lightning, which inference does without
 
 Data: TypeAlias = Any
 """A data set with ``classes``, ``train``, ``val`` and ``skipped``; of which kind is for its task to know."""

@@ -19,9 +19,9 @@ from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError, naming_file, user_path
 from convattn.tasks.alone import alone
 from convattn.tasks.building import check_names
+from convattn.tasks.checkpoint_io import AtomicCheckpointIO
 from convattn.tasks.checkpoints import (
     PROGRESS,
-    AtomicCheckpointIO,
     check_same_model,
     describe,
     read_checkpoint,
