@@ -17,7 +17,7 @@ import convattn
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "lightning", "matplotlib", "scipy")
 HELP = [
     *(["--help"], ["trian"], ["train", "--epohcs", "3"]),
-    *([verb, "--help"] for verb in ("train", "val", "predict", "info", "list", "cost", "check-data", "reproduce")),
+    *([verb, "--help"] for verb in ("train", "val", "predict", "info", "list", "cost", "check-data")),
     *(["bench", "--help"], ["bench", "op", "--help"]),
 ]
 
