@@ -29,8 +29,6 @@ WHOLE = ("acmix_resnet14", "repvgg_a0")
 def applies(family: str, before: str, after: str) -> bool:
     if family == "acmix_san10" and "convert" in (before, after):
         return False  # all its convolutions are 1x1
-    if family == "acmix_resnet14" and {before, after} == {"optimize", "checkpointing"}:
-        return False  # the fused operator reads what it saved twice
     return family not in GETTERS or (before, after) != ("features_only", "checkpointing")
 
 
