@@ -76,7 +76,6 @@ def test_folding_refuses_a_convolution_of_another_class():
     for layer in (ACmix(16, 16), PSSA(16, 16)):
         plain = layer.projection
         layer.projection = LoRA(16, 48, 1, bias=plain.bias is not None)
-        assert not torch.equal(layer(torch.ones(1, 16, 3, 3)), torch.zeros(()))
         with pytest.raises(
             TypeError, match="LoRA computes something else: its forward was replaced; merge the adapter"
         ):

@@ -18,8 +18,8 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 def traced_as_one(forward: Forward) -> Forward:
     """A ``forward`` that is one node to whoever traces a network symbolically, as that of torch's layers is.
 
-    That is ``torch.fx``, the feature extractors of torchvision and timm, and FX quantisation: what such a layer
-    computes depends on its input, whose shape they do not know.
+    That is ``torch.fx`` and the feature extractors of torchvision and timm: what such a layer computes depends on its
+    input, whose shape they do not know.
     """
 
     @wraps(forward)
