@@ -17,7 +17,9 @@ from tests.ops.cases import (
     HEAD_DIM,
     HEADS,
     OPERATORS,
+    RESIZED_WINDOWS,
     WINDOWS,
+    Acmix,
     Attend,
     Geometry,
     Recorder,
@@ -79,6 +81,7 @@ GATE = {
     (Attend, 3, FLOAT), (Attend, 6, FLOAT), (Attend, 6, BFLOAT), (Attend, 9, FLOAT),
     *((operator, number, FLOAT) for operator in OPERATORS[1:] for number in (3, 5, 6, 9)),
     *((operator, 6, HALF) for operator in OPERATORS[1:]),
+    (Acmix, 2, FLOAT), (Acmix, 3, FLOAT), (Acmix, 3, BFLOAT),
 }  # fmt: skip
 CASES = [
     pytest.param(
@@ -92,6 +95,20 @@ CASES = [
     for number, geometry in enumerate(WINDOWS if operator is WindowAttend else GEOMETRIES)
     for dtype in (FLOAT, BFLOAT, HALF)
     if dtype == FLOAT or DEVICE.type == "cuda" or issubclass(operator, (Window, WindowAttend)) or number in (3, 6)
+]
+ACMIX = [operator for operator in (Acmix, *RESIZED_WINDOWS) if issubclass(operator, Acmix)]
+CASES += [
+    pytest.param(
+        operator,
+        geometry,
+        dtype,
+        id=f"{operator.name}-{geometry}-{str(dtype).removeprefix('torch.')}",
+        marks=[] if (operator, number, dtype) in GATE else slow_in_the_interpreter,
+    )
+    for operator in ACMIX
+    for number, geometry in enumerate(WINDOWS)
+    for dtype in (FLOAT, BFLOAT, HALF)
+    if min(geometry.height, geometry.width) > 4  # smaller maps have no tiles
 ]
 
 

@@ -225,7 +225,7 @@ def triton_reasons(inputs: Any = None) -> list[str]:
         reasons.append("needs an NVIDIA or AMD GPU; torch finds none")
     if not _is_installed("triton"):
         reasons.append("needs the package triton, which is not installed; pip install triton")
-    for x in () if inputs is None else (inputs.map,):
+    for x in () if inputs is None else (inputs if isinstance(inputs, Tensor) else inputs.map,):
         if x.device.type != "cuda" and not interpreted:
             reasons.append(f"needs tensors on the GPU, got {x.device.type}")
         elif x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):

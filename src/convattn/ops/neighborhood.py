@@ -98,14 +98,21 @@ class Neighborhood:
             raise ValueError(f"border must be one of {', '.join(map(repr, BORDERS))}, got {self.border!r}")
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "stride", as_pair(self.stride, "stride"))
-        object.__setattr__(self, "_hash", hash((offsets, self.stride, self.border)))
         object.__setattr__(self, "_flat", tuple(value for offset in offsets for value in offset))
         object.__setattr__(self, "_farthest", max(map(abs, self.flat_offsets)))
         object.__setattr__(self, "_near", max(self.farthest, *self.stride) <= NEAR)
 
     def __hash__(self) -> int:
-        """Made once: a neighbourhood is looked up in tables at every call."""
-        return self._hash  # type: ignore[attr-defined]
+        """Made once: a neighbourhood is looked up in tables at every call.
+
+        At the first of them, and not when it is made, since torch.compile of torch 2.11 cannot trace ``hash``.
+        """
+        try:
+            return self._hash  # type: ignore[attr-defined]
+        except AttributeError:
+            found = hash((self.offsets, self.stride, self.border))
+            object.__setattr__(self, "_hash", found)
+            return found
 
     @classmethod
     def window(

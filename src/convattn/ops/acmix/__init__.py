@@ -9,12 +9,15 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._operator import Operator
-from convattn.ops.acmix import composed, native
+from convattn.ops.acmix import composed, native, triton
 from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import IntPair, Neighborhood, as_pair
 
 _dispatch.register_backend(
     "acmix", "native", _dispatch.Backend(native.acmix, native.acmix_backward, native.not_supported_reasons)
+)
+_dispatch.register_backend(
+    "acmix", "triton", _dispatch.Backend(triton.acmix, triton.acmix_backward, triton.not_supported_reasons)
 )
 _dispatch.register_backend("acmix", "eager", _dispatch.Backend(composed.acmix_and_kept, composed.acmix_backward))
 operator = Operator("acmix", AcmixInputs, composed=composed.acmix)
@@ -90,7 +93,7 @@ def acmix(
     )
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors)
     recorded = training and not _dispatch.needs_standard_operators()
-    if recorded and not native.not_supported_reasons(inputs) and native.keeps_projection(inputs):
+    if recorded and _keeps_projection(inputs):
         inputs = inputs._replace(keep=True)
     return operator(inputs, backend)
 
@@ -99,6 +102,16 @@ def has_kernel(
     x: Tensor, nbhd: Neighborhood, head_dim: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> bool:
     """Whether ``acmix`` is more than a composition of other operators for these inputs on this machine."""
-    if _dispatch.needs_standard_operators() or not _dispatch.is_wanted("native"):
+    if _dispatch.needs_standard_operators():
         return False
-    return not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
+    if x.is_cuda:
+        on_gpu = not _dispatch.triton_reasons(x) and not triton.geometry_reasons(x, nbhd, head_dim)
+        return on_gpu and _dispatch.is_wanted("triton")
+    return _dispatch.is_wanted("native") and not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
+
+
+def _keeps_projection(inputs: AcmixInputs) -> bool:
+    """Whether training keeps q, k and v: always on a GPU, whose memory is fast to write."""
+    if inputs.x.is_cuda:
+        return not triton.not_supported_reasons(inputs)
+    return not native.not_supported_reasons(inputs) and native.keeps_projection(inputs)

@@ -37,7 +37,7 @@ def attend(x: AttendInputs) -> Tensor:
     if _head_dim(x) > MOST_CHANNELS:
         return offsets.attend(x)
     with torch.cuda.device_of(x.q):
-        return _window_forward(x) if window_radius(x) else _offsets_forward(x)
+        return window_forward(x) if window_radius(x) else _offsets_forward(x)
 
 
 def attend_backward(grad: Tensor, x: AttendInputs) -> Gradients:
@@ -56,11 +56,15 @@ def window_radius(x: AttendInputs) -> int:
     Odd squares without dilation, at stride 1 or 2, on a border that reflects or is zero. A number for each offset can
     not be counted by pixel where a border reflects; a map so small that a position bounces twice suits any form.
     """
-    if x.bias is not None or x.key_offsets is not None or not triton_takes_tiles():
+    if x.bias is not None or x.key_offsets is not None or not serves_window(x.nbhd, (x.k.shape[2], x.k.shape[3])):
         return 0
-    radius = _square_radius(x.nbhd)
-    too_small = x.nbhd.border == "reflect" and min(x.k.shape[-2:]) <= radius + 1
-    return 0 if too_small else radius
+    return _square_radius(x.nbhd)
+
+
+def serves_window(nbhd: Neighborhood, size: tuple[int, int]) -> bool:
+    """Whether the kernels on tiles serve this neighbourhood on a map of this size."""
+    radius = _square_radius(nbhd) if triton_takes_tiles() else 0
+    return radius > 0 and not (nbhd.border == "reflect" and min(size) <= radius + 1)
 
 
 @lru_cache(maxsize=256)
@@ -120,29 +124,81 @@ def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, 
     return (programs,), (x.num_heads, height, width, out_h, out_w, down, across), constants
 
 
-def _window_forward(x: AttendInputs) -> Tensor:
+@dataclass(frozen=True)
+class Mix:
+    """What :func:`window_forward` adds to the attention before it stores it.
+
+    Args:
+        gain: what the attention is multiplied by, ``[1]`` or ``[C]``.
+        other: a map like the output.
+        shift: ``[Ho, Wo, C]``, added to every image; its rows and columns may be expanded.
+        relu: whether a ReLU follows.
+    """
+
+    gain: Tensor
+    other: Tensor
+    shift: Tensor | None
+    relu: bool
+
+
+def window_forward(x: AttendInputs, mix: Mix | None = None) -> Tensor:
+    """``attend`` by the kernel on tiles, or ``act(gain * attend + other + shift)``."""
     from convattn.ops.attend.triton_window import forward_kernel
 
     q, k, v = (channels_last(t) for t in (x.q, x.k, x.v))
     out, t = _empty(q), _tables(x)
     grid, sizes, constants = _window_launch("forward", x)
     strides = (stride for m in (q, k, v, out) for stride in map_strides(m))
-    forward_kernel[grid](q, k, v, out, *t.gathered, *strides, *sizes, x.scale, **constants)
+    mixed: tuple[Tensor, ...] = (q, q, q)
+    steps: tuple[int, ...] = (0,) * 6
+    if mix is not None:
+        other = channels_last(mix.other)
+        shift = q if mix.shift is None else mix.shift
+        mixed = mix.gain, other, shift
+        steps = (int(len(mix.gain) > 1), *map_strides(other), *((0, 0) if mix.shift is None else shift.stride()[:2]))
+    forward_kernel[grid](
+        *(q, k, v, out, *t.gathered, *mixed),
+        *strides,
+        *steps,
+        *sizes,
+        x.scale,
+        MIXED=mix is not None,
+        HAS_SHIFT=mix is not None and mix.shift is not None,
+        RELU=mix is not None and mix.relu,
+        **constants,
+    )
     return out
 
 
-def _window_backward(grad: Tensor, x: AttendInputs) -> Gradients:
+def window_backward(
+    grad: Tensor, x: AttendInputs, into: tuple[Tensor, Tensor, Tensor], gain: Tensor | None = None
+) -> Tensor:
+    """Gradients of q, k and v, written into channels_last maps, those of k and v of the same strides.
+
+    Args:
+        grad: of the output.
+        x: the inputs.
+        into: where the gradients go.
+        gain: ``[1]``: they are those of ``gain * attend``.
+
+    Returns:
+        The products of the gradient with the attention, summed over the channels of each head: ``[B, N, Ho, Wo]``.
+    """
     from convattn.ops.attend.triton_window import key_kernel, query_kernel
 
     q, k, v, grad = (channels_last(t) for t in (x.q, x.k, x.v, grad))
-    dq, dk, dv, t = _empty(q), _empty(k), _empty(v), _tables(x)
-    sums = _sums(x)
+    (dq, dk, dv), t, sums = into, _tables(x), _sums(x)
+    factor = q if gain is None else gain
     read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
     grid, sizes, constants = _window_launch("query", x)
-    query_kernel[grid](q, k, v, grad, *sums, dq, *t.gathered, *read, *map_strides(dq), *sizes, x.scale, **constants)
+    constants["HAS_GAIN"] = gain is not None
+    query_kernel[grid](
+        *(q, k, v, grad, *sums, dq, *t.gathered, factor), *read, *map_strides(dq), *sizes, x.scale, **constants
+    )
     grid, sizes, constants = _window_launch("key", x)
+    constants["HAS_GAIN"] = gain is not None
     key_kernel[grid](
-        *(q, k, v, grad, *sums, dk, dv, *t.scattered),
+        *(q, k, v, grad, *sums, dk, dv, *t.scattered, factor),
         *read,
         *map_strides(dk),
         *sizes,
@@ -150,7 +206,13 @@ def _window_backward(grad: Tensor, x: AttendInputs) -> Gradients:
         x.scale,
         **constants,
     )
-    return dq, dk, dv, None, None
+    return sums[2]
+
+
+def _window_backward(grad: Tensor, x: AttendInputs) -> Gradients:
+    into = _empty(x.q), _empty(x.k), _empty(x.v)
+    window_backward(grad, x, into)
+    return *into, None, None
 
 
 @dataclass(frozen=True)

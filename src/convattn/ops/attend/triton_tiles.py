@@ -42,22 +42,29 @@ FLOAT_STEPS: dict[Kind, dict[int, Step]] = {
 
 @dataclass(frozen=True)
 class Tile:
-    """A program's shape: ``rows`` x ``cols`` pixels in each of ``step.groups`` groups, one above the other, reading
-    ``steps`` x ``halo_rows`` x ``halo_cols`` pixels of its halo, for ``heads`` heads one after the other.
+    """A program's shape: ``rows`` x ``cols`` pixels in each of ``step.groups`` groups, one above the other.
+
+    A group reads its halo of ``halo`` pixels, ``halo_cols`` in a row, in ``steps`` steps of ``pixels`` pixels, row
+    after row without gaps, for ``heads`` heads one after the other.
     """
 
     step: Step
     rows: int
     cols: int
-    halo_rows: int
+    halo: int
     halo_cols: int
-    steps: int
+    pixels: int
     heads: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Steps that the halo takes."""
+        return -(-self.halo // self.pixels)
 
     @property
     def logits(self) -> int:
         """Logits computed per program and head."""
-        return self.step.groups * self.rows * self.cols * self.steps * self.halo_rows * self.halo_cols
+        return self.step.groups * self.rows * self.cols * self.steps * self.pixels
 
     def programs(self, size: tuple[int, int]) -> tuple[int, int]:
         """How many rows and columns of tiles cover a map."""
@@ -70,8 +77,9 @@ class Tile:
             "G": self.step.groups,
             "TH": self.rows,
             "TW": self.cols,
-            "LH": self.halo_rows,
+            "HALO": self.halo,
             "LW": self.halo_cols,
+            "S": self.pixels,
             "STEPS": self.steps,
             "num_warps": self.step.warps,
             "num_stages": self.step.stages,
@@ -128,11 +136,9 @@ class Work:
 
 def _tile(work: Work, rows: int, step: Step) -> Tile:
     cols = PIXELS // rows
-    need_rows, need_cols = min(work.reach(rows), work.halo[0]), min(work.reach(cols), work.halo[1])
-    halo_cols = next_power_of_two(need_cols)
-    halo_rows = min(max(step.pixels // halo_cols, 1), next_power_of_two(need_rows))
-    halo_rows = max(halo_rows, PIXELS // halo_cols)
-    return Tile(step, rows, cols, halo_rows, halo_cols, -(-need_rows // halo_rows))
+    halo_rows, halo_cols = min(work.reach(rows), work.halo[0]), min(work.reach(cols), work.halo[1])
+    halo = halo_rows * halo_cols
+    return Tile(step, rows, cols, halo, halo_cols, max(PIXELS, min(step.pixels, next_power_of_two(halo))))
 
 
 @lru_cache(maxsize=512)

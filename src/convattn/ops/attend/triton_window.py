@@ -66,11 +66,32 @@ def _dot(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _logits(query, key, cy, jy, across, H, scale_log2e, RADIUS: tl.constexpr, REFLECT: tl.constexpr,
-            PRECISION: tl.constexpr):  # fmt: skip
-    """Logits of queries in rows cy toward keys in rows jy, counts included; ``across`` are those of the columns."""
-    down = _log_count(cy[:, :, None], tl.where(jy < H, jy, NOWHERE)[:, None, :], H, RADIUS, REFLECT)
-    return _dot(query, key, PRECISION) * scale_log2e + across + down
+def _halo(step, y_first, x_first, H, W, HALO: tl.constexpr, LW: tl.constexpr, S: tl.constexpr):
+    """Rows and columns of the pixels of a step of every group's halo ``[G, S]``, and which of them there are."""
+    s = step * S + tl.arange(0, S)
+    y = y_first[:, None] + (s // LW)[None, :]
+    x = x_first + (s % LW)[None, :] + y_first[:, None] * 0
+    return y, x, (y < H) & (x < W) & (s < HALO)[None, :]
+
+
+@triton.jit
+def _log_counts(cy, cx, y, x, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
+    """The sum of :func:`_log_count` over rows and columns."""
+    return _log_count(cy, y, H, RADIUS, REFLECT) + _log_count(cx, x, W, RADIUS, REFLECT)
+
+
+@triton.jit
+def _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
+    """Of the queries ``[G, M]`` over the keys ``[G, S]``: ``[G, M, S]``."""
+    jy = tl.where(keep, jy, NOWHERE)
+    return _log_counts(cy[:, :, None], cx[:, :, None], jy[:, None, :], jx[:, None, :], H, W, RADIUS, REFLECT)
+
+
+@triton.jit
+def _counts_of_queries(iy, ix, jy, jx, keep, H, W, STRIDE: tl.constexpr, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
+    """Of the queries ``[G, S]`` over the keys ``[G, M]``: ``[G, M, S]``."""
+    jy, iy, ix = tl.where(keep, jy, NOWHERE), iy * STRIDE, ix * STRIDE
+    return _log_counts(iy[:, None, :], ix[:, None, :], jy[:, :, None], jx[:, :, None], H, W, RADIUS, REFLECT)
 
 
 @triton.jit
@@ -90,6 +111,14 @@ def _beyond(cy, cx, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
 def _is_spoiled(spoiled, keep):
     """Whether a sum of 0 * results over the pixels that there are is NaN."""
     return tl.sum(tl.sum(tl.where(keep, spoiled, 0.0), 1), 0) != 0.0
+
+
+@triton.jit
+def _gain(gain, HAS_GAIN: tl.constexpr):
+    factor = 1.0
+    if HAS_GAIN:
+        factor = tl.load(gain).to(tl.float32)
+    return factor
 
 
 @triton.jit
@@ -122,19 +151,37 @@ def _group(group, tile_y, tile_x, H, W, G: tl.constexpr, TH: tl.constexpr, TW: t
     return y, x, (y < H) & (x < W)
 
 
+@triton.jit
+def _mixed(acc, head, image, y, x, keep, gain, other, shift, gc, pb, py, px, sy, sx, C: tl.constexpr,
+           CP: tl.constexpr, HAS_SHIFT: tl.constexpr, RELU: tl.constexpr):  # fmt: skip
+    """``act(gain * acc + other + shift)`` of the pixels ``[G, M]``; ``shift`` has no images."""
+    c = tl.arange(0, CP)
+    acc *= tl.load(gain + (head * C + c) * gc, mask=c < C, other=0.0).to(tl.float32)[None, None, :]
+    acc += _load(other + image * pb + head * C, y, x, keep, py, px, C, CP).to(tl.float32)
+    if HAS_SHIFT:
+        acc += _load(shift + head * C, y, x, keep, sy, sx, C, CP).to(tl.float32)
+    if RELU:
+        acc = tl.where(acc < 0.0, 0.0, acc)
+    return acc
+
+
 SIZES = ["heads", "H", "W", "HO", "WO", "tiles_y", "tiles_x", "FOLDS_Y", "FOLDS_X"]
 
 
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
-    q, k, v, out, taps, rows, columns,
-    qb, qy, qx, kb, ky, kx, vb, vy, vx, ob, oy, ox,
+    q, k, v, out, taps, rows, columns, gain, other, shift,
+    qb, qy, qx, kb, ky, kx, vb, vy, vx, ob, oy, ox, gc, pb, py, px, sy, sx,
     heads, H, W, HO, WO, tiles_y, tiles_x, scale,
+    MIXED: tl.constexpr, HAS_SHIFT: tl.constexpr, RELU: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
-    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, LH: tl.constexpr, LW: tl.constexpr,
-    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HALO: tl.constexpr, LW: tl.constexpr,
+    S: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Groups of queries walk over their halo of keys, LH rows of LW pixels at a time."""
+    """Groups of queries walk over their halo of keys, S pixels at a time.
+
+    ``MIXED``: what is stored is ``act(gain * attention + other + shift)``, ACmix's other path in ``other``.
+    """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
     first, iy, ix = _tile(tile_y, tile_x, G, TH, TW)
@@ -142,20 +189,21 @@ def forward_kernel(
     cy = iy * STRIDE
     cx = ix * STRIDE
     y_first = tl.maximum(first * STRIDE - RADIUS, 0)
-    s = tl.arange(0, LH * LW)
-    jx = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0) + (s % LW)[None, :] + first[:, None] * 0
-    across = _log_count(cx[:, :, None], tl.where(jx < W, jx, NOWHERE)[:, None, :], W, RADIUS, REFLECT)
+    x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
+    jy, jx, keep = _halo(0, y_first, x_first, H, W, HALO, LW, S)
+    counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
         top, total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
-            jy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
-            keep = (jy < H) & (jx < W)
+            if STEPS > 1:
+                jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
+                counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
             key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = _logits(query, key, cy, jy, across, H, scale * LOG2E, RADIUS, REFLECT, PRECISION)
+            logit = _dot(query, key, PRECISION) * (scale * LOG2E) + counts
             new_top = tl.maximum(top, tl.max(logit, 2))
             shrink = tl.exp2(top - new_top)
             weight = tl.exp2(logit - new_top[:, :, None])
@@ -164,6 +212,9 @@ def forward_kernel(
             top = new_top
         acc = acc / tl.where(is_query, total, 1.0)[:, :, None]
         spoiled += tl.sum(acc * 0.0, 2)
+        if MIXED:
+            acc = _mixed(acc, head, image, iy, ix, is_query, gain, other, shift, gc, pb, py, px, sy, sx,
+                         C, CP, HAS_SHIFT, RELU)  # fmt: skip
         _store(out + image * ob + head * C, acc, iy, ix, is_query, oy, ox, C, CP)
     if _is_spoiled(spoiled, is_query):
         tl.debug_barrier()
@@ -175,32 +226,40 @@ def forward_kernel(
                 own, k + image * kb + head * C, v + image * vb + head * C, q, q, y, x, there, taps, rows, columns,
                 SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, scale, C, CP, False, False,
             )  # fmt: skip
+            if MIXED:
+                mixed = _mixed(exact[None, :, :], head, image, y[None, :], x[None, :], there[None, :], gain, other,
+                               shift, gc, pb, py, px, sy, sx, C, CP, HAS_SHIFT, RELU)  # fmt: skip
+                exact = tl.reshape(mixed, exact.shape)
             store_vectors(out + image * ob + head * C, exact, y, x, there, oy, ox, C, CP)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def query_kernel(
-    q, k, v, dout, top, total, inner, dq, taps, rows, columns,
+    q, k, v, dout, top, total, inner, dq, taps, rows, columns, gain,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
     heads, H, W, HO, WO, tiles_y, tiles_x, scale,
+    HAS_GAIN: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
-    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, LH: tl.constexpr, LW: tl.constexpr,
-    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HALO: tl.constexpr, LW: tl.constexpr,
+    S: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the queries on the forward's tiles, and the softmax's sums, which the key kernel reads.
+
+    ``HAS_GAIN``: of ``gain * attention``; ``inner`` is of the attention itself.
 
     A halo that fits one step is walked once, a longer one twice: first for the sums.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
+    factor = _gain(gain, HAS_GAIN)
     image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
     first, iy, ix = _tile(tile_y, tile_x, G, TH, TW)
     is_query = (iy < HO) & (ix < WO)
     cy = iy * STRIDE
     cx = ix * STRIDE
     y_first = tl.maximum(first * STRIDE - RADIUS, 0)
-    s = tl.arange(0, LH * LW)
-    jx = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0) + (s % LW)[None, :] + first[:, None] * 0
-    across = _log_count(cx[:, :, None], tl.where(jx < W, jx, NOWHERE)[:, None, :], W, RADIUS, REFLECT)
+    x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
+    jy, jx, keep = _halo(0, y_first, x_first, H, W, HALO, LW, S)
+    counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
@@ -209,11 +268,12 @@ def query_kernel(
         own_inner = tl.zeros([G, TH * TW], tl.float32)
         if STEPS > 1:
             for step in range(STEPS):
-                jy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
-                keep = (jy < H) & (jx < W)
+                if STEPS > 1:
+                    jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
+                    counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
                 key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
                 value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-                logit = _logits(query, key, cy, jy, across, H, scale * LOG2E, RADIUS, REFLECT, PRECISION)
+                logit = _dot(query, key, PRECISION) * (scale * LOG2E) + counts
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
                 shrink = tl.exp2(own_top - new_top)
                 weight = tl.exp2(logit - new_top[:, :, None])
@@ -225,11 +285,12 @@ def query_kernel(
             norm = own_top + tl.log2(own_total)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
-            jy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
-            keep = (jy < H) & (jx < W)
+            if STEPS > 1:
+                jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
+                counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
             key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = _logits(query, key, cy, jy, across, H, scale * LOG2E, RADIUS, REFLECT, PRECISION)
+            logit = _dot(query, key, PRECISION) * (scale * LOG2E) + counts
             toward = _dot(grad, value, PRECISION)
             if STEPS == 1:
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
@@ -248,7 +309,7 @@ def query_kernel(
         tl.store(total + at, own_total, mask=is_query)
         tl.store(inner + at, own_inner, mask=is_query)
         spoiled += tl.sum(acc * 0.0, 2)
-        _store(dq + image * ob + head * C, acc * scale, iy, ix, is_query, oy, ox, C, CP)
+        _store(dq + image * ob + head * C, acc * (scale * factor), iy, ix, is_query, oy, ox, C, CP)
     if _is_spoiled(spoiled, is_query):
         tl.debug_barrier()
         for number in range(HEADS * G):
@@ -265,34 +326,33 @@ def query_kernel(
             tl.store(top + at_pixel, exact_top, mask=there)
             tl.store(total + at_pixel, exact_total, mask=there)
             tl.store(inner + at_pixel, exact_inner, mask=there)
-            store_vectors(dq + image * ob + head * C, exact * scale, y, x, there, oy, ox, C, CP)
+            store_vectors(dq + image * ob + head * C, exact * (scale * factor), y, x, there, oy, ox, C, CP)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def key_kernel(
-    q, k, v, dout, top, total, inner, dk, dv, taps, row_readers, column_readers, row_most, column_most,
+    q, k, v, dout, top, total, inner, dk, dv, taps, row_readers, column_readers, row_most, column_most, gain,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
     heads, H, W, HO, WO, tiles_y, tiles_x, FOLDS_Y, FOLDS_X, scale,
+    HAS_GAIN: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
-    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, LH: tl.constexpr, LW: tl.constexpr,
-    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HALO: tl.constexpr, LW: tl.constexpr,
+    S: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of keys and values: groups of pixels walk over the queries whose windows can hold them.
 
     dk and dv have the same strides.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
+    factor = _gain(gain, HAS_GAIN)
     image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
     first, jy, jx = _tile(tile_y, tile_x, G, TH, TW)
     is_key = (jy < H) & (jx < W)
-    jy_in = tl.where(jy < H, jy, NOWHERE)
-    jx_in = tl.where(jx < W, jx, NOWHERE)
     # The first query whose window reaches the tile: ceil((pixel - RADIUS) / STRIDE), of a numerator kept positive.
     y_first = tl.maximum((first - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
     x_first = tl.maximum((tile_x * TW - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
-    s = tl.arange(0, LH * LW)
-    ix = x_first + (s % LW)[None, :] + first[:, None] * 0
-    across = _log_count((ix * STRIDE)[:, None, :], jx_in[:, :, None], W, RADIUS, REFLECT)
+    iy, ix, keep = _halo(0, y_first, x_first, HO, WO, HALO, LW, S)
+    counts = _counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         key = _load(k + image * kb + head * C, jy, jx, is_key, ky, kx, C, CP)
@@ -301,23 +361,23 @@ def key_kernel(
         dkey = tl.zeros([G, TH * TW, CP], tl.float32)
         dvalue = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
-            iy = (y_first + step * LH)[:, None] + (s // LW)[None, :]
-            keep = (iy < HO) & (ix < WO)
+            if STEPS > 1:
+                iy, ix, keep = _halo(step, y_first, x_first, HO, WO, HALO, LW, S)
+                counts = _counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
             query = _load(q + image * qb + head * C, iy, ix, keep, qy, qx, C, CP)
             grad = _load(dout + image * gb + head * C, iy, ix, keep, gy, gx, C, CP)
             at = plane + iy * WO + ix
             norm = tl.load(top + at, mask=keep, other=float("inf"))  # no query: weight 0
             norm = norm * LOG2E + tl.log2(tl.load(total + at, mask=keep, other=1.0))
             own_inner = tl.load(inner + at, mask=keep, other=0.0)
-            down = _log_count((iy * STRIDE)[:, None, :], jy_in[:, :, None], H, RADIUS, REFLECT)
-            logit = _dot(key, query, PRECISION) * (scale * LOG2E) + across + down
+            logit = _dot(key, query, PRECISION) * (scale * LOG2E) + counts
             weight = tl.exp2(logit - norm[:, None, :])
             dvalue = tl.dot(weight.to(grad.dtype), grad, dvalue, input_precision=PRECISION)
             dlogit = weight * (_dot(value, grad, PRECISION) - own_inner[:, None, :])
             dkey = tl.dot(dlogit.to(query.dtype), query, dkey, input_precision=PRECISION)
         spoiled += tl.sum(dkey * 0.0, 2) + tl.sum(dvalue * 0.0, 2)
-        _store(dk + image * ob + head * C, dkey * scale, jy, jx, is_key, oy, ox, C, CP)
-        _store(dv + image * ob + head * C, dvalue, jy, jx, is_key, oy, ox, C, CP)
+        _store(dk + image * ob + head * C, dkey * (scale * factor), jy, jx, is_key, oy, ox, C, CP)
+        _store(dv + image * ob + head * C, dvalue * factor, jy, jx, is_key, oy, ox, C, CP)
     if _is_spoiled(spoiled, is_key):
         tl.debug_barrier()
         for number in range(HEADS * G):
@@ -331,5 +391,5 @@ def key_kernel(
                 inner + plane, q, q, y, x, there, taps, row_readers, column_readers, row_most, column_most,
                 SIDE * SIDE, H, W, WO, FOLDS_Y, FOLDS_X, qy, qx, gy, gx, scale, C, CP, False, False,
             )  # fmt: skip
-            store_vectors(dk + image * ob + head * C, exact_key * scale, y, x, there, oy, ox, C, CP)
-            store_vectors(dv + image * ob + head * C, exact_value, y, x, there, oy, ox, C, CP)
+            store_vectors(dk + image * ob + head * C, exact_key * (scale * factor), y, x, there, oy, ox, C, CP)
+            store_vectors(dv + image * ob + head * C, exact_value * factor, y, x, there, oy, ox, C, CP)

@@ -1,0 +1,214 @@
+"""``acmix`` on a GPU: two convolutions by torch's library, and a kernel that attends and mixes both paths.
+
+The tensor cores take a convolution of the input at full speed and a grouped one at a tenth of it. So the convolution
+path is composed with the projection into one convolution of the input, a product of small matrices, at every call.
+Its zero border lies after the projection, whose bias therefore counts for the taps inside the map alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convattn.ops import _dispatch
+from convattn.ops._layout import accumulation_dtype
+from convattn.ops._triton import channels_last
+from convattn.ops.acmix import composed
+from convattn.ops.acmix.inputs import AcmixInputs, coordinates
+from convattn.ops.attend.inputs import AttendInputs
+from convattn.ops.attend.triton import MOST_CHANNELS, Mix, serves_window, window_backward, window_forward
+from convattn.ops.neighborhood import Neighborhood
+
+
+def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
+    """Why the kernels cannot run here, or not on these inputs."""
+    reasons = _dispatch.triton_reasons(x)
+    return reasons if x is None else reasons + geometry_reasons(x.x, x.nbhd, x.channels // x.num_heads)
+
+
+def geometry_reasons(x: Tensor, nbhd: Neighborhood, head_dim: int) -> list[str]:
+    """Why the kernels do not serve this window, head and map."""
+    if head_dim > MOST_CHANNELS:
+        return [f"needs at most {MOST_CHANNELS} channels a head, got {head_dim}"]
+    if not serves_window(nbhd, (x.shape[2], x.shape[3])):
+        return ["needs an odd square window without dilation, stride 1 or 2, and a map larger than half of it"]
+    return []
+
+
+def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
+    """The output and, if they are to be kept, q, k less their position, and v in one map (else an empty tensor)."""
+    if 0 in x.output_shape:
+        return composed.acmix_and_kept(x)
+    x = x._replace(x=channels_last(x.x))
+    qkv = _project(x)
+    other = F.conv2d(x.x, _dense(x), None, *_geometry(x))
+    mix = Mix(x.scale, other, _shift(x), x.activation == "relu")
+    return window_forward(_attention(x, qkv), mix), qkv if x.keep else x.x.new_empty(0)
+
+
+def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of :attr:`AcmixInputs.tensors`."""
+    if x.scale.shape[0] != 1 or 0 in x.output_shape:
+        return composed.acmix_backward(grad, x, out, qkv)
+    grad = channels_last(grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad)
+    x = x._replace(x=channels_last(x.x))
+    qkv = qkv if qkv.numel() else _project(x)
+    dqkv, inner = _attention_gradient(grad, x, qkv)
+    dx, ddense, _ = torch.ops.aten.convolution_backward(
+        grad, x.x, _dense(x), None, *_geometry(x), False, [0, 0], 1, [True, True, False]
+    )
+    rows, dlines = _pixels(x.x), _pixels(dqkv)
+    dprojection = (dlines.t() @ rows).view_as(x.projection_weight)
+    dx = torch.addmm(_pixels(dx), dlines, x.projection_weight.flatten(1)).view(dx.permute(0, 2, 3, 1).shape)
+    dbias = dtap = None
+    if x.bias is not None or x.projection_bias is not None:
+        of_pixels = grad.sum(0, dtype=torch.float32).permute(1, 2, 0)
+        dbias = of_pixels.sum((0, 1))
+        dtap = _taps(x, torch.float32).t() @ of_pixels.flatten(0, 1)  # [kh * kw, C]
+    dweight, dinto, of_bias = _dense_gradient(ddense, dtap, x)
+    return (
+        dx.permute(0, 3, 1, 2),
+        dprojection + dinto,
+        None if of_bias is None else dlines.sum(0, dtype=torch.float32) + of_bias,
+        _position_gradient(x, dqkv),
+        dweight,
+        inner.sum().view(1),
+        dbias,
+    )
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """A channels_last map as ``[pixels, channels]``."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _geometry(x: AcmixInputs) -> tuple[list[int], list[int], list[int]]:
+    """Stride, padding and dilation of the convolution path."""
+    _, kh, kw, _, _ = x.weight.shape
+    padding = [x.dilation[0] * (kh // 2), x.dilation[1] * (kw // 2)]
+    return list(x.nbhd.stride), padding, list(x.dilation)
+
+
+def _project(x: AcmixInputs) -> Tensor:
+    """q, k less their position, and v; in half precision by a product of matrices, which adds the bias as it stores."""
+    weight, bias, channels = x.projection_weight, x.projection_bias, x.channels
+    if x.x.dtype == torch.float32:  # a convolution may take TF32 where a product of matrices may not
+        qkv = channels_last(F.conv2d(x.x, weight, bias))
+    else:
+        qkv = F.linear(x.x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    if x.position is not None:
+        height, width = qkv.shape[2:]
+        places = _places(height, width, qkv.device)
+        p = (places @ x.position.float().t()).view(height, width, 1, -1).expand(-1, -1, x.num_heads, -1)
+        qkv[:, channels : 2 * channels].permute(0, 2, 3, 1).unflatten(3, (x.num_heads, -1)).sub_(p)
+    return qkv
+
+
+@lru_cache(maxsize=64)
+def _places(height: int, width: int, device: torch.device) -> Tensor:
+    """The coordinates (x, y) of every pixel ``[H * W, 2]``."""
+    like = torch.empty(0, device=device)
+    across, down = coordinates(width, like), coordinates(height, like)
+    return torch.stack([across.expand(height, width), down[:, None].expand(height, width)], 2).flatten(0, 1)
+
+
+def _attention(x: AcmixInputs, qkv: Tensor) -> AttendInputs:
+    q, k, v = qkv.chunk(3, 1)
+    return AttendInputs(_centres(q, x), k, v, None, None, x.nbhd, x.num_heads, x.softmax_scale)
+
+
+def _centres(q: Tensor, x: AcmixInputs) -> Tensor:
+    """As :meth:`Neighborhood.centres`, which copies: a view."""
+    return q[:, :, :: x.nbhd.stride[0], :: x.nbhd.stride[1]]
+
+
+def _attention_gradient(grad: Tensor, x: AcmixInputs, qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """Of q, k and v, and what sums to the gradient of γ."""
+    dqkv = torch.empty_like(qkv)
+    dq, dk, dv = dqkv.chunk(3, 1)
+    if x.nbhd.stride != (1, 1):
+        dq.zero_()
+    inner = window_backward(grad, _attention(x, qkv), (_centres(dq, x), dk, dv), x.scale)
+    return dqkv, inner
+
+
+def _by_group(x: AcmixInputs) -> tuple[Tensor, Tensor]:
+    """The convolution path ``[d, N * kh * kw, 3N]`` and the projection ``[d, 3N, C_in]``, by channel of a head."""
+    maps, *_, dim = x.weight.shape
+    weight = x.weight.to(x.x.dtype).permute(4, 3, 1, 2, 0).flatten(1, 3)
+    return weight, x.projection_weight.view(maps, dim, -1).transpose(0, 1)
+
+
+def _dense(x: AcmixInputs) -> Tensor:
+    """The convolution path as a convolution of the input, ``[C, C_in, kh, kw]`` in channels_last."""
+    product = torch.bmm(*_by_group(x))
+    return product.view(x.channels, *x.weight.shape[1:3], -1).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=64)
+def _inside(
+    size: tuple[int, int],
+    out_size: tuple[int, int],
+    steps: tuple[int, int, int, int],
+    kernel: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """1 where a tap of an output lies on the map, ``[Ho * Wo, kh * kw]``."""
+    axes = []
+    for axis in (0, 1):
+        stride, dilation, taps = steps[axis], steps[2 + axis], kernel[axis]
+        at = torch.arange(out_size[axis])[:, None] * stride + (torch.arange(taps) - taps // 2) * dilation
+        axes.append(((at >= 0) & (at < size[axis])).float())
+    return torch.einsum("yk,xl->yxkl", *axes).flatten(2).flatten(0, 1).to(device)
+
+
+def _taps(x: AcmixInputs, dtype: torch.dtype) -> Tensor:
+    size, kernel = (x.x.shape[2], x.x.shape[3]), (x.weight.shape[1], x.weight.shape[2])
+    steps = (*x.nbhd.stride, *x.dilation)
+    return _inside(size, (x.output_shape[2], x.output_shape[3]), steps, kernel, x.x.device).to(dtype)
+
+
+def _shift(x: AcmixInputs) -> Tensor | None:
+    """What is added to every image ``[Ho, Wo, C]``: the bias, and that of the projection through the taps inside."""
+    height, width = x.output_shape[2:]
+    if x.projection_bias is None:
+        return None if x.bias is None else x.bias.expand(height, width, -1)
+    maps, kh, kw, heads, dim = x.weight.shape
+    bias = x.projection_bias.float().view(maps, dim)
+    of_taps = torch.einsum("tyxng,tg->yxgn", x.weight.float(), bias).reshape(kh * kw, heads * dim)
+    taps = _taps(x, torch.float32)
+    shift = taps @ of_taps if x.bias is None else torch.addmm(x.bias.float(), taps, of_taps)
+    return shift.view(height, width, -1)
+
+
+def _dense_gradient(ddense: Tensor, dtap: Tensor | None, x: AcmixInputs) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of the convolution path, and through it of the projection and its bias.
+
+    Args:
+        ddense: gradient of :func:`_dense`.
+        dtap: gradient of every tap on a map of ones ``[kh * kw, C]``.
+        x: the inputs.
+    """
+    maps, kh, kw, heads, dim = x.weight.shape
+    weight, into = _by_group(x)
+    by_group = ddense.permute(0, 2, 3, 1).reshape(dim, heads * kh * kw, -1)
+    dweight = torch.bmm(by_group, into.transpose(1, 2)).view(dim, heads, kh, kw, maps).permute(4, 2, 3, 1, 0)
+    dinto = torch.bmm(weight.transpose(1, 2), by_group).transpose(0, 1).reshape(x.projection_weight.shape)
+    if x.projection_bias is None or dtap is None:
+        return dweight, dinto, None
+    of_taps = dtap.view(kh, kw, dim, heads)
+    bias = x.projection_bias.float().view(maps, dim)
+    dweight = dweight + torch.einsum("yxgn,tg->tyxng", of_taps, bias)
+    return dweight, dinto, torch.einsum("tyxng,yxgn->tg", x.weight.float(), of_taps).flatten()
+
+
+def _position_gradient(x: AcmixInputs, dqkv: Tensor) -> Tensor | None:
+    if x.position is None:
+        return None
+    channels = x.channels
+    dk = dqkv[:, channels : 2 * channels].sum(0, dtype=accumulation_dtype(dqkv.dtype))
+    places = _places(dk.shape[1], dk.shape[2], dk.device)
+    return -(places.t() @ dk.flatten(1).t()).view(2, x.num_heads, -1).sum(1).t()
