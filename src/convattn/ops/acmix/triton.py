@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._layout import accumulation_dtype
-from convattn.ops._triton import channels_last
+from convattn.ops._triton import channels_last, sum_images
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs, coordinates
 from convattn.ops.attend.inputs import AttendInputs
@@ -39,13 +38,13 @@ def geometry_reasons(x: Tensor, nbhd: Neighborhood, head_dim: int) -> list[str]:
 
 
 def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
-    """The output and, if they are to be kept, q, k less their position, and v in one map (else an empty tensor)."""
+    """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
     if 0 in x.output_shape:
         return composed.acmix_and_kept(x)
     x = x._replace(x=channels_last(x.x))
     qkv = _project(x)
     other = F.conv2d(x.x, _dense(x), None, *_geometry(x))
-    mix = Mix(x.scale, other, _shift(x), x.activation == "relu")
+    mix = Mix(_position(x), x.scale, other, _shift(x), x.activation == "relu")
     return window_forward(_attention(x, qkv), mix), qkv if x.keep else x.x.new_empty(0)
 
 
@@ -60,20 +59,21 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     dx, ddense, _ = torch.ops.aten.convolution_backward(
         grad, x.x, _dense(x), None, *_geometry(x), False, [0, 0], 1, [True, True, False]
     )
-    rows, dlines = _pixels(x.x), _pixels(dqkv)
-    dprojection = (dlines.t() @ rows).view_as(x.projection_weight)
+    lines, dlines = _pixels(x.x), _pixels(dqkv)
+    dprojection = (dlines.t() @ lines).view_as(x.projection_weight)
     dx = torch.addmm(_pixels(dx), dlines, x.projection_weight.flatten(1)).view(dx.permute(0, 2, 3, 1).shape)
-    dbias = dtap = None
+    of_pixels, dbias, dtap = sum_images(dqkv), None, None
     if x.bias is not None or x.projection_bias is not None:
-        of_pixels = grad.sum(0, dtype=torch.float32).permute(1, 2, 0)
-        dbias = of_pixels.sum((0, 1))
-        dtap = _taps(x, torch.float32).t() @ of_pixels.flatten(0, 1)  # [kh * kw, C]
+        of_outputs = sum_images(grad)
+        dbias = of_outputs.sum((0, 1))
+        rows, columns = _inside(x)
+        dtap = torch.einsum("xl,kxc->klc", columns, torch.einsum("yk,yxc->kxc", rows, of_outputs))
     dweight, dinto, of_bias = _dense_gradient(ddense, dtap, x)
     return (
         dx.permute(0, 3, 1, 2),
         dprojection + dinto,
-        None if of_bias is None else dlines.sum(0, dtype=torch.float32) + of_bias,
-        _position_gradient(x, dqkv),
+        None if of_bias is None else of_pixels.sum((0, 1)) + of_bias,
+        _position_gradient(x, of_pixels),
         dweight,
         inner.sum().view(1),
         dbias,
@@ -93,31 +93,22 @@ def _geometry(x: AcmixInputs) -> tuple[list[int], list[int], list[int]]:
 
 
 def _project(x: AcmixInputs) -> Tensor:
-    """q, k less their position, and v; in half precision by a product of matrices, which adds the bias as it stores."""
-    weight, bias, channels = x.projection_weight, x.projection_bias, x.channels
+    """q, k and v; in half precision by a product of matrices, which adds the bias as it stores."""
+    weight, bias = x.projection_weight, x.projection_bias
     if x.x.dtype == torch.float32:  # a convolution may take TF32 where a product of matrices may not
         qkv = channels_last(F.conv2d(x.x, weight, bias))
     else:
         qkv = F.linear(x.x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-    if x.position is not None:
-        height, width = qkv.shape[2:]
-        places = _places(height, width, qkv.device)
-        p = (places @ x.position.float().t()).view(height, width, 1, -1).expand(-1, -1, x.num_heads, -1)
-        qkv[:, channels : 2 * channels].permute(0, 2, 3, 1).unflatten(3, (x.num_heads, -1)).sub_(p)
     return qkv
-
-
-@lru_cache(maxsize=64)
-def _places(height: int, width: int, device: torch.device) -> Tensor:
-    """The coordinates (x, y) of every pixel ``[H * W, 2]``."""
-    like = torch.empty(0, device=device)
-    across, down = coordinates(width, like), coordinates(height, like)
-    return torch.stack([across.expand(height, width), down[:, None].expand(height, width)], 2).flatten(0, 1)
 
 
 def _attention(x: AcmixInputs, qkv: Tensor) -> AttendInputs:
     q, k, v = qkv.chunk(3, 1)
     return AttendInputs(_centres(q, x), k, v, None, None, x.nbhd, x.num_heads, x.softmax_scale)
+
+
+def _position(x: AcmixInputs) -> Tensor | None:
+    return None if x.position is None else x.position.float().contiguous()
 
 
 def _centres(q: Tensor, x: AcmixInputs) -> Tensor:
@@ -131,7 +122,7 @@ def _attention_gradient(grad: Tensor, x: AcmixInputs, qkv: Tensor) -> tuple[Tens
     dq, dk, dv = dqkv.chunk(3, 1)
     if x.nbhd.stride != (1, 1):
         dq.zero_()
-    inner = window_backward(grad, _attention(x, qkv), (_centres(dq, x), dk, dv), x.scale)
+    inner = window_backward(grad, _attention(x, qkv), (_centres(dq, x), dk, dv), x.scale, _position(x))
     return dqkv, inner
 
 
@@ -148,27 +139,25 @@ def _dense(x: AcmixInputs) -> Tensor:
     return product.view(x.channels, *x.weight.shape[1:3], -1).permute(0, 3, 1, 2)
 
 
-@lru_cache(maxsize=64)
-def _inside(
-    size: tuple[int, int],
-    out_size: tuple[int, int],
-    steps: tuple[int, int, int, int],
-    kernel: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    """1 where a tap of an output lies on the map, ``[Ho * Wo, kh * kw]``."""
-    axes = []
-    for axis in (0, 1):
-        stride, dilation, taps = steps[axis], steps[2 + axis], kernel[axis]
-        at = torch.arange(out_size[axis])[:, None] * stride + (torch.arange(taps) - taps // 2) * dilation
-        axes.append(((at >= 0) & (at < size[axis])).float())
-    return torch.einsum("yk,xl->yxkl", *axes).flatten(2).flatten(0, 1).to(device)
+def _inside(x: AcmixInputs) -> tuple[Tensor, Tensor]:
+    """1 where a tap of an output lies on the map: of rows ``[Ho, kh]``, of columns ``[Wo, kw]``."""
+    rows, columns = (
+        _axis_inside(
+            x.x.shape[2 + axis],
+            x.output_shape[2 + axis],
+            (x.nbhd.stride[axis], x.dilation[axis]),
+            x.weight.shape[1 + axis],
+            x.x.device,
+        )
+        for axis in (0, 1)
+    )
+    return rows, columns
 
 
-def _taps(x: AcmixInputs, dtype: torch.dtype) -> Tensor:
-    size, kernel = (x.x.shape[2], x.x.shape[3]), (x.weight.shape[1], x.weight.shape[2])
-    steps = (*x.nbhd.stride, *x.dilation)
-    return _inside(size, (x.output_shape[2], x.output_shape[3]), steps, kernel, x.x.device).to(dtype)
+@lru_cache(maxsize=256)
+def _axis_inside(size: int, outputs: int, steps: tuple[int, int], taps: int, device: torch.device) -> Tensor:
+    at = torch.arange(outputs)[:, None] * steps[0] + (torch.arange(taps) - taps // 2) * steps[1]
+    return ((at >= 0) & (at < size)).float().to(device)
 
 
 def _shift(x: AcmixInputs) -> Tensor | None:
@@ -176,12 +165,12 @@ def _shift(x: AcmixInputs) -> Tensor | None:
     height, width = x.output_shape[2:]
     if x.projection_bias is None:
         return None if x.bias is None else x.bias.expand(height, width, -1)
-    maps, kh, kw, heads, dim = x.weight.shape
+    maps, *_, dim = x.weight.shape
     bias = x.projection_bias.float().view(maps, dim)
-    of_taps = torch.einsum("tyxng,tg->yxgn", x.weight.float(), bias).reshape(kh * kw, heads * dim)
-    taps = _taps(x, torch.float32)
-    shift = taps @ of_taps if x.bias is None else torch.addmm(x.bias.float(), taps, of_taps)
-    return shift.view(height, width, -1)
+    of_taps = torch.einsum("tklng,tg->klgn", x.weight.float(), bias).flatten(2)
+    rows, columns = _inside(x)
+    shift = torch.einsum("yk,kxc->yxc", rows, torch.einsum("xl,klc->kxc", columns, of_taps))
+    return shift if x.bias is None else shift + x.bias
 
 
 def _dense_gradient(ddense: Tensor, dtap: Tensor | None, x: AcmixInputs) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -189,7 +178,7 @@ def _dense_gradient(ddense: Tensor, dtap: Tensor | None, x: AcmixInputs) -> tupl
 
     Args:
         ddense: gradient of :func:`_dense`.
-        dtap: gradient of every tap on a map of ones ``[kh * kw, C]``.
+        dtap: gradient of every tap on a map of ones ``[kh, kw, C]``.
         x: the inputs.
     """
     maps, kh, kw, heads, dim = x.weight.shape
@@ -205,10 +194,10 @@ def _dense_gradient(ddense: Tensor, dtap: Tensor | None, x: AcmixInputs) -> tupl
     return dweight, dinto, torch.einsum("tyxng,yxgn->tg", x.weight.float(), of_taps).flatten()
 
 
-def _position_gradient(x: AcmixInputs, dqkv: Tensor) -> Tensor | None:
+def _position_gradient(x: AcmixInputs, of_pixels: Tensor) -> Tensor | None:
+    """From the gradients of q, k and v, summed over the images."""
     if x.position is None:
         return None
-    channels = x.channels
-    dk = dqkv[:, channels : 2 * channels].sum(0, dtype=accumulation_dtype(dqkv.dtype))
-    places = _places(dk.shape[1], dk.shape[2], dk.device)
-    return -(places.t() @ dk.flatten(1).t()).view(2, x.num_heads, -1).sum(1).t()
+    dk = of_pixels[..., x.channels : 2 * x.channels].unflatten(2, (x.num_heads, -1)).sum(2)
+    across, down = coordinates(dk.shape[1], dk), coordinates(dk.shape[0], dk)
+    return -torch.stack([across @ dk.sum(0), down @ dk.sum(1)], 1)

@@ -126,15 +126,17 @@ def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, 
 
 @dataclass(frozen=True)
 class Mix:
-    """What :func:`window_forward` adds to the attention before it stores it.
+    """What :func:`window_forward` does beside the attention: ``act(gain * attend(q, k - p, v) + other + shift)``.
 
     Args:
+        position: p at a pixel is this times its coordinates, ``[C/N, 2]`` in float32; see :func:`convattn.ops.acmix`.
         gain: what the attention is multiplied by, ``[1]`` or ``[C]``.
         other: a map like the output.
         shift: ``[Ho, Wo, C]``, added to every image; its rows and columns may be expanded.
         relu: whether a ReLU follows.
     """
 
+    position: Tensor | None
     gain: Tensor
     other: Tensor
     shift: Tensor | None
@@ -142,19 +144,20 @@ class Mix:
 
 
 def window_forward(x: AttendInputs, mix: Mix | None = None) -> Tensor:
-    """``attend`` by the kernel on tiles, or ``act(gain * attend + other + shift)``."""
+    """``attend`` by the kernel on tiles, and what is asked for beside it."""
     from convattn.ops.attend.triton_window import forward_kernel
 
     q, k, v = (channels_last(t) for t in (x.q, x.k, x.v))
     out, t = _empty(q), _tables(x)
     grid, sizes, constants = _window_launch("forward", x)
     strides = (stride for m in (q, k, v, out) for stride in map_strides(m))
-    mixed: tuple[Tensor, ...] = (q, q, q)
+    mixed: tuple[Tensor, ...] = (q, q, q, q)
+    has_position = mix is not None and mix.position is not None
     steps: tuple[int, ...] = (0,) * 6
     if mix is not None:
         other = channels_last(mix.other)
         shift = q if mix.shift is None else mix.shift
-        mixed = mix.gain, other, shift
+        mixed = q if mix.position is None else mix.position, mix.gain, other, shift
         steps = (int(len(mix.gain) > 1), *map_strides(other), *((0, 0) if mix.shift is None else shift.stride()[:2]))
     forward_kernel[grid](
         *(q, k, v, out, *t.gathered, *mixed),
@@ -162,6 +165,7 @@ def window_forward(x: AttendInputs, mix: Mix | None = None) -> Tensor:
         *steps,
         *sizes,
         x.scale,
+        HAS_POSITION=has_position,
         MIXED=mix is not None,
         HAS_SHIFT=mix is not None and mix.shift is not None,
         RELU=mix is not None and mix.relu,
@@ -171,7 +175,11 @@ def window_forward(x: AttendInputs, mix: Mix | None = None) -> Tensor:
 
 
 def window_backward(
-    grad: Tensor, x: AttendInputs, into: tuple[Tensor, Tensor, Tensor], gain: Tensor | None = None
+    grad: Tensor,
+    x: AttendInputs,
+    into: tuple[Tensor, Tensor, Tensor],
+    gain: Tensor | None = None,
+    position: Tensor | None = None,
 ) -> Tensor:
     """Gradients of q, k and v, written into channels_last maps, those of k and v of the same strides.
 
@@ -180,6 +188,7 @@ def window_backward(
         x: the inputs.
         into: where the gradients go.
         gain: ``[1]``: they are those of ``gain * attend``.
+        position: what is taken from the keys, as in :class:`Mix`.
 
     Returns:
         The products of the gradient with the attention, summed over the channels of each head: ``[B, N, Ho, Wo]``.
@@ -188,22 +197,28 @@ def window_backward(
 
     q, k, v, grad = (channels_last(t) for t in (x.q, x.k, x.v, grad))
     (dq, dk, dv), t, sums = into, _tables(x), _sums(x)
-    factor = q if gain is None else gain
+    more = (q if position is None else position, q if gain is None else gain)
+    options = {"HAS_POSITION": position is not None, "HAS_GAIN": gain is not None}
     read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
     grid, sizes, constants = _window_launch("query", x)
-    constants["HAS_GAIN"] = gain is not None
     query_kernel[grid](
-        *(q, k, v, grad, *sums, dq, *t.gathered, factor), *read, *map_strides(dq), *sizes, x.scale, **constants
+        *(q, k, v, grad, *sums, dq, *t.gathered, *more),
+        *read,
+        *map_strides(dq),
+        *sizes,
+        x.scale,
+        **options,
+        **constants,
     )
     grid, sizes, constants = _window_launch("key", x)
-    constants["HAS_GAIN"] = gain is not None
     key_kernel[grid](
-        *(q, k, v, grad, *sums, dk, dv, *t.scattered, factor),
+        *(q, k, v, grad, *sums, dk, dv, *t.scattered, *more),
         *read,
         *map_strides(dk),
         *sizes,
         *t.folds,
         x.scale,
+        **options,
         **constants,
     )
     return sums[2]

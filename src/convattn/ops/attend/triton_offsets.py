@@ -19,6 +19,31 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def place(y, x, H, W):
+    """The coordinates of pixels, from -1 to 1; of a map of one pixel, -1."""
+    return y * (2.0 / tl.maximum(H - 1, 1)) - 1.0, x * (2.0 / tl.maximum(W - 1, 1)) - 1.0
+
+
+@triton.jit
+def directions(position, C: tl.constexpr, CP: tl.constexpr):
+    """What a step along y and along x adds to a position, ``[CP]`` each."""
+    c = tl.arange(0, CP)
+    along_x = tl.load(position + 2 * c, mask=c < C, other=0.0)
+    return tl.load(position + 2 * c + 1, mask=c < C, other=0.0), along_x
+
+
+@triton.jit
+def less_position(key, position, y, x, inside, H, W, C: tl.constexpr, CP: tl.constexpr, HAS_POSITION: tl.constexpr):
+    """The keys ``[P, CP]`` of pixels less their position."""
+    if HAS_POSITION:
+        along_y, along_x = directions(position, C, CP)
+        down, across = place(y, x, H, W)
+        moved = key - (down[:, None] * along_y[None, :] + across[:, None] * along_x[None, :])
+        key = tl.where(inside[:, None], moved, key)
+    return key
+
+
+@triton.jit
 def _shifted(key, tap, vectors, C: tl.constexpr, CP: tl.constexpr, HAS_VECTORS: tl.constexpr):
     """The keys plus the vector of their offset."""
     if HAS_VECTORS:
@@ -58,8 +83,8 @@ def _add(total, lost, shrink, part):
 
 @triton.jit
 def forward_pixels(
-    query, k, v, bias, vectors, y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, scale,
-    C: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VECTORS: tl.constexpr,
+    query, k, v, bias, vectors, position, y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, H, W, scale,
+    C: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VECTORS: tl.constexpr, HAS_POSITION: tl.constexpr,
 ):  # fmt: skip
     """Attention of the outputs (y, x) ``[P]`` by a running softmax: ``[P, CP]``."""
     top = tl.full([query.shape[0]], FLOOR, tl.float32)
@@ -69,6 +94,7 @@ def forward_pixels(
     for tap in range(TAPS):
         at_y, at_x, inside = neighbours(tap, y, x, keep, taps, rows, columns, SY, SX)
         key = load_vectors(k, at_y, at_x, inside, ky, kx, C, CP)
+        key = less_position(key, position, at_y, at_x, inside, H, W, C, CP, HAS_POSITION)
         key = _shifted(key, tap, vectors, C, CP, HAS_VECTORS)
         logit = _logit(query, key, tap, bias, scale, HAS_BIAS)
         new_top = tl.maximum(top, logit)
@@ -83,9 +109,10 @@ def forward_pixels(
 
 @triton.jit
 def query_pixels(
-    query, grad, k, v, bias, vectors, dlogits, y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, plane,
-    scale,
-    C: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VECTORS: tl.constexpr, KEEP_DLOGITS: tl.constexpr,
+    query, grad, k, v, bias, vectors, position, dlogits, y, x, keep, taps, rows, columns, TAPS, SY, SX,
+    ky, kx, vy, vx, H, W, plane, scale,
+    C: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VECTORS: tl.constexpr, HAS_POSITION: tl.constexpr,
+    KEEP_DLOGITS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the queries (y, x) before scaling ``[P, CP]``, and ``top``, ``total`` and ``inner`` ``[P]``.
 
@@ -100,6 +127,7 @@ def query_pixels(
     for tap in range(TAPS):
         at_y, at_x, inside = neighbours(tap, y, x, keep, taps, rows, columns, SY, SX)
         key = load_vectors(k, at_y, at_x, inside, ky, kx, C, CP)
+        key = less_position(key, position, at_y, at_x, inside, H, W, C, CP, HAS_POSITION)
         key = _shifted(key, tap, vectors, C, CP, HAS_VECTORS)
         logit = _logit(query, key, tap, bias, scale, HAS_BIAS)
         toward = tl.sum(grad * load_vectors(v, at_y, at_x, inside, vy, vx, C, CP), 1)
@@ -116,6 +144,7 @@ def query_pixels(
     for tap in range(TAPS):
         at_y, at_x, inside = neighbours(tap, y, x, keep, taps, rows, columns, SY, SX)
         key = load_vectors(k, at_y, at_x, inside, ky, kx, C, CP)
+        key = less_position(key, position, at_y, at_x, inside, H, W, C, CP, HAS_POSITION)
         key = _shifted(key, tap, vectors, C, CP, HAS_VECTORS)
         logit = _logit(query, key, tap, bias, scale, HAS_BIAS)
         toward = tl.sum(grad * load_vectors(v, at_y, at_x, inside, vy, vx, C, CP), 1)
@@ -182,7 +211,8 @@ def forward_kernel(
     query = load_vectors(q + image * qb + head * C, y, x, keep, qy, qx, C, CP)
     acc = forward_pixels(
         query, k + image * kb + head * C, v + image * vb + head * C, bias + head * TAPS, vectors + head * TAPS * C,
-        y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, scale, C, CP, HAS_BIAS, HAS_VECTORS,
+        q, y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, 1, 1, scale,
+        C, CP, HAS_BIAS, HAS_VECTORS, False,
     )  # fmt: skip
     store_vectors(out + image * ob + head * C, acc, y, x, keep, oy, ox, C, CP)
 
@@ -202,9 +232,9 @@ def query_kernel(
     at = y * WO + x
     acc, own_top, own_total, own_inner = query_pixels(
         query, grad, k + image * kb + head * C, v + image * vb + head * C, bias + head * TAPS,
-        vectors + head * TAPS * C, dlogits + (image * heads + head) * TAPS * plane + at,
-        y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, plane, scale,
-        C, CP, HAS_BIAS, HAS_VECTORS, HAS_BIAS or HAS_VECTORS,
+        vectors + head * TAPS * C, q, dlogits + (image * heads + head) * TAPS * plane + at,
+        y, x, keep, taps, rows, columns, TAPS, SY, SX, ky, kx, vy, vx, 1, 1, plane, scale,
+        C, CP, HAS_BIAS, HAS_VECTORS, False, HAS_BIAS or HAS_VECTORS,
     )  # fmt: skip
     at += (image * heads + head) * plane
     tl.store(top + at, own_top, mask=keep)

@@ -18,7 +18,16 @@ import triton
 import triton.language as tl
 
 from convattn.ops._triton_kernels import load_vectors, store_vectors
-from convattn.ops.attend.triton_offsets import FLOOR, LOG2E, forward_pixels, key_pixels, query_pixels
+from convattn.ops.attend.triton_offsets import (
+    FLOOR,
+    LOG2E,
+    directions,
+    forward_pixels,
+    key_pixels,
+    less_position,
+    place,
+    query_pixels,
+)
 
 LN2 = tl.constexpr(0.6931471805599453)
 NOWHERE = tl.constexpr(1 << 24)  # a coordinate that no window reaches, for what lies outside the map
@@ -92,6 +101,28 @@ def _counts_of_queries(iy, ix, jy, jx, keep, H, W, STRIDE: tl.constexpr, RADIUS:
     """Of the queries ``[G, S]`` over the keys ``[G, M]``: ``[G, M, S]``."""
     jy, iy, ix = tl.where(keep, jy, NOWHERE), iy * STRIDE, ix * STRIDE
     return _log_counts(iy[:, None, :], ix[:, None, :], jy[:, :, None], jx[:, :, None], H, W, RADIUS, REFLECT)
+
+
+@triton.jit
+def _along(query, position, C: tl.constexpr, CP: tl.constexpr):
+    """The products of queries ``[G, M, CP]`` with the directions of the position, ``[G, M, 1]`` each."""
+    along_y, along_x = directions(position, C, CP)
+    wide = query.to(tl.float32)
+    return (
+        tl.sum(wide * along_y[None, None, :], 2)[:, :, None],
+        tl.sum(wide * along_x[None, None, :], 2)[:, :, None],
+    )
+
+
+@triton.jit
+def _logits(query, key, counts, along_y, along_x, y, x, H, W, scale_log2e, HAS_POSITION: tl.constexpr,
+            PRECISION: tl.constexpr):  # fmt: skip
+    """Of queries ``[G, M, CP]`` toward keys ``[G, S, CP]`` of pixels (y, x), less their position, in base 2."""
+    logit = _dot(query, key, PRECISION)
+    if HAS_POSITION:
+        down, across = place(y, x, H, W)
+        logit -= along_y * down[:, None, :] + along_x * across[:, None, :]
+    return logit * scale_log2e + counts
 
 
 @triton.jit
@@ -170,10 +201,10 @@ SIZES = ["heads", "H", "W", "HO", "WO", "tiles_y", "tiles_x", "FOLDS_Y", "FOLDS_
 
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
-    q, k, v, out, taps, rows, columns, gain, other, shift,
+    q, k, v, out, taps, rows, columns, position, gain, other, shift,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, ob, oy, ox, gc, pb, py, px, sy, sx,
     heads, H, W, HO, WO, tiles_y, tiles_x, scale,
-    MIXED: tl.constexpr, HAS_SHIFT: tl.constexpr, RELU: tl.constexpr,
+    HAS_POSITION: tl.constexpr, MIXED: tl.constexpr, HAS_SHIFT: tl.constexpr, RELU: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
     HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HALO: tl.constexpr, LW: tl.constexpr,
     S: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
@@ -195,6 +226,7 @@ def forward_kernel(
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
+        along_y, along_x = _along(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
         top, total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
@@ -203,7 +235,7 @@ def forward_kernel(
                 counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
             key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = _dot(query, key, PRECISION) * (scale * LOG2E) + counts
+            logit = _logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
             new_top = tl.maximum(top, tl.max(logit, 2))
             shrink = tl.exp2(top - new_top)
             weight = tl.exp2(logit - new_top[:, :, None])
@@ -223,8 +255,8 @@ def forward_kernel(
             y, x, there = _group(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
             own = load_vectors(q + image * qb + head * C, y, x, there, qy, qx, C, CP)
             exact = forward_pixels(
-                own, k + image * kb + head * C, v + image * vb + head * C, q, q, y, x, there, taps, rows, columns,
-                SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, scale, C, CP, False, False,
+                own, k + image * kb + head * C, v + image * vb + head * C, q, q, position, y, x, there, taps, rows,
+                columns, SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, H, W, scale, C, CP, False, False, HAS_POSITION,
             )  # fmt: skip
             if MIXED:
                 mixed = _mixed(exact[None, :, :], head, image, y[None, :], x[None, :], there[None, :], gain, other,
@@ -235,10 +267,10 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def query_kernel(
-    q, k, v, dout, top, total, inner, dq, taps, rows, columns, gain,
+    q, k, v, dout, top, total, inner, dq, taps, rows, columns, position, gain,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
     heads, H, W, HO, WO, tiles_y, tiles_x, scale,
-    HAS_GAIN: tl.constexpr,
+    HAS_POSITION: tl.constexpr, HAS_GAIN: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
     HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HALO: tl.constexpr, LW: tl.constexpr,
     S: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
@@ -264,6 +296,7 @@ def query_kernel(
     for head in range(first_head, first_head + HEADS):
         query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
         grad = _load(dout + image * gb + head * C, iy, ix, is_query, gy, gx, C, CP)
+        along_y, along_x = _along(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
         own_top, own_total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
         own_inner = tl.zeros([G, TH * TW], tl.float32)
         if STEPS > 1:
@@ -273,7 +306,9 @@ def query_kernel(
                     counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
                 key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
                 value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-                logit = _dot(query, key, PRECISION) * (scale * LOG2E) + counts
+                logit = _logits(
+                    query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION
+                )
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
                 shrink = tl.exp2(own_top - new_top)
                 weight = tl.exp2(logit - new_top[:, :, None])
@@ -284,13 +319,15 @@ def query_kernel(
             own_inner = own_inner / own_total
             norm = own_top + tl.log2(own_total)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
+        moment_y = tl.zeros([G, TH * TW], tl.float32)
+        moment_x = tl.zeros([G, TH * TW], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
                 jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
                 counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
             key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = _dot(query, key, PRECISION) * (scale * LOG2E) + counts
+            logit = _logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
             toward = _dot(grad, value, PRECISION)
             if STEPS == 1:
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
@@ -302,6 +339,13 @@ def query_kernel(
                 weight = tl.exp2(logit - norm[:, :, None])
             dlogit = weight * (toward - own_inner[:, :, None])
             acc = tl.dot(dlogit.to(key.dtype), key, acc, input_precision=PRECISION)
+            if HAS_POSITION:
+                down, across = place(jy, jx, H, W)
+                moment_y += tl.sum(dlogit * down[:, None, :], 2)
+                moment_x += tl.sum(dlogit * across[:, None, :], 2)
+        if HAS_POSITION:
+            step_y, step_x = directions(position, C, CP)
+            acc -= moment_y[:, :, None] * step_y[None, None, :] + moment_x[:, :, None] * step_x[None, None, :]
         if STEPS == 1:
             acc = acc / own_total[:, :, None]
         at = ((image * heads + head) * HO + iy) * WO + ix
@@ -318,9 +362,9 @@ def query_kernel(
             own = load_vectors(q + image * qb + head * C, y, x, there, qy, qx, C, CP)
             own_grad = load_vectors(dout + image * gb + head * C, y, x, there, gy, gx, C, CP)
             exact, exact_top, exact_total, exact_inner = query_pixels(
-                own, own_grad, k + image * kb + head * C, v + image * vb + head * C, q, q, inner, y, x, there,
-                taps, rows, columns, SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, 0, scale,
-                C, CP, False, False, False,
+                own, own_grad, k + image * kb + head * C, v + image * vb + head * C, q, q, position, inner, y, x, there,
+                taps, rows, columns, SIDE * SIDE, STRIDE, STRIDE, ky, kx, vy, vx, H, W, 0, scale,
+                C, CP, False, False, HAS_POSITION, False,
             )  # fmt: skip
             at_pixel = ((image * heads + head) * HO + y) * WO + x
             tl.store(top + at_pixel, exact_top, mask=there)
@@ -331,10 +375,11 @@ def query_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def key_kernel(
-    q, k, v, dout, top, total, inner, dk, dv, taps, row_readers, column_readers, row_most, column_most, gain,
+    q, k, v, dout, top, total, inner, dk, dv, taps, row_readers, column_readers, row_most, column_most,
+    position, gain,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
     heads, H, W, HO, WO, tiles_y, tiles_x, FOLDS_Y, FOLDS_X, scale,
-    HAS_GAIN: tl.constexpr,
+    HAS_POSITION: tl.constexpr, HAS_GAIN: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, REFLECT: tl.constexpr,
     HEADS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, HALO: tl.constexpr, LW: tl.constexpr,
     S: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
@@ -356,6 +401,11 @@ def key_kernel(
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         key = _load(k + image * kb + head * C, jy, jx, is_key, ky, kx, C, CP)
+        if HAS_POSITION:
+            step_y, step_x = directions(position, C, CP)
+            down, across = place(jy, jx, H, W)
+            moved = down[:, :, None] * step_y[None, None, :] + across[:, :, None] * step_x[None, None, :]
+            key = (key.to(tl.float32) - moved).to(key.dtype)
         value = _load(v + image * vb + head * C, jy, jx, is_key, vy, vx, C, CP)
         plane = (image * heads + head) * HO * WO
         dkey = tl.zeros([G, TH * TW, CP], tl.float32)
@@ -384,6 +434,7 @@ def key_kernel(
             head = first_head + number // G
             y, x, there = _group(number % G, tile_y, tile_x, H, W, G, TH, TW)
             own = load_vectors(k + image * kb + head * C, y, x, there, ky, kx, C, CP)
+            own = less_position(own, position, y, x, there, H, W, C, CP, HAS_POSITION)
             own_value = load_vectors(v + image * vb + head * C, y, x, there, vy, vx, C, CP)
             plane = (image * heads + head) * HO * WO
             exact_key, exact_value = key_pixels(
