@@ -41,6 +41,7 @@ class _Launch:
             "HEADS": heads,
             "HAS_VALUES": x.v is not None,
             "HAS_BIAS": x.bias is not None,
+            "ZEROS": x.nbhd.border == "zeros",
             "num_warps": max(1, min(8, together * heads * channels // (32 * numbers))),
             **FUSED_MULTIPLY_ADD,
         }
@@ -62,7 +63,7 @@ def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:
         forward_kernel[launch.grid](
             *(q, k, v, *_parameters(x), out, *t.gathered),
             *(stride for m in (q, k, v, out) for stride in map_strides(m)),
-            *(*launch.counts, out_h, out_w, len(x.nbhd), *x.nbhd.stride, x.scale),
+            *(*launch.counts, out_h, out_w, *x.k.shape[-2:], *_before(x), len(x.nbhd), *x.nbhd.stride, x.scale),
             **launch.constants,
         )
     return out
@@ -92,14 +93,14 @@ def _gradients(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor | None, ...]:
     query_kernel[launch.grid](
         *(q, k, v, *_parameters(x), grad, dq, dweight, dweight if dbias is None else dbias, *t.gathered),
         *(*read, *map_strides(dq)),
-        *(*launch.counts, out_h, out_w, len(x.nbhd), *x.nbhd.stride, x.scale),
+        *(*launch.counts, out_h, out_w, *x.k.shape[-2:], *_before(x), len(x.nbhd), *x.nbhd.stride, x.scale),
         **launch.constants,
     )
     launch = _Launch.of(x, (height, width), BACKWARD_NUMBERS)
     key_kernel[launch.grid](
         *(q, k, v, *_parameters(x), grad, dk, dk if dv is None else dv, *t.scattered),
         *(*read, *map_strides(dk)),
-        *(*launch.counts, height, width, len(x.nbhd), *t.folds, x.scale),
+        *(*launch.counts, height, width, out_h, out_w, *_before(x), len(x.nbhd), *x.nbhd.stride, *t.folds, x.scale),
         **launch.constants,
     )
     summed = (None if d is None else d.sum(0, dtype=torch.float64) for d in (dweight, dbias))
@@ -120,6 +121,11 @@ def _parameters(x: PixelShiftInputs) -> tuple[Tensor, Tensor]:
 
 def _tables(x: PixelShiftInputs) -> Tables:
     return tables(x.nbhd, (x.k.shape[2], x.k.shape[3]), x.k.device)
+
+
+def _before(x: PixelShiftInputs) -> tuple[int, int]:
+    """How far the offsets reach up and to the left of the map."""
+    return x.nbhd.reach(0)[0], x.nbhd.reach(1)[0]
 
 
 def _empty(like: Tensor) -> Tensor:

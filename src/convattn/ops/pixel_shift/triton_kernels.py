@@ -23,8 +23,37 @@ def _channels(first, heads, D: tl.constexpr, HEADS: tl.constexpr, CP: tl.constex
 
 
 @triton.jit
+def _neighbours(tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS: tl.constexpr):
+    """``neighbours``; beyond a border of zeros by arithmetic, which takes half the instructions of the tables."""
+    if ZEROS:
+        at_y = y * SY + (tl.load(taps + 2 * tap) - TOP)
+        at_x = x * SX + (tl.load(taps + 2 * tap + 1) - LEFT)
+        return at_y, at_x, keep & (at_y >= 0) & (at_y < H) & (at_x >= 0) & (at_x < W)
+    return neighbours(tap, y, x, keep, taps, rows, columns, SY, SX)
+
+
+@triton.jit
+def _readers(
+    tap, row, column, y, x, keep, taps, row_readers, column_readers, H, W, FOLDS_Y, FOLDS_X,
+    HO, WO, TOP, LEFT, SY, SX, ZEROS: tl.constexpr,
+):  # fmt: skip
+    """``readers``; with a border of zeros by arithmetic."""
+    if ZEROS:
+        from_y = y - (tl.load(taps + 2 * tap) - TOP)
+        from_x = x - (tl.load(taps + 2 * tap + 1) - LEFT)
+        out_y = from_y // SY
+        out_x = from_x // SX
+        keep = keep & (from_y >= 0) & (out_y < HO) & (from_x >= 0) & (out_x < WO)
+        return out_y, out_x, keep & (out_y * SY == from_y) & (out_x * SX == from_x)
+    return readers(tap, row, column, y, x, keep, taps, row_readers, column_readers, H, W, FOLDS_Y, FOLDS_X)
+
+
+@triton.jit
 def _load(base, rows, mask):
-    return tl.load(base + rows, mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(base + rows, mask=mask, other=0.0)
+    if base.dtype.element_ty == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
 
 
 @triton.jit
@@ -46,50 +75,52 @@ def _to_channels(x, HEADS: tl.constexpr, CP: tl.constexpr):
 
 @triton.jit
 def _coefficient(
-    query, key, bias, tap, head, heads, TAPS, scale, HEADS: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr
+    query, key, bias, tap, head, heads, TAPS, HEADS: tl.constexpr, CP: tl.constexpr, HAS_BIAS: tl.constexpr
 ):
-    """``scale * (q . k) + bias`` of every head: ``[P, HEADS]``."""
-    found = _sum_heads(query * key, HEADS, CP) * scale
+    """``q . k + bias`` of every head, one of the two scaled: ``[P, HEADS]``."""
+    found = _sum_heads(query * key, HEADS, CP)
     if HAS_BIAS:
         found += tl.load(bias + head * TAPS + tap, mask=head < heads, other=0.0).to(tl.float32)[None, :]
     return found
 
 
-@triton.jit(do_not_specialize=["blocks", "tiles", "HO", "WO", "TAPS"])
+@triton.jit(do_not_specialize=["blocks", "tiles", "HO", "WO", "H", "W", "TOP", "LEFT", "TAPS"])
 def forward_kernel(
     q, k, v, weight, bias, out, taps, rows, columns,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, ob, oy, ox,
-    heads, blocks, tiles, HO, WO, TAPS, SY, SX, scale,
+    heads, blocks, tiles, HO, WO, H, W, TOP, LEFT, TAPS, SY, SX, scale,
     D: tl.constexpr, CP: tl.constexpr, PIXELS: tl.constexpr, HEADS: tl.constexpr,
-    HAS_VALUES: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_VALUES: tl.constexpr, HAS_BIAS: tl.constexpr, ZEROS: tl.constexpr,
 ):  # fmt: skip
     """PIXELS outputs of HEADS heads."""
     image, first, y, x, keep = head_block(tl.program_id(0), blocks, tiles, heads, HO, WO, PIXELS, HEADS)
     channel, real = _channels(first, heads, D, HEADS, CP)
     head = first + tl.arange(0, HEADS)
     wanted = keep[:, None] & real[None, :]
-    query = _load(q + image * qb, (y * qy + x * qx)[:, None] + channel[None, :], wanted)
+    query = _load(q + image * qb, (y * qy + x * qx)[:, None] + channel[None, :], wanted) * scale
     total = tl.zeros([PIXELS, HEADS * CP], tl.float32)
     for tap in range(TAPS):
-        at_y, at_x, inside = neighbours(tap, y, x, keep, taps, rows, columns, SY, SX)
+        at_y, at_x, inside = _neighbours(
+            tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS
+        )
         there = inside[:, None] & real[None, :]
         key = _load(k + image * kb, (at_y * ky + at_x * kx)[:, None] + channel[None, :], there)
         factor = _load(weight + tap * heads * D, channel, real)[None, :]
         if HAS_VALUES:
             factor *= _load(v + image * vb, (at_y * vy + at_x * vx)[:, None] + channel[None, :], there)
-        found = _coefficient(query, key, bias, tap, head, heads, TAPS, scale, HEADS, CP, HAS_BIAS)
+        found = _coefficient(query, key, bias, tap, head, heads, TAPS, HEADS, CP, HAS_BIAS)
         total += _to_channels(found, HEADS, CP) * factor
     at = out + image * ob + (y * oy + x * ox)[:, None] + channel[None, :]
     tl.store(at, total.to(out.dtype.element_ty), mask=wanted)
 
 
-@triton.jit(do_not_specialize=["blocks", "tiles", "HO", "WO", "TAPS"])
+@triton.jit(do_not_specialize=["blocks", "tiles", "HO", "WO", "H", "W", "TOP", "LEFT", "TAPS"])
 def query_kernel(
     q, k, v, weight, bias, dout, dq, dweight, dbias, taps, rows, columns,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
-    heads, blocks, tiles, HO, WO, TAPS, SY, SX, scale,
+    heads, blocks, tiles, HO, WO, H, W, TOP, LEFT, TAPS, SY, SX, scale,
     D: tl.constexpr, CP: tl.constexpr, PIXELS: tl.constexpr, HEADS: tl.constexpr,
-    HAS_VALUES: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_VALUES: tl.constexpr, HAS_BIAS: tl.constexpr, ZEROS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of PIXELS queries of HEADS heads, and their part of the tables' gradients.
 
@@ -99,18 +130,20 @@ def query_kernel(
     channel, real = _channels(first, heads, D, HEADS, CP)
     head = first + tl.arange(0, HEADS)
     wanted = keep[:, None] & real[None, :]
-    query = _load(q + image * qb, (y * qy + x * qx)[:, None] + channel[None, :], wanted)
+    query = _load(q + image * qb, (y * qy + x * qx)[:, None] + channel[None, :], wanted) * scale
     grad = _load(dout + image * gb, (y * gy + x * gx)[:, None] + channel[None, :], wanted)
     part = (tl.program_id(0) // blocks).to(tl.int64) * TAPS
     total = tl.zeros([PIXELS, HEADS * CP], tl.float32)
     for tap in range(TAPS):
-        at_y, at_x, inside = neighbours(tap, y, x, keep, taps, rows, columns, SY, SX)
+        at_y, at_x, inside = _neighbours(
+            tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS
+        )
         there = inside[:, None] & real[None, :]
         key = _load(k + image * kb, (at_y * ky + at_x * kx)[:, None] + channel[None, :], there)
         toward = grad
         if HAS_VALUES:
             toward *= _load(v + image * vb, (at_y * vy + at_x * vx)[:, None] + channel[None, :], there)
-        found = _coefficient(query, key, bias, tap, head, heads, TAPS, scale, HEADS, CP, HAS_BIAS)
+        found = _coefficient(query, key, bias, tap, head, heads, TAPS, HEADS, CP, HAS_BIAS)
         by_pixels = tl.sum(toward * _to_channels(found, HEADS, CP), 0)
         tl.store(dweight + (part + tap) * heads * D + channel, by_pixels, mask=real)
         factor = _load(weight + tap * heads * D, channel, real)[None, :]
@@ -122,20 +155,20 @@ def query_kernel(
     tl.store(at, (total * scale).to(dq.dtype.element_ty), mask=wanted)
 
 
-@triton.jit(do_not_specialize=["blocks", "tiles", "H", "W", "TAPS", "FOLDS_Y", "FOLDS_X"])
+@triton.jit(do_not_specialize=["blocks", "tiles", "H", "W", "HO", "WO", "TOP", "LEFT", "TAPS"])
 def key_kernel(
     q, k, v, weight, bias, dout, dk, dv, taps, row_readers, column_readers, row_most, column_most,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
-    heads, blocks, tiles, H, W, TAPS, FOLDS_Y, FOLDS_X, scale,
+    heads, blocks, tiles, H, W, HO, WO, TOP, LEFT, TAPS, SY, SX, FOLDS_Y, FOLDS_X, scale,
     D: tl.constexpr, CP: tl.constexpr, PIXELS: tl.constexpr, HEADS: tl.constexpr,
-    HAS_VALUES: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_VALUES: tl.constexpr, HAS_BIAS: tl.constexpr, ZEROS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of PIXELS keys and values of HEADS heads, from the outputs that read them; dk and dv lie alike."""
     image, first, y, x, keep = head_block(tl.program_id(0), blocks, tiles, heads, H, W, PIXELS, HEADS)
     channel, real = _channels(first, heads, D, HEADS, CP)
     head = first + tl.arange(0, HEADS)
     wanted = keep[:, None] & real[None, :]
-    key = _load(k + image * kb, (y * ky + x * kx)[:, None] + channel[None, :], wanted)
+    key = _load(k + image * kb, (y * ky + x * kx)[:, None] + channel[None, :], wanted) * scale
     dkey = tl.zeros([PIXELS, HEADS * CP], tl.float32)
     if HAS_VALUES:
         value = _load(v + image * vb, (y * vy + x * vx)[:, None] + channel[None, :], wanted)
@@ -146,15 +179,16 @@ def key_kernel(
         folded = is_folded(row, column, y, x, keep, row_most, column_most)
         if tl.max(folded.to(tl.int32), 0) > 0:
             for tap in range(TAPS):
-                out_y, out_x, reads = readers(
-                    tap, row, column, y, x, folded, taps, row_readers, column_readers, H, W, FOLDS_Y, FOLDS_X
-                )
+                out_y, out_x, reads = _readers(
+                    tap, row, column, y, x, folded, taps, row_readers, column_readers, H, W, FOLDS_Y, FOLDS_X,
+                    HO, WO, TOP, LEFT, SY, SX, ZEROS,
+                )  # fmt: skip
                 there = reads[:, None] & real[None, :]
                 query = _load(q + image * qb, (out_y * qy + out_x * qx)[:, None] + channel[None, :], there)
                 toward = _load(dout + image * gb, (out_y * gy + out_x * gx)[:, None] + channel[None, :], there)
                 toward *= _load(weight + tap * heads * D, channel, real)[None, :]
                 if HAS_VALUES:
-                    found = _coefficient(query, key, bias, tap, head, heads, TAPS, scale, HEADS, CP, HAS_BIAS)
+                    found = _coefficient(query, key, bias, tap, head, heads, TAPS, HEADS, CP, HAS_BIAS)
                     dvalue += _to_channels(tl.where(reads[:, None], found, 0.0), HEADS, CP) * toward
                     toward *= value
                 dfound = tl.where(reads[:, None], _sum_heads(toward, HEADS, CP), 0.0)
