@@ -15,7 +15,8 @@ from convattn.ops.pixel_shift import eager
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
 MOST_CHANNELS = 1024  # of a head, that a program holds at once
-FORWARD_NUMBERS, BACKWARD_NUMBERS = 32, 16  # of a map, that a thread holds
+FORWARD_BYTES, BACKWARD_BYTES = 64, 32  # of a map, that a thread holds; more registers halve the programs that run
+THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ class _Launch:
     constants: dict[str, int]
 
     @classmethod
-    def of(cls, x: PixelShiftInputs, size: tuple[int, int], numbers: int) -> _Launch:
+    def of(cls, x: PixelShiftInputs, size: tuple[int, int], bytes_of_a_thread: int) -> _Launch:
         """Adjacent heads fill cache lines; a program as large as may be reads its pixels' neighbours from its cache."""
         head_dim, pixels = x.k.shape[1] // x.num_heads, size[0] * size[1]
         channels = next_power_of_two(head_dim)
         heads = min(next_power_of_two(x.num_heads), max(1, 64 // channels))
-        together = min(256 * numbers // (channels * heads), 256, max(16, next_power_of_two(pixels)))
+        numbers = bytes_of_a_thread // x.k.element_size()
+        together = min(THREADS * numbers // (channels * heads), 256, max(16, next_power_of_two(pixels)))
         blocks, tiles = -(-x.num_heads // heads), -(-pixels // together)
         constants = {
             "D": head_dim,
@@ -42,7 +44,7 @@ class _Launch:
             "HAS_VALUES": x.v is not None,
             "HAS_BIAS": x.bias is not None,
             "ZEROS": x.nbhd.border == "zeros",
-            "num_warps": max(1, min(8, together * heads * channels // (32 * numbers))),
+            "num_warps": max(1, min(THREADS, together * heads * channels // numbers) // 32),
             **FUSED_MULTIPLY_ADD,
         }
         return cls((x.k.shape[0] * blocks * tiles,), (x.num_heads, blocks, tiles), constants)
@@ -57,7 +59,7 @@ def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:
     if x.k.shape[1] // x.num_heads > MOST_CHANNELS:
         return eager.pixel_shift_attention(x)
     (out_h, out_w), out = x.q.shape[-2:], _empty(x.q)
-    launch, t = _Launch.of(x, (out_h, out_w), FORWARD_NUMBERS), _tables(x)
+    launch, t = _Launch.of(x, (out_h, out_w), FORWARD_BYTES if x.nbhd.border == "zeros" else BACKWARD_BYTES), _tables(x)
     q, k, v = _maps(x)
     with torch.cuda.device_of(x.q):
         forward_kernel[launch.grid](
@@ -86,7 +88,7 @@ def _gradients(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor | None, ...]:
     q, k, v = _maps(x)
     dq, dk, dv = _empty(x.q), _empty(x.k), None if x.v is None else _empty(x.k)
     read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
-    launch = _Launch.of(x, (out_h, out_w), BACKWARD_NUMBERS)
+    launch = _Launch.of(x, (out_h, out_w), BACKWARD_BYTES)
     parts = x.q.shape[0] * launch.counts[2]
     dweight = x.q.new_empty((parts, *x.weight.shape), dtype=torch.float32)
     dbias = None if x.bias is None else x.q.new_empty((parts, *x.bias.shape), dtype=torch.float32)
@@ -96,7 +98,7 @@ def _gradients(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor | None, ...]:
         *(*launch.counts, out_h, out_w, *x.k.shape[-2:], *_before(x), len(x.nbhd), *x.nbhd.stride, x.scale),
         **launch.constants,
     )
-    launch = _Launch.of(x, (height, width), BACKWARD_NUMBERS)
+    launch = _Launch.of(x, (height, width), BACKWARD_BYTES)
     key_kernel[launch.grid](
         *(q, k, v, *_parameters(x), grad, dk, dk if dv is None else dv, *t.scattered),
         *(*read, *map_strides(dk)),

@@ -100,9 +100,7 @@ def forward_kernel(
     query = _load(q + image * qb, (y * qy + x * qx)[:, None] + channel[None, :], wanted) * scale
     total = tl.zeros([PIXELS, HEADS * CP], tl.float32)
     for tap in range(TAPS):
-        at_y, at_x, inside = _neighbours(
-            tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS
-        )
+        at_y, at_x, inside = _neighbours(tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS)
         there = inside[:, None] & real[None, :]
         key = _load(k + image * kb, (at_y * ky + at_x * kx)[:, None] + channel[None, :], there)
         factor = _load(weight + tap * heads * D, channel, real)[None, :]
@@ -135,9 +133,7 @@ def query_kernel(
     part = (tl.program_id(0) // blocks).to(tl.int64) * TAPS
     total = tl.zeros([PIXELS, HEADS * CP], tl.float32)
     for tap in range(TAPS):
-        at_y, at_x, inside = _neighbours(
-            tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS
-        )
+        at_y, at_x, inside = _neighbours(tap, y, x, keep, taps, rows, columns, H, W, TOP, LEFT, SY, SX, ZEROS)
         there = inside[:, None] & real[None, :]
         key = _load(k + image * kb, (at_y * ky + at_x * kx)[:, None] + channel[None, :], there)
         toward = grad
