@@ -44,7 +44,7 @@ def test_contract_on_the_gpu():
 
 
 @without_gpu
-@pytest.mark.parametrize("op", ["attend", "correlate", "aggregate", "scatter"])
+@pytest.mark.parametrize("op", ["attend", "correlate", "aggregate", "scatter", "pixel_shift_attention"])
 def test_info_says_why_the_backend_is_off(op):
     assert "needs an NVIDIA or AMD GPU; torch finds none" in backends()[op]["triton"]
 

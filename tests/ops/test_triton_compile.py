@@ -17,6 +17,8 @@ from convattn.ops.aggregate import triton as aggregate
 from convattn.ops.attend import triton as attend
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.correlate import triton as correlate
+from convattn.ops.pixel_shift import triton as pixel_shift
+from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 from convattn.ops.scatter import triton as scatter
 from tests.ops.triton_resources import launches, resources
 
@@ -24,6 +26,7 @@ BATCH, HEADS = 64, 4
 SHARED_OF_A_CONSUMER_GPU = 99 * 1024
 SPILLS = 8  # in the walk over the halo, among some two thousand instructions
 BFLOAT, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
+DIRECTIONS = Neighborhood.directions()
 SCATTERED = tuple((dy, dx) for r in (1, 2, 3) for dy in (-r, 0, r) for dx in (-r, 0, r) if (dy, dx) != (0, 0))
 
 
@@ -52,6 +55,16 @@ def offset_wise(channels, num_heads, size, nbhd, dtype):
     )
 
 
+def pixel_shift_attention(channels, num_heads, size, dtype, *, nbhd=DIRECTIONS, reading="value"):
+    """Forward and backward of X-volution's attention, as its layer calls it: parameters in float32."""
+    q, k, v = maps(channels, nbhd.output_size(size, size), (size, size), (size, size), dtype=dtype)
+    weight, bias = (torch.empty(len(nbhd), n, device="meta") for n in (channels, num_heads))
+    inputs = PixelShiftInputs(q, k, v, weight, None, nbhd, num_heads)
+    if reading == "product":
+        inputs = inputs._replace(v=None, bias=bias.t())
+    return lambda: (pixel_shift.pixel_shift_attention(inputs), pixel_shift.pixel_shift_attention_backward(q, inputs))
+
+
 WINDOW = Neighborhood.window(7)
 STRIDED = Neighborhood.window(7, stride=2)
 ZEROS = Neighborhood.window(7, border="zeros")
@@ -63,6 +76,8 @@ GATE = {
     "attend-128@56-stride2-bf16": (attention(128, 56, STRIDED, BFLOAT), 90),
     "attend-tables-256@14-bf16": (attention(256, 14, ZEROS, BFLOAT, tables=True), 90),
     "san-64@56-bf16": (offset_wise(64, 8, 56, WINDOW, BFLOAT), 90),
+    "pixel-shift-64@56-bf16": (pixel_shift_attention(64, 1, 56, BFLOAT), 90),
+    "pixel-shift-512@7-fp32-sm80": (pixel_shift_attention(512, 1, 7, FLOAT), 80),
 }
 REST = {
     **{f"attend-{c}@{s}-bf16": (attention(c, s, WINDOW, BFLOAT), 90) for c, s in RESNET[1:3]},
@@ -79,6 +94,15 @@ REST = {
     "attend-tables-512@7-fp32-sm80": (attention(512, 7, ZEROS, FLOAT, tables=True), 80),
     "san-64@56-fp32-sm80": (offset_wise(64, 8, 56, WINDOW, FLOAT), 80),
     "pssa-96@56-bf16": (offset_wise(96, 1, 56, Neighborhood(SCATTERED), BFLOAT), 90),
+    **{f"pixel-shift-{c}@{s}-bf16": (pixel_shift_attention(c, 1, s, BFLOAT), 90) for c, s in RESNET[1:]},
+    **{f"pixel-shift-{c}@{s}-fp32": (pixel_shift_attention(c, 1, s, FLOAT), 90) for c, s in RESNET},
+    "pixel-shift-64@56-bf16-sm80": (pixel_shift_attention(64, 1, 56, BFLOAT), 80),
+    "pixel-shift-by-channels-64@56-fp16": (pixel_shift_attention(64, 64, 56, HALF, reading="product"), 90),
+    "pixel-shift-4-heads-96@28-bf16": (pixel_shift_attention(96, 4, 28, BFLOAT), 90),
+    "pixel-shift-reflect-128@56-stride2-bf16": (
+        pixel_shift_attention(128, 1, 56, BFLOAT, nbhd=Neighborhood(SCATTERED, (2, 2))),
+        90,
+    ),
     "one-pixel-bf16": (offset_wise(8, 8, 1, WINDOW, BFLOAT), 90),
 }
 CASES = [pytest.param(*case, id=name) for name, case in GATE.items()] + [

@@ -12,6 +12,8 @@ from convattn import ops
 from convattn.ops import Neighborhood
 from convattn.ops.attend import reference as attend_reference
 from convattn.ops.attend import triton as attend_triton
+from convattn.ops.pixel_shift import reference as pixel_shift_reference
+from convattn.ops.pixel_shift import triton as pixel_shift_triton
 from tests.ops.cases import (
     GEOMETRIES,
     HEAD_DIM,
@@ -22,6 +24,8 @@ from tests.ops.cases import (
     Acmix,
     Attend,
     Geometry,
+    PixelShift,
+    PixelShiftProduct,
     Recorder,
     WindowAttend,
     lay_out,
@@ -65,7 +69,7 @@ class Window(Attend):
         return attend_reference.attend(*inputs, None, None, geometry.neighborhood, HEADS, HEAD_DIM**-0.5)
 
 
-EVERY = [Window, *OPERATORS]
+EVERY = [Window, *OPERATORS, PixelShift, PixelShiftProduct]
 
 
 def by(operator, backend):
@@ -82,6 +86,8 @@ GATE = {
     *((operator, number, FLOAT) for operator in OPERATORS[1:] for number in (3, 5, 6, 9)),
     *((operator, 6, HALF) for operator in OPERATORS[1:]),
     (Acmix, 2, FLOAT), (Acmix, 3, FLOAT), (Acmix, 3, BFLOAT),
+    *((PixelShift, number, FLOAT) for number in (3, 5, 6)), (PixelShift, 3, BFLOAT), (PixelShift, 6, HALF),
+    (PixelShiftProduct, 4, FLOAT), (PixelShiftProduct, 9, FLOAT),
 }  # fmt: skip
 CASES = [
     pytest.param(
@@ -207,6 +213,42 @@ def test_offsets_anywhere_and_heads_of_many_channels(heads, backend):
     torch.testing.assert_close(got.cpu().double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@on_backends
+@pytest.mark.parametrize(
+    ("channels", "heads"),
+    [
+        (40, 5),
+        (70, 70),
+        *(pytest.param(*sizes, marks=slow_in_the_interpreter) for sizes in ((80, 1), (16, 2), (96, 3))),
+    ],
+)
+@pytest.mark.parametrize(("stride", "border"), [((1, 2), "zeros"), (1, "replicate")])
+def test_pixel_shift_attention_with_heads_of_any_size(channels, heads, stride, border, backend):
+    nbhd = Neighborhood(((0, 0), (-1, -1), (3, 0), (-2, 5)), stride, border)
+    generator, size = torch.Generator().manual_seed(0), (6, 5)
+    shapes = [(2, channels, *nbhd.output_size(*size)), *[(2, channels, *size)] * 2, (len(nbhd), channels)]
+    q, k, v, weight, bias = (torch.randn(s, generator=generator) for s in (*shapes, (heads, len(nbhd))))
+
+    def answer(function, *given):
+        leaves = [None if x is None else x.detach().requires_grad_() for x in given]
+        out = function(*leaves)
+        ramp = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape)
+        found = torch.autograd.grad(out, [x for x in leaves if x is not None], ramp.to(out))
+        return [x.cpu().double() for x in (out.detach(), *found)]
+
+    def ours(q, k, v, weight, bias):
+        return ops.pixel_shift_attention(q, k, v, weight, nbhd, num_heads=heads, bias=bias, backend=backend)
+
+    def loops(*given):
+        return pixel_shift_reference.pixel_shift_attention(*given, nbhd, heads)
+
+    for given in ([q, k, v, weight, None], [q, k, None, weight, bias]):
+        got = answer(ours, *(None if x is None else x.to(DEVICE) for x in given))
+        true = answer(loops, *(None if x is None else x.double() for x in given))
+        for a, b in zip(got, true, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_half_gradients_beyond_half_range_are_finite():
     """Loss scaling makes gradients large; a product of them that overflows float16 inside a kernel must not show."""
     nbhd = Neighborhood.window(3)
@@ -225,7 +267,10 @@ def test_slices_of_one_projection_are_read_in_place(monkeypatch):
     inputs = attend_triton.AttendInputs(q, k, v, None, None, Neighborhood.window(5), 2, 0.25)
     assert attend_triton.window_radius(inputs) == 2
     attend_triton.attend(inputs)
-    assert not copied
+    weight, nbhd = torch.randn(24, 32, device=DEVICE), Neighborhood.directions()
+    shifted = pixel_shift_triton.PixelShiftInputs(q, k, v, weight, None, nbhd, 1)
+    pixel_shift_triton.pixel_shift_attention_backward(pixel_shift_triton.pixel_shift_attention(shifted), shifted)
+    assert all(len(shape) < 4 for shape in copied)
 
 
 @pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
