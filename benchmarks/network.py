@@ -21,7 +21,7 @@ from benchmarks.fresh import Process, Tell, call_fresh, silent
 from benchmarks.peak import growth
 from benchmarks.record import PEAK, TIME, Check, Record, Series, to_json
 from benchmarks.run import Run, record_of, require_quiet_machine
-from benchmarks.timing import Effort, Timed, clock_for, in_turns
+from benchmarks.timing import Effort, Timed, captured, clock_for, in_turns
 from convattn import detection
 from convattn.errors import UserError
 
@@ -111,7 +111,7 @@ def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> str:
         tell((0.05 + 0.25 * number / len(asked.subjects)), f"comparing {name} with the reference")
         job, checks[name] = checked(kind, build(name), asked, form_of(name))
         if checks[name].state == "right":
-            jobs[name] = job
+            jobs[name] = captured(job, asked.device)
         elif name == asked.base:
             raise RuntimeError(f"the base itself fails: {checks[name].note}")
     effort = Effort(asked.rounds, seconds=SECONDS)
@@ -218,7 +218,8 @@ def inference(model: nn.Module, run: NetworkRun, form: Form = "folded") -> nn.Mo
     """The network, in channels_last and the dtype asked for; folded by :func:`convattn.optimize` where it shall be."""
     fast = model.eval()
     if form == "folded":
-        fast = convattn.optimize(fast, torch.randn(1, 3, run.size, run.size))
+        example = torch.randn(1, 3, run.size, run.size) if run.device == "cpu" else None  # what it times are launches
+        fast = convattn.optimize(fast, example)
     return fast.to(run.device, getattr(torch, run.dtype)).to(memory_format=torch.channels_last)
 
 

@@ -191,7 +191,9 @@ class AugmentedConv2d(nn.Module):
 
     def _attention(self, x: Tensor) -> Tensor:
         if self.stride != (1, 1):
-            x = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
+            # torch 2.11 has a wrong gradient for a pooling of channels_last maps on a GPU
+            planes = x.contiguous() if x.is_cuda else x
+            x = F.avg_pool2d(planes, 3, self.stride, 1, count_include_pad=False)
         q, k, v = self.projection(x).split([self.key_channels, self.key_channels, self.value_channels], 1)
         tables = None if self.rows is None or self.columns is None else (self.rows, self.columns)
         attention: Tensor = self.out(attend_everywhere(q, k, v, tables, self.num_heads))
