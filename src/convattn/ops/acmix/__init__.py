@@ -104,14 +104,13 @@ def has_kernel(
     """Whether ``acmix`` is more than a composition of other operators for these inputs on this machine."""
     if _dispatch.needs_standard_operators():
         return False
-    if x.is_cuda:
-        on_gpu = not _dispatch.triton_reasons(x) and not triton.geometry_reasons(x, nbhd, head_dim)
-        return on_gpu and _dispatch.is_wanted("triton")
+    if not _dispatch.triton_reasons(x):
+        return _dispatch.is_wanted("triton") and not triton.geometry_reasons(x, nbhd, head_dim)
     return _dispatch.is_wanted("native") and not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
 
 
 def _keeps_projection(inputs: AcmixInputs) -> bool:
     """Whether training keeps q, k and v: always on a GPU, whose memory is fast to write."""
-    if inputs.x.is_cuda:
-        return not triton.not_supported_reasons(inputs)
+    if not triton.not_supported_reasons(inputs):
+        return True
     return not native.not_supported_reasons(inputs) and native.keeps_projection(inputs)
