@@ -24,7 +24,7 @@ from tests.ops.triton_resources import launches, resources
 
 BATCH, HEADS = 64, 4
 SHARED_OF_A_CONSUMER_GPU = 99 * 1024
-SPILLS = 24  # in the walk over the halo, among two to four thousand instructions: less than what avoiding them costs
+INSTRUCTIONS_A_SPILL = 64  # in the walk over the halo; on an H200 the forms without any took up to twice as long
 BFLOAT, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
 DIRECTIONS = Neighborhood.directions()
 SCATTERED = tuple((dy, dx) for r in (1, 2, 3) for dy in (-r, 0, r) for dx in (-r, 0, r) if (dy, dx) != (0, 0))
@@ -119,4 +119,4 @@ def test_kernels_compile_within_bounds(work, arch, monkeypatch):
         print(launch.name, taken)
         assert taken.shared <= SHARED_OF_A_CONSUMER_GPU, launch.name
         assert taken.programs_per_sm >= 2, launch.name
-        assert taken.spills <= SPILLS, launch.name
+        assert taken.spills * INSTRUCTIONS_A_SPILL <= taken.instructions, launch.name

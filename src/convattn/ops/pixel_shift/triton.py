@@ -34,7 +34,8 @@ class _Launch:
         channels = next_power_of_two(head_dim)
         heads = min(next_power_of_two(x.num_heads), max(1, 64 // channels))
         numbers = bytes_of_a_thread // x.k.element_size()
-        together = min(THREADS * numbers // (channels * heads), 256, max(16, next_power_of_two(pixels)))
+        threads = THREADS if x.nbhd.border == "zeros" else THREADS // 2  # index tables take more registers
+        together = min(threads * numbers // (channels * heads), 256, max(16, next_power_of_two(pixels)))
         blocks, tiles = -(-x.num_heads // heads), -(-pixels // together)
         constants = {
             "D": head_dim,
@@ -44,7 +45,7 @@ class _Launch:
             "HAS_VALUES": x.v is not None,
             "HAS_BIAS": x.bias is not None,
             "ZEROS": x.nbhd.border == "zeros",
-            "num_warps": max(1, min(THREADS, together * heads * channels // numbers) // 32),
+            "num_warps": max(1, min(threads, together * heads * channels // numbers) // 32),
             **FUSED_MULTIPLY_ADD,
         }
         return cls((x.k.shape[0] * blocks * tiles,), (x.num_heads, blocks, tiles), constants)
