@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import os
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -55,7 +56,9 @@ def now() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package runs from."""
+    """The commit of the checkout that this package runs from; where git is not there, ``CONVATTN_COMMIT`` says it."""
+    if named := os.environ.get("CONVATTN_COMMIT"):
+        return named
     top = _git("rev-parse", "--show-toplevel")
     if not top or Path(top) / "src" / "convattn" != PACKAGE.resolve():
         return "unknown"
