@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup native demo test test-all asan lint types format reproduce bench docs wheels clean
+.PHONY: help setup native demo test test-all asan lint types format reproduce bench gpu docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ reproduce: setup ## count every table of the papers; a page under reproduced/ (p
 
 bench: setup ## peak memory of a layer beside its rivals; a record under results/ (python -m benchmarks --help has more)
 	@$(PY) -m benchmarks memory
+
+gpu: setup ## all that needs a GPU, in nine minutes at most: tests, commands, records under results/
+	@tools/gpu.sh
 
 docs: setup ## the documentation as a website under site/
 	@$(PY) -m pip install --quiet --editable '.[docs]'

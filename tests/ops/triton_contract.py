@@ -51,6 +51,12 @@ def _fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def _convolutions_in_float32(monkeypatch):
+    """By default torch's convolutions take TF32 on a GPU, whose error is a thousand times larger."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 class Window(Attend):
     """``attend`` without tables, which the window kernels serve where the window is odd and square."""
 
