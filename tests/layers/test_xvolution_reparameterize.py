@@ -1,6 +1,7 @@
 """The inference forms of X-volution give what the operator gave, and it is one dynamic convolution (eq. 9)."""
 
 import copy
+import sys
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import convattn.cost  # noqa: F401  (tells a FLOP counter what the operators cost)
-from convattn.layers import ACmix, static_convolution
+from convattn.layers import ACmix, folding
 from convattn.layers.pssa import PSSA
 from convattn.layers.static_convolution import map_multiply_adds, merged_taps, static_multiply_adds
 from convattn.layers.xvolution import MultiConvolution, XVolution
@@ -230,9 +231,9 @@ class TestTheStaticKernel:
     @pytest.mark.parametrize("stride", [1, 2])
     def test_only_products_on_the_map_count_where_zeros_are_skipped(self, monkeypatch, size, share, stride):
         branches = MultiConvolution(64, 64, stride=stride).static_branches()
-        monkeypatch.setattr(static_convolution, "skips_zeros", lambda x: False)
+        monkeypatch.setattr(sys.modules["convattn.ops.offset_convolution"], "skips_zeros", lambda x: False)
         assert map_multiply_adds(branches, size) == map_multiply_adds(branches)
-        monkeypatch.setattr(static_convolution, "skips_zeros", lambda x: True)
+        monkeypatch.setattr(sys.modules["convattn.ops.offset_convolution"], "skips_zeros", lambda x: True)
         costs, everything = map_multiply_adds(branches, size), map_multiply_adds(branches)
         assert (costs["separate"], costs["dense"]) == (everything["separate"], everything["dense"])
         ones = torch.ones(1, 1, *size)
@@ -265,7 +266,7 @@ class TestTheStaticKernel:
 
     def test_the_fastest_is_taken(self, monkeypatch):
         times = {"separate": 3.0, "gathered": 1.0}
-        monkeypatch.setattr(static_convolution, "_seconds", lambda candidate, example: times[candidate.form])
+        monkeypatch.setattr(folding, "_seconds", lambda candidate, example: times[candidate.form])
         layer = trained(XVolution, 4, 8)
         folded = folded_copy(layer, example=torch.zeros(1, 4, 5, 5, dtype=torch.float64))
         assert folded.reparameterized.form == "gathered"

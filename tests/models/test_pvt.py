@@ -8,7 +8,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convattn.layers.global_attention import SpatialReductionACmix, SpatialReductionAttention
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.models.pvt import default_cfgs
 from convattn.ops import one_hot_kernel
 

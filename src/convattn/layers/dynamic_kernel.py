@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._pooling import average_pool
+from convattn.layers.folding import exact
 from convattn.layers.involution import Involution2d
 from convattn.layers.pssa import PSSA
-from convattn.layers.reparameterized import _exact
 from convattn.layers.static_convolution import StaticBranch, merged_taps
 from convattn.ops import Neighborhood, dynamic_conv
 
@@ -111,7 +111,7 @@ def _involution_rates(attention: Involution2d, x: Tensor) -> Tensor:
 def _involution_values(attention: Involution2d) -> Tensor:
     """v as a matrix ``[C, C_in]``, float64."""
     if attention.projection is not None:
-        return _exact(attention.projection.weight).flatten(1)
+        return exact(attention.projection.weight).flatten(1)
     return torch.eye(attention.out_channels, dtype=torch.float64, device=attention.span.weight.device)
 
 

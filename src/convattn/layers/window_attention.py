@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division
+from convattn.layers._checks import check_counts, check_division
 from convattn.layers._drop_in import takes_maps
 from convattn.ops._dispatch import dense_attention
 from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
@@ -184,7 +184,7 @@ class WindowAttention2d(WindowAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_channels(channels)
+        check_counts(channels=channels)
         super().__init__(
             channels,
             window_size=window_size,

@@ -20,13 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from convattn.layers._checks import check_rates
 from convattn.layers._drop_in import traced_as_one
-from convattn.layers.global_attention import (
-    SpatialReductionACmix,
-    SpatialReductionAttention,
-    as_map,
-    as_tokens,
-    pad_to_multiple,
-)
+from convattn.layers.path_mix import no_weight_decay
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
+from convattn.layers.tokens import as_map, as_tokens, pad_to_multiple
 from convattn.models._config import imagenet_cfg
 
 Stem: TypeAlias = Literal["imagenet", "small"]
@@ -368,10 +364,7 @@ class PVT(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
         names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
-        for prefix, module in self.named_modules():
-            if isinstance(module, SpatialReductionACmix):
-                names |= {f"{prefix}.{name}" for name in module.no_weight_decay()}
-        return names
+        return names | no_weight_decay(self)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -18,15 +18,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models import resnet as timm_resnet
 from torch import nn
 
-from convattn.layers import ACmix, LocalAttention2d, PathMix
+from convattn.layers import ACmix, GlobalAttention2d, LocalAttention2d, MultiConvolution, XVolution
 from convattn.layers._checks import check_rates
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.pssa import PSSA
-from convattn.layers.self_attention import GlobalAttention2d
-from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 from convattn.models._config import imagenet_cfg
 
 Stem: TypeAlias = Literal["imagenet", "small"]
@@ -132,23 +131,6 @@ class ResNet(timm_resnet.ResNet):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: every operator's α and β."""
         return no_weight_decay(self)
-
-
-def no_weight_decay(model: nn.Module) -> set[str]:
-    """What the operators inside any network ask to be left out of weight decay, by the network's names.
-
-    Example:
-        >>> from convattn import ACmix
-        >>> sorted(no_weight_decay(nn.Sequential(ACmix(8, 8))))
-        ['0.mix.alpha', '0.mix.beta']
-    """
-    named = (
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if isinstance(module, PathMix)
-        for name, _ in module.named_parameters()
-    )
-    return set(named)
 
 
 def _checked_stages(stages: Sequence[int], count: int) -> tuple[int, ...]:

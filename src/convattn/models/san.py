@@ -22,6 +22,7 @@ from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
 from convattn.layers._drop_in import traced_as_one
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.layers.path_mix import no_weight_decay
 from convattn.models._config import imagenet_cfg
 from convattn.ops._dispatch import runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
@@ -292,12 +293,7 @@ class SAN(nn.Module):
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: every operator's α and β."""
-        return {
-            f"{prefix}.{name}"
-            for prefix, module in self.named_modules()
-            if isinstance(module, ACmix)
-            for name in module.no_weight_decay()
-        }
+        return no_weight_decay(self)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

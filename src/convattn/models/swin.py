@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from convattn.layers import ACmix
 from convattn.layers._checks import check_rates
 from convattn.layers._drop_in import takes_maps
+from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
 from convattn.models._config import imagenet_cfg
-from convattn.models.resnet import no_weight_decay
 from convattn.ops.neighborhood import IntPair, as_pair
 
 Stem: TypeAlias = Literal["imagenet", "small"]

@@ -131,6 +131,15 @@ class Blocks:
     heads: int
     channels: int
 
+    def grid(self, num_heads: int, height: int, width: int) -> tuple[int, int]:
+        """Blocks of heads and tiles of pixels that cover a map."""
+        return -(-num_heads // self.heads), -(-height * width // self.pixels)
+
+    def constants(self, head_dim: int) -> dict[str, int | bool]:
+        """The compile-time constants of a launch."""
+        sizes = {"PIXELS": self.pixels, "HEADS": self.heads, "CHANNELS": self.channels}
+        return {"D": head_dim, **sizes, "num_warps": 4, **FUSED_MULTIPLY_ADD}
+
     @classmethod
     def choose(cls, num_heads: int, head_dim: int) -> Blocks:
         """About 64 adjacent channels, which fill cache lines, and 16 numbers a thread."""

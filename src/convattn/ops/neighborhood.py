@@ -274,6 +274,17 @@ class Neighborhood:
         along = [offset[axis] for offset in self.offsets]
         return max(0, -min(along)), max(0, *along)
 
+    def shares_on_map(self, axis: int, size: int) -> dict[int, float]:
+        """For each distance along an axis of ``size`` pixels, how many of all outputs find a pixel there.
+
+        Example:
+            >>> Neighborhood(((0, 0), (2, 0))).shares_on_map(0, 4)
+            {0: 1.0, 2: 0.5}
+        """
+        centres = range(0, size, self.stride[axis])
+        distances = sorted({offset[axis] for offset in self.offsets})
+        return {d: sum(0 <= centre + d < size for centre in centres) / len(centres) for d in distances}
+
     def padded_sources(self, axis: int, size: int, device: torch.device) -> Tensor:
         """The pixel that each position of the map, extended by :meth:`reach`, reads; -1 reads zero."""
         before, after = self.reach(axis)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from convattn.layers import ACmix
+from convattn.layers import ACmix, MultiConvolution, XVolution
 from convattn.layers._checks import check_network
-from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
 from convattn.optimize.own_methods import Call, by_own_method, own_method, refusal

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import FUSED_MULTIPLY_ADD, Blocks, channels_last, map_strides, tables
+from convattn.ops._triton import Blocks, channels_last, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -20,18 +20,13 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
     weights, v, head_dim = weights.contiguous(), channels_last(v), channels // num_heads
     t = tables(nbhd, (height, width), v.device)
     cut = Blocks.choose(num_heads, head_dim)
-    blocks, tiles = -(-num_heads // cut.heads), -(-out_h * out_w // cut.pixels)
+    blocks, tiles = cut.grid(num_heads, out_h, out_w)
     with torch.cuda.device_of(v):
         aggregate_kernel[(batch * blocks * tiles, -(-head_dim // cut.channels))](
             *(weights, v, out, *t.gathered),
             *map_strides(v),
             *map_strides(out),
             *(num_heads, blocks, tiles, out_h, out_w, len(nbhd), *nbhd.stride),
-            D=head_dim,
-            PIXELS=cut.pixels,
-            HEADS=cut.heads,
-            CHANNELS=cut.channels,
-            num_warps=4,
-            **FUSED_MULTIPLY_ADD,
+            **cut.constants(head_dim),
         )
     return out
