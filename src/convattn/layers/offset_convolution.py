@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -13,33 +11,25 @@ from convattn.ops.offset_convolution import blocks_of_outputs
 
 
 class OffsetConvolution(nn.Module):
-    """One convolution over any offsets (:func:`convattn.ops.offset_convolution`), zeros beyond the border.
+    """One convolution over any offsets (:func:`convattn.ops.offset_convolution`).
 
     Args:
         weight: ``[C, C_in, D]``.
         bias: ``[C]`` or None.
-        offsets: D of them.
-        stride: distance between outputs.
+        nbhd: the D offsets, the stride and the border.
         like: the parameter whose dtype, device and ``requires_grad`` its own have.
 
     Example:
-        >>> layer = OffsetConvolution(torch.ones(2, 4, 1), None, [(0, 1)], (1, 2), like=torch.ones(1))
+        >>> right = Neighborhood(((0, 1),), (1, 2), border="zeros")
+        >>> layer = OffsetConvolution(torch.ones(2, 4, 1), None, right, like=torch.ones(1))
         >>> layer(torch.ones(1, 4, 2, 2))[0, :, 0]
         tensor([[4.],
                 [4.]])
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        offsets: Sequence[tuple[int, int]],
-        stride: tuple[int, int],
-        *,
-        like: Tensor,
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, nbhd: Neighborhood, *, like: Tensor) -> None:
         super().__init__()
-        self.neighborhood = Neighborhood(tuple(offsets), stride, "zeros")
+        self.neighborhood = nbhd
         self.weight = parameter_like(blocks_of_outputs(weight.permute(2, 1, 0)), like)
         self.bias = None if bias is None else parameter_like(bias, like)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from convattn.layers.folding import exact, make_form
 from convattn.layers.offset_convolution import OffsetConvolution
+from convattn.ops import Neighborhood
 
 if TYPE_CHECKING:
     from convattn.layers.pssa import PSSA
@@ -62,9 +63,9 @@ class FoldedProjection(nn.Module):
             rest = [key, *value]
         if form == "joint" or stride == (1, 1):
             query, rest, stride = torch.cat([query, *rest]), [], (1, 1)
-        centre = [(0, 0)]
-        self.query = OffsetConvolution(query[..., None], None, centre, stride, like=like)
-        self.rest = OffsetConvolution(torch.cat(rest)[..., None], None, centre, (1, 1), like=like) if rest else None
+        at = (Neighborhood(((0, 0),), step, "zeros") for step in (stride, (1, 1)))
+        self.query = OffsetConvolution(query[..., None], None, next(at), like=like)
+        self.rest = OffsetConvolution(torch.cat(rest)[..., None], None, next(at), like=like) if rest else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """``[B, C_in, H, W]`` -> q at the output's resolution, k and v."""

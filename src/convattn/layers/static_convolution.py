@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import gcd
+from operator import or_
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
@@ -22,6 +24,7 @@ from convattn.layers.folding import (
 )
 from convattn.layers.offset_convolution import OffsetConvolution
 from convattn.ops import Neighborhood
+from convattn.ops.dynamic_conv import spread_taps, taps
 from convattn.ops.offset_convolution import products_on
 
 StaticForm: TypeAlias = Literal["separate", "dense", "gathered"]
@@ -66,10 +69,15 @@ class StaticBranch:
         return cast("tuple[int, int]", self.convolution.stride)
 
     @property
-    def offsets(self) -> list[tuple[int, int]]:
-        """Of the taps, row by row."""
-        (kh, kw), (dh, dw) = self.convolution.kernel_size, self.convolution.dilation
-        return [(dh * (m - kh // 2), dw * (n - kw // 2)) for m in range(kh) for n in range(kw)]
+    def dilation(self) -> tuple[int, int]:
+        """Of the convolution."""
+        return cast("tuple[int, int]", self.convolution.dilation)
+
+    @property
+    def neighborhood(self) -> Neighborhood:
+        """The taps, if it is centred."""
+        size = cast("tuple[int, int]", self.convolution.kernel_size)
+        return Neighborhood.window(size, dilation=self.dilation, stride=self.stride, border="zeros")
 
     def weight(self) -> Tensor:
         """The kernel, the gain in it, float64."""
@@ -113,10 +121,9 @@ def static_multiply_adds(branches: Sequence[StaticBranch]) -> dict[StaticForm, i
     counted: dict[StaticForm, int] = {"separate": sum(branch.convolution.weight.numel() for branch in branches)}
     same = len({branch.stride for branch in branches}) == 1
     if len(branches) > 1 and same and all(branch.is_centred for branch in branches):
-        pairs = branches[0].convolution.in_channels * branches[0].convolution.out_channels
-        (kh, kw), _ = _common_window(branches)
-        counted["dense"] = kh * kw * pairs
-        counted["gathered"] = len(_union(branches)) * pairs
+        nbhd, pairs = _merged(branches), branches[0].convolution.in_channels * branches[0].convolution.out_channels
+        (kh, kw), _ = _common_window(nbhd)
+        counted["dense"], counted["gathered"] = kh * kw * pairs, len(nbhd) * pairs
     return counted
 
 
@@ -161,9 +168,9 @@ def map_multiply_adds(branches: Sequence[StaticBranch], size: tuple[int, int] | 
     """
     costs: dict[StaticForm, float] = dict(static_multiply_adds(branches))
     if "gathered" in costs:
-        first, nbhd = branches[0].convolution, Neighborhood(tuple(_union(branches)), branches[0].stride, "zeros")
-        taps = len(nbhd) if size is None else products_on(size, nbhd, first.weight)
-        costs["gathered"] = taps * first.in_channels * (first.out_channels + VALUE_MOVED)
+        first, nbhd = branches[0].convolution, _merged(branches)
+        computed = len(nbhd) if size is None else products_on(size, nbhd, first.weight)
+        costs["gathered"] = computed * first.in_channels * (first.out_channels + VALUE_MOVED)
     return costs
 
 
@@ -177,14 +184,16 @@ class StaticConvolution(nn.Module):
 
     def __init__(self, branches: Sequence[StaticBranch], form: StaticForm) -> None:
         super().__init__()
-        self.form, self.taps = form, _tap_count(branches)
-        self.counted = static_multiply_adds(branches)[form]
+        counted = static_multiply_adds(branches)
+        self.form, self.counted = form, counted[form]
+        kernels = (branch.convolution.weight[0, 0].numel() for branch in branches)
+        self.taps = len(_merged(branches)) if "gathered" in counted else sum(kernels)
         bias = torch.stack([branch.bias() for branch in branches]).sum(0)
         self.convolutions: nn.ModuleList | None = None
         self.gathered: OffsetConvolution | None = None
         if form == "gathered":
-            first, (offsets, weight) = branches[0], merged_taps(branches)
-            self.gathered = OffsetConvolution(weight, bias, offsets, first.stride, like=first.convolution.weight)
+            nbhd, weight = merged_taps(branches)
+            self.gathered = OffsetConvolution(weight, bias, nbhd, like=branches[0].convolution.weight)
         elif form == "dense":
             self.convolutions = nn.ModuleList([_dense(branches, bias)])
         else:
@@ -244,43 +253,32 @@ class FollowedConvolution(nn.Module):
         self.gain, self.bias = scaled(self.gain, gain), scaled(self.bias, gain, shift)
 
 
-def merged_taps(branches: Sequence[StaticBranch]) -> tuple[list[tuple[int, int]], Tensor]:
+def merged_taps(branches: Sequence[StaticBranch]) -> tuple[Neighborhood, Tensor]:
     """The offsets of all branches, each once, and the sum of the kernels on them, ``[C, C_in, D]`` in float64."""
-    offsets = _union(branches)
-    places = {offset: place for place, offset in enumerate(offsets)}
-    first = branches[0].weight()
-    merged = first.new_zeros(*first.shape[:2], len(offsets))
-    for branch in branches:
-        index = torch.tensor([places[offset] for offset in branch.offsets], device=merged.device)
-        merged.index_add_(2, index, branch.weight().flatten(2))
-    return offsets, merged
+    nbhd = _merged(branches)
+    kernels = [taps(branch.weight(), nbhd, dilation=branch.dilation) for branch in branches]
+    return nbhd, torch.stack(kernels).sum(0)[0, ..., 0, 0]
 
 
-def _union(branches: Sequence[StaticBranch]) -> list[tuple[int, int]]:
-    return sorted({offset for branch in branches for offset in branch.offsets})
+def _merged(branches: Sequence[StaticBranch]) -> Neighborhood:
+    return reduce(or_, (branch.neighborhood for branch in branches))
 
 
-def _tap_count(branches: Sequence[StaticBranch]) -> int:
-    return sum(len(branch.offsets) for branch in branches) if len(branches) == 1 else len(_union(branches))
-
-
-def _common_window(branches: Sequence[StaticBranch]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _common_window(nbhd: Neighborhood) -> tuple[tuple[int, int], tuple[int, int]]:
     """Kernel size and dilation of the smallest window that holds all taps."""
-    along = [[offset[axis] for offset in _union(branches)] for axis in (0, 1)]
+    along = [[offset[axis] for offset in nbhd.offsets] for axis in (0, 1)]
     steps = [gcd(*places) or 1 for places in along]
     height, width = (2 * max(places) // step + 1 for places, step in zip(along, steps, strict=True))
     return (height, width), (steps[0], steps[1])
 
 
 def _dense(branches: Sequence[StaticBranch], bias: Tensor) -> nn.Conv2d:
-    like, (kernel, dilation) = branches[0].convolution.weight, _common_window(branches)
-    offsets, taps = merged_taps(branches)
-    weight = taps.new_zeros(*taps.shape[:2], *kernel)
-    for place, (dy, dx) in enumerate(offsets):
-        weight[:, :, dy // dilation[0] + kernel[0] // 2, dx // dilation[1] + kernel[1] // 2] = taps[:, :, place]
+    nbhd, merged = merged_taps(branches)
+    like, (kernel, dilation) = branches[0].convolution.weight, _common_window(nbhd)
+    window = Neighborhood.window(kernel, dilation=dilation)
+    weight = spread_taps(merged[..., None, None], nbhd, window)[..., 0, 0].unflatten(2, kernel)
     padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
-    inputs, outputs = like.shape[1], like.shape[0]
-    geometry = nn.Conv2d(inputs, outputs, kernel, branches[0].stride, padding, dilation, device="meta")
+    geometry = nn.Conv2d(like.shape[1], like.shape[0], kernel, branches[0].stride, padding, dilation, device="meta")
     return convolution_like(geometry, weight, bias, like)
 
 
