@@ -266,6 +266,17 @@ class TestReparameterize:
         with pytest.raises(ValueError, match="reparameterized as 'unfused' and its trained parameters are gone"):
             layer.reparameterize("grouped")
 
+    @pytest.mark.parametrize("form", ["grouped", "unfused"])
+    def test_what_version_0_1_saved_of_a_form_loads(self, form):
+        layer, other = (double_layer(SpatialReductionACmix, 2, 2, 0) for _ in range(2))
+        for operator in (layer, other):
+            operator.reparameterize(form)
+        saved = {name.removeprefix("reparameterized."): value for name, value in layer.state_dict().items()}
+        net = nn.Sequential(other)
+        net.load_state_dict({f"0.{name}": value for name, value in saved.items()})
+        x = draw(1, 12, 8)
+        assert torch.equal(other(x, (3, 4)), layer(x, (3, 4)))
+
     def test_refusals(self):
         layer = SpatialReductionACmix(8, num_heads=2)
         with pytest.raises(ValueError, match="form must be one of"):

@@ -78,12 +78,7 @@ class ACmix(DropIn, Folds):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, num_heads)
-        query_channels = int(getattr(attention, "query_channels", out_channels))
-        if query_channels < 1 or query_channels % (out_channels // num_heads):
-            raise ValueError(
-                f"the attention path's query_channels must be a multiple of the {out_channels // num_heads} channels "
-                f"of a head, got {query_channels}"
-            )
+        query_channels = _query_channels(attention, out_channels, out_channels // num_heads)
         self.split = (query_channels, query_channels, out_channels)
         self.projection = nn.Conv2d(in_channels, sum(self.split), 1, device=device, dtype=dtype)
         self.attention = attention or LocalAttention(
@@ -172,3 +167,13 @@ class ACmix(DropIn, Folds):
     def _folded(self, form: FormChoice, example: Tensor | None) -> ReparameterizedACmix:
         check_folds(self.mix)
         return fold(Parts(self.projection, self.attention, self.convolution, *self.mix.rates()), form, example)
+
+
+def _query_channels(attention: nn.Module | None, channels: int, head_dim: int) -> int:
+    """Channels of q and of k: those that the attention path names, or all."""
+    named = int(getattr(attention, "query_channels", channels))
+    if named < 1 or named % head_dim:
+        raise ValueError(
+            f"the attention path's query_channels must be a multiple of the {head_dim} channels of a head, got {named}"
+        )
+    return named

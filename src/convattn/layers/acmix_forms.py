@@ -117,9 +117,7 @@ def fold(parts: Parts, form: FormChoice = "auto", example: Tensor | None = None)
         "dense": DenseACmix,
         "unfused": UnfusedACmix,
     }
-    counted = multiply_adds(parts)
-    costs: dict[Form, float] = {**counted, "grouped": counted["grouped"] / PASS_SAVED}
-    return make_form(form, lambda name: kinds[name](parts), counted, costs=costs, example=example)
+    return make_form(form, lambda name: kinds[name](parts), multiply_adds(parts), enough=PASS_SAVED, example=example)
 
 
 def fused_attention(path: nn.Module, num_heads: int, stride: tuple[int, int]) -> LocalAttention | None:

@@ -19,7 +19,7 @@ Form = TypeVar("Form", bound=str)
 Made = TypeVar("Made", bound=nn.Module)
 
 PASS_SAVED = 1.5
-"""How many multiply-adds ``"grouped"`` may have for one of another form: it reads q, k and v once, in one pass."""
+"""How many multiply-adds ``"grouped"`` may have for one of the cheapest form: it reads q, k and v once, in one pass."""
 
 
 class Folds(nn.Module):
@@ -60,6 +60,7 @@ def make_form(
     counted: Mapping[Form, int],
     *,
     costs: Mapping[Form, float] | None = None,
+    enough: float = 1.0,
     example: Tensor | None = None,
 ) -> Made:
     """The form of that name, or under ``"auto"`` the cheapest.
@@ -67,8 +68,9 @@ def make_form(
     Args:
         form: a key of ``counted`` or ``"auto"``.
         make: makes a form.
-        counted: the forms that are exact, best first, and the multiply-adds of each.
+        counted: the forms that are exact, in order of preference, and the multiply-adds of each.
         costs: what ``"auto"`` compares; None: ``counted``.
+        enough: how many times as much as the cheapest form the first in order may cost.
         example: what the operator will run on. With it, ``"auto"`` takes the form of the least time on it. A form of
             twice the multiply-adds of another one is not tried.
 
@@ -80,7 +82,8 @@ def make_form(
         return make(form)
     if example is None:
         costs = counted if costs is None else costs
-        return make(min(costs, key=lambda name: costs[name]))
+        most = enough * min(costs.values())
+        return make(next(name for name in counted if costs[name] <= most))
     least = min(counted.values())
     candidates = [make(name) for name, count in counted.items() if count < 2 * least]
     times = [_seconds(candidate, example) for candidate in candidates] if len(candidates) > 1 else [0.0]

@@ -52,8 +52,7 @@ def fold_reduced(layer: SpatialReductionACmix, form: ReducedFormChoice) -> Repar
         raise TypeError(f"reparameterize folds a convolution path that is a ShiftConvolution without bias, got {path}")
     check_folds(path, layer.mix)
     counted = multiply_adds(path, layer.projection.sr_ratio)
-    costs: dict[ReducedForm, float] = {**counted, "grouped": counted["grouped"] / PASS_SAVED}
-    return make_form(form, lambda name: ReparameterizedReduction(layer, path, name), counted, costs=costs)
+    return make_form(form, lambda name: ReparameterizedReduction(layer, path, name), counted, enough=PASS_SAVED)
 
 
 def attend_tokens(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ timm has PVT v2 alone, so the first version is registered as ``pvt_v1_tiny/small
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -95,16 +96,10 @@ class PVT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
-        if global_pool not in get_args(Pooling):
-            raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
-        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-        per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
         sr_ratios = sr_ratios or ((8, 4, 2, 1) if stem == "imagenet" else (4, 2, 1, 1))
-        for name, values in (per_stage | {"sr_ratios": sr_ratios}).items():
-            if len(values) != 4:
-                raise ValueError(f"{name} must have a number for each of the 4 stages, got {values}")
+        per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
+        _check(stem, global_pool, {**per_stage, "sr_ratios": sr_ratios})
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
         self.num_features = self.head_hidden_size = embed_dims[-1]
         patch_sizes = (4 if stem == "imagenet" else 2, 2, 2, 2)
@@ -240,6 +235,16 @@ class PVT(nn.Module):
             (r"^norm", (99999,)),
         ]
         return {"stem": r"^stages\.0\.(?:patch_embed|pos_embed)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
+
+def _check(stem: str, global_pool: str, per_stage: Mapping[str, Sequence[float]]) -> None:
+    if stem not in get_args(Stem):
+        raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+    if global_pool not in get_args(Pooling):
+        raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
+    for name, values in per_stage.items():
+        if len(values) != 4:
+            raise ValueError(f"{name} must have a number for each of the 4 stages, got {values}")
 
 
 def _draw_linear(module: nn.Module) -> None:

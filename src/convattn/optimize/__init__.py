@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from convattn.layers import ACmix, MultiConvolution, XVolution
+from convattn.layers import ACmix, MultiConvolution
 from convattn.layers._checks import check_network
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
@@ -24,7 +24,7 @@ __all__ = ["OptimizeReport", "optimize"]
 
 CostKind: TypeAlias = Literal["counted", "measured"]
 Example: TypeAlias = Tensor | tuple[Any, ...]
-OPERATORS = (ACmix, MultiConvolution, XVolution)
+OPERATORS = (ACmix, MultiConvolution)  # and XVolution, which is a MultiConvolution
 _log = logging.getLogger("convattn.optimize")
 
 
