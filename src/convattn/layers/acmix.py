@@ -162,7 +162,7 @@ class ACmix(DropIn, Folds):
             >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
             ('grouped', True)
         """
-        self._replace(form, lambda: self._folded(form, example), "projection", "attention", "convolution", "mix")
+        self._take_form(form, lambda: self._folded(form, example), "projection", "attention", "convolution", "mix")
 
     def _folded(self, form: FormChoice, example: Tensor | None) -> ReparameterizedACmix:
         check_folds(self.mix)

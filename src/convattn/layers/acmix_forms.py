@@ -31,6 +31,7 @@ from convattn.layers.local_attention import LinearPosition, LocalAttention
 from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.ops import acmix, group_convolution
 from convattn.ops.acmix import Activation
+from convattn.ops.neighborhood import strided_size
 
 Form: TypeAlias = Literal["grouped", "dense", "unfused"]
 FormChoice: TypeAlias = Literal["auto", "grouped", "dense", "unfused"]
@@ -326,6 +327,6 @@ class UnfusedACmix(ReparameterizedACmix):
 
 def _taps_inside(size: int, taps: int, stride: int, dilation: int, like: Tensor) -> Tensor:
     """``[outputs, taps]``: 1 where a tap of an output reads the axis, 0 where it lies beyond."""
-    centres = torch.arange((size - 1) // stride + 1, device=like.device) * stride
+    centres = torch.arange(strided_size(size, stride), device=like.device) * stride
     read = centres[:, None] + (torch.arange(taps, device=like.device) - taps // 2) * dilation
     return ((read >= 0) & (read < size)).to(like.dtype)

@@ -33,7 +33,7 @@ class Folds(nn.Module):
     """The names of all forms."""
     reparameterized: Any
 
-    def _replace(self, form: str, make: Callable[[], nn.Module], *parts: str) -> None:
+    def _take_form(self, form: str, make: Callable[[], nn.Module], *parts: str) -> None:
         """Put what ``make`` gives in the place of those parts. A second call does nothing.
 
         Raises:

@@ -139,7 +139,7 @@ class MultiConvolution(DropIn, Folds):
             >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
             ('dense', True)
         """
-        self._replace(form, lambda: self._folded(form, example, size), *self._parts)
+        self._take_form(form, lambda: self._folded(form, example, size), *self._parts)
 
     def _folded(
         self, form: StaticFormChoice, example: Tensor | None, size: tuple[int, int] | None

@@ -97,7 +97,7 @@ class PatchwiseAttention(Folds):
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights γ of every window, ``[B, C/s, K², H, W]``."""
-        keys = self._unfolded(self._pad(k), *k.shape[-2:])
+        keys = self._unfolded(self.neighborhood.pad(k), *k.shape[-2:])
         if self.reparameterized is not None:
             folded = self.reparameterized.parts()
             windows = keys.unflatten(1, (self.query_channels, *self.kernel_size)).permute(0, 4, 5, 2, 3, 1)
@@ -128,7 +128,7 @@ class PatchwiseAttention(Folds):
         """
         # the keys may be of a smaller dtype than the parameters, under autocast
         largest = torch.finfo(torch.float16).max
-        self._replace("auto", lambda: FoldedNetwork(fold(self.weights, self.query_channels, largest)), "weights")
+        self._take_form("auto", lambda: FoldedNetwork(fold(self.weights, self.query_channels, largest)), "weights")
 
     def _folded(self, k: Tensor) -> Folded | None:
         """The folded parameters, where nobody could tell them from the trained ones."""
@@ -142,13 +142,9 @@ class PatchwiseAttention(Folds):
             return None
         return fold(self.weights, self.query_channels, torch.finfo(k.dtype).max)
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Both sides enlarged by half a window under the border rule."""
-        return _extend(_extend(x, self.neighborhood, 0, 2), self.neighborhood, 1, 3)
-
     def _windows(self, k: Tensor) -> Tensor:
         """The keys of every window, a view ``[B, H, W, kh, kw, C_qk]`` of a padded copy in channels_last."""
-        padded = _extend(_extend(k.permute(0, 2, 3, 1), self.neighborhood, 0, 1), self.neighborhood, 1, 2).contiguous()
+        padded = self.neighborhood.pad(k).permute(0, 2, 3, 1).contiguous()
         windows = padded.unfold(1, self.kernel_size[0], 1).unfold(2, self.kernel_size[1], 1)
         return windows.permute(0, 1, 2, 4, 5, 3)
 
@@ -293,16 +289,3 @@ def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]
 def _regrouped(x: Tensor, outer: int, inner: int) -> Tensor:
     """``[B, outer * inner, H, W]`` -> ``[B, inner, outer, H, W]``."""
     return x.unflatten(1, (outer, inner)).transpose(1, 2)
-
-
-def _extend(x: Tensor, nbhd: Neighborhood, axis: int, dim: int) -> Tensor:
-    """A map with the rows (axis 0) or columns (axis 1), its dimension ``dim``, that lie beyond the border.
-
-    As :meth:`Neighborhood.pad` without a question about values, which would stop an export.
-    """
-    before, after = nbhd.reach(axis)
-    if before == after == 0:
-        return x
-    if nbhd.border == "zeros":
-        return F.pad(x, (*(0, 0) * (x.dim() - 1 - dim), before, after))
-    return x.index_select(dim, nbhd.padded_sources(axis, x.shape[dim], x.device))

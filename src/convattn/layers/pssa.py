@@ -175,7 +175,7 @@ class PSSA(DropIn, Folds):
             >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
             ('tied', True)
         """
-        self._replace("auto", self._folded, "projection")
+        self._take_form("auto", self._folded, "projection")
 
     def _folded(self) -> FoldedProjection:
         conv = self.projection

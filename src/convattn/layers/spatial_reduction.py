@@ -241,7 +241,7 @@ class SpatialReductionACmix(SpatialReductionAttention, Folds):
             ('grouped', True)
         """
         parts = "projection", "attention", "convolution", "mix"
-        self._replace(form, lambda: fold_reduced(self, form), *parts)
+        self._take_form(form, lambda: fold_reduced(self, form), *parts)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Also what version 0.1 saved of an inference form: its parts were the operator's own."""

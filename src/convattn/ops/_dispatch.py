@@ -242,7 +242,8 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 def runs_directly(*tensors: Tensor | None) -> bool:
     """Whether an operator may call its implementation past torch's dispatcher, which costs as much as a small layer.
 
-    Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference.
+    Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference. Torch says
+    some of that by private functions alone; of those that this module calls none has a public one.
     """
     return not (
         torch.is_grad_enabled()

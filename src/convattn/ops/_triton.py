@@ -89,13 +89,6 @@ def _readers(sources: Tensor, size: int, outputs: int, stride: int) -> Tensor:
     return torch.tensor([[r + [-1] * (folds - len(r)) for r in by_pixel] for by_pixel in found])
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """``x`` itself where its channels lie next to each other (a slice of a wider map too), else a copy that does."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def map_strides(x: Tensor) -> tuple[int, int, int]:
     """Image, row and column stride of a channels_last map."""
     return x.stride(0), x.stride(2), x.stride(3)

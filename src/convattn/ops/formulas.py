@@ -18,7 +18,7 @@ from convattn.ops._products import aggregate, correlate, scatter
 from convattn.ops.acmix import operator as acmix
 from convattn.ops.attend import operator as attend
 from convattn.ops.group_convolution import operator as group_convolution
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.neighborhood import Neighborhood, strided_size
 from convattn.ops.offset_convolution import operator as offset_convolution
 from convattn.ops.pixel_shift import operator as pixel_shift
 
@@ -56,7 +56,7 @@ def pairs(shape: Sequence[int], nbhd: Neighborhood) -> int:
 def _outputs(x: Any, stride: Any) -> int:
     """Output pixels of all images."""
     batch, _, height, width = x.x
-    return int(batch * ((height - 1) // stride[0] + 1) * ((width - 1) // stride[1] + 1))
+    return int(batch * strided_size(height, stride[0]) * strided_size(width, stride[1]))
 
 
 def _grouped(x: Any) -> int:

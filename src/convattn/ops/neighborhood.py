@@ -218,8 +218,8 @@ class Neighborhood:
         return self if self.is_near else _on_map(self, int(height), int(width))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""
-        return (height - 1) // self.stride[0] + 1, (width - 1) // self.stride[1] + 1
+        """Height and width of the output."""
+        return strided_size(height, self.stride[0]), strided_size(width, self.stride[1])
 
     def centres(self, x: Tensor) -> Tensor:
         """The pixels of ``[B, C, H, W]`` at which windows are centred: ``x[..., ::stride, ::stride]``.
@@ -336,6 +336,16 @@ def clamp_size(size: Any, low: int, high: int | None = None) -> Any:
         return size.clamp(low, high)
     clamped: Any = torch.sym_max(size, low)
     return clamped if high is None else torch.sym_min(clamped, high)
+
+
+def strided_size(size: Any, stride: Any) -> Any:
+    """``ceil(size / stride)``, written as a convolution's size formula is.
+
+    Example:
+        >>> strided_size(7, 2), strided_size(1, 4)
+        (4, 1)
+    """
+    return (size - 1) // stride + 1
 
 
 def near_step(step: int, size: int) -> int:

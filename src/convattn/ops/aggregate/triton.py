@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import Blocks, channels_last, map_strides, tables
+from convattn.ops._layout import channels_last, empty_channels_last
+from convattn.ops._triton import Blocks, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -13,8 +14,7 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
 
     batch, channels, height, width = v.shape
     num_heads, (out_h, out_w) = weights.shape[1], weights.shape[-2:]
-    shape = (batch, channels, out_h, out_w)
-    out = torch.empty(shape, dtype=v.dtype, device=v.device, memory_format=torch.channels_last)
+    out = empty_channels_last((batch, channels, out_h, out_w), v)
     if out.numel() == 0:
         return out
     weights, v, head_dim = weights.contiguous(), channels_last(v), channels // num_heads

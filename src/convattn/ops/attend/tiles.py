@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.neighborhood import Neighborhood, strided_size
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Axis:
 
 def _axis(nbhd: Neighborhood, axis: int, size: int, tile: int) -> Axis:
     of_any_size = axis_of(nbhd, axis, tile)
-    count = (size - 1) // of_any_size.stride + 1
+    count = strided_size(size, of_any_size.stride)
     fitting = min(tile, -(-count // of_any_size.spacing))
     return replace(of_any_size, size=size, count=count, tile=fitting)
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import Blocks, channels_last, map_strides, tables
+from convattn.ops._layout import channels_last
+from convattn.ops._triton import Blocks, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 

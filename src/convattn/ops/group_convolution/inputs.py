@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convattn.ops._checks import check_map, check_table
 from convattn.ops._inputs import Inputs
-from convattn.ops.neighborhood import NEAR, near_step
+from convattn.ops.neighborhood import NEAR, near_step, strided_size
 
 
 class _GroupConvolutionFields(NamedTuple):
@@ -26,7 +26,7 @@ class GroupConvolutionInputs(_GroupConvolutionFields, Inputs, map="x", reads="x"
     @property
     def output_shape(self) -> tuple[int, ...]:
         """``[B, N * d, ceil(H/s), ceil(W/s)]``."""
-        height, width = ((size - 1) // step + 1 for size, step in zip(self.x.shape[2:], self.steps, strict=False))
+        height, width = map(strided_size, self.x.shape[2:], self.steps[:2])
         return self.x.shape[0], self.weight.shape[3] * self.weight.shape[4], height, width
 
     def check(self) -> None:

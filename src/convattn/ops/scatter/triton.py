@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import Blocks, channels_last, map_strides, tables
+from convattn.ops._layout import channels_last, empty_channels_last
+from convattn.ops._triton import Blocks, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -13,8 +14,7 @@ def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int
 
     batch, channels, out_h, out_w = u.shape
     num_heads, (height, width) = weights.shape[1], size
-    shape = (batch, channels, height, width)
-    out = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
+    out = empty_channels_last((batch, channels, height, width), u)
     if out.numel() == 0:
         return out
     weights, u, head_dim = weights.contiguous(), channels_last(u), channels // num_heads
