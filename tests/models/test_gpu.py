@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from convattn.layers.bottleneck import BottleneckAttention2d
 
 import convattn
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
 from tests.models.test_tracing import NETWORKS
