@@ -6,12 +6,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from convattn.layers.bottleneck import BottleneckAttention2d
 
 import convattn
 from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.timm_operators import BottleneckAttention2d
 from tests.models.test_tracing import NETWORKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
