@@ -1,4 +1,4 @@
-"""Operators that stand where a convolution stood, and the paths that they are made of."""
+"""Operators that replace a convolution, and the paths that they consist of."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """What is made of timm's layers is imported when it is asked for: timm takes as long as torch."""
+        """Import what is made of timm's layers at its first use: timm takes as long as torch."""
         if name not in ("BottleneckAttention2d", "TimmOperator2d"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from convattn.layers import timm_operators

@@ -21,8 +21,8 @@ class ACmix(DropIn, Folds):
 
     .. math:: F_{out} = \alpha\, F_{att}(q, k, v) + \beta\, F_{conv}(q, k, v), \qquad [q; k; v] = W x + b
 
-    Stands where ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
-    dilation=dilation)`` stood: same output size for every H, W >= 1, same dtypes, devices and layouts.
+    Replaces ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
+    dilation=dilation)``: same output size for every H, W >= 1, same dtypes, devices and layouts.
 
     Four parts: ``projection`` (stage I), ``attention`` and ``convolution`` (stage II), ``mix``.
 
@@ -43,8 +43,8 @@ class ACmix(DropIn, Folds):
             ``position`` then have no effect. Where it has an attribute ``query_channels``, q and k get so many
             channels: a multiple of C/N.
         convolution_bias: the fully connected layer of the convolution path has a bias (as in Swin-ACmix).
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``, an even ``kernel_size``, an unknown option; in

@@ -20,7 +20,7 @@ LEAST_KEY_CHANNELS = 20
 
 
 def relative_logits(q: Tensor, rows: Tensor, columns: Tensor, width: int) -> Tensor:
-    r"""Products of every query with the vectors that stand for its distance to every key.
+    r"""Products of every query with the vectors of its distances to every key.
 
     .. math:: l_{ij} = q_i \cdot (r_{y_j - y_i} + s_{x_j - x_i})
 
@@ -113,8 +113,8 @@ class AugmentedConv2d(DropIn):
         value_ratio: υ; 0.1 as in the source's ResNets. 1: attention alone.
         position: ``"relative"`` or None.
         feature_size: rows and columns up to which distances have vectors of their own.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, more heads than channels, a ratio outside (0, 1], an unknown position; in

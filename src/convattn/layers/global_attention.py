@@ -34,8 +34,8 @@ class GlobalAttention(nn.Module):
         query_channels: C_qk of q and k; None: ``channels``.
         output: ``"heads"``: the heads as they are; ``"projected"``: a linear layer (``proj``) follows, as in vision
             transformers. In ACmix, α then multiplies what it gives.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: heads that do not divide the channels, an unknown output; in ``forward``, maps that do not fit.
@@ -106,8 +106,8 @@ class GlobalAttention2d(DropIn):
         num_heads: N; must divide ``out_channels``.
         stride: distance between queries.
         dilation: has no effect: every pixel sees every other.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.

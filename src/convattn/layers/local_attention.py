@@ -27,8 +27,8 @@ class LinearPosition(nn.Module):
 
     Args:
         head_dim: channels of one head; all heads share p.
-        device: where the parameter is made.
-        dtype: what the parameter is made of.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
 
     Example:
         >>> import torch
@@ -60,8 +60,8 @@ class TablePosition(nn.Module):
         kernel_size: rows and columns of the window.
         head_dim: channels of one head; the first half holds the row part.
         num_heads: every head has a table of its own.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Example:
         >>> TablePosition((7, 7), head_dim=16, num_heads=4)().shape
@@ -111,8 +111,8 @@ class LocalAttention(nn.Module):
         dilation: distance between the keys of a window.
         position: ``"linear"`` (the authors' code, :class:`LinearPosition`), ``"table"`` (:class:`TablePosition`) or
             None.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: channels that the heads do not divide, an unknown position term.
@@ -188,8 +188,8 @@ class LocalAttention2d(DropIn):
         stride: distance between queries.
         dilation: distance between the keys of a window.
         position: ``"table"`` (as in the source), ``"linear"`` (as in ACmix) or None.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.

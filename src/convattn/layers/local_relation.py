@@ -1,4 +1,4 @@
-"""Local relation: neighbours weighted by how well they compose with the pixel, and by where they stand."""
+"""Local relation: neighbours weighted by how well they compose with the pixel, and by their position."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class GeometricPrior(nn.Module):
     Args:
         kernel_size: rows and columns of the window, odd.
         groups: numbers for each offset.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Example:
         >>> GeometricPrior((7, 7), 4)().shape
@@ -82,8 +82,8 @@ class LocalRelation2d(DropIn):
             greatest common divisor.
         composability: Φ: ``"squared_difference"`` :math:`-(q - k)^2`, the source's default, ``"absolute_difference"``
             :math:`-|q - k|`, or ``"product"`` :math:`q k`.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, a number below 1, an unknown composability; in ``forward``, an input of

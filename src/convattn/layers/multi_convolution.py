@@ -39,8 +39,8 @@ class MultiConvolution(DropIn, Folds):
             varies one kernel and names the other once.
         stride: distance between outputs.
         dilation: distance between the taps of ``convolution``; those of ``dilated`` lie twice as far apart.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``; in ``forward``, an input of another shape.

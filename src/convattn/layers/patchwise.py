@@ -39,8 +39,8 @@ class PatchwiseAttention(Folds):
         share: s, how many channels share weights; must divide C. None: 8 as in the source, or where 8 does not divide
             C the largest number below that does.
         border: what lies beyond the map; on maps smaller than the window reflection bounces as often as needed.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel, a share that does not divide the channels; in ``forward``, maps of another shape.
@@ -235,8 +235,8 @@ class PatchwiseAttention2d(DropIn):
         kernel_size: sides of the window, odd.
         share: how many channels share weights, see :class:`PatchwiseAttention`.
         border: what lies beyond the map.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: as :class:`PatchwiseAttention`; in ``forward``, an input of another shape.

@@ -30,7 +30,7 @@ class PSSA(DropIn, Folds):
     n the head of c (see :func:`convattn.ops.pixel_shift_attention`). The offsets are steps in eight directions; zeros
     lie beyond the border. Where it strides, the queries are every ``stride``-th pixel.
 
-    Stands where ``Conv2d(in_channels, out_channels, 3, stride, padding=1)`` stood: same output size for every
+    Replaces ``Conv2d(in_channels, out_channels, 3, stride, padding=1)``: same output size for every
     H, W >= 1, same dtypes, devices and layouts. There is no softmax, so the output grows with the cube of the input:
     a batch norm should follow, as in :class:`convattn.layers.XVolution`, and large inputs overflow in float16, where
     bfloat16 does not.
@@ -52,8 +52,8 @@ class PSSA(DropIn, Folds):
         dilation: multiplies the offsets.
         position: ``"bias"``: a learned number for every head and offset is added to s (table 4); None, as in the
             paper's standard operator: none.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``, no offsets or one twice, an unknown option; in

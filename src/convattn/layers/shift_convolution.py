@@ -39,8 +39,8 @@ class ShiftConvolution(nn.Module):
         shift: table 7. ``"learnable"``: free kernels that start as shifts; ``"random"``: free kernels that start at
             random; ``"fixed"``: one-hot kernels that stay; ``"tensor"``: tensors are moved. The last two have one
             output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel, channels that the heads do not divide, an unknown kind of shift.
@@ -184,8 +184,8 @@ class ShiftConv2d(DropIn):
         dilation: distance between taps.
         form: how maps are moved, see :func:`convattn.ops.shift_aggregate`.
         bias: add a learned number to every output channel.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel.

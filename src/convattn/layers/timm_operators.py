@@ -1,4 +1,4 @@
-"""Operators that timm has, made to stand where a convolution stood: on any size, with a convolution's strides."""
+"""timm's operators as replacements of a convolution: for any size, with a convolution's strides."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class BottleneckAttention2d(BottleneckAttn):
         dilation: has no effect: every pixel sees every other.
         feature_size: rows and columns up to which distances have vectors of their own; 14, the largest map on which
             the source has the layer at 224x224.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.
@@ -103,8 +103,8 @@ class TimmOperator2d(DropIn):
         kind: ``"halo"`` or ``"lambda"``.
         stride: distance between outputs.
         dilation: must be 1; timm's operators have none.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
         **options: timm's own, of ``timm.layers.HaloAttn`` (``num_heads``, ``block_size``, ``halo_size`` …) or
             ``timm.layers.LambdaLayer`` (``num_heads``, ``dim_head``, ``r`` …).
 

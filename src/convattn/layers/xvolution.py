@@ -24,7 +24,7 @@ AttentionKind: TypeAlias = Literal["pssa", "global", "involution"]
 
 
 class Geometry(Factory):
-    """What every attention that stands in place of a convolution is told."""
+    """What every attention that replaces a convolution is told."""
 
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -43,8 +43,8 @@ class XVolution(MultiConvolution):
 
     .. math:: y = \mathrm{BN}(W_k * x) + \mathrm{BN}(W_5 * x) + \mathrm{BN}(\mathrm{Attention}(x))
 
-    Stands where ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
-    dilation=dilation)`` stood: same output size for every H, W >= 1, same dtypes, devices and layouts. A batch norm
+    Replaces ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
+    dilation=dilation)``: same output size for every H, W >= 1, same dtypes, devices and layouts. A batch norm
     usually followed it: leave that where it is.
 
     Three branches: ``convolution``, ``dilated`` (5 by 5, taps twice as far apart; see :class:`MultiConvolution`) and
@@ -67,8 +67,8 @@ class XVolution(MultiConvolution):
         num_heads: of ``"pssa"`` and ``"global"``; None: the default of each, 1 and 4.
         reading: of ``"pssa"``.
         position: of ``"pssa"``; None, as the paper's standard operator.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, ``num_heads`` that does not divide ``out_channels``, an unknown option;
@@ -197,7 +197,7 @@ class XVolution(MultiConvolution):
 
         Returns:
             the kernel, its offsets and the bias. PSSA in the ``"product"`` reading has no v, so it is no kernel on
-            x: there it stands in the bias, which then differs from pixel to pixel.
+            x: it is part of the bias, which then differs from pixel to pixel.
 
         Raises:
             TypeError: attention of another kind than PSSA and involution, whose reach is no fixed window, or a

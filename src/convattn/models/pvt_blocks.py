@@ -21,7 +21,7 @@ class Block(nn.Module):
         channels: C.
         attention: ``[B, T, C]`` and ``(H, W)`` -> ``[B, T, C]``.
         mlp_ratio: hidden channels over C.
-        drop_path: how often a shortcut stands alone, in training.
+        drop_path: rate of stochastic depth, in training.
 
     Example:
         >>> import torch
@@ -90,7 +90,7 @@ class Stage(nn.Module):
         patch_embed: what makes the tokens.
         blocks: the transformer blocks.
         grid: height and width of the table of position embeddings, which is interpolated to every other size.
-        class_token: ``"first"``: a learned token stands before those of the map; None: none.
+        class_token: ``"first"``: a learned token precedes those of the map; None: none.
 
     Example:
         >>> import torch

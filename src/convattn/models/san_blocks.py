@@ -40,7 +40,7 @@ class Block(nn.Module):
     Args:
         channels: P.
         operator: ``[B, P, H, W]`` -> ``[B, P/4, H, W]``.
-        drop_path: how often the shortcut stands alone, in training.
+        drop_path: rate of stochastic depth, in training.
 
     Example:
         >>> import torch

@@ -116,7 +116,7 @@ def backend(name: str) -> Iterator[BackendUse]:
 
 
 def chosen(op: str, name: str, inputs: Any) -> str:
-    """The backend asked for; under :func:`backend`, what ``"auto"`` stands for."""
+    """The backend asked for; under :func:`backend`, what ``"auto"`` means."""
     if _wanted is None or name not in ("auto", _wanted.name):
         return name
     named, wanted = _backends[op], _wanted.name

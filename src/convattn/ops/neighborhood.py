@@ -93,7 +93,7 @@ class Neighborhood:
             raise ValueError("a Neighborhood needs at least one offset, got none")
         if len(set(offsets)) < len(offsets):
             twice = min(offset for offset in offsets if offsets.count(offset) > 1)
-            raise ValueError(f"every offset may stand once in a Neighborhood, {twice} stands there several times")
+            raise ValueError(f"a Neighborhood has every offset once, got {twice} several times")
         if self.border not in BORDERS:
             raise ValueError(f"border must be one of {', '.join(map(repr, BORDERS))}, got {self.border!r}")
         object.__setattr__(self, "offsets", offsets)
@@ -204,7 +204,7 @@ class Neighborhood:
         return self._near  # type: ignore[attr-defined]
 
     def on_map(self, height: int, width: int) -> Neighborhood:
-        """What this neighbourhood comes to on a map of that size, without offsets and strides far beyond it.
+        """This neighbourhood on a map of that size, without offsets and strides far beyond it.
 
         An implementation pads a map, or counts in 32 bits; an offset of millions would ask too much of it. On one
         map there is a near offset that reads the same pixels. Those of up to 64 pixels more than the map, and strides
@@ -349,7 +349,7 @@ def strided_size(size: Any, stride: Any) -> Any:
 
 
 def near_step(step: int, size: int) -> int:
-    """A stride, or a dilation between zeros, that comes to the same on ``size`` pixels: none is longer than they."""
+    """A stride, or a dilation between zeros, that has the same effect on ``size`` pixels: none is longer than they."""
     return step if step <= NEAR else min(step, size)
 
 

@@ -19,7 +19,7 @@ CONVOLUTIONS = (nn.Conv2d, Conv2dSame, ShiftConv2d)
 PRODUCERS = (*CONVOLUTIONS, nn.ConvTranspose2d, LocalAttention2d, ACmix, MultiConvolution, XVolution)
 WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *WITH_ACTIVATION)
-# What hands its input on in eval mode.
+# What returns its input in eval mode.
 NO_OPS = (nn.Identity, nn.Dropout, nn.Dropout2d, DropBlock2d, DropPath)
 LEAVES = (*PRODUCERS, *BATCH_NORMS, *NO_OPS)
 
@@ -121,7 +121,7 @@ def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
 
 
 def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """``new`` wherever ``old`` stands."""
+    """Put ``new`` wherever ``old`` is."""
     new.train(old.training)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

@@ -55,7 +55,7 @@ class Axis:
         return self._places(device).clamp(max=self.count - 1)
 
     def outputs(self, device: torch.device) -> Tensor:
-        """Where every output ``[count]`` stands among the queries."""
+        """The place of every output ``[count]`` among the queries."""
         places = self._places(device)
         real = (places < self.count).nonzero().flatten()
         return torch.empty_like(places[: self.count]).scatter_(0, places[real], real)
