@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from benchmarks.backends import FALLBACK, candidates
 from benchmarks.cases import HEADS, KERNEL, WINDOW, Mode, OpCase
 from benchmarks.unfold import UnfoldACmix
 from convattn.layers import ACmix
-from convattn.layers.reparameterized import Parts, multiply_adds
+from convattn.layers.acmix_forms import Parts, multiply_adds
 from convattn.official import load_official
 from convattn.ops import aggregate, attend, correlate, formulas
 
@@ -203,7 +203,7 @@ def _attend(case: OpCase, setting: Setting) -> _Form:
 def _san(case: OpCase, setting: Setting) -> _Form:
     nbhd = case.neighborhood
     inputs = (_random(setting, case.heads, len(nbhd), case.size, case.size).softmax(2), _input(case, setting))
-    flops = formulas.aggregate(inputs[0].shape, inputs[1].shape, _offsets(case))
+    flops = 2 * formulas.pairs((*inputs[1].shape[:2], *inputs[0].shape[3:]), nbhd)
     return _Form(
         inputs,
         ("aggregate",),
@@ -216,7 +216,7 @@ def _san(case: OpCase, setting: Setting) -> _Form:
 def _pssa(case: OpCase, setting: Setting) -> _Form:
     nbhd, heads = case.neighborhood, case.heads
     inputs = tuple(_input(case, setting) for _ in range(3))
-    flops = 2 * formulas.correlate(inputs[0].shape, inputs[1].shape, _offsets(case))
+    flops = 4 * formulas.pairs(inputs[0].shape, nbhd)
 
     def by(backend: str) -> Function:
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -262,14 +262,8 @@ def _input(case: OpCase, setting: Setting) -> Tensor:
     return _random(setting, case.channels, case.size, case.size)
 
 
-def _offsets(case: OpCase) -> list[int]:
-    """As the operators' schema has them: two numbers for each."""
-    return [0] * (2 * len(case.neighborhood))
-
-
 def _attend_flops(shape: tuple[int, ...], case: OpCase, train: bool) -> int:
-    arguments: tuple[Any, ...] = (shape, shape, shape, None, None, _offsets(case))
-    return formulas.attend(*arguments) + (formulas.attend_backward(shape, *arguments) if train else 0)
+    return 2 * formulas.pairs(shape, case.neighborhood) * (7 if train else 2)
 
 
 def _reasons(found: dict[str, list[str]]) -> dict[str, str]:

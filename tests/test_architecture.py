@@ -125,7 +125,7 @@ def device_reads(source: str) -> list[str]:
         if not isinstance(node, ast.Attribute):
             continue
         text = ast.unparse(node)
-        reads_device = node.attr in {"is_cuda", "is_available", "device_count", "current_device"}
+        reads_device = node.attr in {"is_cuda", "is_meta", "is_available", "device_count", "current_device"}
         reads_type = node.attr == "type" and isinstance(node.value, ast.Attribute) and node.value.attr == "device"
         if reads_device or reads_type or text in {"os.environ", "os.getenv"}:
             found.append(f"line {node.lineno}: {text}")
@@ -280,6 +280,7 @@ class TestTheCheckers:
             "import os\nname = os.environ['CONVATTN_BACKEND']",
             "import os\nname = os.getenv('CONVATTN_BACKEND')",
             "y = x.cpu() if x.is_cuda else x",
+            "if x.is_meta:\n    pass",
         ],
     )
     def test_a_device_read_is_found(self, source: str) -> None:

@@ -95,7 +95,7 @@ def test_it_starts_in_a_third_of_the_time_of_torch(program: str) -> None:
 def test_timm_knows_the_networks_in_every_order_of_imports() -> None:
     """One process imports what takes long, then forks for every order."""
     orders = (
-        *("timm, convattn", "convattn, timm.layers", "convattn.layers.bottleneck", "convattn.models.resnet"),
+        *("timm, convattn", "convattn, timm.layers", "convattn.layers.timm_operators", "convattn.models.resnet"),
         *("convattn.official", "convattn.convert", "convattn.optimize", "convattn.tasks.inference"),
     )
     program = f"""

@@ -15,10 +15,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-BOTTLENECK = "convattn.layers.bottleneck"
+TIMM_OPERATORS = "convattn.layers.timm_operators"
 """Subclasses timm's layers, so that it may be what imports timm; the networks need it whole."""
 
-FOLLOWERS = {"torch": "convattn.ops", "timm": "convattn.models", BOTTLENECK: "convattn.models"}
+FOLLOWERS = {"torch": "convattn.ops", "timm": "convattn.models", TIMM_OPERATORS: "convattn.models"}
 """A module -> what is imported right after it."""
 
 
@@ -54,7 +54,7 @@ class _FollowedLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        if module.__name__ == "timm" and BOTTLENECK in sys.modules:
+        if module.__name__ == "timm" and TIMM_OPERATORS in sys.modules:
             return  # it is not through yet, and is followed itself
         import_module(FOLLOWERS[module.__name__])
 

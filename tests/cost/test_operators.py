@@ -11,9 +11,9 @@ from convattn.cost import count
 from convattn.cost.operators import find_operators
 from convattn.layers import LocalAttention2d
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 
 SIZE = (16, 14, 12)
 PIXELS = 14 * 12

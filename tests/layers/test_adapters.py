@@ -11,7 +11,7 @@ from torch import nn
 import convattn  # noqa: F401  (timm knows the networks by it)
 from convattn import PSSA, ACmix, MultiConvolution, XVolution
 from convattn.layers import PatchwiseAttention2d
-from convattn.layers.global_attention import SpatialReductionACmix
+from convattn.layers.spatial_reduction import SpatialReductionACmix
 
 
 class OnMaps(SpatialReductionACmix):

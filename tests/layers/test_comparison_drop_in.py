@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.timm_operators import BottleneckAttention2d
 from tests.layers.drop_in import DropIn, check_compiled
 
 LAYERS = {

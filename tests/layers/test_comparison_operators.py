@@ -8,9 +8,9 @@ from timm.layers.halo_attn import HaloAttn
 
 from convattn.layers._pooling import average_pool
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 from tests.layers import comparison_reference as reference
 
 SIZES = [(1, 1), (2, 5), (9, 8)]

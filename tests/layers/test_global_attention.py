@@ -8,16 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from convattn import ACmix
-from convattn.layers.convolution import ShiftConvolution
-from convattn.layers.global_attention import (
-    GlobalAttention,
-    ReducedConvolution,
-    SpatialReductionACmix,
-    SpatialReductionAttention,
-    multiply_adds,
-    pad_to_multiple,
-)
-from convattn.layers.reparameterized import PASS_SAVED
+from convattn.layers.folding import PASS_SAVED
+from convattn.layers.global_attention import GlobalAttention
+from convattn.layers.shift_convolution import ShiftConvolution
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
+from convattn.layers.spatial_reduction_forms import ReducedConvolution, multiply_adds
+from convattn.layers.tokens import pad_to_multiple
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -256,7 +252,7 @@ class TestReparameterize:
         expected = layer(x, (3, 4))
         layer.reparameterize()
         torch.testing.assert_close(layer(x, (3, 4)), expected, **EXACT)
-        assert layer.no_weight_decay() == {"mix.alpha"}
+        assert layer.no_weight_decay() == {"reparameterized.mix.alpha"}
 
     def test_a_second_call_does_nothing(self):
         layer = double_layer(SpatialReductionACmix, 2, 2, 0)
@@ -265,10 +261,21 @@ class TestReparameterize:
         state = copy.deepcopy(layer.state_dict())
         layer.reparameterize()
         torch.testing.assert_close(layer.state_dict(), state, rtol=0, atol=0)
-        assert layer.reparameterized == "unfused"
+        assert layer.reparameterized.form == "unfused"
         assert layer.no_weight_decay() == set()
         with pytest.raises(ValueError, match="reparameterized as 'unfused' and its trained parameters are gone"):
             layer.reparameterize("grouped")
+
+    @pytest.mark.parametrize("form", ["grouped", "unfused"])
+    def test_what_version_0_1_saved_of_a_form_loads(self, form):
+        layer, other = (double_layer(SpatialReductionACmix, 2, 2, 0) for _ in range(2))
+        for operator in (layer, other):
+            operator.reparameterize(form)
+        saved = {name.removeprefix("reparameterized."): value for name, value in layer.state_dict().items()}
+        net = nn.Sequential(other)
+        net.load_state_dict({f"0.{name}": value for name, value in saved.items()})
+        x = draw(1, 12, 8)
+        assert torch.equal(other(x, (3, 4)), layer(x, (3, 4)))
 
     def test_refusals(self):
         layer = SpatialReductionACmix(8, num_heads=2)
@@ -302,7 +309,7 @@ class TestReparameterize:
         layer = SpatialReductionACmix(channels, num_heads=heads, sr_ratio=ratio)
         counted = multiply_adds(layer.convolution, ratio)
         layer.reparameterize()
-        assert layer.reparameterized == form
+        assert layer.reparameterized.form == form
         assert (counted["grouped"] <= PASS_SAVED * counted["unfused"]) == (form == "grouped")
 
     def test_the_count_is_what_torch_counts(self):

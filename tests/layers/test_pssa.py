@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import convattn.cost  # noqa: F401  (teaches the counter our operators)
-from convattn.layers.pssa import PSSA, projection_multiply_adds
+from convattn.layers.pssa import PSSA
+from convattn.layers.pssa_forms import projection_multiply_adds
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 STEPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convattn.cost  # noqa: F401  (teaches the counter our operators)
 from convattn import ACmix, LocalAttention2d
-from convattn.layers import LocalAttention, reparameterized
-from convattn.layers.reparameterized import FORMS, Parts, batch_norm_line, multiply_adds
+from convattn.layers import LocalAttention, folding
+from convattn.layers.acmix_forms import FORMS, Parts, multiply_adds
+from convattn.layers.folding import batch_norm_line
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SIZES = [(1, 1), (2, 3), (9, 6)]
@@ -255,7 +256,7 @@ class TestTheChoice:
 
     def test_the_fastest_is_taken(self, monkeypatch):
         times = {"grouped": 3.0, "dense": 1.0, "unfused": 2.0}
-        monkeypatch.setattr(reparameterized, "_seconds", lambda candidate, example: times[candidate.form])
+        monkeypatch.setattr(folding, "_seconds", lambda candidate, example: times[candidate.form])
         layer = trained(8, 8)
         layer.reparameterize(example=torch.zeros(1, 8, 5, 5, dtype=torch.float64))
         assert layer.reparameterized.form == "dense"
@@ -315,7 +316,7 @@ def test_batch_norm_line():
         (
             lambda m: m.reparameterize("quick"),
             ValueError,
-            "form must be 'auto', 'grouped', 'dense', 'unfused', got 'qui",
+            "form must be one of 'auto', 'grouped', 'dense', 'unfused', got 'quick'",
         ),
         (
             lambda m: [m.reparameterize(form) for form in FORMS],

@@ -10,8 +10,8 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from convattn.layers import ACmix
+from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.pssa import PSSA
-from convattn.layers.self_attention import GlobalAttention2d
 from convattn.layers.xvolution import MultiConvolution, XVolution
 from tests.layers.drop_in import DropIn, check_compiled
 

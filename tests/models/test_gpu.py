@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 import convattn
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.timm_operators import BottleneckAttention2d
 from tests.models.test_tracing import NETWORKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

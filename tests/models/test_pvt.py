@@ -8,7 +8,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convattn.layers.global_attention import SpatialReductionACmix, SpatialReductionAttention
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.models.pvt import default_cfgs
 from convattn.ops import one_hot_kernel
 
@@ -80,7 +80,7 @@ def test_any_size(name, stem):
 def test_reparameterize_is_exact_and_leaves_no_rates():
     net = moved(timm.create_model("acmix_pvt_tiny", **TINY)).double()
     folded = reparameterize_model(net)
-    assert [stage.blocks[0].attn.reparameterized for stage in folded.stages] == ["grouped"] * 4
+    assert [stage.blocks[0].attn.reparameterized.form for stage in folded.stages] == ["grouped"] * 4
     assert not any("mix" in name for name in folded.state_dict())
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     torch.testing.assert_close(folded(x), net(x), rtol=1e-12, atol=1e-12)

@@ -10,9 +10,9 @@ from timm.models.resnet import BasicBlock
 import convattn
 from convattn import ACmix
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 from convattn.models import resnet
 
 SMALL = {"stem": "small", "channels": (8, 16, 24, 32), "num_classes": 5}

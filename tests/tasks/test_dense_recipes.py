@@ -15,9 +15,9 @@ from torch import nn
 import convattn.detection
 import convattn.segmentation
 from convattn.layers.augmented import AugmentedConv2d
+from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.pssa import PSSA
-from convattn.layers.self_attention import GlobalAttention2d
 from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.tasks.config import Recipe
 from convattn.tasks.module import TrainingModule

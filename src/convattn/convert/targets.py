@@ -15,7 +15,7 @@ from convattn.convert.approximation import fitting_heads, nearest_heads, write_c
 from convattn.convert.grouping import similar_outputs
 from convattn.layers import ACmix
 from convattn.layers._checks import is_hooked
-from convattn.layers.attention import PositionKind
+from convattn.layers.local_attention import PositionKind
 from convattn.layers.xvolution import XVolution
 from convattn.models.resnet import OperatorFactory
 

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convattn.cost.operators import PATHS, Operator, Path, find_operators
 from convattn.cost.theory import by_formula
-from convattn.layers.convolution import ShiftConvolution
+from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.ops import formulas
+from convattn.ops.acmix import operator as acmix
 from convattn.ops.formulas import Convention
 
 STAGES = ("stage I", "stage II attention", "stage II convolution", "rest")
@@ -197,8 +198,7 @@ class _Run:
 
     def _count_fused(self, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         """The formula of the fused operator, and to whom its parts belong."""
-        x, projection, _, _, weight, _, _, offsets, stride = args[:9]
-        parts = formulas.acmix_parts(x, projection, weight, offsets, stride, self.convention)
+        parts = formulas.acmix_parts(acmix.inputs_of(args), self.convention)
         paths: tuple[Path, ...] = ("stage I", "attention", "group convolution")
         for module in self.tracker.parents:
             of_module = self.fused.setdefault(module, dict.fromkeys(paths, 0))

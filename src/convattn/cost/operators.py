@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 from timm.models.resnet import Bottleneck
 from torch import nn
 
+from convattn.layers.acmix_forms import ReparameterizedACmix
 from convattn.layers.involution import Involution2d
-from convattn.layers.reparameterized import ReparameterizedACmix
-from convattn.layers.xvolution import MultiConvolution
+from convattn.layers.multi_convolution import MultiConvolution
 
 Path: TypeAlias = Literal["stage I", "attention", "fc", "group convolution"]
 PATHS: tuple[Path, ...] = ("stage I", "attention", "fc", "group convolution")

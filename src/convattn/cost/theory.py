@@ -15,10 +15,11 @@ from torch import nn
 
 from convattn.cost.operators import Path
 from convattn.layers import ACmix, LocalAttention2d
-from convattn.layers.attention import LocalAttention, TablePosition
-from convattn.layers.convolution import ShiftConvolution
-from convattn.layers.global_attention import GlobalAttention, SpatialReductionACmix, SpatialReductionAttention
+from convattn.layers.global_attention import GlobalAttention
+from convattn.layers.local_attention import LocalAttention, TablePosition
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.layers.shift_convolution import ShiftConvolution
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
 from convattn.ops.formulas import Convention
 

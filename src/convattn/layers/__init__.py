@@ -1,24 +1,32 @@
-"""Operators that stand where a convolution stood, and the paths that they are made of."""
+"""Operators that replace a convolution, and the paths that they consist of."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convattn.layers.acmix import ACmix, LocalAttention2d, MixKind, PathMix
-from convattn.layers.attention import LinearPosition, LocalAttention, PositionKind, TablePosition
+from convattn.layers.acmix import ACmix
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.convolution import ShiftConv2d, ShiftConvolution, ShiftKind
-from convattn.layers.global_attention import GlobalAttention, SpatialReductionACmix, SpatialReductionAttention
+from convattn.layers.global_attention import GlobalAttention, GlobalAttention2d
 from convattn.layers.involution import Involution2d
+from convattn.layers.local_attention import (
+    LinearPosition,
+    LocalAttention,
+    LocalAttention2d,
+    PositionKind,
+    TablePosition,
+)
 from convattn.layers.local_relation import Composability, LocalRelation2d
+from convattn.layers.multi_convolution import MultiConvolution
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.layers.path_mix import MixKind, PathMix
 from convattn.layers.pssa import PSSA
-from convattn.layers.self_attention import GlobalAttention2d
+from convattn.layers.shift_convolution import ShiftConv2d, ShiftConvolution, ShiftKind
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
-from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.layers.xvolution import XVolution
 
 if TYPE_CHECKING:
-    from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
+    from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 
 __all__ = [
     "PSSA",
@@ -54,12 +62,12 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """What is made of timm's layers is imported when it is asked for: timm takes as long as torch."""
+        """Import what is made of timm's layers at its first use: timm takes as long as torch."""
         if name not in ("BottleneckAttention2d", "TimmOperator2d"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from convattn.layers import bottleneck
+        from convattn.layers import timm_operators
 
-        return getattr(bottleneck, name)
+        return getattr(timm_operators, name)
 
 
 def __dir__() -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.modules.module import _has_any_global_hook
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -31,19 +30,20 @@ def check_division(channels: int, num_heads: int) -> None:
     Raises:
         ValueError: they do not; the message names some that do.
     """
-    if num_heads < 1 or channels < 1 or channels % num_heads:
-        fitting = [n for n in range(1, min(max(channels, 1), 64) + 1) if channels % n == 0]
+    if num_heads < 1 or channels % num_heads:
+        fitting = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
         raise ValueError(f"out_channels={channels} must be divisible by num_heads, got {num_heads}; {fitting} would do")
 
 
-def check_channels(in_channels: int) -> None:
-    """At least one input channel.
+def check_counts(**counts: int) -> None:
+    """Integers of at least 1.
 
     Raises:
-        ValueError: fewer.
+        ValueError: another number; the message names it.
     """
-    if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+    for name, count in counts.items():
+        if not hasattr(count, "__index__") or count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def check_rates(**rates: object) -> None:
@@ -115,18 +115,3 @@ def _is_hooked(module: nn.Module) -> bool:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether this one module's forward was replaced: its parameters do not say what it computes."""
     return "forward" in module.__dict__
-
-
-def check_folds(*parts: nn.Module) -> None:
-    """Parts that compute what their parameters say, so that these can be folded.
-
-    Raises:
-        TypeError: an adapter replaced a forward, or is a convolution of another class.
-    """
-    for module in (module for part in parts for module in part.modules()):
-        kind: Any = type_before_parametrizations(module)
-        if has_own_forward(module) or (isinstance(module, nn.Conv2d) and kind.forward is not nn.Conv2d.forward):
-            raise TypeError(
-                f"folding takes parameters over, and {kind.__name__} computes something else: its forward was "
-                "replaced; merge the adapter into the weights, or remove it, before"
-            )

@@ -1,4 +1,4 @@
-"""What every operator that is put in a convolution's place does with its input."""
+"""What every operator in a convolution's place shares: its channels, and what it does with its input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from convattn.layers._checks import check_input
+from convattn.layers._checks import check_counts, check_division, check_input
+from convattn.layers.path_mix import no_weight_decay
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Forward = TypeVar("Forward", bound=Callable[..., Any])
@@ -50,3 +51,26 @@ def takes_maps(forward: Callable[[Layer, Tensor], Tensor]) -> Callable[[Layer, T
         return forward(self, x)
 
     return traced_as_one(checked)
+
+
+class DropIn(nn.Module):
+    """An operator in a convolution's place, from ``[B, C_in, H, W]``; its ``forward`` is one that :func:`takes_maps`.
+
+    Args:
+        in_channels: C_in, at least 1.
+        out_channels: C, at least 1.
+        num_heads: must divide C.
+
+    Raises:
+        ValueError: other channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_heads: int = 1) -> None:
+        super().__init__()
+        check_counts(in_channels=in_channels, out_channels=out_channels)
+        check_division(out_channels, num_heads)
+        self.in_channels, self.out_channels = in_channels, out_channels
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone: α and β (timm's convention)."""
+        return no_weight_decay(self)

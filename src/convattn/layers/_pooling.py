@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops._layout import memory_format_of
+from convattn.ops.neighborhood import strided_size
 
 
 def average_pool(x: Tensor, stride: tuple[int, int]) -> Tensor:
@@ -27,7 +28,7 @@ def average_pool(x: Tensor, stride: tuple[int, int]) -> Tensor:
 
 def _pool_axis(x: Tensor, dim: int, step: int) -> Tensor:
     size = x.shape[dim]
-    first = torch.arange((size - 1) // step + 1, device=x.device) * step
+    first = torch.arange(strided_size(size, step), device=x.device) * step
     total = x.index_select(dim, first)
     count = torch.ones_like(first)
     for tap in range(1, step):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_odd
-from convattn.layers._drop_in import takes_maps
+from convattn.layers._checks import check_odd
+from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops._dispatch import dense_attention
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import IntPair, as_pair
@@ -20,7 +20,7 @@ LEAST_KEY_CHANNELS = 20
 
 
 def relative_logits(q: Tensor, rows: Tensor, columns: Tensor, width: int) -> Tensor:
-    r"""Products of every query with the vectors that stand for its distance to every key.
+    r"""Products of every query with the vectors of its distances to every key.
 
     .. math:: l_{ij} = q_i \cdot (r_{y_j - y_i} + s_{x_j - x_i})
 
@@ -86,7 +86,7 @@ def attend_everywhere(q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor, Ten
     return maps.contiguous(memory_format=memory_format_of(v))
 
 
-class AugmentedConv2d(nn.Module):
+class AugmentedConv2d(DropIn):
     r"""Attention-augmented convolution: some channels from a convolution, the others from global attention.
 
     .. math:: [\,\mathrm{Conv}(x);\; W_o\,\mathrm{MHSA}(x)\,], \qquad
@@ -113,8 +113,8 @@ class AugmentedConv2d(nn.Module):
         value_ratio: υ; 0.1 as in the source's ResNets. 1: attention alone.
         position: ``"relative"`` or None.
         feature_size: rows and columns up to which distances have vectors of their own.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, more heads than channels, a ratio outside (0, 1], an unknown position; in
@@ -143,8 +143,7 @@ class AugmentedConv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
+        super().__init__(in_channels, out_channels)
         if not 1 <= num_heads <= out_channels:
             raise ValueError(f"num_heads must lie between 1 and out_channels={out_channels}, got {num_heads}")
         for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
@@ -152,8 +151,7 @@ class AugmentedConv2d(nn.Module):
                 raise ValueError(f"{name} must be above 0 and at most 1, got {ratio}")
         if position not in ("relative", None):
             raise ValueError(f"position must be 'relative' or None, got {position!r}")
-        self.in_channels, self.out_channels, self.num_heads = in_channels, out_channels, num_heads
-        self.stride = as_pair(stride, "stride")
+        self.num_heads, self.stride = num_heads, as_pair(stride, "stride")
         kernel, taps = check_odd(kernel_size), as_pair(dilation, "dilation")
         head_dim = max(LEAST_KEY_CHANNELS, round(key_ratio * out_channels / num_heads))
         self.key_channels = num_heads * head_dim

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._pooling import average_pool
+from convattn.layers.folding import exact
 from convattn.layers.involution import Involution2d
 from convattn.layers.pssa import PSSA
-from convattn.layers.reparameterized import _exact
 from convattn.layers.static_convolution import StaticBranch, merged_taps
 from convattn.ops import Neighborhood, dynamic_conv
+from convattn.ops.dynamic_conv import spread_taps
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,9 @@ class DynamicKernel:
     def window(self) -> Tensor:
         """The kernel on the smallest centred window that holds all offsets, ``[B, C, C_in, kh, kw, Ho, Wo]``."""
         offsets = self.neighborhood.offsets
-        reach_h, reach_w = (max(abs(offset[axis]) for offset in offsets) for axis in (0, 1))
-        shape = self.weight.shape
-        window = self.weight.new_zeros(*shape[:3], 2 * reach_h + 1, 2 * reach_w + 1, *shape[4:])
-        for place, (dy, dx) in enumerate(offsets):
-            window[:, :, :, reach_h + dy, reach_w + dx] = self.weight[:, :, :, place]
-        return window
+        height, width = (2 * max(abs(offset[axis]) for offset in offsets) + 1 for axis in (0, 1))
+        spread = spread_taps(self.weight, self.neighborhood, Neighborhood.window((height, width)))
+        return spread.unflatten(3, (height, width))
 
 
 @torch.no_grad()
@@ -62,13 +60,12 @@ def dynamic_kernel(
             "a dynamic kernel lies around its output's pixel: it takes convolutions of odd kernels and one group with "
             f"padding=dilation * (kernel_size // 2) zeros, got {uncentred[0]}"
         )
-    stride = branches[0].convolution.stride
-    offsets, static = merged_taps(branches)
+    nbhd, static = merged_taps(branches)
     bias = (torch.stack([branch.bias() for branch in branches]).sum(0) + shift)[None, :, None, None].to(x.dtype)
     static = static.to(x.dtype)[None, ..., None, None]
     if isinstance(attention, PSSA) and attention.reading == "product":
         bias = bias + attention(x) * gain.to(x.dtype)[:, None, None]
-        return DynamicKernel(static, Neighborhood(tuple(offsets), (stride[0], stride[1]), "zeros"), bias)
+        return DynamicKernel(static, nbhd, bias)
     if isinstance(attention, PSSA):
         rates, values = _pssa_rates(attention, x), attention.value_weight()
         if attention.bias is not None:
@@ -82,12 +79,9 @@ def dynamic_kernel(
         )
     rates = rates * gain.to(x.dtype)[:, None, None, None]
     dynamic = rates.unsqueeze(2) * values.to(x.dtype)[None, :, :, None, None, None]
-    union = tuple(sorted({*offsets, *attention.neighborhood.offsets}))
-    places = {offset: place for place, offset in enumerate(union)}
-    weight = dynamic.new_zeros(*dynamic.shape[:3], len(union), *dynamic.shape[4:])
-    for part, own in ((static, offsets), (dynamic, attention.neighborhood.offsets)):
-        weight[:, :, :, [places[offset] for offset in own]] += part
-    return DynamicKernel(weight, Neighborhood(union, (stride[0], stride[1]), "zeros"), bias)
+    union = nbhd | attention.neighborhood
+    weight = spread_taps(static, nbhd, union) + spread_taps(dynamic, attention.neighborhood, union)
+    return DynamicKernel(weight, union, bias)
 
 
 def _pssa_rates(attention: PSSA, x: Tensor) -> Tensor:
@@ -111,7 +105,7 @@ def _involution_rates(attention: Involution2d, x: Tensor) -> Tensor:
 def _involution_values(attention: Involution2d) -> Tensor:
     """v as a matrix ``[C, C_in]``, float64."""
     if attention.projection is not None:
-        return _exact(attention.projection.weight).flatten(1)
+        return exact(attention.projection.weight).flatten(1)
     return torch.eye(attention.out_channels, dtype=torch.float64, device=attention.span.weight.device)
 
 

@@ -7,14 +7,14 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_odd
-from convattn.layers._drop_in import takes_maps
+from convattn.layers._checks import check_counts, check_odd
+from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers._pooling import average_pool
 from convattn.ops import Neighborhood, aggregate
 from convattn.ops.neighborhood import IntPair
 
 
-class Involution2d(nn.Module):
+class Involution2d(DropIn):
     r"""Involution: weights that differ from pixel to pixel and are shared by the channels of a group.
 
     .. math:: o_{c,i} = \sum_m \mathcal{H}_{i,m,g(c)}\; v_{c,\,i+m}, \qquad
@@ -36,8 +36,8 @@ class Involution2d(nn.Module):
         channels_per_group: channels that share a kernel, 16 as in the source. Where it does not divide C, their
             greatest common divisor.
         reduction: W_0 leaves ``C_in / reduction`` channels, a quarter as in the source.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, a number below 1; in ``forward``, an input of another shape.
@@ -61,16 +61,8 @@ class Involution2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
-        for name, value in {
-            "out_channels": out_channels,
-            "channels_per_group": channels_per_group,
-            "reduction": reduction,
-        }.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        self.in_channels, self.out_channels = in_channels, out_channels
+        super().__init__(in_channels, out_channels)
+        check_counts(channels_per_group=channels_per_group, reduction=reduction)
         self.groups = out_channels // gcd(out_channels, channels_per_group)
         kernel = check_odd(kernel_size)
         self.neighborhood = Neighborhood.window(kernel, dilation=dilation, stride=stride, border="zeros")

@@ -1,4 +1,4 @@
-"""Local relation: neighbours weighted by how well they compose with the pixel, and by where they stand."""
+"""Local relation: neighbours weighted by how well they compose with the pixel, and by their position."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_odd
-from convattn.layers._drop_in import takes_maps
+from convattn.layers._checks import check_counts, check_odd
+from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops import Neighborhood, aggregate, correlate
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.neighborhood import IntPair
@@ -28,8 +28,8 @@ class GeometricPrior(nn.Module):
     Args:
         kernel_size: rows and columns of the window, odd.
         groups: numbers for each offset.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Example:
         >>> GeometricPrior((7, 7), 4)().shape
@@ -61,7 +61,7 @@ class GeometricPrior(nn.Module):
         return prior.t()
 
 
-class LocalRelation2d(nn.Module):
+class LocalRelation2d(DropIn):
     r"""The local relation layer: a softmax over the window of how well two pixels compose, plus a geometric prior.
 
     .. math:: o_i = W \sum_m \mathrm{softmax}_m\bigl(\Phi(q_i, k_{i+m}) + g_m\bigr)\; x_{i+m}
@@ -82,8 +82,8 @@ class LocalRelation2d(nn.Module):
             greatest common divisor.
         composability: Φ: ``"squared_difference"`` :math:`-(q - k)^2`, the source's default, ``"absolute_difference"``
             :math:`-|q - k|`, or ``"product"`` :math:`q k`.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, a number below 1, an unknown composability; in ``forward``, an input of
@@ -108,14 +108,11 @@ class LocalRelation2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
-        for name, value in {"out_channels": out_channels, "channels_per_group": channels_per_group}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__init__(in_channels, out_channels)
+        check_counts(channels_per_group=channels_per_group)
         if composability not in get_args(Composability):
             raise ValueError(f"composability must be one of {get_args(Composability)}, got {composability!r}")
-        self.in_channels, self.out_channels, self.composability = in_channels, out_channels, composability
+        self.composability = composability
         self.groups = in_channels // gcd(in_channels, channels_per_group)
         kernel = check_odd(kernel_size)
         self.neighborhood = Neighborhood.window(kernel, dilation=dilation, stride=stride)

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_folds, check_odd, is_hooked
-from convattn.layers._drop_in import takes_maps
-from convattn.layers.reparameterized import batch_norm_line
+from convattn.layers._checks import check_counts, check_odd, is_hooked
+from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers.folding import Folds
+from convattn.layers.patchwise_forms import Folded, FoldedNetwork, fold
 from convattn.ops import Neighborhood, aggregate
 from convattn.ops._dispatch import needs_standard_operators, runs_directly, working_set_bytes
-from convattn.ops._layout import accumulation_dtype, memory_format_of
+from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Border, IntPair
 
 
-class Folded(NamedTuple):
-    """γ without batch norms, see :func:`fold`.
-
-    Args:
-        low: where the features are clamped from below, ``[F]``, F = C_qk (K² + 1).
-        high: from above, ``[F]``.
-        weight: of the first linear layer, ``[C/s, F]``.
-        bias: ``[C/s]``.
-        second_weight: of the second linear layer, ``[K² C/s, C/s]``.
-        second_bias: ``[K² C/s]``.
-    """
-
-    low: Tensor
-    high: Tensor
-    weight: Tensor
-    bias: Tensor
-    second_weight: Tensor
-    second_bias: Tensor
-
-
-class PatchwiseAttention(nn.Module):
+class PatchwiseAttention(Folds):
     r"""Weights for a window from its centre's query and all of its keys together, and a sum of the values by them.
 
     .. math:: F_{c,i} = \sum_j \gamma\big([q_i,\, [k_a]_{a \in \mathcal{N}(i)}]\big)_{c \bmod C/s,\; j}\; v_{c,j}
@@ -59,8 +39,8 @@ class PatchwiseAttention(nn.Module):
         share: s, how many channels share weights; must divide C. None: 8 as in the source, or where 8 does not divide
             C the largest number below that does.
         border: what lies beyond the map; on maps smaller than the window reflection bounces as often as needed.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel, a share that does not divide the channels; in ``forward``, maps of another shape.
@@ -72,6 +52,8 @@ class PatchwiseAttention(nn.Module):
         >>> path(q, k, v).shape
         torch.Size([2, 16, 5, 7])
     """
+
+    reparameterized: FoldedNetwork | None
 
     def __init__(
         self,
@@ -85,10 +67,9 @@ class PatchwiseAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_channels(channels)
         self.channels = channels
         self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
-        check_channels(self.query_channels)
+        check_counts(channels=channels, query_channels=self.query_channels)
         self.share = next(s for s in range(8, 0, -1) if channels % s == 0) if share is None else share
         if self.share < 1 or channels % self.share:
             raise ValueError(f"share must divide the {channels} channels, got {share}; None chooses one that does")
@@ -96,7 +77,7 @@ class PatchwiseAttention(nn.Module):
         self.neighborhood = Neighborhood.window(self.kernel_size, border=border)
         taps, heads = len(self.neighborhood), channels // self.share
         features = self.query_channels * (taps + 1)
-        self.weights: nn.Sequential | None = nn.Sequential(
+        self.weights = nn.Sequential(
             nn.BatchNorm2d(features, device=device, dtype=dtype),
             nn.ReLU(inplace=True),
             nn.Conv2d(features, heads, 1, bias=False, device=device, dtype=dtype),
@@ -104,7 +85,7 @@ class PatchwiseAttention(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(heads, heads * taps, 1, device=device, dtype=dtype),
         )
-        self.reparameterized: nn.ParameterDict | None = None
+        self.reparameterized = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q and k ``[B, C_qk, H, W]``, v ``[B, C, H, W]`` -> ``[B, C, H, W]``."""
@@ -116,9 +97,9 @@ class PatchwiseAttention(nn.Module):
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights γ of every window, ``[B, C/s, K², H, W]``."""
-        keys = self._unfolded(self._pad(k), *k.shape[-2:])
-        if self.weights is None:
-            folded = self._parameters_folded()
+        keys = self._unfolded(self.neighborhood.pad(k), *k.shape[-2:])
+        if self.reparameterized is not None:
+            folded = self.reparameterized.parts()
             windows = keys.unflatten(1, (self.query_channels, *self.kernel_size)).permute(0, 4, 5, 2, 3, 1)
             return self._weights_of(self._hidden(q, windows, folded), folded.second_weight, folded.second_bias)
         weights: Tensor = self.weights(torch.cat([q, keys], 1))
@@ -130,7 +111,6 @@ class PatchwiseAttention(nn.Module):
             return torch.stack(list(self.neighborhood.views(padded, height, width)), 2).flatten(1, 2)
         return F.unfold(padded, self.kernel_size).unflatten(2, (height, width))
 
-    @torch.no_grad()
     def reparameterize(self) -> None:
         """Fold both batch norms for inference, once: same outputs. In place and for good (timm's convention).
 
@@ -146,22 +126,14 @@ class PatchwiseAttention(nn.Module):
             >>> bool(torch.allclose(path(x[:, :2], x[:, 2:4], x), before, atol=1e-6))
             True
         """
-        if self.weights is not None:
-            # the keys may be of a smaller dtype than the parameters, under autocast
-            largest = torch.finfo(torch.float16).max
-            parts = fold(self.weights, self.query_channels, largest)._asdict().items()
-            self.reparameterized = nn.ParameterDict({name: nn.Parameter(part.clone()) for name, part in parts})
-            self.weights = None
-
-    def _parameters_folded(self) -> Folded:
-        if self.reparameterized is None:
-            raise RuntimeError("the layer has neither its trained nor its folded parameters: build it anew")
-        return Folded(**dict(self.reparameterized.items()))
+        # the keys may be of a smaller dtype than the parameters, under autocast
+        largest = torch.finfo(torch.float16).max
+        self._take_form("auto", lambda: FoldedNetwork(fold(self.weights, self.query_channels, largest)), "weights")
 
     def _folded(self, k: Tensor) -> Folded | None:
         """The folded parameters, where nobody could tell them from the trained ones."""
-        if self.weights is None:
-            return self._parameters_folded()
+        if self.reparameterized is not None:
+            return self.reparameterized.parts()
         if self.training or self.weights.training or is_hooked(self.weights):
             return None
         if [type(part) for part in self.weights] != [nn.BatchNorm2d, nn.ReLU, nn.Conv2d] * 2:
@@ -170,13 +142,9 @@ class PatchwiseAttention(nn.Module):
             return None
         return fold(self.weights, self.query_channels, torch.finfo(k.dtype).max)
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Both sides enlarged by half a window under the border rule."""
-        return _extend(_extend(x, self.neighborhood, 0, 2), self.neighborhood, 1, 3)
-
     def _windows(self, k: Tensor) -> Tensor:
         """The keys of every window, a view ``[B, H, W, kh, kw, C_qk]`` of a padded copy in channels_last."""
-        padded = _extend(_extend(k.permute(0, 2, 3, 1), self.neighborhood, 0, 1), self.neighborhood, 1, 2).contiguous()
+        padded = self.neighborhood.pad(k).permute(0, 2, 3, 1).contiguous()
         windows = padded.unfold(1, self.kernel_size[0], 1).unfold(2, self.kernel_size[1], 1)
         return windows.permute(0, 1, 2, 4, 5, 3)
 
@@ -257,7 +225,7 @@ class PatchwiseAttention(nn.Module):
         )
 
 
-class PatchwiseAttention2d(nn.Module):
+class PatchwiseAttention2d(DropIn):
     """Patchwise attention with its projections: the SAM of SAN's blocks, and a drop-in for a convolution of stride 1.
 
     Args:
@@ -267,8 +235,8 @@ class PatchwiseAttention2d(nn.Module):
         kernel_size: sides of the window, odd.
         share: how many channels share weights, see :class:`PatchwiseAttention`.
         border: what lies beyond the map.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: as :class:`PatchwiseAttention`; in ``forward``, an input of another shape.
@@ -291,10 +259,7 @@ class PatchwiseAttention2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
-        check_division(out_channels, 1)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        super().__init__(in_channels, out_channels)
         self.attention = PatchwiseAttention(
             out_channels,
             query_channels=query_channels,
@@ -313,56 +278,6 @@ class PatchwiseAttention2d(nn.Module):
         return self.attention(*self.projection(x).split(self.split, 1))
 
 
-@torch.no_grad()
-def fold(weights: nn.Sequential, query_channels: int, largest: float) -> Folded:
-    r"""Batch norm, ReLU, convolution, twice, without batch norms: a clamp, a linear layer, a ReLU, a linear layer.
-
-    .. math:: \mathrm{relu}(a x + b) = a \max(x, -b/a) + b \quad (a > 0), \qquad a \min(x, -b/a) + b \quad (a < 0)
-
-    so a goes into the weights of the convolution and b through it into its bias. The weights of the second
-    convolution follow as they are. Features are ordered as :meth:`PatchwiseAttention._hidden` gathers them, the queries
-    first and then tap by tap, where the convolution's keys go channel by channel.
-
-    Args:
-        weights: the two batch norms and convolutions, as :class:`PatchwiseAttention` makes them.
-        query_channels: of the queries, and of the keys at each tap.
-        largest: what queries and keys cannot exceed.
-
-    Raises:
-        ValueError: a batch norm without running statistics.
-        TypeError: parts put in by hand.
-    """
-    norm, conv, second_norm, second = (weights[i] for i in (0, 2, 3, 5))
-    if not isinstance(conv, nn.Conv2d) or not isinstance(second, nn.Conv2d) or second.bias is None:
-        raise TypeError(f"the weights' network must hold two 1x1 convolutions, the last with a bias, got {weights}")
-    check_folds(weights)
-    matrix, second_weight, second_bias = conv.weight.detach(), second.weight.detach(), second.bias.detach()
-    device, dtype = matrix.device, matrix.dtype
-    gain, shift = batch_norm_line(norm)
-    corner = -shift / gain
-    rising, falling = gain > 0, gain < 0
-    # the corner lies beyond every feature: always zero
-    is_zero = (rising & (corner > largest)) | (falling & (corner < -largest))
-    is_constant = is_zero | (gain == 0)
-    no_bound = torch.finfo(dtype).max  # no infinity: a moving average of weights makes NaN of it
-    low = torch.where(rising & ~is_constant, corner, -no_bound)
-    high = torch.where(falling & ~is_constant, corner, no_bound)
-    constant = torch.where(is_zero, 0, torch.where(gain == 0, shift.relu(), shift))
-    precise = accumulation_dtype(dtype)
-    second_gain, second_shift = (part.to(device, precise) for part in batch_norm_line(second_norm))
-    matrix = matrix.flatten(1).to(precise) * second_gain[:, None]
-    bias = matrix @ constant.to(device, precise) + second_shift
-    matrix = matrix * torch.where(is_constant, 0, gain).to(device, precise)
-
-    def reordered(values: Tensor) -> Tensor:
-        keys = values[..., query_channels:].unflatten(-1, (query_channels, -1)).transpose(-1, -2).flatten(-2)
-        return torch.cat([values[..., :query_channels], keys], -1).to(device, dtype)
-
-    return Folded(
-        reordered(low), reordered(high), reordered(matrix), bias.to(dtype), second_weight.flatten(1), second_bias
-    )
-
-
 def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]:
     """Slices of the images and of an axis of ``size``, of ``at_once`` together: whole images, or some of one."""
     step, images = min(max(at_once, 1), size), max(at_once // size, 1)
@@ -374,16 +289,3 @@ def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]
 def _regrouped(x: Tensor, outer: int, inner: int) -> Tensor:
     """``[B, outer * inner, H, W]`` -> ``[B, inner, outer, H, W]``."""
     return x.unflatten(1, (outer, inner)).transpose(1, 2)
-
-
-def _extend(x: Tensor, nbhd: Neighborhood, axis: int, dim: int) -> Tensor:
-    """A map with the rows (axis 0) or columns (axis 1), its dimension ``dim``, that lie beyond the border.
-
-    As :meth:`Neighborhood.pad` without a question about values, which would stop an export.
-    """
-    before, after = nbhd.reach(axis)
-    if before == after == 0:
-        return x
-    if nbhd.border == "zeros":
-        return F.pad(x, (*(0, 0) * (x.dim() - 1 - dim), before, after))
-    return x.index_select(dim, nbhd.padded_sources(axis, x.shape[dim], x.device))

@@ -8,20 +8,19 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_folds
-from convattn.layers._drop_in import takes_maps
-from convattn.layers.reparameterized import _exact, _parameter, batch_norm_line
-from convattn.ops import Neighborhood, offset_convolution, pixel_shift_attention
+from convattn.layers._checks import check_division
+from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers.folding import Folds, batch_norm_line, check_folds, exact, is_pointwise, parameter_like, scaled
+from convattn.layers.pssa_forms import FoldedProjection, fold_projection
+from convattn.ops import Neighborhood, pixel_shift_attention
 from convattn.ops.neighborhood import IntPair, as_pair
-from convattn.ops.offset_convolution import blocks_of_outputs
 
 HeadCount: TypeAlias = int | Literal["channels"]
 Reading: TypeAlias = Literal["value", "product"]
 ShiftPosition: TypeAlias = Literal["bias"]
-ProjectionForm: TypeAlias = Literal["joint", "split", "tied"]
 
 
-class PSSA(nn.Module):
+class PSSA(DropIn, Folds):
     r"""Pixel shift self-attention, X-volution's approximation of attention over the whole map.
 
     .. math:: y_c(p) = \sum_\delta w_{\delta,c}\, s^{(n)}_\delta(p)\, v_c(p + \delta), \qquad
@@ -31,7 +30,7 @@ class PSSA(nn.Module):
     n the head of c (see :func:`convattn.ops.pixel_shift_attention`). The offsets are steps in eight directions; zeros
     lie beyond the border. Where it strides, the queries are every ``stride``-th pixel.
 
-    Stands where ``Conv2d(in_channels, out_channels, 3, stride, padding=1)`` stood: same output size for every
+    Replaces ``Conv2d(in_channels, out_channels, 3, stride, padding=1)``: same output size for every
     H, W >= 1, same dtypes, devices and layouts. There is no softmax, so the output grows with the cube of the input:
     a batch norm should follow, as in :class:`convattn.layers.XVolution`, and large inputs overflow in float16, where
     bfloat16 does not.
@@ -53,8 +52,8 @@ class PSSA(nn.Module):
         dilation: multiplies the offsets.
         position: ``"bias"``: a learned number for every head and offset is added to s (table 4); None, as in the
             paper's standard operator: none.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``, no offsets or one twice, an unknown option; in
@@ -66,6 +65,8 @@ class PSSA(nn.Module):
         >>> layer(torch.randn(2, 16, 9, 7)).shape, layer.weight.shape
         (torch.Size([2, 32, 5, 4]), torch.Size([24, 32]))
     """
+
+    reparameterized: FoldedProjection | None
 
     def __init__(
         self,
@@ -82,9 +83,7 @@ class PSSA(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        super().__init__(in_channels, out_channels)
         self.num_heads = head_count(num_heads, out_channels)
         if reading not in get_args(Reading):
             raise ValueError(f"reading must be one of {get_args(Reading)}, got {reading!r}")
@@ -100,7 +99,7 @@ class PSSA(nn.Module):
         if position is not None:
             self.position = nn.Parameter(torch.empty(self.num_heads, taps, device=device, dtype=dtype))
         self.bias: nn.Parameter | None = None
-        self.reparameterized: FoldedProjection | None = None
+        self.reparameterized = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -134,18 +133,16 @@ class PSSA(nn.Module):
         Raises:
             ValueError: a batch norm without running statistics or of other channels.
         """
-        gain, shift = batch_norm_line(batch_norm)
-        if len(gain) != self.out_channels:
-            raise ValueError(f"the batch norm has {len(gain)} channels, the operator {self.out_channels}")
+        gain, shift = batch_norm_line(batch_norm, self.out_channels)
         self.multiply(gain)
-        self.bias = _parameter(shift if self.bias is None else _exact(self.bias) + shift, self.weight)
+        self.bias = parameter_like(shift if self.bias is None else exact(self.bias) + shift, self.weight)
 
     @torch.no_grad()
     def multiply(self, gain: Tensor) -> None:
         """Multiply the outputs by ``[C]``."""
-        self.weight = _parameter(_exact(self.weight) * gain, self.weight)
+        self.weight = scaled(self.weight, gain)
         if self.bias is not None:
-            self.bias = _parameter(_exact(self.bias) * gain, self.bias)
+            self.bias = scaled(self.bias, gain)
 
     def value_weight(self) -> Tensor:
         """The matrix from x to v, ``[C, C_in]`` in float64.
@@ -155,18 +152,16 @@ class PSSA(nn.Module):
         """
         if self.reading != "value":
             raise ValueError("reading='product' has no v")
-        folded = self.reparameterized
-        if folded is None:
-            return _exact(self.projection.weight)[-self.out_channels :].flatten(1)
-        return (folded.query if folded.rest is None else folded.rest).matrix()[-self.out_channels :]
+        if self.reparameterized is not None:
+            return self.reparameterized.value_weight()
+        return exact(self.projection.weight)[-self.out_channels :].flatten(1)
 
-    @torch.no_grad()
     def reparameterize(self) -> None:
         """Make q, k and v the cheapest exact way, for inference. In place and for good; a second call does nothing.
 
-        timm's convention, see :meth:`convattn.ACmix.reparameterize`. The fewest multiply-adds of three forms
-        (:func:`projection_multiply_adds`): ``"joint"``: one projection, as in training; ``"split"``: q at the queries
-        alone, where the operator strides; ``"tied"``: with one head and ``in_channels == out_channels``,
+        timm's convention, see :meth:`convattn.ACmix.reparameterize`. The fewest multiply-adds of three forms:
+        ``"joint"``: one projection, as in training; ``"split"``: q at the queries alone, where the operator strides;
+        ``"tied"``: with one head and ``in_channels == out_channels``,
         :math:`q \\cdot k = (W_k^T W_q x_p) \\cdot x_{p+\\delta}`: x itself is the key.
 
         Raises:
@@ -180,15 +175,14 @@ class PSSA(nn.Module):
             >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
             ('tied', True)
         """
-        if self.reparameterized is None:
-            conv = self.projection
-            plain = isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
-            if not plain or conv.bias is not None:
-                raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d without bias, got {conv}")
-            check_folds(conv)
-            counted = projection_multiply_adds(self)
-            self.reparameterized = FoldedProjection(self, min(counted, key=lambda form: counted[form]))
-            del self.projection
+        self._take_form("auto", self._folded, "projection")
+
+    def _folded(self) -> FoldedProjection:
+        conv = self.projection
+        if not is_pointwise(conv) or conv.bias is not None:
+            raise TypeError(f"reparameterize folds a projection that is a 1x1 nn.Conv2d without bias, got {conv}")
+        check_folds(conv)
+        return fold_projection(self)
 
     def extra_repr(self) -> str:
         """What the constructor got."""
@@ -197,90 +191,6 @@ class PSSA(nn.Module):
             f"{self.in_channels}, {self.out_channels}, offsets={len(self.neighborhood)}, num_heads={self.num_heads}, "
             f"stride={self.neighborhood.stride}{options}"
         )
-
-
-class FoldedProjection(nn.Module):
-    """What :meth:`PSSA.reparameterize` leaves of the projection: q, k and v in one of three exact forms.
-
-    Args:
-        layer: the trained operator; its projection is copied.
-        form: ``"joint"``, ``"split"`` or ``"tied"``.
-    """
-
-    def __init__(self, layer: PSSA, form: ProjectionForm) -> None:
-        super().__init__()
-        self.form, self.channels, self.reading = form, layer.out_channels, layer.reading
-        self.counted = projection_multiply_adds(layer)[form]
-        stride, like = layer.neighborhood.stride, layer.projection.weight
-        query, key, *value = _exact(like).flatten(1).split(self.channels)
-        if form == "tied":
-            query, rest = key.t() @ query, value
-        else:
-            rest = [key, *value]
-        if form == "joint" or stride == (1, 1):
-            query, rest, stride = torch.cat([query, *rest]), [], (1, 1)
-        self.query = PointwiseConvolution(query, like, stride)
-        self.rest = PointwiseConvolution(torch.cat(rest), like) if rest else None
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``[B, C_in, H, W]`` -> q at the output's resolution, k and v."""
-        q, *maps = self.query(x).split(self.channels, 1)
-        if self.rest is not None:
-            maps = self.rest(x).split(self.channels, 1)
-        if self.form == "tied":
-            maps = [x.to(q.dtype), *maps]  # autocast leaves x as it is
-        return q, maps[0], maps[1] if self.reading == "value" else None
-
-    def extra_repr(self) -> str:
-        """The form and its cost."""
-        return f"form={self.form!r}, multiply_adds={self.counted} for an output pixel"
-
-
-class PointwiseConvolution(nn.Module):
-    """A 1x1 convolution without a bias, as the kernels for small maps take it.
-
-    Args:
-        weight: ``[C, C_in]``.
-        like: the weight whose dtype and device it has.
-        stride: distance between outputs.
-    """
-
-    def __init__(self, weight: Tensor, like: Tensor, stride: tuple[int, int] = (1, 1)) -> None:
-        super().__init__()
-        self.neighborhood = Neighborhood(((0, 0),), stride, "zeros")
-        self.weight = _parameter(blocks_of_outputs(weight.t()[None]), like)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
-        return offset_convolution(x, self.weight, self.neighborhood)
-
-    def matrix(self) -> Tensor:
-        """The weights, ``[C, C_in]`` in float64."""
-        return _exact(self.weight).transpose(1, 2).flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        """What it holds."""
-        return f"weight={list(self.weight.shape)}, stride={self.neighborhood.stride}"
-
-
-def projection_multiply_adds(layer: PSSA) -> dict[ProjectionForm, int]:
-    """What q, k and v cost for one output pixel, in the forms that are exact for an operator.
-
-    Example:
-        >>> projection_multiply_adds(PSSA(8, 16, stride=2))
-        {'joint': 1536, 'split': 1152}
-        >>> projection_multiply_adds(PSSA(16, 16))
-        {'joint': 768, 'tied': 512}
-    """
-    inputs = layer.neighborhood.stride[0] * layer.neighborhood.stride[1]
-    one = layer.in_channels * layer.out_channels
-    values = 1 if layer.reading == "value" else 0
-    counted: dict[ProjectionForm, int] = {"joint": (2 + values) * one * inputs}
-    if inputs > 1:
-        counted["split"] = one + (1 + values) * one * inputs
-    if layer.num_heads == 1 and layer.in_channels == layer.out_channels:
-        counted["tied"] = one + values * one * inputs
-    return counted
 
 
 def head_count(num_heads: HeadCount, channels: int) -> int:

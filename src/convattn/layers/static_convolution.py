@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import gcd
+from operator import or_
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from convattn.layers._checks import is_hooked
-from convattn.layers.reparameterized import _exact, _parameter, _seconds, batch_norm_line
-from convattn.ops import Neighborhood, offset_convolution
-from convattn.ops.offset_convolution import blocks_of_outputs, skips_zeros
+from convattn.layers.folding import (
+    batch_norm_line,
+    convolution_like,
+    exact,
+    make_form,
+    parameter_like,
+    scale_outputs,
+    scaled,
+)
+from convattn.layers.offset_convolution import OffsetConvolution
+from convattn.ops import Neighborhood
+from convattn.ops.dynamic_conv import spread_taps, taps
+from convattn.ops.offset_convolution import products_on
 
 StaticForm: TypeAlias = Literal["separate", "dense", "gathered"]
 StaticFormChoice: TypeAlias = Literal["auto", "separate", "dense", "gathered"]
+STATIC_FORMS: tuple[StaticForm, ...] = get_args(StaticForm)
 
 VALUE_MOVED = 32
 """How many multiply-adds the copy of one value to its place counts for in ``"gathered"``."""
@@ -51,19 +64,29 @@ class StaticBranch:
         return self.is_plain and odd and conv.groups == 1 and conv.padding_mode == "zeros" and padded == centred
 
     @property
-    def offsets(self) -> list[tuple[int, int]]:
-        """Of the taps, row by row."""
-        (kh, kw), (dh, dw) = self.convolution.kernel_size, self.convolution.dilation
-        return [(dh * (m - kh // 2), dw * (n - kw // 2)) for m in range(kh) for n in range(kw)]
+    def stride(self) -> tuple[int, int]:
+        """Of the convolution."""
+        return cast("tuple[int, int]", self.convolution.stride)
+
+    @property
+    def dilation(self) -> tuple[int, int]:
+        """Of the convolution."""
+        return cast("tuple[int, int]", self.convolution.dilation)
+
+    @property
+    def neighborhood(self) -> Neighborhood:
+        """The taps, if it is centred."""
+        size = cast("tuple[int, int]", self.convolution.kernel_size)
+        return Neighborhood.window(size, dilation=self.dilation, stride=self.stride, border="zeros")
 
     def weight(self) -> Tensor:
         """The kernel, the gain in it, float64."""
-        return _exact(self.convolution.weight) * self.gain[:, None, None, None]
+        return exact(self.convolution.weight) * self.gain[:, None, None, None]
 
     def bias(self) -> Tensor:
         """What is added to every channel, float64."""
         bias = self.convolution.bias
-        return self.shift if bias is None else self.shift + _exact(bias) * self.gain
+        return self.shift if bias is None else self.shift + exact(bias) * self.gain
 
 
 def static_branch(convolution: nn.Module, norm: nn.Module) -> StaticBranch:
@@ -81,7 +104,7 @@ def static_branch(convolution: nn.Module, norm: nn.Module) -> StaticBranch:
 def line(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and shift of a batch norm in eval mode; 1 and 0 of an ``nn.Identity``."""
     if type(norm) is nn.Identity:
-        one = torch.ones_like(_exact(like[:, 0, 0, 0]))
+        one = torch.ones_like(exact(like[:, 0, 0, 0]))
         return one, torch.zeros_like(one)
     return batch_norm_line(norm)
 
@@ -90,18 +113,17 @@ def static_multiply_adds(branches: Sequence[StaticBranch]) -> dict[StaticForm, i
     """What the static branches cost for one output pixel, in the forms that are exact for them.
 
     Example:
-        >>> from convattn.layers.xvolution import MultiConvolution
+        >>> from convattn import MultiConvolution
         >>> layer = MultiConvolution(1, 1)
         >>> static_multiply_adds(layer.static_branches())
         {'separate': 34, 'dense': 81, 'gathered': 33}
     """
     counted: dict[StaticForm, int] = {"separate": sum(branch.convolution.weight.numel() for branch in branches)}
-    same = len({branch.convolution.stride for branch in branches}) == 1
+    same = len({branch.stride for branch in branches}) == 1
     if len(branches) > 1 and same and all(branch.is_centred for branch in branches):
-        pairs = branches[0].convolution.in_channels * branches[0].convolution.out_channels
-        (kh, kw), _ = _common_window(branches)
-        counted["dense"] = kh * kw * pairs
-        counted["gathered"] = len(_union(branches)) * pairs
+        nbhd, pairs = _merged(branches), branches[0].convolution.in_channels * branches[0].convolution.out_channels
+        (kh, kw), _ = _common_window(nbhd)
+        counted["dense"], counted["gathered"] = kh * kw * pairs, len(nbhd) * pairs
     return counted
 
 
@@ -120,62 +142,36 @@ def fold_static(
         size: H and W of the map that is counted for: see :func:`map_multiply_adds`.
 
     Raises:
-        ValueError: an unknown form, or one that is not exact for these branches.
+        ValueError: a form that is not exact for these branches.
     """
-    if form not in get_args(StaticFormChoice):
-        raise ValueError(f"form must be one of {get_args(StaticFormChoice)}, got {form!r}")
     counted = static_multiply_adds(branches)
-    if form != "auto":
-        if form not in counted:
-            raise ValueError(
-                f"form={form!r} merges convolutions centred on the output's pixel, of one group and zeros beyond the "
-                f"border; {' and '.join(map(repr, counted))} would do"
-            )
-        return StaticConvolution(branches, form)
-    if example is not None and len(counted) > 1:
-        # a form of twice the products would only be built to lose
-        forms = [name for name, count in counted.items() if count < 2 * min(counted.values())]
-        candidates = [StaticConvolution(branches, name) for name in forms]
-        times = [_seconds(candidate, example) for candidate in candidates]
-        return candidates[times.index(min(times))]
+    if form != "auto" and form not in counted:
+        raise ValueError(
+            f"form={form!r} merges convolutions centred on the output's pixel, of one group and zeros beyond the "
+            f"border; {' and '.join(map(repr, counted))} would do"
+        )
     costs = map_multiply_adds(branches, size)
-    return StaticConvolution(branches, min(costs, key=lambda name: costs[name]))
+    return make_form(form, lambda name: StaticConvolution(branches, name), counted, costs=costs, example=example)
 
 
 def map_multiply_adds(branches: Sequence[StaticBranch], size: tuple[int, int] | None = None) -> dict[StaticForm, float]:
     """What the static branches cost for one output pixel of a map: what ``"auto"`` compares.
 
     :func:`static_multiply_adds`, and :data:`VALUE_MOVED` for each value that ``"gathered"`` copies. On a map of known
-    size, ``"gathered"`` is spared the products with zeros beyond the border, if its kernel here skips them
-    (:func:`convattn.ops.offset_convolution.skips_zeros`); convolutions of torch compute them.
+    size, ``"gathered"`` costs what :func:`convattn.ops.offset_convolution.products_on` says that it computes there.
 
     Example:
-        >>> from convattn.layers.xvolution import MultiConvolution
+        >>> from convattn import MultiConvolution
         >>> branches = MultiConvolution(64, 64).static_branches()
         >>> {form: round(cost / 64**2, 1) for form, cost in map_multiply_adds(branches).items()}
         {'separate': 34.0, 'dense': 81.0, 'gathered': 49.5}
     """
     costs: dict[StaticForm, float] = dict(static_multiply_adds(branches))
     if "gathered" in costs:
-        first = branches[0].convolution
-        copies = VALUE_MOVED * len(_union(branches)) * first.in_channels
-        skipping = size is not None and skips_zeros(first.weight)
-        costs["gathered"] = (costs["gathered"] + copies) * (_share_on_map(branches, size) if size and skipping else 1)
+        first, nbhd = branches[0].convolution, _merged(branches)
+        computed = len(nbhd) if size is None else products_on(size, nbhd, first.weight)
+        costs["gathered"] = computed * first.in_channels * (first.out_channels + VALUE_MOVED)
     return costs
-
-
-def _share_on_map(branches: Sequence[StaticBranch], size: tuple[int, int]) -> float:
-    """How many of an output's taps lie on the map, of all, in the mean over the map."""
-    along = []
-    for axis, (length, stride) in enumerate(zip(size, branches[0].convolution.stride, strict=True)):
-        centres = range(0, length, stride)
-        along.append({d: sum(0 <= p + d < length for p in centres) / len(centres) for d in _reaches(branches, axis)})
-    offsets = _union(branches)
-    return sum(along[0][dy] * along[1][dx] for dy, dx in offsets) / len(offsets)
-
-
-def _reaches(branches: Sequence[StaticBranch], axis: int) -> set[int]:
-    return {offset[axis] for offset in _union(branches)}
 
 
 class StaticConvolution(nn.Module):
@@ -188,25 +184,29 @@ class StaticConvolution(nn.Module):
 
     def __init__(self, branches: Sequence[StaticBranch], form: StaticForm) -> None:
         super().__init__()
-        self.form, self.taps = form, _tap_count(branches)
-        self.counted = static_multiply_adds(branches)[form]
+        counted = static_multiply_adds(branches)
+        self.form, self.counted = form, counted[form]
+        kernels = (branch.convolution.weight[0, 0].numel() for branch in branches)
+        self.taps = len(_merged(branches)) if "gathered" in counted else sum(kernels)
         bias = torch.stack([branch.bias() for branch in branches]).sum(0)
         self.convolutions: nn.ModuleList | None = None
-        self.gathered: GatheredConvolution | None = None
-        first = branches[0].convolution
+        self.gathered: OffsetConvolution | None = None
         if form == "gathered":
-            offsets, weight = merged_taps(branches)
-            self.gathered = GatheredConvolution(weight, bias, offsets, first)
+            nbhd, weight = merged_taps(branches)
+            self.gathered = OffsetConvolution(weight, bias, nbhd, like=branches[0].convolution.weight)
         elif form == "dense":
             self.convolutions = nn.ModuleList([_dense(branches, bias)])
         else:
             self.convolutions = nn.ModuleList(_separate(branches, bias))
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """What is added up; the bias of all is in the first."""
+        return list(cast(nn.ModuleList, self.convolutions)) if self.gathered is None else [self.gathered]
+
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, Ho, Wo]``."""
-        if self.gathered is not None:
-            return cast(Tensor, self.gathered(x))
-        first, *others = cast(nn.ModuleList, self.convolutions)
+        first, *others = self.parts
         out: Tensor = first(x)
         for conv in others:
             out = out + conv(x)
@@ -215,59 +215,16 @@ class StaticConvolution(nn.Module):
     @torch.no_grad()
     def multiply(self, gain: Tensor, shift: Tensor) -> None:
         """Multiply the outputs by ``[C]``, then add ``[C]``."""
-        if self.gathered is not None:
-            self.gathered.multiply(gain, shift)
-            return
-        parts = cast(nn.ModuleList, self.convolutions)
-        for place, part in enumerate(parts):
-            added = shift if place == 0 else torch.zeros_like(shift)
-            if isinstance(part, FollowedConvolution):
-                part.multiply(gain, added)
-            else:
-                branch = StaticBranch(cast(nn.Conv2d, part), gain, added)
-                parts[place] = copy_with(branch, branch.bias() if place == 0 else None)
+        for place, part in enumerate(self.parts):
+            scale_outputs(part, gain, shift if place == 0 else None)
 
     def a_bias(self) -> nn.Parameter:
         """A parameter ``[C]``."""
-        holder = cast(nn.ModuleList, self.convolutions)[0] if self.gathered is None else self.gathered
-        return cast(nn.Parameter, holder.bias)
+        return cast(nn.Parameter, self.parts[0].bias)
 
     def extra_repr(self) -> str:
         """The form and its cost."""
         return f"form={self.form!r}, taps={self.taps}, multiply_adds={self.counted} for an output pixel"
-
-
-class GatheredConvolution(nn.Module):
-    """One convolution over any offsets (:func:`convattn.ops.offset_convolution`).
-
-    Args:
-        weight: ``[C, C_in, D]``.
-        bias: ``[C]``.
-        offsets: D of them.
-        like: the convolution whose stride, dtype and device it has.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, offsets: Sequence[tuple[int, int]], like: nn.Conv2d) -> None:
-        super().__init__()
-        self.neighborhood = Neighborhood(tuple(offsets), (like.stride[0], like.stride[1]), "zeros")
-        self.weight = _parameter(blocks_of_outputs(weight.permute(2, 1, 0)), like.weight)
-        self.bias = _parameter(bias, like.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
-        return offset_convolution(x, self.weight, self.neighborhood, self.bias)
-
-    @torch.no_grad()
-    def multiply(self, gain: Tensor, shift: Tensor) -> None:
-        """Multiply the outputs by ``[C]``, then add ``[C]``."""
-        by_block = gain.unflatten(0, (len(self.weight), 1, -1))
-        self.weight = _parameter(_exact(self.weight) * by_block, self.weight)
-        self.bias = _parameter(_exact(self.bias) * gain + shift, self.weight)
-
-    def extra_repr(self) -> str:
-        """What it holds."""
-        taps, stride = len(self.neighborhood), self.neighborhood.stride
-        return f"offsets={taps}, weight={list(self.weight.shape)}, stride={stride}"
 
 
 class FollowedConvolution(nn.Module):
@@ -275,76 +232,54 @@ class FollowedConvolution(nn.Module):
 
     Args:
         branch: the convolution and the line.
+        bias: ``[C]``, what the line adds.
     """
 
     def __init__(self, branch: StaticBranch, bias: Tensor) -> None:
         super().__init__()
         self.convolution = branch.convolution
         like = branch.convolution.weight
-        self.gain, self.bias = _parameter(branch.gain, like), _parameter(bias, like)
+        self.gain, self.bias = parameter_like(branch.gain, like), parameter_like(bias, like)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, Ho, Wo]``."""
-        return apply_line(self.convolution(x), self.gain, self.bias)
+        out = self.convolution(x)
+        gain, bias = (value.to(out.dtype)[:, None, None] for value in (self.gain, self.bias))
+        return torch.addcmul(bias, out, gain)
 
     @torch.no_grad()
-    def multiply(self, gain: Tensor, shift: Tensor) -> None:
+    def multiply(self, gain: Tensor, shift: Tensor | None = None) -> None:
         """Multiply the outputs by ``[C]``, then add ``[C]``."""
-        self.bias = _parameter(_exact(self.bias) * gain + shift, self.bias)
-        self.gain = _parameter(_exact(self.gain) * gain, self.gain)
+        self.gain, self.bias = scaled(self.gain, gain), scaled(self.bias, gain, shift)
 
 
-def merged_taps(branches: Sequence[StaticBranch]) -> tuple[list[tuple[int, int]], Tensor]:
+def merged_taps(branches: Sequence[StaticBranch]) -> tuple[Neighborhood, Tensor]:
     """The offsets of all branches, each once, and the sum of the kernels on them, ``[C, C_in, D]`` in float64."""
-    offsets = _union(branches)
-    places = {offset: place for place, offset in enumerate(offsets)}
-    first = branches[0].weight()
-    merged = first.new_zeros(*first.shape[:2], len(offsets))
-    for branch in branches:
-        index = torch.tensor([places[offset] for offset in branch.offsets], device=merged.device)
-        merged.index_add_(2, index, branch.weight().flatten(2))
-    return offsets, merged
+    nbhd = _merged(branches)
+    kernels = [taps(branch.weight(), nbhd, dilation=branch.dilation) for branch in branches]
+    return nbhd, torch.stack(kernels).sum(0)[0, ..., 0, 0]
 
 
-def apply_line(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """``gain * x + shift`` for every channel, in the map's dtype."""
-    return torch.addcmul(shift.to(x.dtype)[:, None, None], x, gain.to(x.dtype)[:, None, None])
+def _merged(branches: Sequence[StaticBranch]) -> Neighborhood:
+    return reduce(or_, (branch.neighborhood for branch in branches))
 
 
-def _union(branches: Sequence[StaticBranch]) -> list[tuple[int, int]]:
-    return sorted({offset for branch in branches for offset in branch.offsets})
-
-
-def _tap_count(branches: Sequence[StaticBranch]) -> int:
-    return sum(len(branch.offsets) for branch in branches) if len(branches) == 1 else len(_union(branches))
-
-
-def _common_window(branches: Sequence[StaticBranch]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _common_window(nbhd: Neighborhood) -> tuple[tuple[int, int], tuple[int, int]]:
     """Kernel size and dilation of the smallest window that holds all taps."""
-    along = [[offset[axis] for offset in _union(branches)] for axis in (0, 1)]
+    along = [[offset[axis] for offset in nbhd.offsets] for axis in (0, 1)]
     steps = [gcd(*places) or 1 for places in along]
     height, width = (2 * max(places) // step + 1 for places, step in zip(along, steps, strict=True))
     return (height, width), (steps[0], steps[1])
 
 
 def _dense(branches: Sequence[StaticBranch], bias: Tensor) -> nn.Conv2d:
-    first, (kernel, dilation) = branches[0].convolution, _common_window(branches)
-    offsets, taps = merged_taps(branches)
-    weight = taps.new_zeros(*taps.shape[:2], *kernel)
-    for place, (dy, dx) in enumerate(offsets):
-        weight[:, :, dy // dilation[0] + kernel[0] // 2, dx // dilation[1] + kernel[1] // 2] = taps[:, :, place]
+    nbhd, merged = merged_taps(branches)
+    like, (kernel, dilation) = branches[0].convolution.weight, _common_window(nbhd)
+    window = Neighborhood.window(kernel, dilation=dilation)
+    weight = spread_taps(merged[..., None, None], nbhd, window)[..., 0, 0].unflatten(2, kernel)
     padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
-    conv = nn.Conv2d(
-        first.in_channels,
-        first.out_channels,
-        kernel,
-        cast("tuple[int, int]", first.stride),
-        padding,
-        dilation,
-        device="meta",
-    )
-    conv.weight, conv.bias = _parameter(weight, first.weight), _parameter(bias, first.weight)
-    return conv
+    geometry = nn.Conv2d(like.shape[1], like.shape[0], kernel, branches[0].stride, padding, dilation, device="meta")
+    return convolution_like(geometry, weight, bias, like)
 
 
 def _separate(branches: Sequence[StaticBranch], bias: Tensor) -> list[nn.Module]:
@@ -361,20 +296,4 @@ def _separate(branches: Sequence[StaticBranch], bias: Tensor) -> list[nn.Module]
 
 def copy_with(branch: StaticBranch, bias: Tensor | None) -> nn.Conv2d:
     """A plain convolution with the branch's kernel, the gain in it, and another bias."""
-    conv = branch.convolution
-    copied = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        cast("tuple[int, int]", conv.kernel_size),
-        cast("tuple[int, int]", conv.stride),
-        cast("tuple[int, int]", conv.padding),
-        cast("tuple[int, int]", conv.dilation),
-        conv.groups,
-        bias=bias is not None,
-        padding_mode=conv.padding_mode,
-        device="meta",
-    )
-    copied.weight = _parameter(branch.weight(), conv.weight)
-    if bias is not None:
-        copied.bias = _parameter(bias, conv.weight)
-    return copied
+    return convolution_like(branch.convolution, branch.weight(), bias, branch.convolution.weight)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division
+from convattn.layers._checks import check_counts, check_division
 from convattn.layers._drop_in import takes_maps
 from convattn.ops._dispatch import dense_attention
 from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
@@ -36,8 +36,8 @@ class WindowAttention(nn.Module):
             ``window_size // 2``.
         output_projection: a learned linear layer over the channels follows (``proj``), as in Swin: what ACmix's α
             multiplies is the attention after it.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: channels that the heads do not divide, a shift of a window or more; in ``forward``, maps of
@@ -96,7 +96,7 @@ class WindowAttention(nn.Module):
             q, k, v = (part.flatten(2, 3).flatten(0, 1) for part in (q, k, v))
             mask = bias.unsqueeze(1).repeat(batch, 1, 1, 1)
         else:
-            # windows stand beside the heads, so that every image of the batch shares the mask
+            # windows lie beside the heads, so that every image of the batch shares the mask
             q, k, v = (part.flatten(1, 3) for part in (q, k, v))
             forbidden = _forbidden(rows, columns)
             mask = bias.unsqueeze(1).masked_fill(forbidden, -torch.inf).flatten(0, 1).unsqueeze(0)
@@ -162,8 +162,8 @@ class WindowAttention2d(WindowAttention):
         window_size: rows and columns of a window.
         num_heads: N; must divide ``channels``.
         shift: how far the grid of windows is moved, see :class:`WindowAttention`.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: as :class:`WindowAttention`; in ``forward``, an input of another shape.
@@ -184,7 +184,7 @@ class WindowAttention2d(WindowAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_channels(channels)
+        check_counts(channels=channels)
         super().__init__(
             channels,
             window_size=window_size,
@@ -226,9 +226,9 @@ class _Windows(NamedTuple):
     number: int
     size: int
     order: Tensor | None
-    """Which position stands where, ``[number * size]``; past the end the last; None: they are in order."""
+    """The position at each place, ``[number * size]``; past the end the last; None: they are in order."""
     back: Tensor | None
-    """Where every position stands."""
+    """The place of each position."""
     apart: Tensor
     """Which places of a window may not attend to which, ``[number, size, size]``."""
 

@@ -8,30 +8,23 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_input, check_odd
+from convattn.layers._checks import check_counts, check_input
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
+from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
+from convattn.layers.multi_convolution import Factory, MultiConvolution
 from convattn.layers.pssa import PSSA, HeadCount, Reading, ShiftPosition, head_count
-from convattn.layers.self_attention import GlobalAttention2d
-from convattn.layers.static_convolution import StaticBranch, StaticFormChoice, fold_static, line, static_branch
-from convattn.layers.xvolution_reparameterized import ReparameterizedXVolution, fold_gain, fold_inside
+from convattn.layers.static_convolution import StaticBranch, StaticFormChoice, fold_static, line
+from convattn.layers.xvolution_forms import ReparameterizedXVolution, fold_gain, fold_inside
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import IntPair, as_pair
 
 AttentionKind: TypeAlias = Literal["pssa", "global", "involution"]
-DILATED_KERNEL, DILATED_STEP = 5, 2
 
 
-class Made(TypedDict):
-    """Where parameters are made and what of."""
-
-    device: torch.device | str | None
-    dtype: torch.dtype | None
-
-
-class Geometry(Made):
-    """What every attention that stands in place of a convolution is told."""
+class Geometry(Factory):
+    """What every attention that replaces a convolution is told."""
 
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -45,152 +38,13 @@ class AttentionOptions(TypedDict):
     position: ShiftPosition | None
 
 
-class MultiConvolution(nn.Module):
-    r"""The convolution branches of :class:`XVolution` alone (Multi-Convolution in table 2).
-
-    .. math:: y = \mathrm{BN}(W_k * x) + \mathrm{BN}(W_5 * x)
-
-    ``convolution``, k by k, and ``dilated``, 5 by 5 with taps twice as far apart, each followed by a batch norm of its
-    own (``convolution_norm``, ``dilated_norm``).
-
-    Args:
-        in_channels: C_in.
-        out_channels: C.
-        kernel_size: k, odd; figure 3a goes from 1 to 9. The dilated branch stays 5 by 5 whatever k is, as the paper
-            varies one kernel and names the other once.
-        stride: distance between outputs.
-        dilation: distance between the taps of ``convolution``; those of ``dilated`` lie twice as far apart.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
-
-    Raises:
-        ValueError: an even ``kernel_size``; in ``forward``, an input of another shape.
-
-    Example:
-        >>> import torch
-        >>> MultiConvolution(16, 32, stride=2)(torch.randn(2, 16, 9, 7)).shape
-        torch.Size([2, 32, 5, 4])
-    """
-
-    _parts: tuple[str, ...] = ("convolution", "convolution_norm", "dilated", "dilated_norm")
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair = 3,
-        *,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        check_channels(in_channels)
-        if out_channels < 1:
-            raise ValueError(f"out_channels must be at least 1, got {out_channels}")
-        self.in_channels, self.out_channels = in_channels, out_channels
-        made: Made = {"device": device, "dtype": dtype}
-        self.stride, (step_h, step_w) = as_pair(stride, "stride"), as_pair(dilation, "dilation")
-        self.convolution: nn.Module = _centred_convolution(
-            in_channels, out_channels, check_odd(kernel_size), self.stride, (step_h, step_w), made
-        )
-        self.convolution_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
-        apart = (DILATED_STEP * step_h, DILATED_STEP * step_w)
-        self.dilated: nn.Module | None = _centred_convolution(
-            in_channels, out_channels, (DILATED_KERNEL, DILATED_KERNEL), self.stride, apart, made
-        )
-        self.dilated_norm: nn.Module | None = nn.BatchNorm2d(out_channels, **made)
-        self.reparameterized: ReparameterizedXVolution | None = None
-
-    @takes_maps
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        return self._convolve(x)
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        if self.reparameterized is not None:
-            static: Tensor = self.reparameterized.static(x)
-            return static
-        out: Tensor = self.convolution_norm(self.convolution(x))
-        if self.dilated is not None and self.dilated_norm is not None:
-            out = out + self.dilated_norm(self.dilated(x))
-        return out
-
-    def static_branches(self) -> list[StaticBranch]:
-        """The convolutions, each with the line that its batch norm is in eval mode.
-
-        Raises:
-            TypeError: a branch was replaced by something that is no convolution.
-            ValueError: a batch norm keeps no running statistics.
-        """
-        branches = [static_branch(self.convolution, self.convolution_norm)]
-        if self.dilated is not None and self.dilated_norm is not None:
-            branches.append(static_branch(self.dilated, self.dilated_norm))
-        return branches
-
-    @torch.no_grad()
-    def reparameterize(
-        self,
-        form: StaticFormChoice = "auto",
-        *,
-        example: Tensor | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        """Fold the batch norms and merge the convolutions, for inference: same outputs. In place and for good.
-
-        timm's convention, see :meth:`convattn.ACmix.reparameterize`; a second call does nothing.
-
-        Args:
-            form: how the convolutions run. ``"separate"``: one after the other, with one bias; ``"dense"``: one
-                kernel, as large as all their taps together need; ``"gathered"``: all taps, each once, in one
-                :func:`convattn.ops.offset_convolution`. ``"auto"``: the one of the fewest multiply-adds
-                (:func:`map_multiply_adds`, where ``"gathered"`` pays for its copies), or with an ``example`` of the
-                least time.
-            example: ``[B, C_in, H, W]``, what the operator will run on.
-            size: H and W of the map that it will run on. Products with zeros beyond the border are then not counted
-                for ``"gathered"``, where it skips them (float32 on a CPU): on a map of 7 by 7 that is half of them.
-
-        Raises:
-            ValueError: an unknown form, one that is not exact for these convolutions, another one than an earlier
-                call chose, or a batch norm without running statistics.
-            TypeError: a branch was replaced by something that is no convolution.
-
-        Example:
-            >>> import torch
-            >>> layer, x = MultiConvolution(16, 16, kernel_size=1).eval(), torch.randn(1, 16, 9, 9)
-            >>> before = layer(x)
-            >>> layer.reparameterize()
-            >>> layer.reparameterized.form, bool(torch.allclose(layer(x), before, atol=1e-5))
-            ('dense', True)
-        """
-        if self.reparameterized is None:
-            self.reparameterized = self._folded(form, example, size)
-            for part in self._parts:
-                delattr(self, part)
-        elif form not in ("auto", self.reparameterized.form):
-            raise ValueError(
-                f"the operator is reparameterized as {self.reparameterized.form!r} and its trained parameters are "
-                f"gone: to have it {form!r}, build and load it anew"
-            )
-
-    def _folded(
-        self, form: StaticFormChoice, example: Tensor | None, size: tuple[int, int] | None
-    ) -> ReparameterizedXVolution:
-        return ReparameterizedXVolution(fold_static(self.static_branches(), form, example, size), None, None)
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
-
-
 class XVolution(MultiConvolution):
     r"""Convolution and self-attention in one operator (X-volution, fig. 1).
 
     .. math:: y = \mathrm{BN}(W_k * x) + \mathrm{BN}(W_5 * x) + \mathrm{BN}(\mathrm{Attention}(x))
 
-    Stands where ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
-    dilation=dilation)`` stood: same output size for every H, W >= 1, same dtypes, devices and layouts. A batch norm
+    Replaces ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
+    dilation=dilation)``: same output size for every H, W >= 1, same dtypes, devices and layouts. A batch norm
     usually followed it: leave that where it is.
 
     Three branches: ``convolution``, ``dilated`` (5 by 5, taps twice as far apart; see :class:`MultiConvolution`) and
@@ -213,8 +67,8 @@ class XVolution(MultiConvolution):
         num_heads: of ``"pssa"`` and ``"global"``; None: the default of each, 1 and 4.
         reading: of ``"pssa"``.
         position: of ``"pssa"``; None, as the paper's standard operator.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, ``num_heads`` that does not divide ``out_channels``, an unknown option;
@@ -247,7 +101,7 @@ class XVolution(MultiConvolution):
         super().__init__(
             in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, device=device, dtype=dtype
         )
-        made: Made = {"device": device, "dtype": dtype}
+        made: Factory = {"device": device, "dtype": dtype}
         geometry: Geometry = {"stride": self.stride, "dilation": as_pair(dilation, "dilation"), **made}
         options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
         self.attention = _make_attention(attention, (in_channels, out_channels), options, geometry)
@@ -291,8 +145,8 @@ class XVolution(MultiConvolution):
         """
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"XVolution.around takes an nn.Conv2d, got {type(conv).__name__}")
-        like: Made = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        check_channels(conv.in_channels)
+        like: Factory = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        check_counts(in_channels=conv.in_channels)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.in_channels, layer.out_channels = conv.in_channels, conv.out_channels
@@ -343,7 +197,7 @@ class XVolution(MultiConvolution):
 
         Returns:
             the kernel, its offsets and the bias. PSSA in the ``"product"`` reading has no v, so it is no kernel on
-            x: there it stands in the bias, which then differs from pixel to pixel.
+            x: it is part of the bias, which then differs from pixel to pixel.
 
         Raises:
             TypeError: attention of another kind than PSSA and involution, whose reach is no fixed window, or a
@@ -377,18 +231,6 @@ class XVolution(MultiConvolution):
             return ReparameterizedXVolution(static, None, None)
         fold_inside(self.attention)
         return ReparameterizedXVolution(static, self.attention, fold_gain(self.attention, gain, like))
-
-
-def _centred_convolution(
-    in_channels: int,
-    out_channels: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    made: Made,
-) -> nn.Conv2d:
-    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False, **made)
 
 
 def _make_attention(

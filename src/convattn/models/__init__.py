@@ -9,6 +9,7 @@ Example:
     [512, 2048]
 """
 
+from convattn.layers.path_mix import no_weight_decay
 from convattn.models import pvt, resnet, san, swin
 from convattn.models.pvt import (
     PVT,
@@ -69,7 +70,6 @@ from convattn.models.resnet import (
     multiconv_resnet18,
     multiconv_resnet34,
     multiconv_resnet50,
-    no_weight_decay,
     pssa_resnet14,
     pssa_resnet18,
     pssa_resnet34,
@@ -197,7 +197,7 @@ __all__ = [
 
 
 def list_models() -> list[str]:
-    """The names under which this library's backbones stand in timm's registry.
+    """The names of this library's backbones in timm's registry.
 
     Example:
         >>> [name for name in list_models() if name.startswith("acmix_resnet")]

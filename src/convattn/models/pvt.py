@@ -6,28 +6,22 @@ timm has PVT v2 alone, so the first version is registered as ``pvt_v1_tiny/small
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from convattn.layers._checks import check_rates
-from convattn.layers._drop_in import traced_as_one
-from convattn.layers.global_attention import (
-    SpatialReductionACmix,
-    SpatialReductionAttention,
-    as_map,
-    as_tokens,
-    pad_to_multiple,
-)
+from convattn.layers.path_mix import no_weight_decay
+from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.models._config import imagenet_cfg
+from convattn.models.pvt_blocks import Block, PatchEmbed, Stage
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 Pooling: TypeAlias = Literal["token", "avg"]
@@ -46,138 +40,6 @@ class AttentionFactory(Protocol):
 
     def __call__(self, channels: int, *, num_heads: int, sr_ratio: int, num_prefix_tokens: int) -> nn.Module:
         """A module from ``[B, p + H W, C]`` and ``(H, W)`` to ``[B, p + H W, C]``."""
-
-
-class Block(nn.Module):
-    """A transformer block: attention and a two-layer perceptron, each after a layer norm and with a shortcut.
-
-    Args:
-        channels: C.
-        attention: ``[B, T, C]`` and ``(H, W)`` -> ``[B, T, C]``.
-        mlp_ratio: hidden channels over C.
-        drop_path: how often a shortcut stands alone, in training.
-
-    Example:
-        >>> import torch
-        >>> block = Block(8, SpatialReductionAttention(8, num_heads=2), mlp_ratio=4, drop_path=0.0)
-        >>> block(torch.randn(1, 6, 8), (2, 3)).shape
-        torch.Size([1, 6, 8])
-    """
-
-    def __init__(self, channels: int, attention: nn.Module, *, mlp_ratio: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
-        self.attn = attention
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = Mlp(channels, int(channels * mlp_ratio))
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``[B, T, C]`` and ``(H, W)`` -> ``[B, T, C]``."""
-        x = x + self.drop_path1(self.attn(self.norm1(x), size))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
-
-
-class PatchEmbed(nn.Module):
-    """Squares of pixels to tokens: a strided convolution and a layer norm.
-
-    A map that the square does not divide is filled up with zeros at the right and at the bottom.
-
-    Args:
-        in_chans: C_in.
-        channels: C.
-        patch_size: side of the square.
-
-    Example:
-        >>> import torch
-        >>> tokens, size = PatchEmbed(3, 8, 4)(torch.randn(1, 3, 9, 16))
-        >>> tokens.shape, size
-        (torch.Size([1, 12, 8]), (3, 4))
-    """
-
-    def __init__(self, in_chans: int, channels: int, patch_size: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, channels, patch_size, patch_size)
-        self.norm = nn.LayerNorm(channels)
-
-    @traced_as_one
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """``[B, C_in, H, W]`` -> ``[B, h w, C]`` and ``(h, w)``, h = ceil(H/patch_size).
-
-        Raises:
-            ValueError: an input of another shape.
-        """
-        if x.dim() != 4 or x.shape[1] != self.proj.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
-            expected = f"[B, {self.proj.in_channels}, H, W]"
-            raise ValueError(f"the images must be {expected} of a pixel at least, got {list(x.shape)}")
-        x = self.proj(pad_to_multiple(x, self.patch_size))
-        return self.norm(as_tokens(x)), (x.shape[2], x.shape[3])
-
-
-class Stage(nn.Module):
-    """Patch embedding, position embedding and blocks; in the last stage of a classifier a class token too.
-
-    Args:
-        patch_embed: what makes the tokens.
-        blocks: the transformer blocks.
-        grid: height and width of the table of position embeddings, which is interpolated to every other size.
-        class_token: ``"first"``: a learned token stands before those of the map; None: none.
-
-    Example:
-        >>> import torch
-        >>> stage = Stage(PatchEmbed(3, 8, 4), [], grid=(7, 7), class_token="first")
-        >>> tokens, size = stage(torch.randn(1, 3, 12, 16))
-        >>> tokens.shape, size, stage.pos_embed.shape
-        (torch.Size([1, 13, 8]), (3, 4), torch.Size([1, 50, 8]))
-    """
-
-    def __init__(
-        self,
-        patch_embed: PatchEmbed,
-        blocks: list[Block],
-        *,
-        grid: tuple[int, int],
-        class_token: Literal["first"] | None = None,
-    ) -> None:
-        super().__init__()
-        channels = patch_embed.proj.out_channels
-        self.grid, self.num_prefix_tokens = grid, 1 if class_token else 0
-        self.grad_checkpointing = False
-        self.patch_embed = patch_embed
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, channels)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + grid[0] * grid[1], channels))
-        self.blocks = nn.ModuleList(blocks)
-        for parameter in (self.pos_embed, self.cls_token):
-            if parameter is not None:
-                trunc_normal_(parameter, std=0.02)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """``[B, C_in, H, W]`` -> tokens ``[B, p + h w, C]`` and ``(h, w)``."""
-        x, size = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
-        x = x + self.position(size).to(x.dtype)
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, size, use_reentrant=False)
-            else:
-                x = block(x, size)
-        return x, size
-
-    def position(self, size: tuple[int, int]) -> Tensor:
-        """The position embeddings of a map of this size, ``[1, p + H W, C]``: bilinear in the table.
-
-        Interpolated at the table's own size too, which changes nothing: a comparison would tie an exported size.
-        """
-        prefix, table = self.pos_embed[:, : self.num_prefix_tokens], self.pos_embed[:, self.num_prefix_tokens :]
-        table = as_tokens(F.interpolate(as_map(table, self.grid), size=size, mode="bilinear", align_corners=False))
-        return torch.cat([prefix, table], 1) if self.num_prefix_tokens else table
-
-    def pixels(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens -> map ``[B, C, H, W]``, the class token left out."""
-        return as_map(tokens[:, self.num_prefix_tokens :], size)
 
 
 class PVT(nn.Module):
@@ -234,16 +96,10 @@ class PVT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
-        if global_pool not in get_args(Pooling):
-            raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
-        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-        per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
         sr_ratios = sr_ratios or ((8, 4, 2, 1) if stem == "imagenet" else (4, 2, 1, 1))
-        for name, values in (per_stage | {"sr_ratios": sr_ratios}).items():
-            if len(values) != 4:
-                raise ValueError(f"{name} must have a number for each of the 4 stages, got {values}")
+        per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
+        _check(stem, global_pool, {**per_stage, "sr_ratios": sr_ratios})
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
         self.num_features = self.head_hidden_size = embed_dims[-1]
         patch_sizes = (4 if stem == "imagenet" else 2, 2, 2, 2)
@@ -368,10 +224,7 @@ class PVT(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
         names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
-        for prefix, module in self.named_modules():
-            if isinstance(module, SpatialReductionACmix):
-                names |= {f"{prefix}.{name}" for name in module.no_weight_decay()}
-        return names
+        return names | no_weight_decay(self)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -382,6 +235,16 @@ class PVT(nn.Module):
             (r"^norm", (99999,)),
         ]
         return {"stem": r"^stages\.0\.(?:patch_embed|pos_embed)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
+
+def _check(stem: str, global_pool: str, per_stage: Mapping[str, Sequence[float]]) -> None:
+    if stem not in get_args(Stem):
+        raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+    if global_pool not in get_args(Pooling):
+        raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
+    for name, values in per_stage.items():
+        if len(values) != 4:
+            raise ValueError(f"{name} must have a number for each of the 4 stages, got {values}")
 
 
 def _draw_linear(module: nn.Module) -> None:

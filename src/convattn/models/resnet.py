@@ -18,15 +18,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models import resnet as timm_resnet
 from torch import nn
 
-from convattn.layers import ACmix, LocalAttention2d, PathMix
+from convattn.layers import ACmix, GlobalAttention2d, LocalAttention2d, MultiConvolution, XVolution
 from convattn.layers._checks import check_rates
 from convattn.layers.augmented import AugmentedConv2d
-from convattn.layers.bottleneck import BottleneckAttention2d, TimmOperator2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
+from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.pssa import PSSA
-from convattn.layers.self_attention import GlobalAttention2d
-from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 from convattn.models._config import imagenet_cfg
 
 Stem: TypeAlias = Literal["imagenet", "small"]
@@ -44,7 +43,7 @@ BASIC_DEPTHS = (18, 34)
 
 
 class OperatorFactory(Protocol):
-    """Makes what stands in place of a block's 3x3 convolution."""
+    """Makes what replaces a block's 3x3 convolution."""
 
     def __call__(
         self,
@@ -70,7 +69,7 @@ class ResNet(timm_resnet.ResNet):
         operator: makes the operator of every block, in place of a bottleneck's 3x3 convolution or of the last one of
             a basic block; None keeps the convolutions. An operator brings its own initialisation, which the
             network's Kaiming initialisation does not touch.
-        stages: the stages in which the operator stands, 1 to 4: 1 is ``layer1``, which the papers call conv2_x or
+        stages: the stages that have the operator, 1 to 4: 1 is ``layer1``, which the papers call conv2_x or
             res2, 4 is ``layer4``, conv5_x or res5. None: all.
         stem: ``"imagenet"``: 7x7 stride 2 and max-pool; ``"small"``: 3x3 stride 1 and no pool, for images of about
             32 pixels.
@@ -134,23 +133,6 @@ class ResNet(timm_resnet.ResNet):
         return no_weight_decay(self)
 
 
-def no_weight_decay(model: nn.Module) -> set[str]:
-    """What the operators inside any network ask to be left out of weight decay, by the network's names.
-
-    Example:
-        >>> from convattn import ACmix
-        >>> sorted(no_weight_decay(nn.Sequential(ACmix(8, 8))))
-        ['0.mix.alpha', '0.mix.beta']
-    """
-    named = (
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if isinstance(module, PathMix)
-        for name, _ in module.named_parameters()
-    )
-    return set(named)
-
-
 def _checked_stages(stages: Sequence[int], count: int) -> tuple[int, ...]:
     wrong = [stage for stage in stages if stage not in range(1, count + 1)]
     if wrong:
@@ -174,11 +156,11 @@ class Kind:
     """A family of ``{name}_resnet{depth}`` in timm's registry.
 
     Args:
-        what: what stands in place of the 3x3 convolution, in words.
+        what: what replaces the 3x3 convolution, in words.
         depths: those registered.
         operator: makes it; None: the 3x3 convolution itself.
         arguments: the operator's options in this family; ``operator_args`` goes over them.
-        stages: where the operator stands, see :class:`ResNet`.
+        stages: which have the operator, see :class:`ResNet`.
     """
 
     what: str

@@ -5,24 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
-from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
-from convattn.layers._drop_in import traced_as_one
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
+from convattn.layers.path_mix import no_weight_decay
 from convattn.models._config import imagenet_cfg
+from convattn.models.san_blocks import REDUCTION, Block, HalvingPool, Stage
 from convattn.ops._dispatch import runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
 
@@ -31,8 +29,6 @@ Stem: TypeAlias = Literal["imagenet", "small"]
 LAYERS: dict[int, tuple[int, ...]] = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
 KERNELS = (3, 7, 7, 7, 7)
 WIDTHS = (64, 256, 512, 1024, 2048)
-REDUCTION = 4
-"""Channels of a block over those of its operator."""
 
 register_notrace_module(PatchwiseAttention2d)
 
@@ -62,87 +58,6 @@ def patchwise_acmix(in_channels: int, out_channels: int, *, kernel_size: int, **
     attention = PatchwiseAttention(out_channels, kernel_size=kernel_size)
     convolution_kernel = options.pop("convolution_kernel", 3)
     return ACmix(in_channels, out_channels, kernel_size=convolution_kernel, attention=attention, **options)
-
-
-@register_notrace_module
-class HalvingPool(nn.Module):
-    """Max-pooling by two, an odd last row or column left out; an axis of one pixel stays.
-
-    Example:
-        >>> import torch
-        >>> HalvingPool()(torch.zeros(1, 3, 5, 1)).shape
-        torch.Size([1, 3, 2, 1])
-    """
-
-    @traced_as_one
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, C, max(H // 2, 1), max(W // 2, 1)]``."""
-        return F.max_pool2d(x, (1 if x.shape[2] == 1 else 2, 1 if x.shape[3] == 1 else 2))
-
-
-class Block(nn.Module):
-    """Batch norm, ReLU, operator, batch norm, ReLU, 1x1 convolution, with a shortcut around all.
-
-    Args:
-        channels: P.
-        operator: ``[B, P, H, W]`` -> ``[B, P/4, H, W]``.
-        drop_path: how often the shortcut stands alone, in training.
-
-    Example:
-        >>> import torch
-        >>> Block(32, PatchwiseAttention2d(32, 8), drop_path=0.1)(torch.randn(1, 32, 5, 5)).shape
-        torch.Size([1, 32, 5, 5])
-    """
-
-    def __init__(self, channels: int, operator: nn.Module, *, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.ReLU(inplace=True)
-        self.attn = operator
-        self.norm2 = nn.BatchNorm2d(channels // REDUCTION)
-        self.act2 = nn.ReLU(inplace=True)
-        self.conv = nn.Conv2d(channels // REDUCTION, channels, 1)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, P, H, W]`` -> ``[B, P, H, W]``."""
-        out = self.attn(self.act1(self.norm1(x)))
-        out = self.drop_path(self.conv(self.act2(self.norm2(out))))
-        out += x
-        return out
-
-
-class Stage(nn.Module):
-    """Pooling, a 1x1 convolution to another width, blocks, batch norm and ReLU.
-
-    Args:
-        in_channels: of the stage before.
-        channels: P.
-        blocks: of P channels.
-        pool: halve the resolution first.
-    """
-
-    def __init__(self, in_channels: int, channels: int, blocks: Sequence[nn.Module], *, pool: nn.Module) -> None:
-        super().__init__()
-        self.pool = pool
-        self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.BatchNorm2d(channels)
-        self.act = nn.ReLU(inplace=True)
-        self.grad_checkpointing = False
-
-    def steps(self) -> list[Callable[[Tensor], Tensor]]:
-        """What a map goes through, one after the other."""
-        blocks: list[Callable[[Tensor], Tensor]] = list(self.blocks)
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            blocks = [partial(checkpoint, block, use_reentrant=False) for block in blocks]
-        return [self.pool, self.conv, *blocks, self.norm, self.act]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, P, H // 2, W // 2]``, at least one pixel."""
-        for step in self.steps():
-            x = step(x)
-        return x
 
 
 class SAN(nn.Module):
@@ -292,12 +207,7 @@ class SAN(nn.Module):
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: every operator's α and β."""
-        return {
-            f"{prefix}.{name}"
-            for prefix, module in self.named_modules()
-            if isinstance(module, ACmix)
-            for name in module.no_weight_decay()
-        }
+        return no_weight_decay(self)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

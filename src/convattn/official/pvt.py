@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers.global_attention import as_map, as_tokens
+from convattn.layers.tokens import as_map, as_tokens
 from convattn.models.pvt import PVT
 
 _PARTS = (

@@ -3,7 +3,7 @@
 Convolution and attention both project each pixel and then aggregate over a neighbourhood. :func:`correlate` and
 :func:`aggregate` are the two halves, :func:`attend` both with a softmax between, :func:`pixel_shift_attention`
 both without one, :func:`shift_aggregate` and :func:`offset_convolution` the static side; :func:`acmix` is a whole
-operator, and :func:`dynamic_conv` what X-volution comes to when its kernel is written out.
+operator, and :func:`dynamic_conv` is X-volution with its kernel written out.
 """
 
 from convattn.ops._dispatch import BackendUse, backend, backends

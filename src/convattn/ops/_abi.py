@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
+from typing import overload
 
 import torch
 from torch import Tensor
 
+from convattn.ops._layout import channels_last
 from convattn.ops._native import library
 from convattn.ops.neighborhood import BORDERS, Neighborhood
 
@@ -88,6 +90,22 @@ def address_of(x: Tensor) -> int:
 def map_of(x: Tensor) -> Map:
     """The structure of a float32 map; the tensor must outlive it."""
     return Map(address_of(x), *x.stride())
+
+
+def float_map(x: Tensor) -> Tensor:
+    """A map in float32 whose channels lie next to each other."""
+    return channels_last(x.float())
+
+
+@overload
+def float_table(x: Tensor) -> Tensor: ...
+@overload
+def float_table(x: None) -> None: ...
+def float_table(x: Tensor | None) -> Tensor | None:
+    """A table in float32, its numbers in order; None where there is none."""
+    if x is None or (x.dtype == torch.float32 and x.is_contiguous()):
+        return x
+    return x.float().contiguous()
 
 
 @lru_cache(maxsize=256)

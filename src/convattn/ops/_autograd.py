@@ -17,7 +17,7 @@ def second_derivatives(
 
     Args:
         forward: the inputs -> the output.
-        saved: the output's gradient, then the inputs; None stands for an input that is left out.
+        saved: the output's gradient, then the inputs; None for an input that is left out.
         grads: of the gradient of each input.
 
     Returns:

@@ -116,7 +116,7 @@ def backend(name: str) -> Iterator[BackendUse]:
 
 
 def chosen(op: str, name: str, inputs: Any) -> str:
-    """The backend asked for; under :func:`backend`, what ``"auto"`` stands for."""
+    """The backend asked for; under :func:`backend`, what ``"auto"`` means."""
     if _wanted is None or name not in ("auto", _wanted.name):
         return name
     named, wanted = _backends[op], _wanted.name
@@ -242,7 +242,8 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 def runs_directly(*tensors: Tensor | None) -> bool:
     """Whether an operator may call its implementation past torch's dispatcher, which costs as much as a small layer.
 
-    Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference.
+    Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference. Torch says
+    some of that by private functions alone; of those that this module calls none has a public one.
     """
     return not (
         torch.is_grad_enabled()

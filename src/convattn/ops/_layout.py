@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,11 @@ def convolution_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.is_cpu and x.dtype == torch.bfloat16 else x.dtype
 
 
-def channels_next(x: Tensor) -> Tensor:
-    """In float32, the channels of a pixel next to each other; a slice of such a map is one too."""
-    x = x.float()
+def channels_last(x: Tensor) -> Tensor:
+    """A map whose channels lie next to each other: ``x`` itself, also a slice of a wider map, or a copy."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def empty_channels_last(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An empty map with the dtype and device of another."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

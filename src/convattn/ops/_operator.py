@@ -6,8 +6,8 @@ implementation runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar, get_origin
 
 import torch
 from torch import Tensor
@@ -15,37 +15,9 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_gradient, check_stored, flat, unflat
+from convattn.ops._inputs import Inputs, is_tensor
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
-
-
-class Inputs(Protocol):
-    """What an operator is given: a NamedTuple, the tensors first.
-
-    Of an operator whose forward pass may keep a map for the backward, ``keep`` is the last field, and there are
-    ``kept_shape``, ``saved(out, kept)``, what the backward gets after the gradient, and ``check_saved(*saved)``.
-    """
-
-    _fields: Any
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The tensors, in order."""
-
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """The shape of the output."""
-
-    def check(self) -> None:
-        """Raise ``ValueError`` where they do not fit together."""
-
-    def on_its_map(self) -> Any:
-        """The same with no offset, stride or dilation far beyond the map."""
-
 
 Gradient: TypeAlias = Callable[[Tensor, Any, Sequence[bool], str], tuple[Tensor | None, ...]]
 """The output's gradient, the inputs, which tensors need theirs, the backend -> the gradients of the tensors."""
@@ -63,6 +35,7 @@ class Operator(Generic[I]):
         name: the name in ``torch.ops.convattn``.
         inputs: the kind of its inputs.
         composed: the same out of operators that are differentiable to any order, for second derivatives.
+        backends: its implementations, those that ``"auto"`` prefers first; None: they are registered elsewhere.
         portable: the same out of standard operators alone, for whoever knows no others: exporters, ``torch.func``,
             forward-mode differentiation. None: ``composed``, in which the operators of ours are portable then too.
         gradient: the gradient out of operators. None: it is an operator of its own, ``<name>_backward``, which the
@@ -75,16 +48,19 @@ class Operator(Generic[I]):
         inputs: type[I],
         composed: Callable[[I], Tensor],
         *,
+        backends: Mapping[str, _dispatch.Backend] | None = None,
         portable: Callable[[I], Tensor] | None = None,
         gradient: Gradient | None = None,
     ) -> None:
-        hints = get_type_hints(inputs)
+        hints = inputs.hints
         self.name, self.kind, self.composed, self.gradient = name, inputs, composed, gradient
         self.portable = portable or composed
-        self.num_tensors = sum(_is_tensor(hints[field]) for field in inputs._fields)
-        self.options = [hints[field] for field in inputs._fields[self.num_tensors :]]
-        self.keeps = "keep" in inputs._fields
-        arguments = ", ".join([*(_schema(field, hints[field]) for field in inputs._fields), "str backend"])
+        for key, backend in (backends or {}).items():
+            _dispatch.register_backend(name, key, backend)
+        self.num_tensors, self.keeps = inputs.num_tensors, "keep" in hints
+        self.num_saved = 1 + 2 * self.keeps  # what the gradient's operator gets before the inputs
+        self.options = list(hints.values())[self.num_tensors :]
+        arguments = ", ".join([*(_schema(field, hint) for field, hint in hints.items()), "str backend"])
         returns = "(Tensor, Tensor)" if self.keeps else "Tensor"
         self._define(name, f"({arguments}) -> {returns}", self._forward, self._fake, self._backward, self._save)
         self.torch_op = getattr(torch.ops.convattn, name).default
@@ -153,8 +129,8 @@ class Operator(Generic[I]):
             else:
                 yield list(value) if isinstance(value, tuple) else value
 
-    def _unflat(self, arguments: Sequence[Any]) -> I:
-        """The inverse of :meth:`_flat`."""
+    def inputs_of(self, arguments: Sequence[Any]) -> I:
+        """The inputs from the arguments of torch's operator: the inverse of :meth:`_flat`."""
         given, options = iter(arguments[self.num_tensors :]), []
         for kind in self.options:
             value = next(given)
@@ -165,7 +141,7 @@ class Operator(Generic[I]):
 
     def _checked(self, arguments: Sequence[Any]) -> I:
         _dispatch.refuse_forward_mode(self.name)
-        inputs = self._unflat(arguments)
+        inputs = self.inputs_of(arguments)
         inputs.check()
         return inputs
 
@@ -195,7 +171,7 @@ class Operator(Generic[I]):
             return ctx.save_for_backward(*tensors)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        given: Any = self._unflat(inputs)
+        given: Any = self.inputs_of(inputs)
         return ctx.save_for_backward(*given.saved(*output), *tensors)
 
     def _backward(self, ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -207,7 +183,7 @@ class Operator(Generic[I]):
             found = self.torch_backward(grad, *saved, *ctx.options)
         else:
             *options, backend = ctx.options
-            found = self.gradient(grad, self._unflat((*tensors, *options)), ctx.needs_input_grad, backend)
+            found = self.gradient(grad, self.inputs_of((*tensors, *options)), ctx.needs_input_grad, backend)
         return *(None if x is None else d for x, d in zip(tensors, found, strict=True)), *others
 
     def _first_derivative(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -227,7 +203,7 @@ class Operator(Generic[I]):
 
     def _checked_backward(self, arguments: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor], Any, str]:
         """The output's gradient, what the forward pass kept, its inputs and the backend."""
-        first = 1 + 2 * self.keeps
+        first = self.num_saved
         grad, saved, inputs = arguments[0], arguments[1:first], self._checked(arguments[first:-1])
         check_gradient(grad, inputs.map, inputs.output_shape)
         if self.keeps:
@@ -235,7 +211,7 @@ class Operator(Generic[I]):
         return grad, saved, inputs, arguments[-1]
 
     def _save_for_second(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        first = 1 + 2 * self.keeps
+        first = self.num_saved
         ctx.save_for_backward(inputs[0], *inputs[first : first + self.num_tensors])
         ctx.options = inputs[first + self.num_tensors :]
 
@@ -243,7 +219,7 @@ class Operator(Generic[I]):
         options = ctx.options[:-1]
 
         def forward(*tensors: Tensor | None) -> Tensor:
-            return self.composed(self._unflat((*tensors, *options)))
+            return self.composed(self.inputs_of((*tensors, *options)))
 
         of_grad, *of_inputs = second_derivatives(forward, ctx.saved_tensors, grads)
         return of_grad, *[None] * (2 * self.keeps), *of_inputs, *[None] * len(ctx.options)
@@ -264,14 +240,10 @@ _TYPES = {
 }
 
 
-def _is_tensor(hint: Any) -> bool:
-    return hint is Tensor or Tensor in get_args(hint)
-
-
 def _schema(name: str, hint: Any) -> str:
     """One input in the language of torch's schemas."""
     if hint is Neighborhood:
         return "SymInt[] offsets, SymInt[] stride, str border"
-    if _is_tensor(hint):
+    if is_tensor(hint):
         return f"{'Tensor' if hint is Tensor else 'Tensor?'} {name}"
     return f"{'SymInt[]' if get_origin(hint) is tuple else _TYPES[hint]} {name}"

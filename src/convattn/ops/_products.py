@@ -9,27 +9,22 @@ from torch import Tensor
 
 from convattn.ops import _portable
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_weights
+from convattn.ops._inputs import Inputs
 from convattn.ops._operator import Operator
 from convattn.ops.neighborhood import Neighborhood
 
 
-class CorrelateInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.correlate`; see there for shapes."""
-
+class _CorrelateFields(NamedTuple):
     q: Tensor
     k: Tensor
     nbhd: Neighborhood
     num_heads: int
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensor arguments, in order."""
-        return self[:2]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype and device the output has."""
-        return self.q
+class CorrelateInputs(_CorrelateFields, Inputs, map="q", reads="k"):
+    """Arguments of :func:`convattn.ops.correlate`; see there for shapes."""
+
+    __slots__ = ()
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -47,27 +42,17 @@ class CorrelateInputs(NamedTuple):
         if q.shape[:2] != k.shape[:2]:
             raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
 
-    def on_its_map(self) -> CorrelateInputs:
-        """The same with no offset or stride far beyond the map."""
-        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
 
-
-class AggregateInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.aggregate`; see there for shapes."""
-
+class _AggregateFields(NamedTuple):
     weights: Tensor
     v: Tensor
     nbhd: Neighborhood
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensor arguments, in order."""
-        return self[:2]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.v
+class AggregateInputs(_AggregateFields, Inputs, map="v", reads="v"):
+    """Arguments of :func:`convattn.ops.aggregate`; see there for shapes."""
+
+    __slots__ = ()
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -81,28 +66,18 @@ class AggregateInputs(NamedTuple):
         check_weights(self.weights, self.v, self.nbhd)
         check_output_map("weights", self.weights, self.nbhd, self.v.shape[2], self.v.shape[3])
 
-    def on_its_map(self) -> AggregateInputs:
-        """The same with no offset or stride far beyond the map."""
-        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(self.v.shape[2], self.v.shape[3]))
 
-
-class ScatterInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.scatter`; see there for shapes."""
-
+class _ScatterFields(NamedTuple):
     weights: Tensor
     u: Tensor
     nbhd: Neighborhood
     size: tuple[int, int]
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensor arguments, in order."""
-        return self[:2]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.u
+class ScatterInputs(_ScatterFields, Inputs, map="u", reads="u"):
+    """Arguments of :func:`convattn.ops.scatter`; see there for shapes."""
+
+    __slots__ = ()
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -89,13 +89,6 @@ def _readers(sources: Tensor, size: int, outputs: int, stride: int) -> Tensor:
     return torch.tensor([[r + [-1] * (folds - len(r)) for r in by_pixel] for by_pixel in found])
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """``x`` itself where its channels lie next to each other (a slice of a wider map too), else a copy that does."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def map_strides(x: Tensor) -> tuple[int, int, int]:
     """Image, row and column stride of a channels_last map."""
     return x.stride(0), x.stride(2), x.stride(3)
@@ -130,6 +123,15 @@ class Blocks:
     pixels: int
     heads: int
     channels: int
+
+    def grid(self, num_heads: int, height: int, width: int) -> tuple[int, int]:
+        """Blocks of heads and tiles of pixels that cover a map."""
+        return -(-num_heads // self.heads), -(-height * width // self.pixels)
+
+    def constants(self, head_dim: int) -> dict[str, int | bool]:
+        """The compile-time constants of a launch."""
+        sizes = {"PIXELS": self.pixels, "HEADS": self.heads, "CHANNELS": self.channels}
+        return {"D": head_dim, **sizes, "num_warps": 4, **FUSED_MULTIPLY_ADD}
 
     @classmethod
     def choose(cls, num_heads: int, head_dim: int) -> Blocks:

@@ -93,7 +93,7 @@ class Neighborhood:
             raise ValueError("a Neighborhood needs at least one offset, got none")
         if len(set(offsets)) < len(offsets):
             twice = min(offset for offset in offsets if offsets.count(offset) > 1)
-            raise ValueError(f"every offset may stand once in a Neighborhood, {twice} stands there several times")
+            raise ValueError(f"a Neighborhood has every offset once, got {twice} several times")
         if self.border not in BORDERS:
             raise ValueError(f"border must be one of {', '.join(map(repr, BORDERS))}, got {self.border!r}")
         object.__setattr__(self, "offsets", offsets)
@@ -204,7 +204,7 @@ class Neighborhood:
         return self._near  # type: ignore[attr-defined]
 
     def on_map(self, height: int, width: int) -> Neighborhood:
-        """What this neighbourhood comes to on a map of that size, without offsets and strides far beyond it.
+        """This neighbourhood on a map of that size, without offsets and strides far beyond it.
 
         An implementation pads a map, or counts in 32 bits; an offset of millions would ask too much of it. On one
         map there is a near offset that reads the same pixels. Those of up to 64 pixels more than the map, and strides
@@ -218,8 +218,8 @@ class Neighborhood:
         return self if self.is_near else _on_map(self, int(height), int(width))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output: ``ceil(size / stride)``, written as a convolution's size formula is."""
-        return (height - 1) // self.stride[0] + 1, (width - 1) // self.stride[1] + 1
+        """Height and width of the output."""
+        return strided_size(height, self.stride[0]), strided_size(width, self.stride[1])
 
     def centres(self, x: Tensor) -> Tensor:
         """The pixels of ``[B, C, H, W]`` at which windows are centred: ``x[..., ::stride, ::stride]``.
@@ -274,6 +274,17 @@ class Neighborhood:
         along = [offset[axis] for offset in self.offsets]
         return max(0, -min(along)), max(0, *along)
 
+    def shares_on_map(self, axis: int, size: int) -> dict[int, float]:
+        """For each distance along an axis of ``size`` pixels, how many of all outputs find a pixel there.
+
+        Example:
+            >>> Neighborhood(((0, 0), (2, 0))).shares_on_map(0, 4)
+            {0: 1.0, 2: 0.5}
+        """
+        centres = range(0, size, self.stride[axis])
+        distances = sorted({offset[axis] for offset in self.offsets})
+        return {d: sum(0 <= centre + d < size for centre in centres) / len(centres) for d in distances}
+
     def padded_sources(self, axis: int, size: int, device: torch.device) -> Tensor:
         """The pixel that each position of the map, extended by :meth:`reach`, reads; -1 reads zero."""
         before, after = self.reach(axis)
@@ -327,8 +338,18 @@ def clamp_size(size: Any, low: int, high: int | None = None) -> Any:
     return clamped if high is None else torch.sym_min(clamped, high)
 
 
+def strided_size(size: Any, stride: Any) -> Any:
+    """``ceil(size / stride)``, written as a convolution's size formula is.
+
+    Example:
+        >>> strided_size(7, 2), strided_size(1, 4)
+        (4, 1)
+    """
+    return (size - 1) // stride + 1
+
+
 def near_step(step: int, size: int) -> int:
-    """A stride, or a dilation between zeros, that comes to the same on ``size`` pixels: none is longer than they."""
+    """A stride, or a dilation between zeros, that has the same effect on ``size`` pixels: none is longer than they."""
     return step if step <= NEAR else min(step, size)
 
 

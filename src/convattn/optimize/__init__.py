@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from convattn.layers import ACmix
+from convattn.layers import ACmix, MultiConvolution
 from convattn.layers._checks import check_network
-from convattn.layers.xvolution import MultiConvolution, XVolution
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
 from convattn.optimize.own_methods import Call, by_own_method, own_method, refusal
@@ -25,7 +24,7 @@ __all__ = ["OptimizeReport", "optimize"]
 
 CostKind: TypeAlias = Literal["counted", "measured"]
 Example: TypeAlias = Tensor | tuple[Any, ...]
-OPERATORS = (ACmix, MultiConvolution, XVolution)
+OPERATORS = (ACmix, MultiConvolution)  # and XVolution, which is a MultiConvolution
 _log = logging.getLogger("convattn.optimize")
 
 
@@ -43,7 +42,7 @@ def optimize(
       has timm's ``fuse``, ``reparameterize`` or ``switch_to_deploy``. Where such a method would not give what the
       module computes, since it holds a converted or adapted layer, the module's parts are done one by one instead.
     - Every batch norm folds into the convolution, ACmix, X-volution or LocalAttention2d before it, where it alone reads
-      its output, and an ``nn.Identity`` stands in its place. A ReLU after an ACmix goes into the operator likewise.
+      its output, and an ``nn.Identity`` replaces it. A ReLU after an ACmix goes into the operator likewise.
     - The copy is in eval mode, wants no gradients of its parameters and is in channels_last.
 
     Modules keep their classes and names. The ways through the network are found by symbolic tracing. Where that fails

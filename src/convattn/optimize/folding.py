@@ -7,20 +7,19 @@ from dataclasses import dataclass, field
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath, FrozenBatchNormAct2d
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from convattn.layers import ACmix, LocalAttention, LocalAttention2d, ShiftConv2d
+from convattn.layers import ACmix, LocalAttention2d, MultiConvolution, ShiftConv2d, XVolution
 from convattn.layers._checks import is_hooked
-from convattn.layers.reparameterized import batch_norm_line
-from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.layers.folding import batch_norm_line, scale_outputs
 
 # Exact classes: a subclass may compute something else (a standardised weight, say).
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame, ShiftConv2d)
 PRODUCERS = (*CONVOLUTIONS, nn.ConvTranspose2d, LocalAttention2d, ACmix, MultiConvolution, XVolution)
 WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *WITH_ACTIVATION)
-# What hands its input on in eval mode.
+# What returns its input in eval mode.
 NO_OPS = (nn.Identity, nn.Dropout, nn.Dropout2d, DropBlock2d, DropPath)
 LEAVES = (*PRODUCERS, *BATCH_NORMS, *NO_OPS)
 
@@ -89,44 +88,19 @@ def _reason_to_leave(batch_norm: nn.Module, module: nn.Module) -> str | None:
         return "it has hooks"
     if getattr(batch_norm, "running_mean", None) is None:
         return "it keeps no running statistics"
-    if isinstance(module, LocalAttention2d) and not _averages(module):
+    if isinstance(module, LocalAttention2d) and not module.is_average:
         return "the attention before it is not an average of values"
     return None
-
-
-def _averages(module: LocalAttention2d) -> bool:
-    """Whether outputs are averages of values: weights that sum to one, over pixels of the map alone."""
-    return type(module.attention) is LocalAttention and module.attention.neighborhood.border != "zeros"
 
 
 def _take_over(module: nn.Module, batch_norm: nn.Module) -> None:
     if isinstance(module, (ACmix, MultiConvolution)):
         module.reparameterize()
-        if module.reparameterized is not None:
-            module.reparameterized.absorb(batch_norm)
-        return
-    gain, shift = batch_norm_line(batch_norm)
-    if isinstance(module, LocalAttention2d):
-        # an average of values scales and shifts as the values do; q and k stay
-        gain = torch.cat([torch.ones_like(gain).repeat(2), gain])
-        shift = torch.cat([torch.zeros_like(shift).repeat(2), shift])
-        module = module.projection
-    _multiply_outputs(module, gain, shift)
-
-
-def _multiply_outputs(conv: nn.Module, gain: Tensor, shift: Tensor) -> None:
-    """New weight and bias, so that what shares the old ones keeps them."""
-    weight, bias = conv.weight, conv.bias
-    exact = weight.detach().to(gain.device, torch.float64)
-    if isinstance(conv, nn.ConvTranspose2d):
-        by_output = gain.view(conv.groups, 1, -1, 1, 1)
-        exact = (exact.unflatten(0, (conv.groups, -1)) * by_output).flatten(0, 1)
+        module.reparameterized.absorb(batch_norm)
+    elif isinstance(module, LocalAttention2d):
+        module.absorb(batch_norm)
     else:
-        exact = exact * gain.view(-1, 1, 1, 1)
-    if bias is not None:
-        shift = shift + bias.detach().to(gain.device, torch.float64) * gain
-    conv.weight = nn.Parameter(exact.to(weight.device, weight.dtype), weight.requires_grad)
-    conv.bias = nn.Parameter(shift.to(weight.device, weight.dtype), weight.requires_grad)
+        scale_outputs(module, *batch_norm_line(batch_norm))
 
 
 def _rest_of(batch_norm: nn.Module) -> nn.Module:
@@ -141,15 +115,13 @@ def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
     """Let an ACmix take a ReLU over, where both are such."""
     if not isinstance(module, ACmix) or type(activation) is not nn.ReLU or is_hooked(activation):
         return False
-    if module.reparameterized is None:
-        module.reparameterize()
-    if module.reparameterized is not None:
-        module.reparameterized.absorb(activation="relu")
+    module.reparameterize()
+    module.reparameterized.absorb(activation="relu")
     return True
 
 
 def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """``new`` wherever ``old`` stands."""
+    """Put ``new`` wherever ``old`` is."""
     new.train(old.training)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

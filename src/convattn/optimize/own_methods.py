@@ -50,8 +50,8 @@ def by_own_method(module: nn.Module) -> nn.Module:
 def refusal(module: nn.Module, call: Call | None) -> str | None:
     """Why a block's own method would give something else than the block computes, or None.
 
-    The method reads the weights of the convolutions that the block was written with. Where other modules stand in
-    their place it raises, or folds something else.
+    The method reads the weights of the convolutions that the block was written with. Where other modules have
+    replaced them it raises, or folds something else.
 
     Args:
         module: the block, in eval mode; it is left as it is.

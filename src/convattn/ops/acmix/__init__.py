@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
+from convattn.ops._dispatch import Backend
 from convattn.ops._operator import Operator
 from convattn.ops.acmix import composed, native, triton
 from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import IntPair, Neighborhood, as_pair
 
-_dispatch.register_backend(
-    "acmix", "native", _dispatch.Backend(native.acmix, native.acmix_backward, native.not_supported_reasons)
+operator = Operator(
+    "acmix",
+    AcmixInputs,
+    composed=composed.acmix,
+    backends={
+        "native": Backend(native.acmix, native.acmix_backward, native.not_supported_reasons),
+        "triton": Backend(triton.acmix, triton.acmix_backward, triton.not_supported_reasons),
+        "eager": Backend(composed.acmix_and_kept, composed.acmix_backward),
+    },
 )
-_dispatch.register_backend(
-    "acmix", "triton", _dispatch.Backend(triton.acmix, triton.acmix_backward, triton.not_supported_reasons)
-)
-_dispatch.register_backend("acmix", "eager", _dispatch.Backend(composed.acmix_and_kept, composed.acmix_backward))
-operator = Operator("acmix", AcmixInputs, composed=composed.acmix)
 
 Activation: TypeAlias = Literal["none", "relu"]
 
@@ -98,19 +102,46 @@ def acmix(
     return operator(inputs, backend)
 
 
-def has_kernel(
-    x: Tensor, nbhd: Neighborhood, head_dim: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
-) -> bool:
-    """Whether ``acmix`` is more than a composition of other operators for these inputs on this machine."""
-    if _dispatch.needs_standard_operators():
-        return False
-    if not _dispatch.triton_reasons(x):
-        return _dispatch.is_wanted("triton") and not triton.geometry_reasons(x, nbhd, head_dim)
-    return _dispatch.is_wanted("native") and not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
+def fused_acmix(
+    x: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor | None,
+    position: Tensor | None,
+    folded: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    nbhd: Neighborhood,
+    num_heads: int,
+    kernel_size: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor | None:
+    """:func:`acmix` by a kernel of its own; None where there is none for these inputs on this machine.
+
+    Args:
+        x: and all that follows, as there.
+        projection_weight: W.
+        projection_bias: its bias.
+        position: p.
+        folded: gives ``weight`` and ``scale``. It is called if there is a kernel.
+        nbhd: the attention's neighbourhood.
+        num_heads: N.
+        kernel_size: of ``weight``.
+        dilation: of the convolution path.
+    """
+    head_dim = projection_weight.shape[0] // 3 // num_heads
+    by_native = _dispatch.is_wanted("native") and not native.geometry_reasons(x, nbhd, head_dim, kernel_size, dilation)
+    if _dispatch.needs_standard_operators() or not (by_native or _runs_on_gpu(x, nbhd, head_dim)):
+        return None
+    tables = projection_weight, projection_bias, position, *folded()
+    return acmix(x, *tables, nbhd=nbhd, num_heads=num_heads, dilation=dilation)
+
+
+def _runs_on_gpu(x: Tensor, nbhd: Neighborhood, head_dim: int) -> bool:
+    reasons = _dispatch.triton_reasons(x)
+    return _dispatch.is_wanted("triton") and not reasons and not triton.geometry_reasons(x, nbhd, head_dim)
 
 
 def _keeps_projection(inputs: AcmixInputs) -> bool:
     """Whether training keeps q, k and v: always on a GPU, whose memory is fast to write."""
-    if not triton.not_supported_reasons(inputs):
-        return True
-    return not native.not_supported_reasons(inputs) and native.keeps_projection(inputs)
+    if not native.not_supported_reasons(inputs):
+        return native.keeps_projection(inputs)
+    return not triton.not_supported_reasons(inputs)

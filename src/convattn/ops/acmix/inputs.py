@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from convattn.ops._checks import check_heads, check_map, check_same, check_table
+from convattn.ops._inputs import Inputs
 from convattn.ops.neighborhood import NEAR, Neighborhood, near_step
 
 
-class AcmixInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.acmix`; see there for shapes."""
-
+class _AcmixFields(NamedTuple):
     x: Tensor
     projection_weight: Tensor
     projection_bias: Tensor | None
@@ -26,6 +25,12 @@ class AcmixInputs(NamedTuple):
     dilation: tuple[int, int]
     activation: str
     keep: bool = False
+
+
+class AcmixInputs(_AcmixFields, Inputs, map="x", reads="x"):
+    """Arguments of :func:`convattn.ops.acmix`; see there for shapes."""
+
+    __slots__ = ()
 
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
@@ -60,24 +65,6 @@ class AcmixInputs(NamedTuple):
     def channels(self) -> int:
         """C, of q, k, v and of the output."""
         return self.projection_weight.shape[0] // 3
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The tensor arguments, in order."""
-        return (
-            self.x,
-            self.projection_weight,
-            self.projection_bias,
-            self.position,
-            self.weight,
-            self.scale,
-            self.bias,
-        )
-
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.x
 
     @property
     def kept_shape(self) -> tuple[int, ...]:

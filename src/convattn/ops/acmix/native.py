@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._abi import Window, call, is_fast_window
+from convattn.ops._abi import Window, call, float_table, is_fast_window
+from convattn.ops._layout import empty_channels_last
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import Neighborhood
@@ -54,8 +55,8 @@ def keeps_projection(x: AcmixInputs) -> bool:
 def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
     scale = x.scale.float().expand(x.channels).contiguous()
-    tables = (_float(x.position), scale, _float(x.weight), _float(x.bias))
-    out = _channels_last_empty(x.output_shape, x.x.dtype)
+    tables = (float_table(x.position), scale, float_table(x.weight), float_table(x.bias))
+    out = empty_channels_last(x.output_shape, x.x)
     qkv = _project(x, _ALL) if x.keep else None
     for part in _chunks(x, CHUNK_BYTES):
         maps = _project(x, part) if qkv is None else qkv[part]
@@ -73,12 +74,12 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
         return composed.acmix_backward(grad, x, out, qkv)
     grad = grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad
     grad = grad.contiguous(memory_format=torch.channels_last)
-    threads, position, weight = torch.get_num_threads(), _float(x.position), _float(x.weight)
+    threads, position, weight = torch.get_num_threads(), float_table(x.position), float_table(x.weight)
     dposition = None if position is None else torch.zeros((threads, *position.shape), dtype=torch.float64)
     dweight = torch.zeros((threads, *x.weight.shape), dtype=torch.float64)
     dscale = torch.zeros(threads, dtype=torch.float64)
     alpha = float(x.scale)
-    dx = _channels_last_empty(tuple(x.x.shape), x.x.dtype)
+    dx = empty_channels_last(x.x.shape, x.x)
     dprojection: Tensor | None = None
     dprojection_bias: Tensor | None = None
     dmaps = None
@@ -130,13 +131,3 @@ def _window(x: AcmixInputs, batch: int) -> Window:
     relu = int(x.activation == "relu")
     head_dim, stride = x.channels // x.num_heads, x.nbhd.stride[0]
     return Window(batch, *x.x.shape[-2:], x.num_heads, head_dim, stride, relu, torch.get_num_threads(), x.softmax_scale)
-
-
-def _float(x: Tensor | None) -> Tensor | None:
-    if x is None or (x.dtype == torch.float32 and x.is_contiguous()):
-        return x
-    return x.float().contiguous()
-
-
-def _channels_last_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)

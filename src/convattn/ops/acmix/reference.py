@@ -1,4 +1,4 @@
-"""ACmix as its equations stand: a projection, local attention and a folded convolution tap by tap, their mix."""
+"""ACmix, its equations literally: a projection, local attention and a folded convolution tap by tap, their mix."""
 
 import torch
 import torch.nn.functional as F

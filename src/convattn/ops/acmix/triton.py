@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._triton import channels_last, sum_images
+from convattn.ops._layout import channels_last
+from convattn.ops._triton import sum_images
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs, coordinates
 from convattn.ops.attend.inputs import AttendInputs

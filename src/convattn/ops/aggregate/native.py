@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._abi import call, geometry_of, map_of
+from convattn.ops._abi import call, float_table, geometry_of, map_of
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
 
@@ -14,5 +14,5 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
     shape = (*v.shape[:2], *weights.shape[-2:])
     out = torch.empty(shape, dtype=values.dtype, memory_format=memory_format_of(v))
     geometry = geometry_of(values, nbhd, weights.shape[1])
-    call("convattn_aggregate", geometry, weights.float().contiguous(), map_of(values), map_of(out))
+    call("convattn_aggregate", geometry, float_table(weights), map_of(values), map_of(out))
     return out.to(v.dtype)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import FUSED_MULTIPLY_ADD, Blocks, channels_last, map_strides, tables
+from convattn.ops._layout import channels_last, empty_channels_last
+from convattn.ops._triton import Blocks, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -13,25 +14,19 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
 
     batch, channels, height, width = v.shape
     num_heads, (out_h, out_w) = weights.shape[1], weights.shape[-2:]
-    shape = (batch, channels, out_h, out_w)
-    out = torch.empty(shape, dtype=v.dtype, device=v.device, memory_format=torch.channels_last)
+    out = empty_channels_last((batch, channels, out_h, out_w), v)
     if out.numel() == 0:
         return out
     weights, v, head_dim = weights.contiguous(), channels_last(v), channels // num_heads
     t = tables(nbhd, (height, width), v.device)
     cut = Blocks.choose(num_heads, head_dim)
-    blocks, tiles = -(-num_heads // cut.heads), -(-out_h * out_w // cut.pixels)
+    blocks, tiles = cut.grid(num_heads, out_h, out_w)
     with torch.cuda.device_of(v):
         aggregate_kernel[(batch * blocks * tiles, -(-head_dim // cut.channels))](
             *(weights, v, out, *t.gathered),
             *map_strides(v),
             *map_strides(out),
             *(num_heads, blocks, tiles, out_h, out_w, len(nbhd), *nbhd.stride),
-            D=head_dim,
-            PIXELS=cut.pixels,
-            HEADS=cut.heads,
-            CHANNELS=cut.channels,
-            num_warps=4,
-            **FUSED_MULTIPLY_ADD,
+            **cut.constants(head_dim),
         )
     return out

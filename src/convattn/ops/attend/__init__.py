@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from convattn.ops import _dispatch
 from convattn.ops._checks import check_heads, check_map
+from convattn.ops._dispatch import Backend, native_offset_reasons, triton_reasons
 from convattn.ops._operator import Operator
 from convattn.ops.attend import eager, native, offsets, portable, triton
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.neighborhood import Neighborhood
 
-_dispatch.register_backend(
-    "attend", "native", _dispatch.Backend(native.attend, native.attend_backward, _dispatch.native_offset_reasons)
+operator = Operator(
+    "attend",
+    AttendInputs,
+    composed=offsets.attend,
+    portable=portable.attend,
+    backends={
+        "native": Backend(native.attend, native.attend_backward, native_offset_reasons),
+        "triton": Backend(triton.attend, triton.attend_backward, triton_reasons),
+        "eager": Backend(eager.attend, eager.attend_backward),
+    },
 )
-_dispatch.register_backend(
-    "attend", "triton", _dispatch.Backend(triton.attend, triton.attend_backward, _dispatch.triton_reasons)
-)
-_dispatch.register_backend("attend", "eager", _dispatch.Backend(eager.attend, eager.attend_backward))
-operator = Operator("attend", AttendInputs, composed=offsets.attend, portable=portable.attend)
 
 
 def attend(

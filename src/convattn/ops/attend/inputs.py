@@ -7,12 +7,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_table
+from convattn.ops._inputs import Inputs
 from convattn.ops.neighborhood import Neighborhood
 
 
-class AttendInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.attend`; see there for shapes."""
-
+class _AttendFields(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
@@ -22,20 +21,11 @@ class AttendInputs(NamedTuple):
     num_heads: int
     scale: float
 
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The tensor arguments, in order."""
-        return self[:5]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.q
+class AttendInputs(_AttendFields, Inputs, map="q", reads="k"):
+    """Arguments of :func:`convattn.ops.attend`; see there for shapes."""
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """``[B, C, ceil(H/s), ceil(W/s)]``."""
-        return tuple(self.q.shape)
+    __slots__ = ()
 
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
@@ -54,12 +44,6 @@ class AttendInputs(NamedTuple):
         heads, taps, head_dim = self.num_heads, len(self.nbhd), k.shape[1] // self.num_heads
         check_table("bias", self.bias, k, (heads, taps), (1, taps))
         check_table("key_offsets", self.key_offsets, k, (heads, taps, head_dim), (1, taps, head_dim))
-
-    def on_its_map(self) -> AttendInputs:
-        """The same with no offset or stride far beyond the map."""
-        if self.nbhd.is_near:
-            return self
-        return self._replace(nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
 
     def vectors(self, like: Tensor) -> Tensor | None:
         """``key_offsets`` for every head ``[N, K, d]`` in the dtype of ``like``."""

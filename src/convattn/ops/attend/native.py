@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convattn.ops._abi import Window, call, geometry_of, is_fast_window, map_of
-from convattn.ops._layout import channels_next, memory_format_of
+from convattn.ops._abi import Window, call, float_map, geometry_of, is_fast_window, map_of
+from convattn.ops._layout import memory_format_of
 from convattn.ops.attend.inputs import AttendInputs
 
 
 def attend(x: AttendInputs) -> Tensor:
     """See :func:`convattn.ops.attend`."""
     if _fast(x):
-        q, k, v = (channels_next(t) for t in (x.q, x.k, x.v))
+        q, k, v = (float_map(t) for t in (x.q, x.k, x.v))
         out = torch.empty_like(q, memory_format=torch.channels_last)
         call("convattn_window_forward", _window(x), *(map_of(t) for t in (q, k, v, out)))
         return out.to(x.q.dtype)
@@ -27,7 +27,7 @@ def attend(x: AttendInputs) -> Tensor:
 def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor | None, ...]:
     """Gradients of :attr:`AttendInputs.tensors`."""
     if _fast(x):
-        q, k, v, dout = (channels_next(t) for t in (x.q, x.k, x.v, grad))
+        q, k, v, dout = (float_map(t) for t in (x.q, x.k, x.v, grad))
         dq, dk, dv = (torch.zeros_like(t, memory_format=torch.channels_last) for t in (q, k, v))
         call("convattn_window_backward", _window(x), *(map_of(t) for t in (q, k, v, dout, dq, dk, dv)))
         return dq, dk, dv, None, None

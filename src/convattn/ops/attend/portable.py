@@ -32,7 +32,7 @@ class _Places(NamedTuple):
     tile: int
     halo: int
     queries: Tensor
-    """The output that each query stands for, ``[n * tile]``; past the end the last."""
+    """The output of each query, ``[n * tile]``; past the end the last."""
     keys: Tensor
     """The pixel that each key reads, ``[n * halo]``; -1 reads zero."""
     outputs: Any

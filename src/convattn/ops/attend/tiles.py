@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.neighborhood import Neighborhood, strided_size
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Axis:
         return self._places(device).clamp(max=self.count - 1)
 
     def outputs(self, device: torch.device) -> Tensor:
-        """Where every output ``[count]`` stands among the queries."""
+        """The place of every output ``[count]`` among the queries."""
         places = self._places(device)
         real = (places < self.count).nonzero().flatten()
         return torch.empty_like(places[: self.count]).scatter_(0, places[real], real)
@@ -68,7 +68,7 @@ class Axis:
 
 def _axis(nbhd: Neighborhood, axis: int, size: int, tile: int) -> Axis:
     of_any_size = axis_of(nbhd, axis, tile)
-    count = (size - 1) // of_any_size.stride + 1
+    count = strided_size(size, of_any_size.stride)
     fitting = min(tile, -(-count // of_any_size.spacing))
     return replace(of_any_size, size=size, count=count, tile=fitting)
 

@@ -12,14 +12,8 @@ import torch
 from torch import Tensor
 
 from convattn.ops._dispatch import triton_takes_tiles
-from convattn.ops._triton import (
-    FUSED_MULTIPLY_ADD,
-    Tables,
-    channels_last,
-    map_strides,
-    next_power_of_two,
-    tables,
-)
+from convattn.ops._layout import channels_last, empty_channels_last
+from convattn.ops._triton import FUSED_MULTIPLY_ADD, Tables, map_strides, next_power_of_two, tables
 from convattn.ops.attend import offsets
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.triton_tiles import Kind, Work, choose_tile
@@ -80,7 +74,7 @@ def _head_dim(x: AttendInputs) -> int:
 
 
 def _empty(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return empty_channels_last(like.shape, like)
 
 
 def _sums(x: AttendInputs) -> Tensor:

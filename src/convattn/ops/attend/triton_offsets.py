@@ -64,7 +64,7 @@ def _logit(query, key, tap, bias, scale, HAS_BIAS: tl.constexpr):
 def _exp(x):
     """exp of x <= 0. exp2 of the rounded x * log2(e) loses accuracy where x is large; of its parts it does not.
 
-    ln(2) stands in two parts, the first short enough for its product with an integer to be exact.
+    ln(2) is in two parts, the first short enough for its product with an integer to be exact.
     """
     x = tl.where(x < -150.0, -150.0, x)
     whole = tl.floor(x * LOG2E + 0.5)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import FUSED_MULTIPLY_ADD, Blocks, channels_last, map_strides, tables
+from convattn.ops._layout import channels_last
+from convattn.ops._triton import Blocks, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -18,18 +19,13 @@ def correlate(q: Tensor, k: Tensor, nbhd: Neighborhood, num_heads: int) -> Tenso
     q, k = channels_last(q), channels_last(k)
     t = tables(nbhd, (k.shape[2], k.shape[3]), k.device)
     cut = Blocks.choose(num_heads, channels // num_heads)
-    blocks, tiles = -(-num_heads // cut.heads), -(-out_h * out_w // cut.pixels)
+    blocks, tiles = cut.grid(num_heads, out_h, out_w)
     with torch.cuda.device_of(q):
         correlate_kernel[(batch * blocks * tiles,)](
             *(q, k, out, *t.gathered),
             *map_strides(q),
             *map_strides(k),
             *(num_heads, blocks, tiles, out_h, out_w, len(nbhd), *nbhd.stride),
-            D=channels // num_heads,
-            PIXELS=cut.pixels,
-            HEADS=cut.heads,
-            CHANNELS=cut.channels,
-            num_warps=4,
-            **FUSED_MULTIPLY_ADD,
+            **cut.constants(channels // num_heads),
         )
     return out

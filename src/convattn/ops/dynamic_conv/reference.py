@@ -1,4 +1,4 @@
-"""Dynamic convolution as X-volution's eq. 9 stands: a kernel of its own for every pixel."""
+"""Dynamic convolution, X-volution's eq. 9 literally: a kernel of its own for every pixel."""
 
 import torch
 from torch import Tensor

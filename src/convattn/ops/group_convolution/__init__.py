@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from convattn.ops import _dispatch
+from convattn.ops._dispatch import Backend
 from convattn.ops._operator import Operator
 from convattn.ops.group_convolution import eager, native
 from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 from convattn.ops.neighborhood import IntPair, as_pair
 
-_dispatch.register_backend(
+operator = Operator(
     "group_convolution",
-    "native",
-    _dispatch.Backend(native.group_convolution, native.group_convolution_backward, native.not_supported_reasons),
+    GroupConvolutionInputs,
+    composed=eager.group_convolution,
+    backends={
+        "native": Backend(native.group_convolution, native.group_convolution_backward, native.not_supported_reasons),
+        "eager": Backend(eager.group_convolution, eager.group_convolution_backward),
+    },
 )
-_dispatch.register_backend(
-    "group_convolution", "eager", _dispatch.Backend(eager.group_convolution, eager.group_convolution_backward)
-)
-operator = Operator("group_convolution", GroupConvolutionInputs, composed=eager.group_convolution)
 
 
 def group_convolution(

@@ -7,31 +7,26 @@ from typing import NamedTuple
 from torch import Tensor
 
 from convattn.ops._checks import check_map, check_table
-from convattn.ops.neighborhood import NEAR, near_step
+from convattn.ops._inputs import Inputs
+from convattn.ops.neighborhood import NEAR, near_step, strided_size
 
 
-class GroupConvolutionInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.group_convolution`; ``steps`` are two strides, then two dilations."""
-
+class _GroupConvolutionFields(NamedTuple):
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     steps: tuple[int, ...]
 
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The tensor arguments, in order."""
-        return self[:3]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.x
+class GroupConvolutionInputs(_GroupConvolutionFields, Inputs, map="x", reads="x"):
+    """Arguments of :func:`convattn.ops.group_convolution`; ``steps`` are two strides, then two dilations."""
+
+    __slots__ = ()
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """``[B, N * d, ceil(H/s), ceil(W/s)]``."""
-        height, width = ((size - 1) // step + 1 for size, step in zip(self.x.shape[2:], self.steps, strict=False))
+        height, width = map(strided_size, self.x.shape[2:], self.steps[:2])
         return self.x.shape[0], self.weight.shape[3] * self.weight.shape[4], height, width
 
     def check(self) -> None:

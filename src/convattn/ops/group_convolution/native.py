@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._abi import GroupConv, call, map_of
-from convattn.ops._layout import channels_next
+from convattn.ops._abi import GroupConv, call, float_map, float_table, map_of
+from convattn.ops._layout import empty_channels_last
 from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 
 
@@ -25,20 +25,19 @@ def not_supported_reasons(x: GroupConvolutionInputs | None = None) -> list[str]:
 
 def group_convolution(x: GroupConvolutionInputs) -> Tensor:
     """See :func:`convattn.ops.group_convolution`."""
-    maps, weight = channels_next(x.x), x.weight
-    out = torch.empty(x.output_shape, memory_format=torch.channels_last, dtype=torch.float32)
-    tables = (_float(weight), None if x.bias is None else _float(x.bias))
+    maps, weight = float_map(x.x), x.weight
+    out, tables = empty_channels_last(x.output_shape, maps), (float_table(weight), float_table(x.bias))
     call("convattn_group_conv_forward", _geometry(maps, weight, x.steps[0]), map_of(maps), *tables, map_of(out))
     return out.to(x.x.dtype)
 
 
 def group_convolution_backward(grad: Tensor, x: GroupConvolutionInputs) -> tuple[Tensor | None, ...]:
     """Gradients of :attr:`GroupConvolutionInputs.tensors`."""
-    maps, dout = channels_next(x.x), channels_next(grad)
-    dx = torch.empty(maps.shape, memory_format=torch.channels_last)
+    maps, dout = float_map(x.x), float_map(grad)
+    dx = empty_channels_last(maps.shape, maps)
     geometry = _geometry(maps, x.weight, x.steps[0])
     dweight = torch.zeros((geometry.threads, *x.weight.shape), dtype=torch.float64)
-    arguments = (map_of(maps), _float(x.weight), map_of(dout), map_of(dx), dweight)
+    arguments = (map_of(maps), float_table(x.weight), map_of(dout), map_of(dx), dweight)
     call("convattn_group_conv_backward", geometry, *arguments)
     return dx, dweight.sum(0), None if x.bias is None else grad.sum((0, 2, 3))
 
@@ -46,7 +45,3 @@ def group_convolution_backward(grad: Tensor, x: GroupConvolutionInputs) -> tuple
 def _geometry(x: Tensor, weight: Tensor, stride: int) -> GroupConv:
     inputs, _, _, outputs, groups = weight.shape
     return GroupConv(x.shape[0], x.shape[2], x.shape[3], groups, inputs, outputs, stride, torch.get_num_threads())
-
-
-def _float(x: Tensor) -> Tensor:
-    return x.float().contiguous()

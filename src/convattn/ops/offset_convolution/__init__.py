@@ -5,21 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 
 from convattn.ops import _dispatch
+from convattn.ops._dispatch import Backend, native_offset_reasons
 from convattn.ops._operator import Operator
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.offset_convolution import eager, native
 from convattn.ops.offset_convolution.inputs import OffsetConvolutionInputs
 
 # training takes the convolutions apart: the gradient has no kernels of its own under either name
-_dispatch.register_backend(
+operator = Operator(
     "offset_convolution",
-    "native",
-    _dispatch.Backend(native.offset_convolution, eager.offset_convolution_backward, _dispatch.native_offset_reasons),
+    OffsetConvolutionInputs,
+    composed=eager.offset_convolution,
+    backends={
+        "native": Backend(native.offset_convolution, eager.offset_convolution_backward, native_offset_reasons),
+        "eager": Backend(eager.offset_convolution, eager.offset_convolution_backward),
+    },
 )
-_dispatch.register_backend(
-    "offset_convolution", "eager", _dispatch.Backend(eager.offset_convolution, eager.offset_convolution_backward)
-)
-operator = Operator("offset_convolution", OffsetConvolutionInputs, composed=eager.offset_convolution)
 
 BLOCK_OUTPUTS = (32, 16, 8)
 """Sizes of a block of outputs that fill whole vectors, best first."""
@@ -90,3 +91,19 @@ def skips_zeros(x: Tensor) -> bool:
         False
     """
     return _dispatch.is_wanted("native") and not _dispatch.native_reasons(x)
+
+
+def products_on(size: tuple[int, int], nbhd: Neighborhood, like: Tensor) -> float:
+    """How many offsets are computed for one output of a map of ``size``, in the mean over the map.
+
+    All of them, or without those beyond the border where the implementation for tensors such as ``like`` skips them.
+
+    Example:
+        >>> import torch
+        >>> products_on((7, 7), Neighborhood.window(3, border="zeros"), torch.zeros(1, dtype=torch.float64))
+        9.0
+    """
+    if not skips_zeros(like):
+        return float(len(nbhd))
+    rows, columns = (nbhd.shares_on_map(axis, size[axis]) for axis in (0, 1))
+    return sum(rows[dy] * columns[dx] for dy, dx in nbhd.offsets)

@@ -7,26 +7,21 @@ from typing import NamedTuple
 from torch import Tensor
 
 from convattn.ops._checks import check_map, check_same, check_table
+from convattn.ops._inputs import Inputs
 from convattn.ops.neighborhood import Neighborhood
 
 
-class OffsetConvolutionInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.offset_convolution`; see there for shapes."""
-
+class _OffsetConvolutionFields(NamedTuple):
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     nbhd: Neighborhood
 
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The tensor arguments, in order."""
-        return self[:3]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.x
+class OffsetConvolutionInputs(_OffsetConvolutionFields, Inputs, map="x", reads="x"):
+    """Arguments of :func:`convattn.ops.offset_convolution`; see there for shapes."""
+
+    __slots__ = ()
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -46,7 +41,3 @@ class OffsetConvolutionInputs(NamedTuple):
                 f"got {list(weight.shape)}"
             )
         check_table("bias", self.bias, x, (weight.shape[0] * weight.shape[2],), holds="one number an output channel")
-
-    def on_its_map(self) -> OffsetConvolutionInputs:
-        """The same with no offset or stride far beyond the map."""
-        return self if self.nbhd.is_near else self._replace(nbhd=self.nbhd.on_map(self.x.shape[2], self.x.shape[3]))

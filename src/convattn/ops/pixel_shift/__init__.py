@@ -6,34 +6,23 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
+from convattn.ops._dispatch import Backend, native_offset_reasons, triton_reasons
 from convattn.ops._operator import Operator
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.pixel_shift import composed, eager, native, portable, triton
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
 # the gradient has kernels of its own on a GPU alone
-_dispatch.register_backend(
-    "pixel_shift_attention",
-    "native",
-    _dispatch.Backend(
-        native.pixel_shift_attention, eager.pixel_shift_attention_backward, _dispatch.native_offset_reasons
-    ),
-)
-_dispatch.register_backend(
-    "pixel_shift_attention",
-    "triton",
-    _dispatch.Backend(triton.pixel_shift_attention, triton.pixel_shift_attention_backward, _dispatch.triton_reasons),
-)
-_dispatch.register_backend(
-    "pixel_shift_attention",
-    "eager",
-    _dispatch.Backend(eager.pixel_shift_attention, eager.pixel_shift_attention_backward),
-)
 operator = Operator(
     "pixel_shift_attention",
     PixelShiftInputs,
     composed=composed.pixel_shift_attention,
     portable=portable.pixel_shift_attention,
+    backends={
+        "native": Backend(native.pixel_shift_attention, eager.pixel_shift_attention_backward, native_offset_reasons),
+        "triton": Backend(triton.pixel_shift_attention, triton.pixel_shift_attention_backward, triton_reasons),
+        "eager": Backend(eager.pixel_shift_attention, eager.pixel_shift_attention_backward),
+    },
 )
 
 

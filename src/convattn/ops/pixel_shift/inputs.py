@@ -7,12 +7,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_table
+from convattn.ops._inputs import Inputs
 from convattn.ops.neighborhood import Neighborhood
 
 
-class PixelShiftInputs(NamedTuple):
-    """Arguments of :func:`convattn.ops.pixel_shift_attention`; see there for shapes."""
-
+class _PixelShiftFields(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor | None
@@ -21,20 +20,11 @@ class PixelShiftInputs(NamedTuple):
     nbhd: Neighborhood
     num_heads: int
 
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The tensor arguments, in order."""
-        return self[:5]
 
-    @property
-    def map(self) -> Tensor:
-        """The map whose dtype, device and memory layout the output has."""
-        return self.q
+class PixelShiftInputs(_PixelShiftFields, Inputs, map="q", reads="k"):
+    """Arguments of :func:`convattn.ops.pixel_shift_attention`; see there for shapes."""
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """``[B, C, ceil(H/s), ceil(W/s)]``."""
-        return tuple(self.q.shape)
+    __slots__ = ()
 
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
@@ -53,12 +43,6 @@ class PixelShiftInputs(NamedTuple):
         taps, heads = len(self.nbhd), self.num_heads
         check_table("weight", self.weight, k, (taps, k.shape[1]), holds="a number for each offset and channel")
         check_table("bias", self.bias, k, (heads, taps), holds="a number for each head and offset")
-
-    def on_its_map(self) -> PixelShiftInputs:
-        """The same with no offset or stride far beyond the map."""
-        if self.nbhd.is_near:
-            return self
-        return self._replace(nbhd=self.nbhd.on_map(self.k.shape[2], self.k.shape[3]))
 
     @property
     def scale(self) -> float:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import FUSED_MULTIPLY_ADD, Tables, channels_last, map_strides, next_power_of_two, tables
+from convattn.ops._layout import channels_last
+from convattn.ops._triton import FUSED_MULTIPLY_ADD, Tables, map_strides, next_power_of_two, tables
 from convattn.ops.pixel_shift import eager
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 

@@ -13,7 +13,7 @@ _dispatch.register_products("scatter", native.scatter, triton.scatter, eager.sca
 
 
 def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int], *, backend: str = "auto") -> Tensor:
-    r"""Hands every output pixel's map to the pixels of its neighbourhood: the adjoint of :func:`aggregate`.
+    r"""Add every output pixel's map to the pixels of its neighbourhood: the adjoint of :func:`aggregate`.
 
     .. math:: g_{c,ab} = \sum_{(ij,m)\,:\,(i s + \Delta y_m,\, j s + \Delta x_m) \mapsto ab}
         w^{(n(c))}_{m,ij}\; u_{c,ij}

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from convattn.ops._abi import call, map_of, offsets_of
+from convattn.ops._abi import call, float_table, map_of, offsets_of
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Neighborhood
 
@@ -12,5 +12,5 @@ def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int
     source = u.float()
     out = source.new_zeros((*u.shape[:2], *size)).contiguous(memory_format=memory_format_of(u))
     geometry = offsets_of(nbhd, u.shape[0], u.shape[1], weights.shape[1], size)
-    call("convattn_scatter", geometry, weights.float().contiguous(), map_of(source), map_of(out))
+    call("convattn_scatter", geometry, float_table(weights), map_of(source), map_of(out))
     return out.to(u.dtype)

@@ -1,4 +1,4 @@
-"""The adjoint of ``aggregate``, pixel by pixel: every output pixel hands its map to the pixels that it looked at."""
+"""The adjoint of ``aggregate``, pixel by pixel: every output pixel adds its map to the pixels that it read."""
 
 import torch
 from torch import Tensor

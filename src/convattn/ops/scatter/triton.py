@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from convattn.ops._triton import FUSED_MULTIPLY_ADD, Blocks, channels_last, map_strides, tables
+from convattn.ops._layout import channels_last, empty_channels_last
+from convattn.ops._triton import Blocks, map_strides, tables
 from convattn.ops.neighborhood import Neighborhood
 
 
@@ -13,25 +14,19 @@ def scatter(weights: Tensor, u: Tensor, nbhd: Neighborhood, size: tuple[int, int
 
     batch, channels, out_h, out_w = u.shape
     num_heads, (height, width) = weights.shape[1], size
-    shape = (batch, channels, height, width)
-    out = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
+    out = empty_channels_last((batch, channels, height, width), u)
     if out.numel() == 0:
         return out
     weights, u, head_dim = weights.contiguous(), channels_last(u), channels // num_heads
     t = tables(nbhd, (height, width), u.device)
     cut = Blocks.choose(num_heads, head_dim)
-    blocks, tiles = -(-num_heads // cut.heads), -(-height * width // cut.pixels)
+    blocks, tiles = cut.grid(num_heads, height, width)
     with torch.cuda.device_of(u):
         scatter_kernel[(batch * blocks * tiles, -(-head_dim // cut.channels))](
             *(weights, u, out, *t.scattered),
             *map_strides(u),
             *map_strides(out),
             *(num_heads, blocks, tiles, height, width, out_h, out_w, len(nbhd), *t.folds),
-            D=head_dim,
-            PIXELS=cut.pixels,
-            HEADS=cut.heads,
-            CHANNELS=cut.channels,
-            num_warps=4,
-            **FUSED_MULTIPLY_ADD,
+            **cut.constants(head_dim),
         )
     return out

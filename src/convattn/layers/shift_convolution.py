@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_channels, check_division, check_odd
-from convattn.layers._drop_in import takes_maps
+from convattn.layers._checks import check_division, check_odd
+from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers.folding import scaled
 from convattn.ops import one_hot_kernel, shift_aggregate
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -37,8 +39,8 @@ class ShiftConvolution(nn.Module):
         shift: table 7. ``"learnable"``: free kernels that start as shifts; ``"random"``: free kernels that start at
             random; ``"fixed"``: one-hot kernels that stay; ``"tensor"``: tensors are moved. The last two have one
             output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel, channels that the heads do not divide, an unknown kind of shift.
@@ -141,6 +143,24 @@ class ShiftConvolution(nn.Module):
             return bias.expand(self.num_heads * self.head_dim, 1, -1, -1)
         return torch.einsum("cmyx,m->cyx", self.kernel, self.fc_bias).unsqueeze(1)
 
+    def shift_multiply_adds(self, inputs: int) -> int:
+        """What the shifts and their sum cost for one output pixel, of so many input pixels.
+
+        A sum of shifted maps counts as a multiply-add a tap.
+        """
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        if self.shift == "tensor":
+            return taps * self.head_dim * inputs
+        return taps * taps * self.head_dim * (1 if self.shift == "fixed" else self.num_heads)
+
+    def scaled_copy(self, rate: Tensor) -> ShiftConvolution:
+        """A copy whose outputs are this one's times ``[1]``."""
+        copied = copy.deepcopy(self)
+        copied.fc = scaled(self.fc, rate)
+        if self.fc_bias is not None:
+            copied.fc_bias = scaled(self.fc_bias, rate)
+        return copied
+
     def extra_repr(self) -> str:
         """What the constructor got."""
         return (
@@ -149,7 +169,7 @@ class ShiftConvolution(nn.Module):
         )
 
 
-class ShiftConv2d(nn.Module):
+class ShiftConv2d(DropIn):
     r"""A convolution as its two stages: k² projections, then shift and sum (ACmix eq. 1-8).
 
     Equal to ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
@@ -164,8 +184,8 @@ class ShiftConv2d(nn.Module):
         dilation: distance between taps.
         form: how maps are moved, see :func:`convattn.ops.shift_aggregate`.
         bias: add a learned number to every output channel.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel.
@@ -192,9 +212,8 @@ class ShiftConv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, check_odd(kernel_size)
+        super().__init__(in_channels, out_channels)
+        self.kernel_size = check_odd(kernel_size)
         self.stride, self.dilation, self.form = as_pair(stride, "stride"), as_pair(dilation, "dilation"), form
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels, *self.kernel_size, device=device, dtype=dtype)

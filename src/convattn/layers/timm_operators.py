@@ -1,4 +1,4 @@
-"""Operators that timm has, made to stand where a convolution stood: on any size, with a convolution's strides."""
+"""timm's operators as replacements of a convolution: for any size, with a convolution's strides."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.halo_attn import HaloAttn
 from timm.layers.lambda_layer import LambdaLayer
-from torch import Tensor, nn
+from torch import Tensor
 
-from convattn.layers._checks import check_channels, check_division
-from convattn.layers._drop_in import takes_maps
+from convattn.layers._checks import check_counts, check_division
+from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers._pooling import average_pool
 from convattn.layers.augmented import attend_everywhere
 from convattn.ops.neighborhood import IntPair, as_pair
@@ -41,8 +41,8 @@ class BottleneckAttention2d(BottleneckAttn):
         dilation: has no effect: every pixel sees every other.
         feature_size: rows and columns up to which distances have vectors of their own; 14, the largest map on which
             the source has the layer at 224x224.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.
@@ -65,7 +65,7 @@ class BottleneckAttention2d(BottleneckAttn):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_channels(in_channels)
+        check_counts(in_channels=in_channels, out_channels=out_channels)
         check_division(out_channels, num_heads)
         as_pair(dilation, "dilation")
         super().__init__(
@@ -87,7 +87,7 @@ class BottleneckAttention2d(BottleneckAttn):
         return average_pool(attend_everywhere(q, k, v, tables, self.num_heads), self.stride)
 
 
-class TimmOperator2d(nn.Module):
+class TimmOperator2d(DropIn):
     """timm's halo attention or lambda layer as a drop-in: any size, any stride.
 
     Halo attention works on blocks: the map is filled up to whole blocks with zeros, which is what timm puts around
@@ -103,8 +103,8 @@ class TimmOperator2d(nn.Module):
         kind: ``"halo"`` or ``"lambda"``.
         stride: distance between outputs.
         dilation: must be 1; timm's operators have none.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
         **options: timm's own, of ``timm.layers.HaloAttn`` (``num_heads``, ``block_size``, ``halo_size`` …) or
             ``timm.layers.LambdaLayer`` (``num_heads``, ``dim_head``, ``r`` …).
 
@@ -130,8 +130,8 @@ class TimmOperator2d(nn.Module):
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
-        check_channels(in_channels)
+        default_heads = 4 if kind == "lambda" else 8
+        super().__init__(in_channels, out_channels, options.get("num_heads", default_heads))
         if kind not in get_args(TimmOperatorKind):
             raise ValueError(f"kind must be one of {get_args(TimmOperatorKind)}, got {kind!r}")
         if as_pair(dilation, "dilation") != (1, 1):
@@ -139,8 +139,7 @@ class TimmOperator2d(nn.Module):
         if kind == "lambda" and in_channels != out_channels:
             raise ValueError(f"timm's lambda layer keeps the channels, got {in_channels} to {out_channels}")
         layer = HaloAttn if kind == "halo" else LambdaLayer
-        self.in_channels, self.stride = in_channels, as_pair(stride, "stride")
-        check_division(out_channels, options.get("num_heads", 8 if kind == "halo" else 4))
+        self.stride = as_pair(stride, "stride")
         self.operator = layer(in_channels, out_channels, **options).to(device=device, dtype=dtype)
 
     @takes_maps

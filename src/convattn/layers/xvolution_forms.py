@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._checks import is_hooked
+from convattn.layers.folding import batch_norm_line, parameter_like, scale_outputs, scaled
+from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.pssa import PSSA
-from convattn.layers.reparameterized import _exact, _parameter, batch_norm_line
-from convattn.layers.self_attention import GlobalAttention2d
 from convattn.layers.static_convolution import StaticConvolution, StaticForm, copy_with, static_branch
 
 
@@ -55,15 +55,13 @@ class ReparameterizedXVolution(nn.Module):
         Raises:
             ValueError: a batch norm without running statistics or of other channels.
         """
-        gain, shift = batch_norm_line(batch_norm)
         like = self.static.a_bias()
-        if len(gain) != len(like):
-            raise ValueError(f"the batch norm has {len(gain)} channels, the operator {len(like)}")
+        gain, shift = batch_norm_line(batch_norm, len(like))
         self.static.multiply(gain, shift)
         if self.attention is None:
             return
         if self.gain is not None:
-            self.gain = _parameter(_exact(self.gain) * gain, self.gain)
+            self.gain = scaled(self.gain, gain)
         else:
             self.gain = fold_gain(self.attention, gain, like)
 
@@ -82,13 +80,11 @@ def fold_gain(attention: nn.Module, gain: Tensor, like: Tensor) -> nn.Parameter 
             cast("PSSA | GlobalAttention2d", attention).multiply(gain)
             return None
         if type(attention) is Involution2d and attention.projection is not None:
-            weight = attention.projection.weight
-            attention.projection.weight = _parameter(_exact(weight) * gain[:, None, None, None], weight)
+            scale_outputs(attention.projection, gain)
             return None
-    return _parameter(gain, like)
+    return parameter_like(gain, like)
 
 
-@torch.no_grad()
 def fold_inside(attention: nn.Module) -> None:
     """Fold what an attention has inside: its own ``reparameterize``, involution's batch norm."""
     if callable(getattr(attention, "reparameterize", None)):

@@ -1,4 +1,4 @@
-"""Attention paths: q, k and v maps in, a map out."""
+"""Attention over a window around every pixel: as a path from q, k and v maps, and with its projection."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_division
+from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers.folding import batch_norm_line, scale_values
 from convattn.ops import Neighborhood, attend
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.acmix.inputs import linear_position
@@ -25,8 +27,8 @@ class LinearPosition(nn.Module):
 
     Args:
         head_dim: channels of one head; all heads share p.
-        device: where the parameter is made.
-        dtype: what the parameter is made of.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
 
     Example:
         >>> import torch
@@ -58,8 +60,8 @@ class TablePosition(nn.Module):
         kernel_size: rows and columns of the window.
         head_dim: channels of one head; the first half holds the row part.
         num_heads: every head has a table of its own.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Example:
         >>> TablePosition((7, 7), head_dim=16, num_heads=4)().shape
@@ -109,8 +111,8 @@ class LocalAttention(nn.Module):
         dilation: distance between the keys of a window.
         position: ``"linear"`` (the authors' code, :class:`LinearPosition`), ``"table"`` (:class:`TablePosition`) or
             None.
-        device: where the parameters are made.
-        dtype: what the parameters are made of.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ValueError: channels that the heads do not divide, an unknown position term.
@@ -151,6 +153,11 @@ class LocalAttention(nn.Module):
         else:
             raise ValueError(f"position must be 'linear', 'table' or None, got {position!r}")
 
+    @property
+    def position_weight(self) -> Tensor | None:
+        """The weight of a linear position; None for any other."""
+        return self.position.weight if isinstance(self.position, LinearPosition) else None
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``[B, C, H, W]`` three times -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
         key_offsets = None
@@ -165,3 +172,74 @@ class LocalAttention(nn.Module):
     def extra_repr(self) -> str:
         """What the constructor got."""
         return f"window={len(self.neighborhood)}, num_heads={self.num_heads}, stride={self.neighborhood.stride}"
+
+
+class LocalAttention2d(DropIn):
+    """Stand-alone local self-attention: the attention path of :class:`ACmix` alone, with its projection.
+
+    Source: Ramachandran et al., *Stand-Alone Self-Attention in Vision Models*, NeurIPS 2019 (SASA in ACmix's
+    comparisons).
+
+    Args:
+        in_channels: C_in.
+        out_channels: C.
+        kernel_size: the window.
+        num_heads: N; must divide ``out_channels``.
+        stride: distance between queries.
+        dilation: distance between the keys of a window.
+        position: ``"table"`` (as in the source), ``"linear"`` (as in ACmix) or None.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.
+
+    Example:
+        >>> import torch
+        >>> LocalAttention2d(16, 32, num_heads=8)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: IntPair = 7,
+        num_heads: int = 4,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        position: PositionKind | None = "table",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, num_heads)
+        self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, device=device, dtype=dtype)
+        self.attention = LocalAttention(
+            out_channels,
+            kernel_size=kernel_size,
+            num_heads=num_heads,
+            stride=stride,
+            dilation=dilation,
+            position=position,
+            device=device,
+            dtype=dtype,
+        )
+
+    @takes_maps
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
+        return self.attention(*self.projection(x).chunk(3, 1))
+
+    @property
+    def is_average(self) -> bool:
+        """Whether outputs are averages of values: weights that sum to one, over pixels of the map alone."""
+        return type(self.attention) is LocalAttention and self.attention.neighborhood.border != "zeros"
+
+    def absorb(self, batch_norm: nn.Module) -> None:
+        """Take over the batch norm (in eval mode) that follows: an average scales and shifts as its values do.
+
+        Raises:
+            ValueError: a batch norm without running statistics or of other channels.
+        """
+        scale_values(self.projection, *batch_norm_line(batch_norm, self.out_channels))
