@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convattn import _on_import
 
 if TYPE_CHECKING:
-    from convattn import cost, layers, models, ops
+    from convattn import cost, layers, models, ops, ultralytics
     from convattn.convert import ConvertedLayer, ConvertReport, convert
     from convattn.layers import PSSA, ACmix, LocalAttention2d, MultiConvolution, ShiftConv2d, XVolution
     from convattn.models import no_weight_decay
@@ -42,9 +42,10 @@ __all__ = [
     "no_weight_decay",
     "ops",
     "optimize",
+    "ultralytics",
 ]
 
-_ROOMS = ("cost", "layers", "models", "official", "ops")
+_ROOMS = ("cost", "layers", "models", "official", "ops", "ultralytics")
 _HOMES = {
     "convattn.convert": ("ConvertedLayer", "ConvertReport", "convert"),
     "convattn.layers": ("PSSA", "ACmix", "LocalAttention2d", "MultiConvolution", "ShiftConv2d", "XVolution"),

@@ -1,8 +1,9 @@
-"""Makes the operators known to torch and the networks to timm as soon as both sides are imported, in either order.
+"""Makes the operators known to torch and ultralytics and the networks to timm as soon as both sides are imported.
 
-``import convattn`` alone imports neither. But ``torch.export.load`` finds the operators, and ``timm.create_model`` the
-networks, by names that have to be registered once. So whichever of torch and timm is imported later is followed by the
-part of this package that registers there, as if its own last line imported it.
+``import convattn`` alone imports none of them. But ``torch.export.load`` finds the operators, and ``timm.create_model``
+the networks, by names that have to be registered once; and a checkpoint of ultralytics imports this package by the
+operators in it. So whichever of them is imported later is followed by the part of this package that registers there, as
+if its own last line imported it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from typing import Any
 TIMM_OPERATORS = "convattn.layers.timm_operators"
 """Subclasses timm's layers, so that it may be what imports timm; the networks need it whole."""
 
-FOLLOWERS = {"torch": "convattn.ops", "timm": "convattn.models", TIMM_OPERATORS: "convattn.models"}
+FOLLOWERS = {
+    "torch": "convattn.ops",
+    "timm": "convattn.models",
+    TIMM_OPERATORS: "convattn.models",
+    "ultralytics.engine.model": "convattn.ultralytics.hooks",
+}
 """A module -> what is imported right after it."""
 
 

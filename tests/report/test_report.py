@@ -12,8 +12,8 @@ import pytest
 from convattn.data.images import ImageError
 from convattn.report import write_report
 from convattn.report.charts import Series, line_chart
+from convattn.report.classification import PICTURES_LIMIT, UNSURE_LIMIT, worst_first
 from convattn.report.confusion import Confusion
-from convattn.report.gallery import PICTURES_LIMIT, UNSURE_LIMIT, worst_first
 from convattn.report.run import PathRow, PredictionRow, read_run
 from tests.report.reading import read_page
 from tests.report.run_folder import NoiseImages, make_run, write_csv

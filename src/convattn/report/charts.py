@@ -9,11 +9,15 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from convattn.publishing import STYLE
+from convattn.report.text import visible
+
+LineStyle = Literal["solid", "dashed", "dotted"]
 
 _STAND_INS = {"#0a0b01": "var(--c1)", "#0a0b02": "var(--c2)", "#0a0b03": "var(--muted)", "#0a0b04": "var(--line)"}
 """Colours that matplotlib writes, and the page's variables that replace them."""
@@ -49,7 +53,16 @@ class Series:
     y: Sequence[float]
     color: str = FIRST
     opacity: float = 1.0
-    style: Literal["solid", "dashed", "dotted"] = "solid"
+    style: LineStyle = "solid"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An ``<svg>`` under its title."""
+
+    title: str
+    svg: Markup
+    note: str = ""
 
 
 def line_chart(
@@ -61,7 +74,7 @@ def line_chart(
     zero: bool = False,
     legend: bool = True,
     mark: float | None = None,
-) -> str:
+) -> Markup:
     """Draw lines over integers (epochs, or depths) as an ``<svg>``; ``zero`` adds a line at zero, ``mark`` one at an x.
 
     Example:
@@ -95,7 +108,7 @@ def line_chart(
     return _svg(draw, alt)
 
 
-def bars_chart(x: Sequence[int], values: Sequence[float], *, alt: str, x_label: str) -> str:
+def bars_chart(x: Sequence[int], values: Sequence[float], *, alt: str, x_label: str) -> Markup:
     """Draw bars up and down from zero as an ``<svg>``: above zero in the first colour, below in the second."""
 
     def draw(axes: Axes) -> None:
@@ -109,7 +122,7 @@ def bars_chart(x: Sequence[int], values: Sequence[float], *, alt: str, x_label: 
     return _svg(draw, alt)
 
 
-def recall_chart(mean: np.ndarray, others: np.ndarray, *, band: bool, alt: str) -> str:
+def recall_chart(mean: np.ndarray, others: np.ndarray, *, band: bool, alt: str) -> Markup:
     """Draw precision over recall as an ``<svg>``: the mean in bold over the classes.
 
     Args:
@@ -139,8 +152,8 @@ def recall_chart(mean: np.ndarray, others: np.ndarray, *, band: bool, alt: str) 
     return _svg(draw, alt)
 
 
-def _svg(draw: Callable[[Axes], None], alt: str) -> str:
-    """Run ``draw`` on fresh axes and return the figure as SVG to stand inside HTML."""
+def _svg(draw: Callable[[Axes], None], alt: str) -> Markup:
+    """Run ``draw`` on fresh axes and return the figure as SVG inside HTML."""
     # The salt makes the ids inside the SVG a function of the chart: the same page for the same run, no two alike.
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": alt}):
         figure = Figure(figsize=(4.3, 2.7), layout="constrained")
@@ -156,4 +169,5 @@ def _svg(draw: Callable[[Axes], None], alt: str) -> str:
     body = re.sub(r' id="[A-Za-z.\d]+_\d+"', "", body)
     for stand_in, variable in _STAND_INS.items():
         body = body.replace(stand_in, variable)
-    return f'<svg role="img" aria-label="{html.escape(alt)}" {view_box.group() if view_box else ""}>{body.strip()}'
+    said = html.escape(visible(alt))
+    return Markup(f'<svg role="img" aria-label="{said}" {view_box.group() if view_box else ""}>{body.strip()}')

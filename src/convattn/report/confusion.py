@@ -1,24 +1,20 @@
 """Which classes are taken for which: the confusion matrix, the most confused pairs and the accuracy of each class."""
 
-import base64
-import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from convattn.report.bars import Bar, bars_html
-from convattn.report.markup import escape, figure, percent, scroll, table
+from convattn.report.pictures import Picture, data_url
 from convattn.report.run import PredictionRow
+from convattn.report.task import Bar, Table
+from convattn.report.text import percent
 
 CELLS_LIMIT = 24
 """Up to so many classes the matrix is a table with numbers; of more it is a picture."""
 
 PAIRS_LIMIT = 15
-
-_NO_PAIR = "Every validation {} was recognised."
 
 
 @dataclass(frozen=True)
@@ -54,61 +50,37 @@ class Confusion:
         return sorted(triples, key=lambda triple: (-triple[0], triple[1], triple[2]))
 
 
-def matrix_html(confusion: Confusion) -> str:
-    """Return the matrix as a table of numbers, or as a picture where it has too many classes for one."""
-    if not confusion.counts.sum():
-        return ""
-    small = len(confusion.classes) <= CELLS_LIMIT
-    matrix = _cells(confusion) if small else _picture(confusion)
-    note = "rows: the true class; columns: what the model said; the stronger the colour, the larger the part of its row"
-    return f'<div class="split">{figure(matrix, "Confusion matrix", note)}{pairs_html(confusion)}</div>'
+@dataclass(frozen=True)
+class Matrix:
+    """The matrix as a table: counts and strengths of colour [N][N], the side of a cell in pixels, a tall heading."""
+
+    counts: list[list[int]]
+    strengths: list[list[float]]
+    cell: int
+    is_tall: bool
 
 
-def classes_html(confusion: Confusion) -> str:
-    """Return the accuracy of each class as bars, the weakest first."""
-    totals = confusion.counts.sum(axis=1)
-    order = [index for index in range(len(totals)) if totals[index]]
-    order.sort(key=lambda index: (confusion.rates[index, index], index))
-    return bars_html([_bar(confusion, index) for index in order])
+@dataclass(frozen=True)
+class Pairs:
+    """The most frequent confusions of images or pixels; no table where all were recognised."""
+
+    unit: str
+    table: Table | None = None
+    note: str = ""
 
 
-def _bar(confusion: Confusion, index: int) -> Bar:
-    right, total = int(confusion.counts[index, index]), int(confusion.counts[index].sum())
-    return Bar(confusion.classes[index], right / total, f"{right} of {total}")
-
-
-def _cells(confusion: Confusion) -> str:
-    names = [escape(name) for name in confusion.classes]
-    rates = confusion.rates
-    head = "".join(f'<th scope="col" title="{name}"><span>{name}</span></th>' for name in names)
-    rows = []
-    for i, name in enumerate(names):
-        cells = "".join(_cell(confusion, rates, i, j) for j in range(len(names)))
-        rows.append(f'<tr><th scope="row" title="{name}"><span>{name}</span></th>{cells}</tr>')
-    cell = min(max(460 // len(names), 28), 54)
-    tall = " tall" if len(names) > 10 or max(map(len, confusion.classes)) > 4 else ""
-    caption = '<caption class="hidden">Counts by true class and predicted class</caption>'
-    return scroll(
-        f'<table class="matrix{tall}" style="--cell:{cell}px">{caption}'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>",
-        "Confusion matrix",
-    )
-
-
-def _cell(confusion: Confusion, rates: np.ndarray, i: int, j: int) -> str:
-    value = int(confusion.counts[i, j])
-    if not value:
-        return "<td></td>"
-    kind = "hit" if i == j else "miss"
+def matrix(confusion: Confusion) -> Matrix | None:
+    """Return the matrix as a table, None where it has too many classes for one."""
+    names = confusion.classes
+    if not names or len(names) > CELLS_LIMIT:
+        return None
     # A single confusion among hundreds of hits must still be seen.
-    strength = 0.15 + 0.75 * float(rates[i, j]) ** 0.7
-    strong = " strong" if strength > 0.5 else ""
-    title = f"{confusion.classes[i]} taken for {confusion.classes[j]}: {value}" if i != j else ""
-    hint = f' title="{escape(title)}"' if title else ""
-    return f'<td class="{kind}{strong}" style="--a:{strength:.2f}"{hint}>{value}</td>'
+    strengths = (0.15 + 0.75 * confusion.rates**0.7).tolist()
+    cell = min(max(460 // len(names), 28), 54)
+    return Matrix(confusion.counts.tolist(), strengths, cell, len(names) > 10 or max(map(len, names)) > 4)
 
 
-def _picture(confusion: Confusion) -> str:
+def matrix_picture(confusion: Confusion) -> Picture:
     """Return the matrix as a picture with a pixel per cell, its strength in the alpha channel: it suits any theme."""
     rates = confusion.rates
     hit = np.eye(len(rates), dtype=bool)
@@ -116,33 +88,38 @@ def _picture(confusion: Confusion) -> str:
     pixels = np.empty((*rates.shape, 4), dtype=np.uint8)
     pixels[..., :3] = np.where(hit[..., None], (37, 99, 235), (217, 70, 20))
     pixels[..., 3] = np.round(255 * strength)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    source = base64.b64encode(buffer.getvalue()).decode()
     alt = (
         f"Confusion matrix of {len(rates)} classes: {confusion.counts.sum() - confusion.wrong} images on the diagonal, "
         f"{confusion.wrong} beside it; the most confused pairs are listed next to it."
     )
-    return f'<img class="matrix-picture" alt="{escape(alt)}" src="data:image/png;base64,{source}">'
+    return Picture(alt, data_url(Image.fromarray(pixels), "PNG", optimize=True))
 
 
-def pairs_html(confusion: Confusion, unit: str = "images", digits: int = 0) -> str:
-    """Return the most frequent confusions as a table.
+def class_accuracies(confusion: Confusion) -> list[Bar]:
+    """Return the accuracy of each class, the weakest first."""
+    totals, rights = confusion.counts.sum(axis=1), np.diag(confusion.counts)
+    bars = [
+        Bar(name, right / total, f"{right} of {total}")
+        for name, right, total in zip(confusion.classes, rights, totals, strict=True)
+        if total
+    ]
+    return sorted(bars, key=lambda bar: bar.part)
+
+
+def most_confused(confusion: Confusion, unit: str, digits: int = 0) -> Pairs:
+    """Return the most frequent confusions.
 
     Args:
         confusion: The counts.
-        unit: What is counted.
+        unit: What is counted: "image".
         digits: Of the percentages.
     """
     pairs = confusion.pairs()
     if not pairs:
-        return figure(f'<p class="good">{_NO_PAIR.format(unit[:-1])}</p>', "Most confused")
-    totals = Counter({index: int(total) for index, total in enumerate(confusion.counts.sum(axis=1))})
+        return Pairs(unit)
     rows = [
-        (confusion.classes[i], confusion.classes[j], value, percent(value / totals[i], digits))
+        (confusion.classes[i], confusion.classes[j], value, percent(confusion.rates[i, j], digits))
         for value, i, j in pairs[:PAIRS_LIMIT]
     ]
     note = f"the first {PAIRS_LIMIT} of {len(pairs)} pairs" if len(pairs) > PAIRS_LIMIT else ""
-    return figure(
-        table(("true", "taken for", unit, "of class"), rows, caption="Most confused pairs"), "Most confused", note
-    )
+    return Pairs(unit, Table("Most confused pairs", ("true", "taken for", f"{unit}s", "of class"), rows), note)

@@ -3,45 +3,25 @@
 import math
 from collections.abc import Sequence
 
-from convattn.report.charts import Series, line_chart
-from convattn.report.markup import charts, details, figure, number, percent, table
+from convattn.report.charts import Chart, Series, line_chart
 from convattn.report.run import EpochRow
-from convattn.report.task import CurvesChart, TaskPage
+from convattn.report.task import CurvesChart, Table, TaskPage
+from convattn.report.text import number, percent
 
 _LOSSES = {"train_loss": "training loss", "val_loss": "validation loss"}
 
 
-def curves_html(epochs: list[EpochRow], task: TaskPage, best: int | None = None) -> str:
-    """Return a task's learning curves, the best epoch marked in them, with all numbers behind a click."""
+def curves(epochs: list[EpochRow], task: TaskPage, best: int | None = None) -> list[Chart]:
+    """Return a task's learning curves, the best epoch marked in them."""
     if not epochs:
-        return '<p class="intro">No epoch has ended yet.</p>'
+        return []
     x, lr = [row.epoch for row in epochs], [row.figure("lr") for row in epochs]
-    drawn = [_chart(chart, epochs, best) for chart in task.charts]
-    drawn.append(figure(line_chart([Series("learning rate", x, lr)], alt=_course(lr), mark=best), "Learning rate"))
-    return charts(drawn) + _numbers(epochs, task, best)
+    rates = Chart("Learning rate", line_chart([Series("learning rate", x, lr)], alt=_course(lr), mark=best))
+    return [*(_chart(chart, epochs, best) for chart in task.charts), rates]
 
 
-def _chart(chart: CurvesChart, epochs: list[EpochRow], best: int | None) -> str:
-    x, factor = [row.epoch for row in epochs], 100 if chart.unit == "percent" else 1
-    values = [[factor * row.figure(curve.column) for row in epochs] for curve in chart.curves]
-    series = [
-        Series(curve.name, x, y, curve.color, style=curve.style) for curve, y in zip(chart.curves, values, strict=True)
-    ]
-    scale = "log" if chart.unit == "loss" else "linear"
-    svg = line_chart(series, alt=_words(chart, values), y_scale=scale, mark=best)
-    return figure(svg, chart.title, chart.note)
-
-
-def _words(chart: CurvesChart, values: Sequence[list[float]]) -> str:
-    """Say in words how the curves of a chart run."""
-    if chart.unit == "percent" and len(chart.curves) == 1:
-        return f"In percent: {_course(values[0])}"
-    names = [curve.name[0].upper() + curve.name[1:] for curve in chart.curves]
-    said = " ".join(f"{name} {_course(y)}" for name, y in zip(names, values, strict=True))
-    return said if chart.unit == "loss" else f"{chart.title}: {said}"
-
-
-def _numbers(epochs: list[EpochRow], task: TaskPage, best: int | None) -> str:
+def epochs_table(epochs: list[EpochRow], task: TaskPage, best: int | None = None) -> Table:
+    """Return all numbers of the curves."""
     drawn = [curve.column for chart in task.charts for curve in chart.curves]
     losses = [(column, name) for column, name in _LOSSES.items() if column in drawn]
     head = ("epoch", *(name for _, name in (*losses, *task.columns)), "learning rate", "seconds so far")
@@ -55,7 +35,27 @@ def _numbers(epochs: list[EpochRow], task: TaskPage, best: int | None) -> str:
         )
         for row in epochs
     ]
-    return details("All numbers", table(head, rows, caption="Metrics by epoch"))
+    return Table("Metrics by epoch", head, rows)
+
+
+def _chart(chart: CurvesChart, epochs: list[EpochRow], best: int | None) -> Chart:
+    x, factor = [row.epoch for row in epochs], 100 if chart.unit == "percent" else 1
+    values = [[factor * row.figure(curve.column) for row in epochs] for curve in chart.curves]
+    series = [
+        Series(curve.name, x, y, curve.color, style=curve.style) for curve, y in zip(chart.curves, values, strict=True)
+    ]
+    scale = "log" if chart.unit == "loss" else "linear"
+    svg = line_chart(series, alt=_words(chart, values), y_scale=scale, mark=best)
+    return Chart(chart.title, svg, chart.note)
+
+
+def _words(chart: CurvesChart, values: Sequence[list[float]]) -> str:
+    """Say in words how the curves of a chart run."""
+    if chart.unit == "percent" and len(chart.curves) == 1:
+        return f"In percent: {_course(values[0])}"
+    names = [curve.name[0].upper() + curve.name[1:] for curve in chart.curves]
+    said = " ".join(f"{name} {_course(y)}" for name, y in zip(names, values, strict=True))
+    return said if chart.unit == "loss" else f"{chart.title}: {said}"
 
 
 def _course(values: list[float]) -> str:

@@ -8,13 +8,13 @@ import numpy as np
 
 from convattn.data.coco import DetectionImages
 from convattn.data.names import counted
-from convattn.report.bars import Bar, bars_html
-from convattn.report.charts import MUTED, SECOND, recall_chart
-from convattn.report.detection_gallery import gallery_html
-from convattn.report.markup import charts, figure, number, percent, section, table
+from convattn.report.charts import MUTED, SECOND, Chart, recall_chart
+from convattn.report.classes import class_bars
+from convattn.report.detection_gallery import gallery
 from convattn.report.matching import Shape, read_detections
-from convattn.report.run import Run, parse_number, parse_object, read_rows, read_text
-from convattn.report.task import Curve, CurvesChart, TaskPage, Tile
+from convattn.report.run import Run, parse_number, parse_object, read_text
+from convattn.report.task import Curve, CurvesChart, Table, TaskPage, Tile, score_tile
+from convattn.report.text import percent
 
 FIGURES = (
     ("AP", "AP", "mean over IoU 0.50, 0.55 … 0.95 and all classes"),
@@ -46,6 +46,7 @@ def detection_page(run: Run, val: DetectionImages, shape: Shape) -> TaskPage:
     score = f"{shape}_AP"
     detections = read_detections(run.folder / "detections.json", val)
     return TaskPage(
+        template="detection.html",
         score=score,
         columns=tuple((f"{one}_{key}", f"{one} {key}") for one in shapes for key in ("AP", "AP50", "AP75")),
         charts=(
@@ -54,11 +55,12 @@ def detection_page(run: Run, val: DetectionImages, shape: Shape) -> TaskPage:
         ),
         tiles=_tiles(run, shapes, score),
         validated=len(val),
-        sections=[
-            section("How well it finds objects", _figures(run, shapes, score) + _recall_charts(run, shapes)),
-            section("AP by class", _bars(run, shape), "The weakest first."),
-            section("Worst cases first", gallery_html(detections, run.classes, val, shape)),
-        ],
+        content={
+            "figures": _figures(run, shapes, score),
+            "recalls": _recall_charts(run, shapes),
+            "classes": class_bars(run, f"{shape}_AP", lambda row: _note(row, shape)),
+            "worst": gallery(detections, run.classes, val, shape),
+        },
         predict="Find objects on your own images",
         left_out="left out, whole or in part",
     )
@@ -76,8 +78,7 @@ def _ap_chart(shape: Shape) -> CurvesChart:
 def _tiles(run: Run, shapes: tuple[Shape, ...], score: str) -> list[Tile]:
     figures = run.best_figures(score)
     top = run.number("score", figures.get(score, math.nan))
-    measured = "validation images" if math.isfinite(top) else "not measured yet"
-    tiles = [Tile(f"AP of {NAMES[shapes[0]]}", f"{percent(top)} <small>{measured}</small>", main=True)]
+    tiles = [score_tile(f"AP of {NAMES[shapes[0]]}", top)]
     for shape in shapes:
         lead = "mask " if shape == "mask" else "box " if len(shapes) > 1 else ""
         keys = ("AP50", "AP75") if shape == shapes[0] else ("AP", "AP50", "AP75")
@@ -85,21 +86,20 @@ def _tiles(run: Run, shapes: tuple[Shape, ...], score: str) -> list[Tile]:
     return tiles
 
 
-def _figures(run: Run, shapes: tuple[Shape, ...], score: str) -> str:
-    """Return the twelve figures as a table; a dash is a figure without objects to measure."""
+def _figures(run: Run, shapes: tuple[Shape, ...], score: str) -> Table | None:
+    """Return the twelve figures; a dash is a figure without objects to measure."""
     figures = run.best_figures(score)
     if not any(math.isfinite(figures.get(f"{shape}_{key}", math.nan)) for shape in shapes for key, *_ in FIGURES):
-        return ""
+        return None
     rows = [
         (name, *(percent(figures.get(f"{shape}_{key}", math.nan)) for shape in shapes), meaning)
         for key, name, meaning in FIGURES
     ]
     head = ("figure", *(NAMES[shape] for shape in shapes), "what it measures")
-    note = "AP: area under precision over recall; AR: the highest recall, mean over IoU; –: no such objects"
-    return figure(table(head, rows, caption="COCO's twelve figures"), "COCO's twelve figures", note)
+    return Table("COCO's twelve figures", head, rows)
 
 
-def _recall_charts(run: Run, shapes: tuple[Shape, ...]) -> str:
+def _recall_charts(run: Run, shapes: tuple[Shape, ...]) -> list[Chart]:
     content = parse_object(read_text(run.folder / "curves.json"))
     drawn = []
     for shape in shapes:
@@ -108,7 +108,7 @@ def _recall_charts(run: Run, shapes: tuple[Shape, ...]) -> str:
             curves = _precisions(by_iou.get(iou) if isinstance(by_iou, dict) else None)
             if len(curves):
                 drawn.append(_recall_chart(curves, f"Precision over recall, {NAMES[shape]} at IoU {iou}"))
-    return charts(drawn)
+    return drawn
 
 
 def _precisions(content: Any) -> np.ndarray:
@@ -121,7 +121,7 @@ def _precisions(content: Any) -> np.ndarray:
     return np.array(curves, dtype=np.float64).reshape(-1, RECALLS)
 
 
-def _recall_chart(curves: np.ndarray, title: str) -> str:
+def _recall_chart(curves: np.ndarray, title: str) -> Chart:
     mean, band = curves.mean(0), len(curves) > LINES_LIMIT
     others = np.quantile(curves, (0.25, 0.75), axis=0) if band else curves
     said = ", ".join(f"{percent(mean[place])} at recall {place / 100:g}" for place in (0, 25, 50, 75, 100))
@@ -129,25 +129,10 @@ def _recall_chart(curves: np.ndarray, title: str) -> str:
     note = f"bold: the mean of {counted(len(curves), 'class')}; " + (
         "shaded: the middle half of the classes" if band else "faint: each class"
     )
-    return figure(svg, title, note)
+    return Chart(title, svg, note)
 
 
-def _bars(run: Run, shape: Shape) -> str:
-    bars, absent = [], 0
-    for row in read_rows(run.folder / "per_class.csv"):
-        part, half = parse_number(row.get(f"{shape}_AP")), parse_number(row.get(f"{shape}_AP50"))
-        if not math.isfinite(part):
-            absent += 1
-            continue
-        objects = parse_number(row.get("objects"))
-        bars.append(
-            Bar(
-                row.get("class") or "",
-                min(max(part, 0.0), 1.0),
-                f"AP50 {percent(half, 0)} · {number(objects, 7)} {'object' if objects == 1 else 'objects'}",
-            )
-        )
-    bars.sort(key=lambda bar: bar.part)
-    classes = "1 class has" if absent == 1 else f"{absent} classes have"
-    without = f'<p class="intro">{classes} no objects to measure.</p>' if absent and bars else ""
-    return bars_html(bars, notes="long", rest="… and {} more") + without
+def _note(row: Mapping[str, str | None], shape: Shape) -> str:
+    half, objects = parse_number(row.get(f"{shape}_AP50")), parse_number(row.get("objects"))
+    number = counted(int(objects), "object") if math.isfinite(objects) else "– objects"
+    return f"AP50 {percent(half, 0)} · {number}"

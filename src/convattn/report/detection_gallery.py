@@ -10,7 +10,6 @@ from convattn.data.coco_file import CocoImage, CocoObject
 from convattn.data.masks import decode_mask, mask_tools
 from convattn.data.names import counted
 from convattn.report.drawing import LineStyle, draw_detections, fit_scale
-from convattn.report.markup import details, escape, percent
 from convattn.report.matching import (
     FALSE_ALARM,
     OF_CROWD,
@@ -22,15 +21,17 @@ from convattn.report.matching import (
     worst_first,
 )
 from convattn.report.palette import NOT_LABELLED, Color
-from convattn.report.pictures import drawn
+from convattn.report.pictures import drawing
+from convattn.report.task import Card, Gallery, Key
+from convattn.report.text import percent
 
 PICTURES_LIMIT = 24
 OPEN_LIMIT = 8
-"""So many images are in sight at once, the others after a click."""
+"""So many images are in sight at once, the others open on a click."""
 
 SIDE = 448
 WIDE = 2.0
-"""Images that are wider than so many times their height stand above each other, at twice the size."""
+"""Images that are wider than so many times their height are placed one above the other, at twice the size."""
 
 NAMED_LIMIT = 3
 
@@ -44,10 +45,10 @@ CROWD: Look = (NOT_LABELLED, "dotted")
 _KEYS = (("found", FOUND), ("missed", MISSED), ("false alarm", FALSE), ("crowd, not counted", CROWD))
 
 
-def gallery_html(
+def gallery(
     detections: Sequence[Sequence[Detection]] | None, classes: Sequence[str], val: DetectionImages, shape: Shape
-) -> str:
-    """Return the images as truth beside prediction; nothing where there are no detections to show.
+) -> Gallery | None:
+    """Return the images as truth beside prediction; None where there are no detections to show.
 
     Args:
         detections: Those of each validation image, the surest first; None where they are not known.
@@ -56,23 +57,15 @@ def gallery_html(
         shape: Whether masks are compared and drawn, or boxes.
     """
     if detections is None or not len(val):
-        return ""
+        return None
     pairs = zip(val.entries, detections, strict=True)
     matches = [match_image(index, entry, found, shape) for index, (entry, found) in enumerate(pairs)]
     threshold, f1 = best_threshold(matches)
     outcomes = worst_first([match.at(threshold) for match in matches])
-    shown = outcomes[:PICTURES_LIMIT]
-    cards = [_Card(outcome, classes, val, shape).html() for outcome in shown]
-    first, rest = "".join(cards[:OPEN_LIMIT]), "".join(cards[OPEN_LIMIT:])
-    following = (
-        details(f"The next {counted(len(cards) - OPEN_LIMIT, 'image')}", f'<ul class="pairs">{rest}</ul>')
-        if rest
-        else ""
-    )
     crowds = any(one.crowd for entry in val.entries for one in entry.objects)
-    keys = _KEYS if crowds else _KEYS[:-1]
-    intro = f'<p class="intro">{_summary(outcomes, threshold, f1)}</p>{_legend(keys)}'
-    return f'{intro}<ul class="pairs">{first}</ul>{following}'
+    keys = [Key(name, f"border:3px {style} rgb{color}") for name, (color, style) in (_KEYS if crowds else _KEYS[:-1])]
+    cards = [_Drawn(outcome, classes, val, shape).card() for outcome in outcomes[:PICTURES_LIMIT]]
+    return Gallery(_summary(outcomes, threshold, f1), keys, cards, OPEN_LIMIT)
 
 
 def _summary(outcomes: Sequence[Outcome], threshold: float, f1: float) -> str:
@@ -93,34 +86,23 @@ def _summary(outcomes: Sequence[Outcome], threshold: float, f1: float) -> str:
     )
 
 
-def _legend(keys: Sequence[tuple[str, Look]]) -> str:
-    items = "".join(
-        f'<li><span class="key" style="border:3px {style} rgb{color}"></span>{name}</li>'
-        for name, (color, style) in keys
-    )
-    return f'<ul class="keys">{items}</ul>'
-
-
-class _Card:
-    """An image of the gallery: its truth, its prediction and what is wrong."""
+class _Drawn:
+    """Draws an image of the gallery: its truth and its prediction."""
 
     def __init__(self, outcome: Outcome, classes: Sequence[str], val: DetectionImages, shape: Shape) -> None:
         self.outcome, self.classes, self.val, self.shape = outcome, classes, val, shape
         self.entry: CocoImage = val.entries[outcome.match.index]
         self.wide = self.entry.width > WIDE * self.entry.height
 
-    def html(self) -> str:
+    def card(self) -> Card:
         """Return the card."""
         name = self.val.name(self.outcome.match.index)
-        caption = describe(self.outcome, self.classes)
-        kind = "said" if self.outcome.errors else "said good"
-        pictures = drawn(self._truth, f"{name}, truth: {counted(self.outcome.objects, 'object')}", "truth")
-        pictures += drawn(self._prediction, f"{name}, prediction: {caption}", "prediction")
-        shots = "shots wide" if self.wide else "shots"
-        return (
-            f'<li><div class="{shots}">{pictures}</div><div class="{kind}">{escape(caption)}</div>'
-            f'<div class="file" title="{escape(name)}">{escape(name)}</div></li>'
+        said = describe(self.outcome, self.classes)
+        pictures = (
+            drawing(self._truth, f"{name}, truth: {counted(self.outcome.objects, 'object')}", "truth"),
+            drawing(self._prediction, f"{name}, prediction: {said}", "prediction"),
         )
+        return Card(name, pictures, said, is_right=not self.outcome.errors, layout="wide" if self.wide else "")
 
     def _truth(self) -> Image.Image:
         objects = self.outcome.match.objects

@@ -66,7 +66,7 @@ def draw_detections(
     """
     corners = _check_boxes(boxes)
     _check_lengths(len(corners), labels=labels, scores=scores, colors=colors, styles=styles)
-    picture = _enlarged(image, scale)
+    picture = enlarged(image, scale)
     colors = [_color_of(name) for name in labels] if colors is None else colors
     styles = ["solid"] * len(labels) if styles is None else styles
     corners = corners * (np.array(picture.size * 2) / np.array(image.size * 2))
@@ -128,7 +128,7 @@ def draw_label_map(
     palette = class_colors(num_classes) if colors is None else list(colors)
     if len(palette) < num_classes:
         raise ValueError(f"{len(palette)} colours for {num_classes} classes: give one for each")
-    picture = _enlarged(image, scale)
+    picture = enlarged(image, scale)
     known = (labels >= 0) & (labels < num_classes)
     ids = np.where(known, labels, num_classes).astype(np.int32)
     ids = ids[_nearest(picture.height, image.height)][:, _nearest(picture.width, image.width)]
@@ -160,7 +160,8 @@ def _stripes(size: tuple[int, int]) -> np.ndarray:
     return (np.arange(height)[:, None] + np.arange(width)[None]) // step % 2 == 0
 
 
-def _enlarged(image: Image.Image, scale: float) -> Image.Image:
+def enlarged(image: Image.Image, scale: float) -> Image.Image:
+    """Return a copy of an image as RGB, ``scale`` times as large."""
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"scale={scale}: it is a number above zero, 1 for a picture of the image's size")
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

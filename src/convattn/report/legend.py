@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from convattn.report.markup import visible
 from convattn.report.palette import Color
 from convattn.report.tags import Font, font_for
+from convattn.report.text import visible
 
 PANEL: Color = (255, 255, 255)
 INK: Color = (22, 32, 44)

@@ -6,21 +6,20 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from convattn import __version__
 from convattn.data.coco import DetectionImages
-from convattn.data.names import ESCAPED
+from convattn.data.names import ESCAPED, counted
 from convattn.data.segmentation import SegmentationImages
 from convattn.data.types import LabelledImages
 from convattn.errors import naming_file
 from convattn.report.classification import classification_page
-from convattn.report.curves import curves_html
+from convattn.report.curves import curves, epochs_table
 from convattn.report.detection import detection_page
-from convattn.report.markup import count, details, duration, escape, section, table
-from convattn.report.rates import rates_html
+from convattn.report.rates import rates_charts, rates_table
 from convattn.report.run import Run, read_run
 from convattn.report.segmentation import segmentation_page
-from convattn.report.style import CSS, PAGE
-from convattn.report.task import TaskPage, Tile
+from convattn.report.task import Table, TaskPage, Tile
+from convattn.report.templates import render
+from convattn.report.text import count, duration
 
 SKIPPED_LIMIT = 500
 
@@ -44,9 +43,23 @@ def write_report(run: Path, val: LabelledImages | DetectionImages | Segmentation
     """
     record = read_run(Path(run))
     task = _task_page(record, val)
-    title = f"{_model_name(record)} on {_data_name(record)}"
-    body = _body(record, title, task)
-    page = PAGE.substitute(title=escape(title), css=CSS, body=body, version=escape(__version__))
+    best = _best_epoch(record, task)
+    content = {
+        "title": f"{_model_name(record)} on {_data_name(record)}",
+        "run": record,
+        "task": task,
+        "tiles": _tiles(record, task, best),
+        "learned": _learned(record, task, best),
+        "curves": curves(record.epochs, task, best),
+        "epochs": epochs_table(record.epochs, task, best),
+        "rates": rates_charts(record),
+        "last_rates": rates_table(record),
+        "resume": _resume(record),
+        "commands": _commands(record, task),
+        "skipped": Table("Files left out", ("file", "reason"), record.skipped[:SKIPPED_LIMIT]),
+        **task.content,
+    }
+    page = render(task.template, content)
     target = Path(run) / "report.html"
     draft = target.with_suffix(".html.tmp")
     with naming_file(draft):
@@ -81,20 +94,6 @@ def _task_of(run: Run, val: Any) -> Task:
     return "classification"
 
 
-def _body(run: Run, title: str, task: TaskPage) -> str:
-    settings = details("config.yaml", f"<pre>{escape(run.config_text)}</pre>") if run.config_text else ""
-    parts = [
-        _header(run, title, task),
-        section("How it learned", curves_html(run.epochs, task, _best_epoch(run, task)), _learned(run, task)),
-        *task.sections,
-        section("Attention or convolution?", rates_html(run)),
-        section("Use it", _commands(run, task)),
-        section("Files left out", _skipped(run.skipped, task)),
-        section("Settings", settings),
-    ]
-    return "\n".join(part for part in parts if part)
-
-
 def _model_name(run: Run) -> str:
     """Return the model, under its head where it has one: "faster_rcnn, acmix_resnet14"."""
     model = str(run.config.get("model") or "model")
@@ -112,28 +111,19 @@ def _data_name(run: Run) -> str:
     return "digit scenes" if settings.get("embedded") == "scenes" else "scikit-learn's digits"
 
 
-def _header(run: Run, title: str, task: TaskPage) -> str:
-    kind, state = ("good", "finished") if run.finished else ("warn", "interrupted")
+def _tiles(run: Run, task: TaskPage, best: int | None) -> list[Tile]:
     planned = run.config.get("epochs")
     trained = f"{len(run.epochs)} of {planned}" if isinstance(planned, int) else str(len(run.epochs))
-    best = _best_epoch(run, task)
-    tiles = [
+    seconds = run.number("seconds", run.epochs[-1].figure("seconds") if run.epochs else math.nan)
+    return [
         *task.tiles,
-        Tile("epochs", escape(trained)),
+        Tile("epochs", trained),
         Tile("best epoch", "–" if best is None else str(best)),
         Tile("parameters", count(run.number("parameters"))),
         Tile("classes", str(len(run.classes))),
         Tile("validated on", f"{task.validated or '–'}"),
-        Tile("time", duration(run.number("seconds", run.epochs[-1].figure("seconds") if run.epochs else math.nan))),
+        Tile("time", duration(seconds)),
     ]
-    cells = "".join(
-        f'<div class="{"main" if tile.main else ""}"><dt>{tile.name}</dt><dd>{tile.value}</dd></div>' for tile in tiles
-    )
-    hint = "" if run.finished else f" · go on with <code>{escape(_resume(run))}</code>"
-    return (
-        f'<header><div class="title"><h1>{escape(title)}</h1><span class="badge {kind}">{state}</span></div>'
-        f'<p class="sub">{escape(run.folder.resolve().name)}{hint}</p><dl class="tiles">{cells}</dl></header>'
-    )
 
 
 def _best_epoch(run: Run, task: TaskPage) -> int | None:
@@ -142,16 +132,16 @@ def _best_epoch(run: Run, task: TaskPage) -> int | None:
     return None if math.isnan(epoch) else int(epoch)
 
 
-def _learned(run: Run, task: TaskPage) -> str:
+def _learned(run: Run, task: TaskPage, best: int | None) -> str:
     """Say which epoch was kept, and how little few images tell."""
-    best, score = _best_epoch(run, task), dict(task.columns)[task.score]
+    score = dict(task.columns)[task.score]
     if best is None or not run.epochs:
         return ""
     loss = ", of equals that of the least loss" if "val_loss" in run.epochs[0].figures else ""
     kept = f"Dotted: epoch {best}, the best: the highest {score} after the warm-up{loss}, then the latest."
     if not 0 < task.validated < FEW:
         return kept
-    images = "1 validation image says" if task.validated == 1 else f"{task.validated} validation images say"
+    images = f"{counted(task.validated, 'validation image')} {'says' if task.validated == 1 else 'say'}"
     points = f": one of them is {100 / task.validated:.1f} points" if task.score == "val_accuracy" else ""
     return f"{kept} But {images} little{points}; on others the figures may be quite different."
 
@@ -160,25 +150,11 @@ def _resume(run: Run) -> str:
     return f"convattn train --resume {shlex.quote(str(run.folder))}"
 
 
-def _commands(run: Run, task: TaskPage) -> str:
-    folder = str(run.folder)
+def _commands(run: Run, task: TaskPage) -> list[tuple[str, str]]:
+    folder, config = shlex.quote(str(run.folder)), shlex.quote(os.path.join(run.folder, "config.yaml"))
     commands = [
-        (task.predict, f"convattn predict --run {shlex.quote(folder)} photo.jpg"),
-        ("Measure it again", f"convattn val --run {shlex.quote(folder)}"),
-        (
-            "Train it again, from the same settings",
-            f"convattn train --recipe {shlex.quote(os.path.join(folder, 'config.yaml'))}",
-        ),
+        (task.predict, f"convattn predict --run {folder} photo.jpg"),
+        ("Measure it again", f"convattn val --run {folder}"),
+        ("Train it again, from the same settings", f"convattn train --recipe {config}"),
     ]
-    if not run.finished:
-        commands.insert(0, ("Go on training", _resume(run)))
-    return "".join(f"<p>{name}</p><pre>{escape(command)}</pre>" for name, command in commands)
-
-
-def _skipped(skipped: list[tuple[str, str]], task: TaskPage) -> str:
-    if not skipped:
-        return ""
-    rows = table(("file", "reason"), skipped[:SKIPPED_LIMIT], caption="Files left out")
-    more = f"<p>… and {len(skipped) - SKIPPED_LIMIT} more in skipped.csv.</p>" if len(skipped) > SKIPPED_LIMIT else ""
-    files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-    return details(f"{files} {task.left_out}", rows + more)
+    return commands if run.finished else [("Go on training", _resume(run)), *commands]

@@ -2,17 +2,18 @@
 
 import csv
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from convattn.data.segmentation import SegmentationImages
-from convattn.report.bars import Bar, bars_html
 from convattn.report.charts import FIRST, MUTED, SECOND
-from convattn.report.confusion import Confusion, pairs_html
-from convattn.report.markup import count, percent, section
-from convattn.report.run import Run, parse_number, read_rows
-from convattn.report.segmentation_gallery import gallery_html
-from convattn.report.task import Curve, CurvesChart, TaskPage, Tile
+from convattn.report.classes import class_bars
+from convattn.report.confusion import Confusion, Pairs, most_confused
+from convattn.report.run import Run, parse_number
+from convattn.report.segmentation_gallery import gallery
+from convattn.report.task import Curve, CurvesChart, TaskPage, Tile, score_tile
+from convattn.report.text import count, percent
 
 SCORE = "mean_iou"
 LOSS_NOTE = "training: with augmentation; validation: without"
@@ -38,45 +39,34 @@ def segmentation_page(run: Run, val: SegmentationImages) -> TaskPage:
     """Return what the page of a segmentation run shows."""
     figures = run.best_figures(SCORE)
     top = run.number("score", figures.get(SCORE, math.nan))
-    measured = "validation images" if math.isfinite(top) else "not measured yet"
-    tiles = [Tile("mean IoU", f"{percent(top)} <small>{measured}</small>", main=True)]
+    tiles = [score_tile("mean IoU", top)]
     tiles += [Tile(name, percent(figures.get(key, math.nan))) for key, name in COLUMNS[1:]]
     return TaskPage(
+        template="segmentation.html",
         score=SCORE,
         columns=COLUMNS,
         charts=CHARTS,
         tiles=tiles,
         validated=len(val),
-        sections=[
-            section("IoU by class", _bars(run), "The weakest first."),
-            section("What it confuses", _confusion(run), "Pixels of all validation images."),
-            section("Worst cases first", gallery_html(run, val)),
-        ],
+        content={
+            "classes": class_bars(run, "iou", _note),
+            "confused": _confused(run),
+            "worst": gallery(run, val),
+        },
         predict="Label the pixels of your own images",
         left_out="left out",
     )
 
 
-def _bars(run: Run) -> str:
-    bars, absent = [], 0
-    for row in read_rows(run.folder / "per_class.csv"):
-        part, right = parse_number(row.get("iou")), parse_number(row.get("accuracy"))
-        if not math.isfinite(part):
-            absent += 1
-            continue
-        pixels = count(parse_number(row.get("pixels")))
-        found = f"{percent(right, 0)} found" if math.isfinite(right) else "not in the labels"
-        note = f"{found} · {pixels} px"
-        bars.append(Bar(row.get("class") or "", min(max(part, 0.0), 1.0), note))
-    bars.sort(key=lambda bar: bar.part)
-    classes = "1 class occurs" if absent == 1 else f"{absent} classes occur"
-    without = f'<p class="intro">{classes} neither in the labels nor in the predictions.</p>' if absent and bars else ""
-    return bars_html(bars, notes="long", rest="… and {} more") + without
+def _note(row: Mapping[str, str | None]) -> str:
+    right = parse_number(row.get("accuracy"))
+    found = f"{percent(right, 0)} found" if math.isfinite(right) else "not in the labels"
+    return f"{found} · {count(parse_number(row.get('pixels')))} px"
 
 
-def _confusion(run: Run) -> str:
+def _confused(run: Run) -> Pairs | None:
     counts = _read_counts(run)
-    return "" if counts is None or not counts.sum() else pairs_html(Confusion(run.classes, counts), "pixels", digits=1)
+    return None if counts is None or not counts.sum() else most_confused(Confusion(run.classes, counts), "pixel", 1)
 
 
 def _read_counts(run: Run) -> np.ndarray | None:

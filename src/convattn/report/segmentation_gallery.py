@@ -9,17 +9,17 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from convattn.data.names import counted
 from convattn.data.segmentation import IGNORE, SegmentationImages, read_label_map
-from convattn.report.drawing import class_colors, draw_label_map, fit_scale
-from convattn.report.markup import details, escape, percent
+from convattn.report.drawing import class_colors, draw_label_map, enlarged, fit_scale
 from convattn.report.palette import NOT_LABELLED, Color, background_of
-from convattn.report.pictures import UNREADABLE, drawn
+from convattn.report.pictures import UNREADABLE, drawing
 from convattn.report.run import Run, parse_integer, parse_number, read_rows
+from convattn.report.task import Card, Gallery, Key
+from convattn.report.text import percent
 
 PICTURES_LIMIT = 16
 OPEN_LIMIT = 6
-"""So many images are in sight at once, the others after a click."""
+"""So many images are in sight at once, the others open on a click."""
 
 SIDE = 320
 LEGEND_LIMIT = 30
@@ -80,29 +80,19 @@ def worst_first(run: Run, val: SegmentationImages) -> list[Scene]:
     return sorted(scenes.values(), key=worst)
 
 
-def gallery_html(run: Run, val: SegmentationImages) -> str:
-    """Return the images as image, truth, prediction and difference; nothing where none was predicted."""
+def gallery(run: Run, val: SegmentationImages) -> Gallery | None:
+    """Return the images as image, truth, prediction and difference; None where none was predicted."""
     scenes = worst_first(run, val)
     if not scenes:
-        return ""
+        return None
     shown = scenes[:PICTURES_LIMIT]
-    cards = [_card(scene) for scene in shown]
-    first, rest = "".join(cards[:OPEN_LIMIT]), "".join(cards[OPEN_LIMIT:])
-    following = (
-        details(f"The next {counted(len(cards) - OPEN_LIMIT, 'image')}", f'<ul class="rows">{rest}</ul>')
-        if rest
-        else ""
-    )
     intro = f"The {len(shown)} of {len(scenes)} validation images with the lowest mean IoU of their own."
     if len(shown) == len(scenes):
         intro = "All validation images, the lowest mean IoU of their own first."
-    return (
-        f'<p class="intro">{intro}</p>{_legend(run.classes, val.num_classes, shown)}'
-        f'<ul class="rows">{first}</ul>{following}'
-    )
+    return Gallery(intro, _keys(run.classes, val.num_classes, shown), [_card(scene) for scene in shown], OPEN_LIMIT)
 
 
-def _legend(classes: Sequence[str], num_classes: int, shown: Sequence[Scene]) -> str:
+def _keys(classes: Sequence[str], num_classes: int, shown: Sequence[Scene]) -> list[Key]:
     """Return the colours by class, of many classes those on the images that are shown."""
     colors = class_colors(num_classes)
     ids = list(range(num_classes))
@@ -110,38 +100,26 @@ def _legend(classes: Sequence[str], num_classes: int, shown: Sequence[Scene]) ->
         present = set().union(*(scene.ids() for scene in shown))
         ids = [id for id in ids if id in present]
     background = background_of(classes)
-    names = [
-        (classes[id] if id < len(classes) else f"class {id}", f"background-color:rgb{colors[id]}", "")
-        for id in ids
-        if id != background
-    ]
+    keys = [_painted(classes[id] if id < len(classes) else f"class {id}", colors[id]) for id in ids if id != background]
     if background in ids:
-        names.insert(0, (f"{classes[background]} (not painted)", "", " bare"))
-    names.append(("not labelled", f"background-color:rgb{NOT_LABELLED}", " hatched"))
-    names.append(("difference: wrong", f"background-color:rgb{WRONG}", ""))
-    keys = "".join(
-        f'<li><span class="key{kind}" style="{style}"></span>{escape(name)}</li>' for name, style, kind in names
-    )
-    return f'<ul class="keys">{keys}</ul>'
+        keys.insert(0, Key(f"{classes[background]} (not painted)", "", "bare"))
+    return [*keys, _painted("not labelled", NOT_LABELLED, "hatched"), _painted("difference: wrong", WRONG)]
 
 
-def _card(scene: Scene) -> str:
-    caption = f"mean IoU {percent(scene.mean_iou)}, {percent(scene.pixel_accuracy)} of the pixels right"
-    wrong = most_confused(scene)
-    pictures = "".join(
-        drawn(make, f"{scene.name}: {label}{said}", label)
-        for make, label, said in (
-            (lambda: _shown(scene), "image", ""),
-            (lambda: _labelled(scene, scene.truth), "truth", ""),
-            (lambda: _labelled(scene, scene.prediction), "prediction", f", {caption}"),
-            (lambda: _difference(scene), "difference", f"; {wrong}" if wrong else ""),
-        )
+def _painted(name: str, color: Color, kind: str = "") -> Key:
+    return Key(name, f"background-color:rgb{color}", kind)
+
+
+def _card(scene: Scene) -> Card:
+    said = f"mean IoU {percent(scene.mean_iou)}, {percent(scene.pixel_accuracy)} of the pixels right"
+    wrong, name = most_confused(scene), scene.name
+    pictures = (
+        drawing(lambda: _shown(scene), f"{name}: image", "image"),
+        drawing(lambda: _labelled(scene, scene.truth), f"{name}: truth", "truth"),
+        drawing(lambda: _labelled(scene, scene.prediction), f"{name}: prediction, {said}", "prediction"),
+        drawing(lambda: _difference(scene), f"{name}: difference{f'; {wrong}' if wrong else ''}", "difference"),
     )
-    more = f" <small>{escape(wrong)}</small>" if wrong else ""
-    return (
-        f'<li><div class="shots four">{pictures}</div><div class="said">{caption}{more}</div>'
-        f'<div class="file" title="{escape(scene.name)}">{escape(scene.name)}</div></li>'
-    )
+    return Card(name, pictures, said, wrong, layout="four")
 
 
 def most_confused(scene: Scene) -> str:
@@ -161,9 +139,7 @@ def most_confused(scene: Scene) -> str:
 
 
 def _shown(scene: Scene) -> Image.Image:
-    scale = fit_scale(scene.image.size, SIDE)
-    size = (max(1, round(scene.image.width * scale)), max(1, round(scene.image.height * scale)))
-    return scene.image.resize(size, Image.Resampling.LANCZOS)
+    return enlarged(scene.image, fit_scale(scene.image.size, SIDE))
 
 
 def _labelled(scene: Scene, labels: np.ndarray) -> Image.Image:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
-from convattn.report.markup import visible
 from convattn.report.palette import Color, readable_on
+from convattn.report.text import visible
 
 FONTS = (
     "DejaVuSans.ttf",

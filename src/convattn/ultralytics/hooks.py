@@ -1,0 +1,194 @@
+"""What ultralytics does otherwise where this package is imported: build, train and fuse networks with operators.
+
+ultralytics builds the network of a training anew from its YAML and copies the weights whose names and shapes fit.
+Operators that were put into a network are not in its YAML, so they would be lost without a word. Four functions are
+wrapped, once, when ``ultralytics.engine.model`` is imported (:mod:`convattn._on_import`):
+
+- ``ultralytics.nn.tasks.parse_model`` builds rows of a YAML that name an operator.
+- ``BaseModel.load`` takes the operators of the network that it loads from.
+- ``Model.train`` trains a network with operators from that very network.
+- ``BaseModel.fuse`` folds a batch norm into the operator before it, as into a convolution.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import wraps
+from typing import Any
+
+from torch import nn
+
+from convattn.layers import ACmix, XVolution
+from convattn.optimize import optimize
+
+OPERATORS: dict[str, type[nn.Module]] = {"ACmix": ACmix, "XVolution": XVolution}
+"""What a row of a model's YAML may name."""
+
+OLDEST = (8, 4)
+
+Row = list[Any]
+"""Of a model's YAML: the layers it reads, repeats, a module's name and its arguments."""
+
+
+def install() -> None:
+    """Wrap ultralytics' functions, once.
+
+    Raises:
+        ImportError: ultralytics is older than 8.4.
+    """
+    import ultralytics
+    from ultralytics.engine.model import Model
+    from ultralytics.nn import tasks
+
+    if tuple(int(part) for part in ultralytics.__version__.split(".")[:2]) < OLDEST:
+        raise ImportError(f"ultralytics {ultralytics.__version__} is too old: pip install -U 'ultralytics>=8.4'")
+    if not hasattr(tasks.parse_model, "__wrapped__"):
+        tasks.parse_model = _building(tasks.parse_model)
+        tasks.BaseModel.load = _loading(tasks.BaseModel.load)
+        tasks.BaseModel.fuse = _fusing(tasks.BaseModel.fuse)
+        Model.train = _training(Model.train)
+
+
+def operators(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the operators of a network by name, without those inside others."""
+    found: dict[str, nn.Module] = {}
+    for name, module in network.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if not inside and type(module).__module__.startswith("convattn.layers"):
+            found[name] = module
+    return found
+
+
+def _building(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
+        """Build a network from its YAML: a row that names an operator is a block of ``Conv`` around it."""
+        plain, named, backbone = [], {}, len(d["backbone"])
+        for index, row in enumerate(d["backbone"] + d["head"]):
+            if row[2] in OPERATORS:
+                row, named[index] = _split(row, index)
+            plain.append(row)
+        layers, save = original({**d, "backbone": plain[:backbone], "head": plain[backbone:]}, ch, verbose)
+        for index, (name, options) in named.items():
+            _put_operators(layers[index], name, options, index)
+        return layers, save
+
+    return parse_model
+
+
+def _split(row: Row, index: int) -> tuple[Row, tuple[str, dict[str, Any]]]:
+    """Return a row with a convolution in place of its operator, and the operator's name and options."""
+    source, repeats, name, args = row
+    options = args[-1] if args and isinstance(args[-1], dict) else {}
+    sizes = args[:-1] if options else list(args)
+    if not 1 <= len(sizes) <= 3 or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(
+            f"layer {index} of the model's YAML: {name} takes [channels, kernel size, stride, {{option: value}}], of "
+            f"which the channels are enough; got {args}"
+        )
+    return [source, repeats, "Conv", [*sizes, *(3, 1)[len(sizes) - 1 :]]], (name, options)
+
+
+def _put_operators(layer: nn.Module, name: str, options: Mapping[str, Any], index: int) -> None:
+    """Put an operator in place of the convolution of a block, or of each of its repeats."""
+    for block in layer if isinstance(layer, nn.Sequential) else [layer]:
+        conv = block.conv
+        sizes = {"kernel_size": conv.kernel_size, "stride": conv.stride}
+        try:
+            block.conv = OPERATORS[name](conv.in_channels, conv.out_channels, **sizes, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"layer {index} of the model's YAML: {name}: {error}") from error
+    layer.np = sum(parameter.numel() for parameter in layer.parameters())
+
+
+def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def load(self: nn.Module, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load weights, and operators with theirs."""
+        source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+        if not isinstance(source, nn.Module):
+            return original(self, weights, *args, **kwargs)
+        _take_operators(self, source)
+        loaded = original(self, weights, *args, **kwargs)  # may put other branches into the head
+        lost = _take_operators(self, source)
+        if lost:
+            raise ValueError(
+                f"the {type(lost[name := next(iter(lost))]).__name__} {name} of the weights fits nothing in this "
+                "network: load them into a network of the same YAML and scale"
+            )
+        return loaded
+
+    return load
+
+
+def _take_operators(network: nn.Module, source: nn.Module) -> dict[str, nn.Module]:
+    """Copy the operators of another network to where they fit, and return those that fit nowhere."""
+    modules, lost = dict(network.named_modules()), {}
+    for name, operator in operators(source).items():
+        old = modules.get(name)
+        if _channels(old) != _channels(operator):
+            lost[name] = operator
+            continue
+        parent, _, child = name.rpartition(".")
+        # the weights of a checkpoint want no gradients
+        taken = copy.deepcopy(operator).requires_grad_(True).train(network.training)
+        setattr(modules[parent], child, taken)
+    return lost
+
+
+def _channels(module: nn.Module | None) -> tuple[int | None, int | None]:
+    return getattr(module, "in_channels", None), getattr(module, "out_channels", None)
+
+
+def _training(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def train(self: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        """Train; a network that was given operators is where it starts from."""
+        given = _given(self.model)
+        pretrained = kwargs.get("pretrained", self.overrides.get("pretrained", True))
+        if given and not kwargs.get("resume"):
+            if pretrained is not True:
+                raise ValueError(
+                    f"pretrained={pretrained!r} builds the network anew from its YAML, without the operators that it "
+                    f"was given ({given[0]}): leave it out, or name the operators in the YAML"
+                )
+            # With a checkpoint, ultralytics builds from this network's YAML and weights, else from the file alone.
+            self.ckpt = self.ckpt or {"model": self.model}
+        return original(self, trainer=trainer, **kwargs)
+
+    return train
+
+
+def _given(network: object) -> list[str]:
+    """Return the operators of a network that its YAML does not name."""
+    settings = getattr(network, "yaml", None)
+    if not isinstance(network, nn.Module) or not isinstance(settings, dict):
+        return []
+    rows = enumerate(settings["backbone"] + settings["head"])
+    named = tuple(f"model.{index}." for index, row in rows if row[2] in OPERATORS)
+    return [name for name in operators(network) if not name.startswith(named)]
+
+
+def _fusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def fuse(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Fold batch norms into operators, then into convolutions."""
+        for block in self.modules():
+            operator = getattr(block, "conv", None)
+            folds = hasattr(block, "forward_fuse") and hasattr(block, "bn")
+            if folds and isinstance(operator, nn.Module) and not isinstance(operator, (nn.Conv2d, nn.ConvTranspose2d)):
+                both = optimize(nn.Sequential(operator, block.bn))
+                block.conv = both[0] if isinstance(both[1], nn.Identity) else both
+                del block.bn
+                block.forward = block.forward_fuse
+        return original(self, *args, **kwargs)
+
+    return fuse
+
+
+if "ultralytics.engine.model" in sys.modules:
+    with suppress(ImportError):  # an older ultralytics stays as it is; convert says so
+        install()
