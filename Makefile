@@ -35,7 +35,7 @@ lint: setup ## style and formatting (ruff)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-types: setup ## strict type check of ops and layers (mypy)
+types: setup ## strict type check (mypy)
 	@$(PY) -m mypy
 
 format: setup ## put the code in form, mending what ruff can mend

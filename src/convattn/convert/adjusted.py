@@ -40,5 +40,5 @@ class AdjustedOperator(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: those that the operator names, and the bias."""
-        of_operator = getattr(self.operator, "no_weight_decay", set)()
+        of_operator: set[str] = getattr(self.operator, "no_weight_decay", set)()
         return {f"operator.{name}" for name in of_operator} | (set() if self.bias is None else {"bias"})

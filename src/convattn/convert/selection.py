@@ -13,10 +13,11 @@ from torch import nn
 Choice: TypeAlias = "str | re.Pattern[str] | type[nn.Module] | int | Callable[[str, nn.Module], bool]"
 Where: TypeAlias = "Choice | Sequence[Choice]"
 
+Convolution: TypeAlias = nn.Conv2d | nn.ConvTranspose2d
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
-def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
     """The convolutions that read a neighbourhood, by name, but for those inside this library's operators."""
     inside: list[str] = []
     for name, module in model.named_modules():
@@ -28,7 +29,7 @@ def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def select(model: nn.Module, where: Where | None) -> list[tuple[str, nn.Module]]:
+def select(model: nn.Module, where: Where | None) -> list[tuple[str, Convolution]]:
     """The convolutions that are meant; None: all.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath, FrozenBatchNormAct2d
@@ -114,7 +115,7 @@ def _take_over(module: nn.Module, batch_norm: nn.Module) -> None:
     _multiply_outputs(module, gain, shift)
 
 
-def _multiply_outputs(conv: nn.Module, gain: Tensor, shift: Tensor) -> None:
+def _multiply_outputs(conv: Any, gain: Tensor, shift: Tensor) -> None:
     """New weight and bias, so that what shares the old ones keeps them."""
     weight, bias = conv.weight, conv.bias
     exact = weight.detach().to(gain.device, torch.float64)
