@@ -50,7 +50,7 @@ bench: setup ## peak memory of a layer beside its rivals; a record under results
 
 docs: setup ## the documentation as a website under site/
 	@$(PY) -m pip install --quiet --editable '.[docs]'
-	@$(PY) -m mkdocs build --strict --quiet
+	@$(PY) -m zensical build --strict
 	@echo "site/index.html"
 
 wheels: setup ## source distribution and wheel under dist/
