@@ -1,11 +1,11 @@
 # Every target but native and clean makes the checkout's own environment (.venv) first, where it is not there yet:
-# nothing to activate, nothing installed outside this folder. Only Python 3.10 or newer and make are needed.
+# nothing to activate, nothing installed outside this folder. Only Python 3.11 or newer and make are needed.
 
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup native demo test test-all asan lint types format reproduce bench docs wheels clean
+.PHONY: help setup native demo test test-slow test-all asan lint types format reproduce bench docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,11 @@ demo: setup ## train a small ACmix ResNet on real handwritten digits and print i
 # A process a core, one thread each: their threads would fight for the cores otherwise.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
 
-test: setup ## the tests, without those marked slow
+test: setup ## the tests that every change has to pass: a sample of each long matrix
 	@$(PYTEST)
+
+test-slow: setup ## the tests that test leaves out
+	@$(PYTEST) -m slow
 
 test-all: setup ## every test
 	@$(PYTEST) -m ''

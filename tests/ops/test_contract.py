@@ -1,6 +1,7 @@
 """What every operator owes its users, over dtypes, layouts and geometries, against the float64 reference."""
 
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from tests.ops.cases import (
     WindowAttend,
     lay_out,
 )
+from tests.quick import sampled
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
@@ -91,17 +93,29 @@ def error(got, true, floor):
     return (off.pow(2).mean().sqrt() / size.clamp(min=floor)).item()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+MATRIX = [
+    (operator, geometry, backend, dtype, layout)
+    for operator, geometry in EVERYTHING
+    for backend, dtype, layout in product(backends_of(operator), DTYPES, LAYOUTS)
+]
+SAMPLE = sampled(MATRIX, 7)
+
+
 @pytest.mark.parametrize(
-    ("operator", "geometry", "backend"),
-    [(*case, backend) for case in EVERYTHING for backend in backends_of(case[0])],
-    ids=lambda x: getattr(x, "name", str(x)),
+    ("operator", "geometry", "backend", "dtype", "layout"),
+    SAMPLE,
+    ids=lambda x: getattr(x, "name", str(x).removeprefix("torch.")),
 )
-def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, layout, backend):
+def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, backend, dtype, layout):
     if backend == "native" and dtype == torch.float64:
         pytest.skip("the CPU kernels compute in float32")
     compare_with_plain_torch(operator, geometry, dtype, layout, backend)
+
+
+def test_the_sample_has_every_operator_by_every_backend_in_every_dtype_and_layout():
+    quick = [case.values for case in SAMPLE if not case.marks]
+    assert {(o, b, d) for o, _, b, d, _ in quick} == {(o, b, d) for o, _, b, d, _ in MATRIX}
+    assert {(o, layout) for o, *_, layout in quick} == {(o, layout) for o, *_, layout in MATRIX}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:2])
@@ -167,7 +181,7 @@ STAYS = [(o, b) for o, b in RUNS if b != OF_TORCH or o not in (Attend, WindowAtt
 
 
 @pytest.mark.parametrize(("operator", "backend"), STAYS, ids=lambda x: getattr(x, "name", x))
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
 def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backend):
     geometry = Geometry(18, 19, 7) if operator in WINDOW_OPERATORS else Geometry(12, 11, 3)
     dtype = torch.float32 if backend == "native" else torch.float64
@@ -188,7 +202,7 @@ def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backen
     [(operator, backend) for operator, backend in RUNS if operator is not DynamicConv and backend != OF_TORCH],
     ids=lambda x: getattr(x, "name", x),
 )
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", ["contiguous", pytest.param("channels_last", marks=pytest.mark.slow)])
 def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout, backend):
     geometry = Geometry(5, 6, 7, stride=2)
     drawn = operator.draw(geometry, torch.Generator().manual_seed(0))
