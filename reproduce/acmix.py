@@ -196,7 +196,7 @@ ENTRIES: tuple[Entry, ...] = (
         "acmix",
         "figure 2",
         "Convolution, self-attention and ACmix in two stages",
-        reason="A drawing: what it says is computed exactly by the operators, and their costs stand in table 1.",
+        reason="A drawing: the operators compute exactly what it shows, and table 1 has their costs.",
     ),
     Entry(
         "acmix",

@@ -29,7 +29,7 @@ from reproduce.runs import Run, epochs_done, find_finished, make_run
 from reproduce.speed import run_of, time_table
 from reproduce.writing import Writer
 
-HELP = """Every table and figure of both papers: what they publish beside what is made here.
+HELP = """Every table and figure of both papers: what they publish and what is made here.
 
 [bold]Examples[/]
 

@@ -188,7 +188,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "xvolution",
         "figure 2",
-        "Where the operator stands in a block",
+        "The place of the operator in a block",
         reason="A drawing: table 5 lists the network, stage by stage.",
     ),
     _figure_3a(),
