@@ -19,6 +19,7 @@ LONG_FILES = {
     "src/convattn/layers/xvolution.py",
     "src/convattn/models/pvt.py",
     "src/convattn/models/san.py",
+    "src/convattn/ops/attend/triton_window.py",
     "tests/cli/test_dense_commands.py",
     "tests/layers/test_xvolution_reparameterize.py",
 }
