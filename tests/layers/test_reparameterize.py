@@ -12,6 +12,7 @@ import convattn.cost  # noqa: F401  (teaches the counter our operators)
 from convattn import ACmix, LocalAttention2d
 from convattn.layers import LocalAttention, reparameterized
 from convattn.layers.reparameterized import FORMS, Parts, batch_norm_line, multiply_adds
+from tests.quick import slow_but
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SIZES = [(1, 1), (2, 3), (9, 6)]
@@ -209,7 +210,7 @@ class TestEveryForm:
             torch.testing.assert_close(program(x), folded(x), **EXACT)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_but(["grouped"], FORMS))
 def test_compiles(form):
     folded = folded_copy(trained(4, 8), form)
     compiled = torch.compile(folded, fullgraph=True, backend="aot_eager")
