@@ -68,7 +68,7 @@ def convert(
     - a callable: makes the operator, with fresh weights. It is called with the convolution, or, where it has parameters
       ``in_channels`` and ``out_channels``, as the operators of :class:`convattn.models.ResNet` are.
 
-    A batch norm that follows stays as it is. Modules keep their names; a convolution that stands in several places is
+    A batch norm that follows stays as it is. Modules keep their names; a convolution that is used in several places is
     replaced in all of them by one operator.
 
     Args:
@@ -187,7 +187,7 @@ def _check_sizes(name: str, conv: Convolution, made: nn.Module) -> None:
 
 
 def _put(holder: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """``new`` wherever ``old`` stands, with what others wrote on it (ultralytics numbers a network's layers so)."""
+    """``new`` wherever ``old`` is, with what others wrote on it (ultralytics numbers a network's layers so)."""
     for key, value in vars(old).items():
         if key not in _PLAIN and not key.startswith("_") and not hasattr(new, key):
             setattr(new, key, value)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class AdjustedOperator(nn.Module):
     """An operator, its outputs put into the order that the network reads them in, and a bias added.
 
-    The outputs of an ACmix that share a head channel stand together; a bias before its convolution path would meet the
+    The outputs of an ACmix that share a head channel are together; a bias before its convolution path would meet the
     zeros beyond the border, so it comes after.
 
     Args:

@@ -86,7 +86,7 @@ def _names_within(model: nn.Module, kind: type[nn.Module]) -> set[str]:
 def _stages(model: nn.Module) -> dict[int, list[str]]:
     """The modules of the stages of a timm network, by the papers' numbers: stage 1 ends at a quarter of the size.
 
-    A stage is all that stands after the feature map before and up to its own, in the order of the modules.
+    A stage is everything after the feature map before it up to its own, in the order of the modules.
     """
     features = getattr(model, "feature_info", None)
     features = getattr(features, "info", features)

@@ -1,4 +1,4 @@
-"""A timm network under a feature pyramid: what every detector of this package stands on."""
+"""A timm network with a feature pyramid: the backbone of every detector of this package."""
 
 from __future__ import annotations
 

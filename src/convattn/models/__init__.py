@@ -197,7 +197,7 @@ __all__ = [
 
 
 def list_models() -> list[str]:
-    """The names under which this library's backbones stand in timm's registry.
+    """The names of this library's backbones in timm's registry.
 
     Example:
         >>> [name for name in list_models() if name.startswith("acmix_resnet")]

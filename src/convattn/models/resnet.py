@@ -44,7 +44,7 @@ BASIC_DEPTHS = (18, 34)
 
 
 class OperatorFactory(Protocol):
-    """Makes what stands in place of a block's 3x3 convolution."""
+    """Makes the replacement of a block's 3x3 convolution."""
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class ResNet(timm_resnet.ResNet):
         operator: makes the operator of every block, in place of a bottleneck's 3x3 convolution or of the last one of
             a basic block; None keeps the convolutions. An operator brings its own initialisation, which the
             network's Kaiming initialisation does not touch.
-        stages: the stages in which the operator stands, 1 to 4: 1 is ``layer1``, which the papers call conv2_x or
+        stages: the stages that have the operator, 1 to 4: 1 is ``layer1``, which the papers call conv2_x or
             res2, 4 is ``layer4``, conv5_x or res5. None: all.
         stem: ``"imagenet"``: 7x7 stride 2 and max-pool; ``"small"``: 3x3 stride 1 and no pool, for images of about
             32 pixels.
@@ -177,11 +177,11 @@ class Kind:
     """A family of ``{name}_resnet{depth}`` in timm's registry.
 
     Args:
-        what: what stands in place of the 3x3 convolution, in words.
+        what: what replaces the 3x3 convolution, in words.
         depths: those registered.
         operator: makes it; None: the 3x3 convolution itself.
         arguments: the operator's options in this family; ``operator_args`` goes over them.
-        stages: where the operator stands, see :class:`ResNet`.
+        stages: those that have the operator, see :class:`ResNet`.
     """
 
     what: str

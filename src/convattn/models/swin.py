@@ -1,6 +1,6 @@
 """Swin whose blocks' operator is an argument: window attention, ACmix or a convolution (ACmix, section 5.1, table 6).
 
-The network is timm's Swin; only what stands between a block's first norm and its residual sum changes, and every size
+The network is timm's Swin; only what is between a block's first norm and its residual sum changes, and every size
 of image is taken at run time. ``timm.create_model`` knows them after ``import convattn``.
 """
 
@@ -31,7 +31,7 @@ DEPTHS: dict[str, tuple[int, int, int, int]] = {"tiny": (2, 2, 6, 2), "small": (
 
 
 class OperatorFactory(Protocol):
-    """Makes what stands in place of a block's window attention."""
+    """Makes the replacement of a block's window attention."""
 
     def __call__(
         self,
@@ -62,7 +62,7 @@ class PatchEmbedding(PatchEmbed):
 
 
 class PatchMerging(timm_swin.PatchMerging):
-    """timm's patch merging for every size, in a form that exports: zeros stand for what an odd size lacks.
+    """timm's patch merging for every size, in a form that exports: zeros fill what an odd size lacks.
 
     Example:
         >>> PatchMerging(8)(torch.zeros(1, 5, 4, 8)).shape

@@ -43,7 +43,7 @@ def optimize(
       has timm's ``fuse``, ``reparameterize`` or ``switch_to_deploy``. Where such a method would not give what the
       module computes, since it holds a converted or adapted layer, the module's parts are done one by one instead.
     - Every batch norm folds into the convolution, ACmix, X-volution or LocalAttention2d before it, where it alone reads
-      its output, and an ``nn.Identity`` stands in its place. A ReLU after an ACmix goes into the operator likewise.
+      its output, and becomes an ``nn.Identity``. A ReLU after an ACmix folds into the operator too.
     - The copy is in eval mode, wants no gradients of its parameters and is in channels_last.
 
     Modules keep their classes and names. The ways through the network are found by symbolic tracing. Where that fails

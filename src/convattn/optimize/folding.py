@@ -150,7 +150,7 @@ def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
 
 
 def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """``new`` wherever ``old`` stands."""
+    """``new`` wherever ``old`` is."""
     new.train(old.training)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
