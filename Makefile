@@ -1,11 +1,11 @@
 # Every target but native and clean makes the checkout's own environment (.venv) first, where it is not there yet:
-# nothing to activate, nothing installed outside this folder. Only Python 3.10 or newer and make are needed.
+# nothing to activate, nothing installed outside this folder. Only Python 3.11 or newer and make are needed.
 
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup native demo test test-all asan lint types format reproduce bench gpu docs wheels clean
+.PHONY: help setup native demo test test-slow test-all asan lint types format reproduce bench gpu docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,11 @@ demo: setup ## train a small ACmix ResNet on real handwritten digits and print i
 # A process a core, one thread each: their threads would fight for the cores otherwise.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
 
-test: setup ## the tests, without those marked slow
+test: setup ## the tests that every change has to pass: a sample of each long matrix
 	@$(PYTEST)
+
+test-slow: setup ## the tests that test leaves out
+	@$(PYTEST) -m slow
 
 test-all: setup ## every test
 	@$(PYTEST) -m ''
@@ -35,7 +38,7 @@ lint: setup ## style and formatting (ruff)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-types: setup ## strict type check of ops and layers (mypy)
+types: setup ## strict type check (mypy)
 	@$(PY) -m mypy
 
 format: setup ## put the code in form, mending what ruff can mend
@@ -53,7 +56,7 @@ gpu: setup ## all that needs a GPU, in nine minutes at most: tests, commands, re
 
 docs: setup ## the documentation as a website under site/
 	@$(PY) -m pip install --quiet --editable '.[docs]'
-	@$(PY) -m mkdocs build --strict --quiet
+	@$(PY) -m zensical build --strict
 	@echo "site/index.html"
 
 wheels: setup ## source distribution and wheel under dist/

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks import page
 from benchmarks.cases import ABOUT, CASES, find_cases
-from benchmarks.fresh import Tell
+from benchmarks.fresh import OnProgress
 from benchmarks.record import ISAS, Record, read_records, to_json, write_record
 from convattn.cli._tables import make_console, print_table
 from convattn.cli.bench import MODES, Device, ModeName, Threads, choose_threads, require_device
@@ -93,7 +93,7 @@ AllowBusy = Annotated[bool, typer.Option("--allow-busy", help="Measure on a busy
 Out = Annotated[Path, typer.Option(help="Folder for the records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the records as JSON for programs.")]
 
-Job: TypeAlias = "tuple[str, Callable[[Tell], Record]]"
+Job: TypeAlias = "tuple[str, Callable[[OnProgress], Record]]"
 """What is measured, for people, and what measures it."""
 
 
@@ -171,7 +171,7 @@ def memory(
     if channels % 4:
         raise UserError(f"--channels must be divisible by 4, got {channels}")
     case = MemoryCase(batch, channels, size, size, threads=choose_threads(threads))
-    _run([("memory", lambda tell: measure(case, processes=processes, tell=tell))], out, as_json)
+    _run([("memory", lambda on_progress: measure(case, processes=processes, on_progress=on_progress))], out, as_json)
 
 
 def docs(
@@ -239,12 +239,12 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
         whole = bar.add_task("", total=len(jobs))
         for done, (what, measure) in enumerate(jobs):
 
-            def tell(part: float, doing: str, done: int = done, what: str = what) -> None:
+            def on_progress(part: float, doing: str, done: int = done, what: str = what) -> None:
                 bar.update(whole, completed=done + part, description=escape(f"{what}: {doing}"))
 
-            tell(0.0, "starting")
+            on_progress(0.0, "starting")
             try:
-                record = measure(tell)
+                record = measure(on_progress)
             except RuntimeError as error:  # one process that fails is not the end of the others
                 failures.append(f"{what}: {error}")
                 continue

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeAlias
 from benchmarks.record import Isa
 from convattn.errors import UserError
 
-Tell: TypeAlias = Callable[[float, str], None]
+OnProgress: TypeAlias = Callable[[float, str], None]
 """Takes the part that is done, 0 to 1, and what is being done."""
 
 TELL_EVERY = 0.5  # seconds
@@ -53,17 +53,19 @@ class Process:
 
 
 def silent(done: float, what: str) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
-def call_fresh(function: Callable[..., Any], arguments: dict[str, Any], process: Process, tell: Tell = silent) -> Any:
+def call_fresh(
+    function: Callable[..., Any], arguments: dict[str, Any], process: Process, on_progress: OnProgress = silent
+) -> Any:
     """Call a function of a module of this package in a fresh process and return what it returns.
 
     Args:
-        function: defined at the top of its module; takes ``tell`` and the arguments by name.
+        function: defined at the top of its module; takes ``on_progress`` and the arguments by name.
         arguments: what JSON can hold.
         process: how the child is started.
-        tell: is told what the child tells.
+        on_progress: gets the progress of the child.
 
     Raises:
         UserError: the child raised one.
@@ -76,7 +78,7 @@ def call_fresh(function: Callable[..., Any], arguments: dict[str, Any], process:
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | process.variables() | _paths()
         )
         try:
-            returned = _listen(child, tell)
+            returned = _listen(child, on_progress)
         finally:
             child.kill()
             child.wait()
@@ -93,14 +95,14 @@ def _paths() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def _listen(child: subprocess.Popen[str], tell: Tell) -> dict[str, Any] | None:
+def _listen(child: subprocess.Popen[str], on_progress: OnProgress) -> dict[str, Any] | None:
     """What the child returned or refused; None where it ended without."""
     for line in child.stdout or ():
         event: dict[str, Any] = json.loads(line)
-        if "told" not in event:
+        if "progress" not in event:
             child.wait()
             return event if child.returncode == 0 else None
-        tell(*event["told"])
+        on_progress(*event["progress"])
     child.wait()
     return None
 
@@ -119,16 +121,16 @@ def _main(job: dict[str, Any]) -> None:
 
     last = 0.0
 
-    def tell(done: float, what: str) -> None:
+    def on_progress(done: float, what: str) -> None:
         nonlocal last
         if time.monotonic() - last > TELL_EVERY:  # a parent at work takes time from the measurement
             last = time.monotonic()
-            write({"told": [done, what]})
+            write({"progress": [done, what]})
 
     module, _, name = job["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
     try:
-        write({"returned": function(tell=tell, **job["arguments"])})
+        write({"returned": function(on_progress=on_progress, **job["arguments"])})
     except UserError as error:
         write({"refused": str(error)})
 

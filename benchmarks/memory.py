@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fresh import Process, Tell, call_fresh, silent
+from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from benchmarks.machine import environment, now
-from benchmarks.peak import growth, hand_back
+from benchmarks.peak import growth, trim_memory
 from benchmarks.record import PEAK, Record, Series
 from benchmarks.unfold import UnfoldACmix
 from convattn.layers import ACmix
@@ -66,13 +66,13 @@ def bytes_kept(layer: nn.Module, x: Tensor) -> int:
     return sum(kept.values())
 
 
-def measure_here(layer: str, case: dict[str, int | str], tell: Tell = silent) -> dict[str, int]:
+def measure_here(layer: str, case: dict[str, int | str], on_progress: OnProgress = silent) -> dict[str, int]:
     """Measure one layer in this process, which should be fresh: growth over what was resident right before."""
     sizes = MemoryCase(**case)  # type: ignore[arg-type]
     dtype: torch.dtype = getattr(torch, sizes.dtype)
     module = LAYERS[layer](sizes.channels).to(dtype)
     shape = (sizes.batch, sizes.channels, sizes.height, sizes.width)
-    x, grad = _leaf_and_gradient(shape if hand_back() else (1, sizes.channels, 8, 8), dtype)
+    x, grad = _leaf_and_gradient(shape if trim_memory() else (1, sizes.channels, 8, 8), dtype)
     module(x).backward(grad)  # what the libraries load and set up once is not the layer's
     module.zero_grad()
     x, grad = _leaf_and_gradient(shape, dtype)
@@ -84,7 +84,7 @@ def _leaf_and_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tens
 
 
 def measure(
-    case: MemoryCase, *, layers: tuple[str, ...] = tuple(LAYERS), processes: int = 5, tell: Tell = silent
+    case: MemoryCase, *, layers: tuple[str, ...] = tuple(LAYERS), processes: int = 5, on_progress: OnProgress = silent
 ) -> Record:
     """Measure every layer in fresh processes, one at a time, the layers in turn.
 
@@ -99,7 +99,7 @@ def measure(
     turns = [layer for _ in range(processes) for layer in layers]
     found: dict[str, list[dict[str, int]]] = {layer: [] for layer in layers}
     for done, layer in enumerate(turns):
-        tell(done / len(turns), layer)
+        on_progress(done / len(turns), layer)
         arguments = {"layer": layer, "case": asdict(case)}
         found[layer].append(call_fresh(measure_here, arguments, Process(case.threads)))
     results = {

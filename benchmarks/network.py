@@ -17,11 +17,11 @@ from torch import Tensor, nn
 import convattn
 from benchmarks import gate
 from benchmarks.backends import FALLBACK, only
-from benchmarks.fresh import Process, Tell, call_fresh, silent
+from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from benchmarks.peak import growth
 from benchmarks.record import PEAK, TIME, Check, Record, Series, to_json
 from benchmarks.run import Run, record_of, require_quiet_machine
-from benchmarks.timing import Effort, Timed, captured, clock_for, in_turns
+from benchmarks.timing import Effort, Timed, captured, clock_for, interleaved
 from convattn import detection
 from convattn.errors import UserError
 
@@ -62,13 +62,13 @@ class NetworkRun(Run):
         return tuple(dict.fromkeys((self.base, *self.models)))
 
 
-def measure(kind: Kind, run: NetworkRun, tell: Tell = silent) -> Record:
+def measure(kind: Kind, run: NetworkRun, on_progress: OnProgress = silent) -> Record:
     """Measure networks in fresh processes: times in one, every peak of memory in its own.
 
     Args:
         kind: ``"model"``: inference; ``"train"``: forward, loss, backward and an SGD step.
         run: what and how.
-        tell: is told how far it is.
+        on_progress: gets the part that is done and what is being done.
 
     Raises:
         UserError: an unknown network, or a busy machine.
@@ -77,11 +77,11 @@ def measure(kind: Kind, run: NetworkRun, tell: Tell = silent) -> Record:
     for name in run.subjects:
         require_model(name)
     share = 0.6 if run.processes else 1.0
-    record = record_of(times_here, run, lambda part, what: tell(share * part, what), kind=kind)
+    record = record_of(times_here, run, lambda part, what: on_progress(share * part, what), kind=kind)
     turns = [name for _ in range(run.processes) for name in record.results]
     peaks: dict[str, list[int]] = {name: [] for name in record.results}
     for done, name in enumerate(turns):
-        tell(share + (1 - share) * done / len(turns), f"peak memory of {name}")
+        on_progress(share + (1 - share) * done / len(turns), f"peak memory of {name}")
         arguments = {"kind": kind, "name": name, "run": asdict(run)}
         peaks[name].append(call_fresh(peak_here, arguments, Process(run.threads, run.isa)))
     if not turns:
@@ -102,20 +102,20 @@ def require_model(name: str) -> None:
         raise UserError(f"no model {network!r}{hint} ('convattn list' names ours)")
 
 
-def times_here(kind: Kind, run: dict[str, Any], tell: Tell = silent) -> str:
+def times_here(kind: Kind, run: dict[str, Any], on_progress: OnProgress = silent) -> str:
     """Check and time in this process; a record as JSON."""
     asked = NetworkRun(**run)
-    taken, where = require_quiet_machine(asked, tell)
+    taken, where = require_quiet_machine(asked, on_progress)
     jobs, checks = {}, {}
     for number, name in enumerate(asked.subjects):
-        tell((0.05 + 0.25 * number / len(asked.subjects)), f"comparing {name} with the reference")
+        on_progress((0.05 + 0.25 * number / len(asked.subjects)), f"comparing {name} with the reference")
         job, checks[name] = checked(kind, build(name), asked, form_of(name))
         if checks[name].state == "right":
             jobs[name] = captured(job, asked.device)
         elif name == asked.base:
             raise RuntimeError(f"the base itself fails: {checks[name].note}")
     effort = Effort(asked.rounds, seconds=SECONDS)
-    times = in_turns(jobs, clock_for(asked.device), effort, lambda part, what: tell(0.3 + 0.7 * part, what))
+    times = interleaved(jobs, clock_for(asked.device), effort, lambda part, what: on_progress(0.3 + 0.7 * part, what))
     case: dict[str, str | int | float] = {
         "models": ",".join(asked.models),
         "base": asked.base,
@@ -281,7 +281,7 @@ def _with_silu(model: nn.Module) -> nn.Module:
     return model
 
 
-def peak_here(kind: Kind, name: str, run: dict[str, Any], tell: Tell = silent) -> int:
+def peak_here(kind: Kind, name: str, run: dict[str, Any], on_progress: OnProgress = silent) -> int:
     """By how much one network's step, or its inference, raises the peak of this fresh process."""
     asked = NetworkRun(**run)
     model = build(name)

@@ -11,11 +11,11 @@ import torch
 from benchmarks import floor, gate
 from benchmarks.backends import Absent
 from benchmarks.cases import Mode, find_cases
-from benchmarks.fresh import Tell, silent
+from benchmarks.fresh import OnProgress, silent
 from benchmarks.problems import BASE, Problem, Runner, Setting, pose
 from benchmarks.record import TIME, Check, Floor, Record, Verdict, to_json
 from benchmarks.run import Run, record_of, require_quiet_machine
-from benchmarks.timing import Effort, captured, clock_for, in_turns
+from benchmarks.timing import Effort, captured, clock_for, interleaved
 from convattn.errors import UserError
 
 
@@ -36,27 +36,27 @@ class OpRun(Run):
     subjects: tuple[str, ...] = ()
 
 
-def measure(run: OpRun, tell: Tell = silent) -> Record:
+def measure(run: OpRun, on_progress: OnProgress = silent) -> Record:
     """Measure one case; see :func:`benchmarks.run.record_of`."""
     find_cases([run.case])
-    return record_of(measure_here, run, tell)
+    return record_of(measure_here, run, on_progress)
 
 
-def measure_here(run: dict[str, Any], tell: Tell = silent) -> str:
+def measure_here(run: dict[str, Any], on_progress: OnProgress = silent) -> str:
     """Measure one case, from the fields of an :class:`OpRun`, in this process; a record as JSON."""
     asked = OpRun(**run)
     case = find_cases([asked.case])[0]
-    taken, where = require_quiet_machine(asked, tell)
+    taken, where = require_quiet_machine(asked, on_progress)
     dtype: torch.dtype = getattr(torch, asked.dtype)
     problem = pose(case, Setting(asked.batch, asked.mode, dtype, asked.device, asked.compiled))
-    tell(0.02, "comparing with the reference")
+    on_progress(0.02, "comparing with the reference")
     jobs, checks = checked(problem, asked.mode, dtype, wanted(problem, asked.subjects))
     if BASE not in jobs:
         raise RuntimeError(f"the base itself fails: {checks[BASE].note}")
     runs = {name: captured(job.timed, asked.device) for name, job in jobs.items()}
     effort = Effort(asked.rounds)
-    times = in_turns(runs, clock_for(asked.device), effort, lambda part, what: tell(0.05 + 0.9 * part, what))
-    tell(0.97, "bandwidth and peak")
+    times = interleaved(runs, clock_for(asked.device), effort, lambda part, what: on_progress(0.05 + 0.9 * part, what))
+    on_progress(0.97, "bandwidth and peak")
     least = Floor(problem.bytes, problem.flops, floor.bandwidth(asked.device), floor.peak(asked.device, dtype))
     facts: dict[str, str | int | float] = {
         "case": case.name,

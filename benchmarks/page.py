@@ -1,4 +1,4 @@
-"""``docs/benchmarks.md``: the records as tables and charts, losses beside wins."""
+"""``docs/benchmarks.md``: the records as tables and charts, with losses shown like gains."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from benchmarks.answers import answers
 from benchmarks.cases import ABOUT, CASES
 from benchmarks.memory import KEPT
 from benchmarks.plots import Chart, Group, draw
@@ -26,25 +27,29 @@ python -m benchmarks docs"""
 HEAD = """# Benchmarks
 
 <!-- written by `python -m benchmarks docs` from results/*.json; edit neither this page nor the figures -->
+"""
+METHOD = """## How it is measured
 
-Ratios are over the plain convolution, or the plain network, timed in turns in one run: the median of the ratios round
-by round, and their quartiles. A ratio above 1 is a loss and is **bold**. Nothing is timed that does not compute what
-the float64 reference computes; every timing runs in a fresh process on a machine that was found quiet, or says so.
+- A ratio divides by the plain convolution or the plain network. Both are timed alternately in one run; the ratio is the
+  median over the rounds, given with its quartiles. A ratio above 1 is **bold**: ACmix costs more there.
+- Before anything is timed, its result is compared with the float64 reference.
+- Each measurement runs in a new process, on a machine that was idle; a record of a busy machine says so.
+- A *gate* is what a change must not exceed; a *goal* is the aim. Rows that miss their gate are listed like the others.
 """
 INTROS = {
     "Operators": [
         *(f"- `{name}-C@size`: {about}." for name, about in ABOUT.items()),
         "",
-        "`-s2` is stride 2. Times in ms, then over the convolution's with the quartiles of the ratio, then over the",
-        "floor, which moves every byte once and does every product at full speed.",
+        "`-s2` is stride 2. A cell has the time in ms, its ratio to the convolution with quartiles, and its ratio to",
+        "the floor, the time to move every byte once and to do every product at full speed.",
     ],
-    "Networks": ["Inference is of networks folded by `convattn.optimize`, but for those marked `@trained`."],
+    "Networks": ["Networks are folded by `convattn.optimize` for inference; `@trained` marks those that are not."],
     "Memory of one layer": ["Forward and backward, each in a fresh process."],
 }
 """What is said above the tables of records."""
 MACHINE = ["", "machine", "software", "commit", "kernels"]
 NONE = "No record yet."
-HOW = f"""## Taking them again
+HOW = f"""## Measuring again
 
 On a quiet machine of 2 cores, about 12 minutes:
 
@@ -113,7 +118,8 @@ def render(records: Sequence[Record]) -> str:
     shown = newest(records)
     machines = list(dict.fromkeys(_machine(record.environment) for record in shown))
     found = {title: (head, rows) for title, head, rows in tables(shown, lambda r: _number(r, machines))}
-    parts = [HEAD, *_gates(records)]
+    findings = [find(requirement, records) for requirement in REQUIREMENTS]
+    parts = [HEAD, *answers(findings), METHOD, *_gates(findings)]
     parts += [line for chart in charts_of(records) for line in (f"![{chart.title}]({chart.name}.svg)", "")]
     for title, intro in INTROS.items():
         parts += [f"## {title}", "", *intro, "", *(markdown_table(*found[title]) if title in found else [NONE]), ""]
@@ -131,7 +137,7 @@ def tables(
 
     Args:
         records: in order.
-        place: what stands under "machine".
+        place: the cell under "machine".
     """
     for title, kinds, make in (
         ("Operators", ("op",), _operators),
@@ -155,8 +161,7 @@ def _number(record: Record, machines: list[tuple[str, ...]]) -> str:
     return f"{machines.index(_machine(record.environment)) + 1}{busy}"
 
 
-def _gates(records: Sequence[Record]) -> list[str]:
-    findings = [find(requirement, records) for requirement in REQUIREMENTS]
+def _gates(findings: Sequence[Finding]) -> list[str]:
     counts = {outcome: sum(f.outcome == outcome for f in findings) for outcome in ("goal met", "gate met", "missed")}
     counts["wrong"] = sum(f.outcome == "wrong" for f in findings)
     run = sum(counts.values())
@@ -291,7 +296,7 @@ def _operator_chart(mode: str, findings: list[Finding]) -> Chart:
 
 
 def _rivals(findings: list[Finding]) -> Chart:
-    """Everything that was timed beside ours, at the largest batch."""
+    """Everything else that was timed, at the largest batch."""
     groups: dict[str, Group] = {}
     for name, finding, record in _operators_of(findings, "forward"):
         others = [s for s in record.results if s not in (record.base, finding.subject)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 
-def hand_back() -> bool:
+def trim_memory() -> bool:
     """Give freed memory back to the system, so that it counts when it is used again; False where that cannot be had."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -48,7 +48,7 @@ def peak_bytes() -> int:
 def growth(run: Callable[[], object], device: str = "cpu") -> int:
     """By how many bytes the peak rises over what is held now, while this runs.
 
-    Run it once before on another input or, where :func:`hand_back` works, on the same: what the libraries load and
+    Run it once before on another input or, where :func:`trim_memory` works, on the same: what the libraries load and
     set up once is not its own.
 
     Example:
@@ -63,7 +63,7 @@ def growth(run: Callable[[], object], device: str = "cpu") -> int:
         run()
         torch.cuda.synchronize(device)
         return max(0, torch.cuda.max_memory_allocated(device) - held)
-    hand_back()
+    trim_memory()
     before = count_from_here()
     run()
     return max(0, peak_bytes() - before)

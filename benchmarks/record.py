@@ -287,14 +287,14 @@ def from_json(text: str) -> Record:
     try:
         return _RECORD.validate_json(json.dumps(plain))
     except ValidationError as error:
-        raise ValueError(_told(error)) from error
+        raise ValueError(_first_fault(error)) from error
 
 
 _RECORD = TypeAdapter(Record)
 _PHRASES = {"missing": "is missing", "unexpected_keyword_argument": "is unknown"}
 
 
-def _told(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> str:
     """The first thing that does not fit, after its path."""
     first = error.errors()[0]
     path = ".".join(map(str, first["loc"]))

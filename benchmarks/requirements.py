@@ -86,7 +86,7 @@ class Finding:
         value: the figure: of ratios the median.
         quartiles: of the ratios, where there are several.
         subject: ours that was measured.
-        record: where it stands.
+        record: which has it.
         note: why it is wrong.
     """
 

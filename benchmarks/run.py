@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.fresh import Process, Tell, call_fresh, silent
+from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from benchmarks.machine import environment, now
 from benchmarks.quiet import require_quiet
 from benchmarks.record import Environment, Isa, Record, from_json
@@ -37,22 +37,22 @@ class Run:
     allow_busy: bool = False
 
 
-def record_of(function: Callable[..., str], run: Run, tell: Tell = silent, **more: Any) -> Record:
+def record_of(function: Callable[..., str], run: Run, on_progress: OnProgress = silent, **more: Any) -> Record:
     """The record that a function writes as JSON, in a fresh process, of the fields of a run.
 
     Raises:
         UserError: what was asked for is not there, or the machine is busy.
         RuntimeError: the process failed.
     """
-    return from_json(call_fresh(function, {"run": asdict(run), **more}, Process(run.threads, run.isa), tell))
+    return from_json(call_fresh(function, {"run": asdict(run), **more}, Process(run.threads, run.isa), on_progress))
 
 
-def require_quiet_machine(run: Run, tell: Tell) -> tuple[str, Environment]:
+def require_quiet_machine(run: Run, on_progress: OnProgress) -> tuple[str, Environment]:
     """Time and place of a measurement that is about to begin.
 
     Raises:
         UserError: the machine is busy.
     """
-    tell(0.0, "is the machine quiet?")
+    on_progress(0.0, "is the machine quiet?")
     where = environment(torch.get_num_threads(), isa=run.isa, device=run.device)
     return now(), require_quiet(where, run.device, run.allow_busy)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from benchmarks.fresh import Tell, silent
+from benchmarks.fresh import OnProgress, silent
 from benchmarks.record import Series
 
 WARM_UP_BELOW = 20e-3  # seconds; what is longer does not notice a cold start
@@ -119,11 +119,13 @@ def _settle_allocator() -> None:
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
-def in_turns(subjects: Mapping[str, Timed], clock: Clock, effort: Effort, tell: Tell = silent) -> dict[str, Series]:
+def interleaved(
+    subjects: Mapping[str, Timed], clock: Clock, effort: Effort, on_progress: OnProgress = silent
+) -> dict[str, Series]:
     """Time subjects in rounds; the n-th values of all are of round n.
 
     Example:
-        >>> times = in_turns({"a": Timed(list), "b": Timed(dict)}, CpuClock(), Effort(rounds=3, sample=1e-5))
+        >>> times = interleaved({"a": Timed(list), "b": Timed(dict)}, CpuClock(), Effort(rounds=3, sample=1e-5))
         >>> [len(series.values) for series in times.values()]
         [3, 3]
     """
@@ -135,7 +137,7 @@ def in_turns(subjects: Mapping[str, Timed], clock: Clock, effort: Effort, tell: 
     gc.disable()  # a collection would land on whichever is being timed
     try:
         for number in range(rounds):
-            tell(number / rounds, f"round {number + 1} of {rounds}")
+            on_progress(number / rounds, f"round {number + 1} of {rounds}")
             for name, timed in subjects.items():
                 if number < plans[name].rounds:
                     values[name].append(_sample(timed, plans[name], clock))

@@ -1,4 +1,4 @@
-"""Every table and figure of both papers: what they publish beside what is counted, timed and trained here.
+"""Every table and figure of both papers: what they publish and what is counted, timed and trained here.
 
 Papers: Pan et al., *On the Integration of Self-Attention and Convolution* (ACmix), CVPR 2022, with its supplement;
 Chen et al., *X-volution: On the Unification of Convolution and Self-attention*, 2021.

@@ -9,7 +9,7 @@ from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
 from reproduce import acmix_counts as counts
 from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
-from reproduce.twins import Twin, full_part, quantities, small_part
+from reproduce.trained import TrainedRow, full_part, quantities, small_part
 
 TOP1 = quantities("top1")
 AP = quantities("box_AP", "box_AP50", "box_AP75")
@@ -34,52 +34,54 @@ def _figure_4() -> Entry:
     small = []
     for line in _HOSTS.strip().splitlines():
         label, recipe, key, model, host, base = (cell.strip() for cell in line.split("|"))
-        small.append(Twin(label, recipe, key, digits(model), host, base == "yes"))
+        small.append(TrainedRow(label, recipe, key, digits(model), host, base == "yes"))
     full = []
     for row in FIGURE_4:
         host = next(name for name in ("resnet", "san", "pvt", "swin") if name in row.models[0])
         group = row.title.replace("-ACmix", "")
         full.append(
-            Twin(row.title, f"imagenet-{host}", row.models[0], group=group, baseline="acmix" not in row.models[0])
+            TrainedRow(row.title, f"imagenet-{host}", row.models[0], group=group, baseline="acmix" not in row.models[0])
         )
     parts = (counts.figure_4(), small_part("digits", small, (*TOP1, *_COST)), full_part(full, TOP1))
     return Entry("acmix", "figure 4", "Is it better at equal cost? Parameters, multiply-adds and accuracy", parts)
 
 
-def _pairs(*rows: tuple[str, str, str], schedules: Mapping[str, str] | None = None) -> list[Twin]:
+def _pairs(*rows: tuple[str, str, str], schedules: Mapping[str, str] | None = None) -> list[TrainedRow]:
     """Heads on a plain backbone and on its ACmix: small where the backbone is, once for several schedules."""
-    titles, twins = {row.models[0]: row.title for row in NETWORKS}, list[Twin]()
+    titles, trained = {row.models[0]: row.title for row in NETWORKS}, list[TrainedRow]()
     for head, recipe, plain in rows:
         schedule = (schedules or {}).get(recipe, "")
         group = f"{head} {schedule or plain}"
         for model in (plain, f"acmix_{plain.replace('v1_', '')}"):
             label = f"{counts.HEADS[head]}{f' {schedule}' if schedule else ''}, {titles[model]}"
             is_small = model.endswith("tiny") and recipe != "coco-retinanet-pvt-3x"
-            twins.append(Twin(label, recipe, model, scene(head, model) if is_small else None, group, model == plain))
-    return twins
+            trained.append(
+                TrainedRow(label, recipe, model, scene(head, model) if is_small else None, group, model == plain)
+            )
+    return trained
 
 
 def _table_2() -> Entry:
-    twins = _pairs(
+    trained = _pairs(
         ("semantic_fpn", "ade20k-semantic_fpn-pvt", "pvt_v1_tiny"),
         ("semantic_fpn", "ade20k-semantic_fpn-pvt", "pvt_v1_small"),
         ("upernet", "ade20k-upernet-swin", "swin_tiny"),
         ("upernet", "ade20k-upernet-swin", "swin_small"),
     )
-    parts = (counts.dense_table("table 2"), small_part("scenes", twins, MIOU), full_part(twins, MIOU))
+    parts = (counts.dense_table("table 2"), small_part("scenes", trained, MIOU), full_part(trained, MIOU))
     return Entry("acmix", "table 2", "Segmentation on ADE20K: Semantic FPN on PVT, UPerNet on Swin", parts)
 
 
 def _table_3() -> Entry:
     resnet, san, head = "coco-retinanet-resnet", "coco-retinanet-san", "retinanet"
-    twins = [
-        Twin("ResNet 50", resnet, "conv_resnet50", scene(head, "conv_resnet18"), "ResNet", True),
-        Twin("SASA", resnet, "sasa_resnet50", scene(head, "sasa_resnet18"), "ResNet"),
-        Twin("ResNet-ACmix", resnet, "acmix_resnet50", scene(head, "acmix_resnet18"), "ResNet"),
-        Twin("SAN 19", san, "san19", scene(head, "san10"), "SAN", True),
-        Twin("SAN-ACmix", san, "acmix_san19", scene(head, "acmix_san10"), "SAN"),
+    trained = [
+        TrainedRow("ResNet 50", resnet, "conv_resnet50", scene(head, "conv_resnet18"), "ResNet", True),
+        TrainedRow("SASA", resnet, "sasa_resnet50", scene(head, "sasa_resnet18"), "ResNet"),
+        TrainedRow("ResNet-ACmix", resnet, "acmix_resnet50", scene(head, "acmix_resnet18"), "ResNet"),
+        TrainedRow("SAN 19", san, "san19", scene(head, "san10"), "SAN", True),
+        TrainedRow("SAN-ACmix", san, "acmix_san19", scene(head, "acmix_san10"), "SAN"),
     ]
-    parts = (counts.dense_table("table 3"), small_part("scenes", twins, AP), full_part(twins, AP))
+    parts = (counts.dense_table("table 3"), small_part("scenes", trained, AP), full_part(trained, AP))
     return Entry("acmix", "table 3", "RetinaNet on ResNet and SAN, COCO", parts)
 
 
@@ -91,8 +93,8 @@ def _table_4() -> Entry:
         ("cascade_mask_rcnn", "coco-cascade_mask_rcnn-swin", "swin_tiny"),
     )
     schedules = {recipe: "1x" if recipe.endswith("1x") else "3x" for _, recipe, _ in rows}
-    twins = _pairs(*rows, schedules=schedules)
-    parts = (counts.dense_table("table 4"), small_part("scenes", twins, AP), full_part(twins, AP))
+    trained = _pairs(*rows, schedules=schedules)
+    parts = (counts.dense_table("table 4"), small_part("scenes", trained, AP), full_part(trained, AP))
     return Entry("acmix", "table 4", "Detectors on PVT and Swin, COCO", parts)
 
 
@@ -110,33 +112,33 @@ def _table_5() -> Entry:
     )
     speed = Part("speed", ratio, rows, "2 to 5 min", "a quiet machine", why, case={"size": 576, "batch": 1})
     recipe = "coco-retinanet-pvt-3x"
-    twins = [
-        Twin("PVT-S", recipe, "pvt_v1_small", published={"box_AP": "42.2"}, group="S", baseline=True),
-        Twin("ACmix (PVT-ACmix-T)", recipe, "acmix_pvt_tiny", published={"box_AP": "42.0"}, group="S"),
-        Twin("PVT-L", recipe, "pvt_v1_large", published={"box_AP": "43.4"}, group="L", baseline=True),
-        Twin("ACmix (PVT-ACmix-S)", recipe, "acmix_pvt_small", published={"box_AP": "45.3"}, group="L"),
+    trained = [
+        TrainedRow("PVT-S", recipe, "pvt_v1_small", published={"box_AP": "42.2"}, group="S", baseline=True),
+        TrainedRow("ACmix (PVT-ACmix-T)", recipe, "acmix_pvt_tiny", published={"box_AP": "42.0"}, group="S"),
+        TrainedRow("PVT-L", recipe, "pvt_v1_large", published={"box_AP": "43.4"}, group="L", baseline=True),
+        TrainedRow("ACmix (PVT-ACmix-S)", recipe, "acmix_pvt_small", published={"box_AP": "45.3"}, group="L"),
     ]
-    trained = replace(
-        full_part(twins, quantities("box_AP")),
+    full = replace(
+        full_part(trained, quantities("box_AP")),
         why="The table names no schedule: 3x, since ACmix's 42.0 is that of PVT-ACmix-T at 3x in table 4.",
     )
-    parts = (speed, trained)
+    parts = (speed, full)
     return Entry("acmix", "table 5", "RetinaNet at 3×576×576: PVT against ACmix, speed and AP", parts)
 
 
 def _table_6() -> Entry:
-    twins = [
-        Twin("Swin-T: attention alone", "imagenet-swin", "swin_tiny", digits("swin_tiny"), baseline=True),
-        Twin("Conv-Swin-T: convolution alone", "imagenet-swin", "conv_swin_tiny", digits("conv_swin_tiny")),
+    trained = [
+        TrainedRow("Swin-T: attention alone", "imagenet-swin", "swin_tiny", digits("swin_tiny"), baseline=True),
+        TrainedRow("Conv-Swin-T: convolution alone", "imagenet-swin", "conv_swin_tiny", digits("conv_swin_tiny")),
     ]
-    twins += _variants("table 6")
-    parts = (counts.table_6(), small_part("digits", twins, TOP1), full_part(twins, TOP1))
+    trained += _variants("table 6")
+    parts = (counts.table_6(), small_part("digits", trained, TOP1), full_part(trained, TOP1))
     return Entry("acmix", "table 6", "How the two paths are combined", parts)
 
 
-def _variants(source: str) -> list[Twin]:
+def _variants(source: str) -> list[TrainedRow]:
     """Swin-ACmix-T with an option of its operator, the default written out nowhere: it is then another row's run."""
-    twins = []
+    trained = []
     for row in VARIANTS:
         if row.source == source:
             name, _, value = row.option.partition("=")
@@ -144,8 +146,10 @@ def _variants(source: str) -> list[Twin]:
             small = digits("acmix_swin_tiny", {} if default else {f"model_args.operator_args.{name}": value})
             key = "acmix_swin_tiny" + ("" if default else f" model_args.operator_args.{name}={value}")
             base = value == "tensor"
-            twins.append(Twin(row.title, "imagenet-swin", key, small, published={"top1": row.top1}, baseline=base))
-    return twins
+            trained.append(
+                TrainedRow(row.title, "imagenet-swin", key, small, published={"top1": row.top1}, baseline=base)
+            )
+    return trained
 
 
 def _table_7() -> Entry:
@@ -163,20 +167,20 @@ def _table_7() -> Entry:
     )
     why = "Another device (the paper: an RTX 2080 Ti at the largest batch) and other kernels; as trained, not folded."
     speed = Part("speed", ratio, rows, "1 to 2 min", "a quiet machine", why, case={"size": 224, "batch": 8})
-    twins = _variants("table 7")
-    parts = (counts.table_7(), speed, small_part("digits", twins, TOP1), full_part(twins, TOP1))
+    trained = _variants("table 7")
+    parts = (counts.table_7(), speed, small_part("digits", trained, TOP1), full_part(trained, TOP1))
     return Entry("acmix", "table 7", "Four forms of the shift in Swin-ACmix-T", parts)
 
 
 def _figure_5() -> Entry:
     rates = tuple(Quantity(name, "", name, 3) for name in ("|α|", "|β|", "log |α/β|"))
-    twins = [
-        Twin("SAN-ACmix", "imagenet-san", "acmix_san19", scene("retinanet", "acmix_san10")),
-        Twin("Swin-ACmix", "imagenet-swin", "acmix_swin_tiny", scene("mask_rcnn", "acmix_swin_tiny")),
+    trained = [
+        TrainedRow("SAN-ACmix", "imagenet-san", "acmix_san19", scene("retinanet", "acmix_san10")),
+        TrainedRow("Swin-ACmix", "imagenet-swin", "acmix_swin_tiny", scene("mask_rcnn", "acmix_swin_tiny")),
     ]
     parts = (
-        small_part("scenes", twins, rates, "rates", chart="depth"),
-        full_part(twins, rates, "rates", chart="depth"),
+        small_part("scenes", trained, rates, "rates", chart="depth"),
+        full_part(trained, rates, "rates", chart="depth"),
     )
     return Entry(
         "acmix", "figure 5", "|α|, |β| and log |α/β| by depth over parallel runs (the paper: lines alone)", parts
@@ -196,7 +200,7 @@ ENTRIES: tuple[Entry, ...] = (
         "acmix",
         "figure 2",
         "Convolution, self-attention and ACmix in two stages",
-        reason="A drawing: what it says is computed exactly by the operators, and their costs stand in table 1.",
+        reason="A drawing: the operators compute exactly what it shows, and table 1 has their costs.",
     ),
     Entry(
         "acmix",

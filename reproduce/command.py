@@ -29,7 +29,7 @@ from reproduce.runs import Run, epochs_done, find_finished, make_run
 from reproduce.speed import run_of, time_table
 from reproduce.writing import Writer
 
-HELP = """Every table and figure of both papers: what they publish beside what is made here.
+HELP = """Every table and figure of both papers: what they publish and what is made here.
 
 [bold]Examples[/]
 
@@ -166,11 +166,11 @@ def _time(chosen: Chosen, results: Results, allow_busy: bool, console: Console) 
         task = bar.add_task("timing", total=len(chosen))
         for number, (entry, part) in enumerate(chosen):
 
-            def tell(done: float, what: str, number: int = number, name: str = entry.id) -> None:
+            def on_progress(done: float, what: str, number: int = number, name: str = entry.id) -> None:
                 bar.update(task, completed=number + done, description=f"{name}: {what}")
 
             run = run_of(part, device, torch.get_num_threads(), allow_busy=allow_busy)
-            record = time_table(entry, run, results.records(entry), tell)
+            record = time_table(entry, run, results.records(entry), on_progress)
             for name, check in record.checks.items():
                 if check.state != "right":
                     _say(console, f"not timed: {name}: {check.note}")

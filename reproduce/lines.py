@@ -1,4 +1,4 @@
-"""The tables' lines: published beside ours, the difference, the gain over the baseline, and the command."""
+"""The tables' lines: published, measured, the difference, the gain over the baseline, and the command."""
 
 from __future__ import annotations
 

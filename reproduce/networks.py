@@ -82,7 +82,7 @@ def shape_of(model: str, stages: tuple[str, ...]) -> tuple[tuple[int, int, int],
 
     Args:
         model: of timm's registry.
-        stages: where its stages' blocks stand in it.
+        stages: where its stages' blocks are.
 
     Example:
         >>> shape_of("conv_resnet26", ("layer1", "layer4"))

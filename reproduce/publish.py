@@ -21,14 +21,16 @@ RECORDS = Path("results/reproduce")
 CHARTS = "tables"
 PAGES = {"acmix": "acmix-tables.md", "xvolution": "x-volution-tables.md"}
 HEADS = {
-    "acmix": "# ACmix: its tables and figures beside ours\n\nThe paper itself is gone through in [ACmix](paper.md).",
+    "acmix": (
+        "# ACmix: tables and figures, published and measured\n\nThe page on the paper itself is [ACmix](paper.md)."
+    ),
     "xvolution": (
-        "# X-volution: its tables and figures beside ours\n\n"
-        "The paper itself is gone through in [X-volution](x-volution.md)."
+        "# X-volution: tables and figures, published and measured\n\n"
+        "The page on the paper itself is [X-volution](x-volution.md)."
     ),
 }
 ABOUT = """\
-This page is generated: `python -m reproduce` made every number, and the records with each seed's own value lie under
+This page is generated: `python -m reproduce` made every number, and the records with each seed's own value are in
 `results/reproduce/`. Gains are over the row that is marked as the baseline, seed by seed; p is that of a paired t-test
 and of Wilcoxon's signed-rank test, which with five seeds cannot fall below 0.0625 and with two not below 0.5.
 """

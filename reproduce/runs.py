@@ -68,7 +68,7 @@ def _resolved(recipe: str, overrides: str) -> Recipe:
 
 
 def execute(run: Run, root: Path, device: str | None, stopped: Callable[[], bool], commit: str) -> None:
-    """Train a run from where it stands to its end; one that is finished is left as it is.
+    """Train a run from its last checkpoint to its end; one that is finished is left as it is.
 
     A finished run keeps its weights and no checkpoints: hundreds of runs would fill a disk.
 

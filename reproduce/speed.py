@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.fresh import Tell, silent
+from benchmarks.fresh import OnProgress, silent
 from benchmarks.network import NetworkRun, measure
 from benchmarks.record import Record, to_json
 from convattn.tasks.run_folder import write_text
@@ -30,14 +30,14 @@ def run_of(part: Part, device: str = "cpu", threads: int = 1, *, allow_busy: boo
     )
 
 
-def time_table(entry: Entry, run: NetworkRun, out: Path, tell: Tell = silent) -> Record:
+def time_table(entry: Entry, run: NetworkRun, out: Path, on_progress: OnProgress = silent) -> Record:
     """Time a table's rows in a fresh process and write the record.
 
     Raises:
         UserError: the machine is busy.
         RuntimeError: the process failed.
     """
-    record = measure("model", run, tell)
+    record = measure("model", run, on_progress)
     out.mkdir(parents=True, exist_ok=True)
     stamp = datetime.fromisoformat(record.taken).strftime("%Y-%m-%dT%H%M%S")
     write_text(out / f"{entry.id}-{stamp}.json", to_json(record))

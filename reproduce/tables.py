@@ -56,7 +56,7 @@ def _exact(value: float | None) -> str:
 
 
 def is_one_go(part: Part) -> bool:
-    """Whether one command and commit make a whole table, and reasons stand beside the numbers."""
+    """Whether one command and commit make a whole table, with reasons next to the numbers."""
     return part.scale in ("count", "speed")
 
 
@@ -82,7 +82,7 @@ def has_gains(lines: Sequence[Line]) -> bool:
 
 
 def cells(part: Part, line: Line, lines: Sequence[Line]) -> list[str]:
-    """What stands under :func:`headings`, the row's label first."""
+    """The cells under :func:`headings`, the row's label first."""
     unit = f", {line.quantity.unit}" if line.quantity.unit else ""
     found = [line.row, f"{line.quantity.name}{unit}", line.published or "–", line.shown]
     if is_one_go(part):
@@ -151,7 +151,7 @@ def _markdown_commands(part: Part, lines: Sequence[Line]) -> list[str]:
 
 
 def notes(part: Part, lines: Sequence[Line]) -> list[str]:
-    """What stands under a table: each sentence once, after the rows that it is for."""
+    """The text under a table: each sentence once, after the rows that it is for."""
     if is_one_go(part):
         return []
     found: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from reproduce.acmix_counts import MACS, PARAMETERS, RESNET, SECONDS, SHAPE, arc
 from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
-from reproduce.twins import Twin, full_part, quantities, small_part
+from reproduce.trained import TrainedRow, full_part, quantities, small_part
 
 TOP = quantities("top1", "top5")
 BOX = quantities("box_AP", "box_AP50", "box_AP75", "box_APs", "box_APm", "box_APl")
@@ -38,7 +38,7 @@ _OPERATORS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
 
 
 def _table_1() -> Entry:
-    twins = []
+    trained = []
     for depth, small, options in (
         (34, 34, {"model_args.layers": [1, 1, 1, 1]}),
         (50, 14, {}),
@@ -54,43 +54,45 @@ def _table_1() -> Entry:
             place = {} if stage is None else {"model_args.stages": [stage]}
             key = f"{kind}_resnet{depth}" + ("" if stage is None else f" model_args.stages=[{stage}]")
             made, group = digits(f"{kind}_resnet{small}", {**options, **place}), f"ResNet-{depth}"
-            twins.append(Twin(f"{group}, {label}", "imagenet-xvolution", key, made, group, kind == "conv"))
-    parts = (small_part("digits", twins, TOP[:1]), full_part(twins, TOP))
+            trained.append(TrainedRow(f"{group}, {label}", "imagenet-xvolution", key, made, group, kind == "conv"))
+    parts = (small_part("digits", trained, TOP[:1]), full_part(trained, TOP))
     return Entry("xvolution", "table 1", "Operators and stages on ImageNet, ResNet-34 and ResNet-50", parts)
 
 
-def _operators(recipe: str, head: str, *, without: str = "") -> list[Twin]:
+def _operators(recipe: str, head: str, *, without: str = "") -> list[TrainedRow]:
     return [
-        Twin(label, recipe, key, scene(head, model, options), baseline=label == "Convolution")
+        TrainedRow(label, recipe, key, scene(head, model, options), baseline=label == "Convolution")
         for label, key, model, options in _OPERATORS
         if label != without
     ]
 
 
 def _table_2() -> Entry:
-    twins = _operators(FIRST, "faster_rcnn")
-    parts = (small_part("scenes", twins, BOX), full_part(twins, BOX))
+    trained = _operators(FIRST, "faster_rcnn")
+    parts = (small_part("scenes", trained, BOX), full_part(trained, BOX))
     return Entry("xvolution", "table 2", "Faster R-CNN with nine operators, COCO", parts)
 
 
 def _table_3() -> Entry:
-    twins = _operators("coco-mask_rcnn-xvolution", "mask_rcnn", without="Multi-Convolution")
-    parts = (small_part("scenes", twins, BOX_AND_MASK), full_part(twins, BOX_AND_MASK))
+    trained = _operators("coco-mask_rcnn-xvolution", "mask_rcnn", without="Multi-Convolution")
+    parts = (small_part("scenes", trained, BOX_AND_MASK), full_part(trained, BOX_AND_MASK))
     return Entry("xvolution", "table 3", "Mask R-CNN with eight operators, COCO", parts)
 
 
 def _figure_3a() -> Entry:
-    twins = []
+    trained = []
     for kernel in (1, 3, 5, 7, 9):
         for label, kind in (("Convolutions alone", "multiconv"), ("X-volution", "xvolution")):
             options = {} if kernel == 3 else {"model_args.operator_args.kernel_size": kernel}
             key = f"{kind}_resnet50" + "".join(f" {name}={value}" for name, value in options.items())
             small, named = digits(f"{kind}_resnet14", options), f"{label}, {kernel}×{kernel}"
-            twins.append(Twin(named, FIRST, key, small, str(kernel), kind == "multiconv", published={}, x=kernel))
+            trained.append(
+                TrainedRow(named, FIRST, key, small, str(kernel), kind == "multiconv", published={}, x=kernel)
+            )
     top1 = quantities("top1")
     parts = (
-        small_part("digits", twins, top1, chart="kernel"),
-        full_part(twins, quantities("box_AP"), chart="kernel"),
+        small_part("digits", trained, top1, chart="kernel"),
+        full_part(trained, quantities("box_AP"), chart="kernel"),
     )
     caption = "Kernel sizes 1 to 9 of the convolution branch (the paper: a curve without numbers)"
     return Entry("xvolution", "figure 3a", caption, parts)
@@ -99,11 +101,11 @@ def _figure_3a() -> Entry:
 def _figure_3b() -> Entry:
     """The epochs of runs that are rows of table 2."""
     shown = ("Convolution", "PSSA", "X-volution")
-    twins = [replace(twin, published={}) for twin in _operators(FIRST, "faster_rcnn") if twin.label in shown]
+    trained = [replace(row, published={}) for row in _operators(FIRST, "faster_rcnn") if row.label in shown]
     columns = quantities("box_AP")
     parts = (
-        small_part("scenes", twins, columns, "epochs", chart="epoch"),
-        full_part(twins, columns, "epochs", chart="epoch"),
+        small_part("scenes", trained, columns, "epochs", chart="epoch"),
+        full_part(trained, columns, "epochs", chart="epoch"),
     )
     caption = "AP by epoch of convolution, PSSA and X-volution (the paper: a curve without numbers)"
     return Entry("xvolution", "figure 3b", caption, parts)
@@ -111,13 +113,13 @@ def _figure_3b() -> Entry:
 
 def _table_4() -> Entry:
     bias = {"model_args.operator_args": {"position": "bias"}}
-    twins = []
+    trained = []
     for label, kind in (("PSSA", "pssa"), ("X-volution", "xvolution")):
         plain, model = f"{kind}_resnet50", f"{kind}_resnet14"
         placed = f'{plain} model_args.operator_args={{"position":"bias"}}'
-        twins.append(Twin(label, FIRST, plain, digits(model), label, baseline=True))
-        twins.append(Twin(f"{label} with position bias", FIRST, placed, digits(model, bias), label))
-    parts = (small_part("digits", twins, quantities("top1")), full_part(twins, SIZES))
+        trained.append(TrainedRow(label, FIRST, plain, digits(model), label, baseline=True))
+        trained.append(TrainedRow(f"{label} with position bias", FIRST, placed, digits(model, bias), label))
+    parts = (small_part("digits", trained, quantities("top1")), full_part(trained, SIZES))
     return Entry("xvolution", "table 4", "Relative position encoding, COCO detection", parts)
 
 
@@ -132,13 +134,13 @@ def _table_5() -> Entry:
 
 
 def _table_6() -> Entry:
-    twins = []
+    trained = []
     for schedule, epochs in (("1x", 12), ("2x", 24), ("3x", 36), ("6x", 72)):
         for label, kind in (("Convolution", "conv"), ("PSSA", "pssa"), ("X-volution", "xvolution")):
             recipe = f"coco-faster_rcnn-xvolution-{schedule}"
             named, base = f"{label}, {epochs} epochs", kind == "conv"
-            twins.append(Twin(named, recipe, f"{kind}_resnet50", group=schedule, baseline=base))
-    return Entry("xvolution", "table 6", "Four lengths of training, COCO detection", (full_part(twins, BOX),))
+            trained.append(TrainedRow(named, recipe, f"{kind}_resnet50", group=schedule, baseline=base))
+    return Entry("xvolution", "table 6", "Four lengths of training, COCO detection", (full_part(trained, BOX),))
 
 
 COCO_IMAGES, BATCH = 118_287, 16
@@ -188,7 +190,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "xvolution",
         "figure 2",
-        "Where the operator stands in a block",
+        "The place of the operator in a block",
         reason="A drawing: table 5 lists the network, stage by stage.",
     ),
     _figure_3a(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,6 @@ BESIDE = {
 USES_THE_PACKAGE = {*CHECKOUT, "tasks", "cli"}
 PRINTING = ("cli", "command", "publish")
 """The room, and the modules of what is beside it, that may print."""
-LINE_LIMIT = 500
 
 
 def room_of(module: str) -> str:
@@ -147,6 +147,17 @@ def asserts(source: str) -> list[str]:
     return [f"line {node.lineno}" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
 
 
+def mapped(page: str) -> set[str]:
+    """The paths that a map names: each line its first word, indented under the folder above it."""
+    found, folder = set(), ""
+    for line in page.splitlines():
+        if line.strip():
+            name = line.split()[0]
+            folder = folder if line.startswith(" ") else name if name.endswith("/") else ""
+            found.add((folder if line.startswith(" ") else "") + name)
+    return {path.rstrip("/") for path in found}
+
+
 def each_module(*, room: str | None = None) -> pytest.MarkDecorator:
     paths = [path for path in MODULES if room in (None, room_of(module_name(path)))]
     return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(ROOT)) for path in paths])
@@ -181,12 +192,16 @@ def test_only_the_command_prints(path: Path) -> None:
     assert not found, f"{path.relative_to(ROOT)}: return the text and let cli print it: {found}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted([*MODULES, *ROOT.glob("tests/**/*.py")]), ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_files_stay_readable(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= LINE_LIMIT, f"{path.relative_to(ROOT)} has {lines} lines of at most {LINE_LIMIT}: split it"
+def test_the_map_of_the_house_is_complete() -> None:
+    """CONTRIBUTING.md names every package, every folder of code and every lone module, and nothing else."""
+    house = re.search(r"## The map of the house\n\n```\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert house, "CONTRIBUTING.md has no map"
+    private = ("_", "py.typed")
+    rooms = {f"src/convattn/{path.name}" for path in PACKAGE.iterdir() if not path.name.startswith(private)}
+    folders = {path.parent.name for form in ("*/*.py", "*/*.cpp", "*/*.ipynb", "*/*.md") for path in ROOT.glob(form)}
+    folders = {name for name in folders if not name.startswith((".", "build", "dist", "site"))}
+    expected = rooms | folders | {"src/convattn", "src/convattn_command.py", "results"}
+    assert mapped(house[1]) == expected - {"src"}
 
 
 def public_names(where: str) -> list[str]:
@@ -293,6 +308,11 @@ class TestTheCheckers:
     def test_asserts_and_prints_are_found_and_docstrings_are_not(self) -> None:
         source = '"""Example:\n    >>> print(1)\n"""\nassert x\nprint(x)\nconsole.print(x)\n'
         assert (asserts(source), printing(source)) == (["line 4"], ["line 5"])
+
+    def test_a_map_is_read(self) -> None:
+        assert mapped("src/a/\n  ops/   functions\n  b.py\ncsrc/   kernels\nc.py  x\n") == {
+            *("src/a", "src/a/ops", "src/a/b.py", "csrc", "c.py")
+        }
 
     def test_a_name_that_went_or_came_is_found(self) -> None:
         gone, new = surface_changes(["ACmix", "ops"], ["ACmix", "xops"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -154,10 +157,38 @@ def test_no_path_of_one_machine(path: Path) -> None:
     assert not found, f"{path.relative_to(ROOT)}: write a path that every reader has"
 
 
+def navigated(entry: object) -> Iterator[str]:
+    """The pages of a navigation, those of its sections too."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for inner in entry.values() if isinstance(entry, dict) else entry:
+            yield from navigated(inner)
+
+
 def test_every_page_is_in_the_navigation() -> None:
-    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    listed = {page for entry in navigation for page in entry.values()}
+    listed = set(navigated(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert listed == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+
+
+DOCUMENTED = ("convattn", *(f"convattn.{room}" for room in ("layers", "ops", "cost", "detection", "segmentation")))
+DIRECTIVE = re.compile(r"^::: (?P<name>[\w.]+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", DOCUMENTED)
+def test_every_public_function_and_class_is_in_the_reference(package: str) -> None:
+    pages = [path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md")]
+    listed = {name.rpartition(".")[2] for page in pages for name in DIRECTIVE.findall(page)}
+    module = importlib.import_module(package)
+    public = {name for name in module.__all__ if inspect.isfunction(it := getattr(module, name)) or inspect.isclass(it)}
+    assert public - listed == set()
+
+
+def test_every_name_in_the_reference_exists() -> None:
+    for path in (ROOT / "docs" / "reference").glob("*.md"):
+        for name in DIRECTIVE.findall(path.read_text()):
+            home, _, last = name.rpartition(".")
+            assert hasattr(importlib.import_module(home), last), f"{path.name}: there is no {name}"
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -181,9 +212,9 @@ def test_both_papers_are_cited() -> None:
 
 
 def models_table() -> list[tuple[str, str, str, str]]:
-    """The README's rows: name, parameters in M, GMACs as counted, GMACs by the papers' convention."""
+    """The rows of the page on networks: name, parameters in M, GMACs as counted, GMACs by the papers' convention."""
     row = re.compile(r"^\| `(\w+)` \| [^|]* \| ([\d.]+) \| [^|]* \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
-    return row.findall((ROOT / "README.md").read_text())
+    return row.findall((ROOT / "docs" / "networks.md").read_text())
 
 
 def test_the_models_table_names_the_papers_resnets() -> None:
@@ -241,12 +272,40 @@ MEMORY_ROW = re.compile(r"^\| (?P<layer>[^|]+) \| (?P<peak>\d+) \| (?P<kept>\d+)
 
 
 def test_the_memory_table_is_what_its_record_holds() -> None:
-    page = (ROOT / "README.md").read_text()
-    named = re.search(r"\((results/memory-[\d-]+\.json)\)", page)
-    assert named, "README.md names no memory record"
+    page = (ROOT / "docs" / "operators.md").read_text()
+    named = re.search(r"`(results/memory-[\d-]+\.json)`", page)
+    assert named, "docs/operators.md names no memory record"
     record = read_record(ROOT / named[1])
     measured = {
         (layer, *(str(round(series[kind].median / 2**20)) for kind in (PEAK, KEPT)))
         for layer, series in record.results.items()
     }
     assert {row.groups() for row in MEMORY_ROW.finditer(page)} == measured
+
+
+COST_ROW = re.compile(
+    r"^\| (?P<what>[^|]+) \| (?P<plain>[\d.]+) \| (?P<acmix>[\d.]+) \| (?P<ratio>[\d.]+) \|$", re.MULTILINE
+)
+
+
+def test_the_cost_table_of_the_readme_is_what_was_counted_and_measured() -> None:
+    """The measured rows are those of the page of benchmarks, which is written from the records."""
+    import timm
+
+    expected: dict[str, tuple[str, ...]] = {}
+    counts = [convattn.cost.count(timm.create_model(f"{kind}_resnet50")) for kind in ("conv", "acmix")]
+    for what, values in {
+        "parameters, M": [count.parameters / 1e6 for count in counts],
+        "multiply-adds, G": [count.macs / 1e9 for count in counts],
+    }.items():
+        expected[what] = (*(f"{value:.2f}" for value in values), f"{values[1] / values[0]:.2f}")
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    at = {(*row[:3], row[4]): row for row in rows if len(row) == 11 and row[3] == "2 threads, float32"}
+    for kind, batch in (("inference", "1"), ("inference", "8"), ("training step", "8")):
+        plain, acmix = (at[kind, "224²", batch, f"{name}_resnet50"] for name in ("conv", "acmix"))
+        expected[f"{kind}, batch {batch}, ms"] = plain[5], acmix[5], acmix[7]
+        if acmix[8] != "–":
+            expected[f"{kind}, batch {batch}, peak MiB"] = plain[8], acmix[8], acmix[9]
+    shown = {found["what"]: found.groups()[1:] for found in COST_ROW.finditer((ROOT / "README.md").read_text())}
+    assert shown == expected

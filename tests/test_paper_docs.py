@@ -37,7 +37,7 @@ SUBJECTS = {
     ],
 }
 REFERENCE = re.compile(r"`(?P<file>[\w./-]+\.py)::(?P<name>[\w.]+)`")
-NUMBER = re.compile(r"^\((?P<number>S?\d+)\) ", re.MULTILINE)
+NUMBER = re.compile(r"\\tag\{(?P<number>S?\d+)\}")
 RECIPE = re.compile(r"`((?:imagenet|coco|ade20k)-[\w-]+)`")
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=["acmix", "x-volution"])
@@ -66,7 +66,7 @@ def why_not(file: str, name: str) -> str | None:
 
 
 def equations(page: str) -> list[str]:
-    """The numbers at the starts of lines in a page's formulas."""
+    """The numbers of a page's equations."""
     return [found["number"] for fence in FENCE.finditer(page) for found in NUMBER.finditer(fence["body"])]
 
 
@@ -156,4 +156,4 @@ class TestTheCheckers:
         assert why_not("src/convattn/layers/acmix.py", "ACmix.reparameterize") is None
 
     def test_numbers_count_in_formulas_alone(self) -> None:
-        assert equations("(1) says\n```\n(2)   a = b\nc (3) = d\n```\n(4) too\n") == ["2"]
+        assert equations("\\tag{1} says\n```math\na = b \\tag{2}\n```\n`\\tag{4}` too\n") == ["2"]

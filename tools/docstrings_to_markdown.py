@@ -1,6 +1,6 @@
-"""For the documentation site: docstrings hold Sphinx roles and TeX, the site is Markdown.
+"""For the documentation site: docstrings hold Sphinx roles and directives, the site is Markdown.
 
-A griffe extension, named in mkdocs.yml. Equations become MathML while the site is built: no page loads a script.
+A griffe extension, named in mkdocs.yml. tools/markdown_math.py then shows the equations.
 """
 
 import re
@@ -8,7 +8,6 @@ import textwrap
 from typing import Any
 
 import griffe
-from latex2mathml.converter import convert
 
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([^`]+)`")
 MATH = re.compile(r"\.\. math:: ?(.*(?:\n[ \t]+\S.*)*)")
@@ -25,12 +24,8 @@ class DocstringsToMarkdown(griffe.Extension):
 
 
 def to_markdown(docstring: str) -> str:
-    """The docstring with roles as code and equations as MathML."""
-    text = MATH.sub(lambda found: f"<div>{convert(_one_line(found[1]), display='block')}</div>", docstring)
-    text = INLINE_MATH.sub(lambda found: convert(found[1]), text)
+    """The docstring with roles as code and equations as the pages have them."""
+    text = MATH.sub(lambda found: f"```math\n{textwrap.dedent(found[1]).strip()}\n```", docstring)
+    text = INLINE_MATH.sub(r"$\1$", text)
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)  # the section that is shown as code
     return ROLE.sub(r"`\1`", text)
-
-
-def _one_line(equation: str) -> str:
-    return " ".join(textwrap.dedent(equation).split())

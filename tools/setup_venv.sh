@@ -23,7 +23,7 @@ wanted() {
     cat pyproject.toml setup.py tools/build_native.py csrc/* 2>/dev/null || :
 }
 
-healthy() { "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+healthy() { "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 if [ -f "$stamp" ] && wanted | cmp -s - "$stamp" && healthy; then
     exit 0
@@ -35,13 +35,13 @@ find_python() {
     if [ -n "${PYTHON:-}" ]; then
         set -- "$PYTHON"
     else
-        set -- python3 python python3.14 python3.13 python3.12 python3.11 python3.10
+        set -- python3 python python3.14 python3.13 python3.12 python3.11
     fi
     for candidate; do
         version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-        if ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        if ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             refused="$refused
-  $candidate is Python $version; convattn needs 3.10 or newer"
+  $candidate is Python $version; convattn needs 3.11 or newer"
         elif ! "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then
             refused="$refused
   $candidate (Python $version) has no venv module; on Debian or Ubuntu: sudo apt-get install python$version-venv"
@@ -52,7 +52,7 @@ find_python() {
     done
     say "convattn: no Python here can build the environment.${refused:-
   none of these runs: $*}"
-    say "Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3 ..."
+    say "Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3 ..."
     return 1
 }
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import wraps
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +41,7 @@ def names_its_file(write: Callable[Concatenate[Place, P], R]) -> Callable[Concat
         with naming_file(path):
             return write(path, *args, **kwargs)
 
-    return named
+    return cast(Callable[Concatenate[Place, P], R], named)
 
 
 @contextmanager

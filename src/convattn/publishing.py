@@ -57,7 +57,7 @@ def markdown_table(
 
 
 @contextmanager
-def drawing(style: dict[str, Any]) -> Iterator[None]:
+def drawing(style: Any) -> Iterator[None]:
     """Hold matplotlib to a style.
 
     Raises:

@@ -62,6 +62,7 @@ def test_model_as_json(command: Command, tmp_path: Path) -> None:
     assert {check.state for check in record.checks.values()} == {"right"}
 
 
+@pytest.mark.slow
 def test_train(command: Command, tmp_path: Path) -> None:
     result = command("model", *SMALL, "--mode", "train", "--processes", 1, "--out", tmp_path)
     assert result.code == 0, result.err
@@ -76,6 +77,7 @@ def test_train(command: Command, tmp_path: Path) -> None:
 MAP = 2 * 16 * 24 * 24 * 4  # bytes of one map of the case below
 
 
+@pytest.mark.slow
 def test_memory(command: Command, tmp_path: Path) -> None:
     sizes = ("--batch", 2, "--channels", 16, "--size", 24, "--processes", 1, "--threads", 1)
     result = command("memory", *sizes, "--out", tmp_path)

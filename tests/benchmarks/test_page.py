@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page
+from benchmarks.answers import LAYER, QUESTIONS
 from benchmarks.machine import environment
 from benchmarks.plots import Chart, Group, draw
 from benchmarks.record import PEAK, TIME, Check, Floor, Record, Series, read_records
-from benchmarks.requirements import REQUIREMENTS, find
+from benchmarks.requirements import REQUIREMENTS, Finding, find
 from convattn.publishing import description_of
 
 ROOT = Path(__file__).parents[2]
@@ -153,3 +154,16 @@ def test_the_page_in_docs_is_what_the_records_of_results_say():
     records = read_records(ROOT / "results")
     stale = [str(path.relative_to(ROOT)) for path in page.stale(records, ROOT / "docs")]
     assert not stale, f"{stale} are out of date: python -m benchmarks docs"
+
+
+def test_every_question_is_about_a_requirement_and_says_its_range():
+    asked = {question.group for question in QUESTIONS}
+    assert asked <= {requirement.group for requirement in REQUIREMENTS}
+    findings = [
+        Finding(requirement, "missed", float(number))
+        for number, requirement in enumerate(r for r in REQUIREMENTS if r.group == LAYER)
+    ]
+    strided = [finding.value for finding in findings if "stride 2" in finding.requirement.what]
+    told = {question.text: question.answer(findings) for question in QUESTIONS if question.group == LAYER}
+    assert set(told.values()) == {f"0.00 to {min(strided) - 1:.2f}", f"{min(strided):.2f} to {max(strided):.2f}"}
+    assert QUESTIONS[0].answer(findings) == "not measured"

@@ -12,7 +12,7 @@ from benchmarks import floor
 from benchmarks.fresh import Process, call_fresh
 from benchmarks.machine import environment
 from benchmarks.quiet import Noise, require_quiet
-from benchmarks.timing import CpuClock, Effort, Timed, in_turns
+from benchmarks.timing import CpuClock, Effort, Timed, interleaved
 from convattn.errors import UserError
 from tests.benchmarks import children
 
@@ -41,7 +41,7 @@ def test_subjects_take_turns_and_what_is_slow_sits_out():
     calls = []
     subjects = {name: named(name, calls) for name in ("fast", "slow")}
     lasts = {"fast": 1e-3, "slow": 1.0}
-    series = in_turns(subjects, StepClock(lasts), Effort(rounds=10, seconds=3.0, least=2, sample=2e-3))
+    series = interleaved(subjects, StepClock(lasts), Effort(rounds=10, seconds=3.0, least=2, sample=2e-3))
     assert series["fast"].values == (1e-3,) * 10
     assert series["slow"].values == (1.0,) * 3, "3 s pay for 3 rounds"
     rounds = calls[2 * 3 :]  # one call and two timed ones plan each
@@ -58,7 +58,7 @@ def test_what_has_to_be_held_is_held_around_every_call():
         yield
         held.pop()
 
-    in_turns({"a": Timed(lambda: seen.append(bool(held)), hold)}, CpuClock(), Effort(2, sample=1e-6))
+    interleaved({"a": Timed(lambda: seen.append(bool(held)), hold)}, CpuClock(), Effort(2, sample=1e-6))
     assert seen
     assert all(seen)
 

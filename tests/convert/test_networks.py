@@ -15,12 +15,11 @@ from convattn.cost import count
 from convattn.layers import ACmix
 from convattn.layers.xvolution import XVolution
 from tests.convert.networks import DEPTHWISE, NETWORKS, build, depthwise, images, tensors, train_step
+from tests.quick import slow_but
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 QUICK = ("timm mobilenetv3_small_050", "ultralytics yolov8n")
-each_trained = pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
-)
+each_trained = pytest.mark.parametrize("name", slow_but(QUICK, NETWORKS))
 
 
 def converted(name: str, to: str, **options: Any) -> tuple[nn.Module, nn.Module, ConvertReport]:

@@ -12,6 +12,7 @@ from torch import nn
 from convattn.convert import convert
 from convattn.optimize import optimize
 from tests.convert.networks import NETWORKS, build, depthwise, images, tensors
+from tests.quick import slow_but
 
 runtime = pytest.importorskip("onnxruntime", reason="needs pip install 'convattn[export]'")
 pytest.importorskip("onnxscript", reason="needs pip install 'convattn[export]'")
@@ -45,7 +46,7 @@ def small(to: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("form", ["trained", pytest.param("optimized", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("to", ["acmix", "xvolution"])
+@pytest.mark.parametrize("to", slow_but(["acmix"], ["acmix", "xvolution"]))
 def test_any_size_of_image(to: str, form: str, tmp_path: Path) -> None:
     model = small(to)
     model = optimize(model) if form == "optimized" else model

@@ -9,6 +9,7 @@ from torch import nn
 from convattn import ACmix, LocalAttention2d, ShiftConv2d, ops
 from convattn.ops import _native
 from tests.layers.drop_in import DropIn, check_compiled
+from tests.quick import slow_but
 
 LAYERS = {
     "acmix": ACmix,
@@ -67,6 +68,7 @@ def test_any_odd_kernel(kernel):
     assert ACmix(4, 8, kernel_size=kernel)(x).shape == nn.Conv2d(4, 8, kernel, padding=kernel // 2)(x).shape
 
 
+@pytest.mark.parametrize("make", slow_but(["acmix", "shift"], LAYERS), indirect=True)
 def test_compiles_without_a_graph_break(make):
     check_compiled(make(4, 8, stride=2), "aot_eager")
 

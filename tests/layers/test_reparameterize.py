@@ -13,6 +13,7 @@ from convattn import ACmix, LocalAttention2d
 from convattn.layers import LocalAttention, folding
 from convattn.layers.acmix_forms import FORMS, Parts, multiply_adds
 from convattn.layers.folding import batch_norm_line
+from tests.quick import slow_but
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SIZES = [(1, 1), (2, 3), (9, 6)]
@@ -210,7 +211,7 @@ class TestEveryForm:
             torch.testing.assert_close(program(x), folded(x), **EXACT)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_but(["grouped"], FORMS))
 def test_compiles(form):
     folded = folded_copy(trained(4, 8), form)
     compiled = torch.compile(folded, fullgraph=True, backend="aot_eager")

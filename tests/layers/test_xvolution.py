@@ -14,6 +14,7 @@ from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.pssa import PSSA
 from convattn.layers.xvolution import MultiConvolution, XVolution
 from tests.layers.drop_in import DropIn, check_compiled
+from tests.quick import slow_but
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 CONVOLUTION_LIKE = {
@@ -55,7 +56,9 @@ class TestDropIn(DropIn):
     """With the contract of every operator."""
 
 
-@pytest.mark.parametrize("name", ["pssa-heads", "pssa-product", "xvolution", "folded-xvolution", "gathered"])
+@pytest.mark.parametrize(
+    "name", slow_but(["pssa-product"], ["pssa-heads", "pssa-product", "xvolution", "folded-xvolution", "gathered"])
+)
 def test_compiles_without_a_graph_break(name):
     torch.manual_seed(0)
     check_compiled(LAYERS[name](4, 8, stride=2).eval(), "aot_eager")

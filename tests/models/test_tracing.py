@@ -9,6 +9,7 @@ import torch
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import convattn  # noqa: F401  (timm knows the networks by it)
+from tests.quick import slow_but
 
 RESNET = {"channels": (16, 16, 24, 32)}
 NETWORKS = {
@@ -34,7 +35,9 @@ NETWORKS = {
 OTHER_SIZES = [(1, 3, 64, 64), (2, 3, 96, 80), (1, 3, 57, 44)]
 
 
-@pytest.fixture(params=NETWORKS, ids=str)
+@pytest.fixture(
+    params=slow_but(set(NETWORKS) - {"lr_resnet14", "pvt_v1_tiny", "san10", "swin_tiny"}, NETWORKS), ids=str
+)
 def net(request):
     torch.manual_seed(0)
     return timm.create_model(request.param, num_classes=3, **NETWORKS[request.param]).eval()

@@ -1,6 +1,7 @@
 """What every operator owes its users, over dtypes, layouts and geometries, against the float64 reference."""
 
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from tests.ops.cases import (
     WindowAttend,
     lay_out,
 )
+from tests.quick import sampled
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
@@ -55,6 +57,13 @@ def backends_of(operator):
 
 
 RUNS = [(operator, backend) for operator in EVERY_OPERATOR for backend in backends_of(operator)]
+
+
+def one_backend_each(runs):
+    """The runs as parameters: of each operator one is quick, by another backend than that of the operator before."""
+    backends = {operator: [b for o, b in runs if o is operator] for operator, _ in runs}
+    quick = {(operator, names[place % len(names)]) for place, (operator, names) in enumerate(backends.items())}
+    return [pytest.param(*run, marks=() if run in quick else pytest.mark.slow) for run in runs]
 
 
 @pytest.fixture(autouse=True)
@@ -91,17 +100,42 @@ def error(got, true, floor):
     return (off.pow(2).mean().sqrt() / size.clamp(min=floor)).item()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+MATRIX = [
+    (operator, geometry, backend, dtype, layout)
+    for operator, geometry in EVERYTHING
+    for backend, dtype, layout in product(backends_of(operator), DTYPES, LAYOUTS)
+]
+
+
+def products(geometry):
+    """How many pairs of pixels the reference multiplies: beyond some thousand it takes seconds in each dtype."""
+    out = geometry.neighborhood.output_size(geometry.height, geometry.width)
+    return out[0] * out[1] * len(geometry.neighborhood)
+
+
+SMALL = [case for case in MATRIX if products(case[1]) <= 1500]
+LARGE = [case for case in MATRIX if case not in SMALL]
+SAMPLE = [
+    *sampled(SMALL, 5),
+    *(pytest.param(*case, marks=() if case[3:] == (torch.float32, "strided") else pytest.mark.slow) for case in LARGE),
+]
+
+
 @pytest.mark.parametrize(
-    ("operator", "geometry", "backend"),
-    [(*case, backend) for case in EVERYTHING for backend in backends_of(case[0])],
-    ids=lambda x: getattr(x, "name", str(x)),
+    ("operator", "geometry", "backend", "dtype", "layout"),
+    SAMPLE,
+    ids=lambda x: getattr(x, "name", str(x).removeprefix("torch.")),
 )
-def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, dtype, layout, backend):
+def test_error_is_at_most_twice_that_of_plain_torch(operator, geometry, backend, dtype, layout):
     if backend == "native" and dtype == torch.float64:
         pytest.skip("the CPU kernels compute in float32")
     compare_with_plain_torch(operator, geometry, dtype, layout, backend)
+
+
+def test_the_sample_has_every_operator_by_every_backend_in_every_dtype_and_layout():
+    quick = [case.values for case in SAMPLE if not case.marks]
+    assert {(o, b, d) for o, _, b, d, _ in quick} == {(o, b, d) for o, _, b, d, _ in MATRIX}
+    assert {(o, layout) for o, *_, layout in quick} == {(o, layout) for o, *_, layout in MATRIX}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:2])
@@ -129,7 +163,9 @@ def compare_with_plain_torch(operator, geometry, dtype, layout, backend):
 
 
 @pytest.mark.parametrize("operator", [*OPERATORS, *X_VOLUTION_OPERATORS, Acmix, GroupConvolution], ids=lambda o: o.name)
-@pytest.mark.parametrize("geometry", [Geometry(3, 2, 3, stride=2), Geometry(1, 2, (1, 3))], ids=str)
+@pytest.mark.parametrize(
+    "geometry", [Geometry(3, 2, 3, stride=2), pytest.param(Geometry(1, 2, (1, 3)), marks=pytest.mark.slow)], ids=str
+)
 def test_gradcheck_to_second_order(operator, geometry):
     inputs = [x.requires_grad_() for x in operator.draw(geometry, torch.Generator().manual_seed(1))]
     assert torch.autograd.gradcheck(lambda *xs: operator.run(xs, geometry), inputs)
@@ -166,8 +202,8 @@ def test_empty_batch(operator, backend):
 STAYS = [(o, b) for o, b in RUNS if b != OF_TORCH or o not in (Attend, WindowAttend, Acmix)]
 
 
-@pytest.mark.parametrize(("operator", "backend"), STAYS, ids=lambda x: getattr(x, "name", x))
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("operator", "backend"), one_backend_each(STAYS), ids=lambda x: getattr(x, "name", x))
+@pytest.mark.parametrize("value", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
 def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backend):
     geometry = Geometry(18, 19, 7) if operator in WINDOW_OPERATORS else Geometry(12, 11, 3)
     dtype = torch.float32 if backend == "native" else torch.float64
@@ -185,10 +221,10 @@ def test_a_value_that_is_not_finite_stays_in_its_windows(operator, value, backen
 
 @pytest.mark.parametrize(
     ("operator", "backend"),
-    [(operator, backend) for operator, backend in RUNS if operator is not DynamicConv and backend != OF_TORCH],
+    one_backend_each([(o, b) for o, b in RUNS if o is not DynamicConv and b != OF_TORCH]),
     ids=lambda x: getattr(x, "name", x),
 )
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", ["contiguous", pytest.param("channels_last", marks=pytest.mark.slow)])
 def test_schema_fake_and_autograd_agree_with_the_kernel(operator, layout, backend):
     geometry = Geometry(5, 6, 7, stride=2)
     drawn = operator.draw(geometry, torch.Generator().manual_seed(0))

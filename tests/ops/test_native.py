@@ -18,11 +18,12 @@ LARGE = Neighborhood.window((5, 3), dilation=(2, 1), stride=(2, 1))
 STAR = Neighborhood(((0, 0), (-9, 1), (4, 0), (0, -11), (1, 13)), border="zeros")
 
 
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("isa", ["avx2", "baseline"])
-def test_contract_holds_on_lower_instruction_sets(isa):
+def test_contract_holds_on_lower_instruction_sets(isa, marks):
     chosen = "native and (float32 and channels_last and error or any_shape and channels_last or heads_of_any_size)"
     files = [f"tests/ops/test_{name}.py" for name in ("contract", "offset_convolution", "pixel_shift")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", marks, "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "CONVATTN_CPU_ISA": isa}
     done = subprocess.run([*command, "-k", chosen], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -127,7 +127,7 @@ class Layer(torch.nn.Module):
         return offset_convolution(x, self.weight, self.nbhd, self.bias)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_exported_and_compiled_for_any_size(stride):
     layer, auto = Layer(stride), torch.export.Dim.DYNAMIC
     program = torch.export.export(layer, (torch.randn(2, 6, 8, 7),), dynamic_shapes={"x": {0: auto, 2: auto, 3: auto}})

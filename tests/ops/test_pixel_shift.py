@@ -199,6 +199,7 @@ def test_exported_for_any_size(stride):
         torch.testing.assert_close(program.module()(x), module(x))
 
 
+@pytest.mark.slow
 def test_compiled_for_any_size_with_its_gradient():
     module = Both(2)
     compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")

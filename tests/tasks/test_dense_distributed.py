@@ -55,9 +55,8 @@ def train(folder: Path, out: Path, head: str, *more: str) -> Path:
     return (out / "latest").resolve()
 
 
-@pytest.mark.parametrize(
-    "head", ["semantic_fpn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("retinanet", "faster_rcnn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["semantic_fpn", "retinanet", "faster_rcnn"])
 def test_two_processes_end_where_one_does(head: str, folder: Path, tmp_path: Path) -> None:
     one = train(folder, tmp_path / "one", head)
     two = train(folder, tmp_path / "two", head, "--devices=2", "--strategy=ddp")

@@ -9,6 +9,7 @@ from lightning import Callback
 
 from convattn.tasks.recipes import load_recipe
 from convattn.tasks.training import prepare, train
+from tests.quick import slow_but
 
 RESNET = {"channels": [8, 8, 16, 16]}
 SAN = {"widths": [32, 64, 96], "layers": [1, 1, 1], "kernels": [3, 7, 7]}
@@ -67,7 +68,7 @@ def check_fall(losses: list[float]) -> None:
     assert last < 0.95 * first, f"the loss went from {first:.3f} to {last:.3f}"
 
 
-@pytest.mark.parametrize("model", NARROW)
+@pytest.mark.parametrize("model", slow_but([name for name in NARROW if name.startswith("acmix_")], NARROW))
 def test_an_epoch_of_the_digits_lowers_the_loss(model: str, tmp_path: Path) -> None:
     narrow = {f"model_args.{key}": value for key, value in NARROW[model].items()}
     check_fall(epoch_of_losses(model, narrow | {"data.image_size": 16, "batch_size": 64}, tmp_path))

@@ -87,6 +87,7 @@ def kill_five_times(start: Start, root: Path, arguments: list[str], spread: floa
     finish(start, train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_killed_five_times_ends_bit_equal(workers: int, start: Start, photos: Path, tmp_path: Path) -> None:
     arguments = [*TINY, f"--data={photos}", f"data.workers={workers}"]
@@ -115,6 +116,7 @@ def test_acmix_killed_five_times_ends_bit_equal(
     assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "send", "workers"),
     [(signal.SIGINT, os.kill, 0), (signal.SIGTERM, os.killpg, 2)],

@@ -13,7 +13,7 @@ INTERPRETER = """#!/bin/sh
 echo "$*" >>"$LOG"
 case "$*" in
     *'"%d.%d"'*) echo {version} ;;
-    *'sys.version_info < (3, 10)'*) exit {too_old} ;;
+    *'sys.version_info < (3, 11)'*) exit {too_old} ;;
     *'import venv'*) exit {no_venv} ;;
     '-m venv'*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     *'--editable'*) exit {install_fails} ;;
@@ -118,7 +118,7 @@ def test_a_broken_environment_is_built_anew(checkout, damage):
 @pytest.mark.parametrize(
     ("python", "message"),
     [
-        ({"version": "3.8", "too_old": 1}, "python3 is Python 3.8; convattn needs 3.10 or newer"),
+        ({"version": "3.8", "too_old": 1}, "python3 is Python 3.8; convattn needs 3.11 or newer"),
         ({"version": "3.11", "no_venv": 1}, "sudo apt-get install python3.11-venv"),
         (None, "none of these runs: python3 python python3.14"),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convattn.convert.accounting import Observed, macs_of, observe, parameters_of
 from convattn.convert.report import ConvertedLayer, ConvertReport
-from convattn.convert.selection import Where, select
+from convattn.convert.selection import Convolution, Where, select
 from convattn.convert.targets import Maker, Target, ToKind, general_refusal, target_of
 from convattn.layers._checks import check_network
 
@@ -68,7 +68,7 @@ def convert(
     - a callable: makes the operator, with fresh weights. It is called with the convolution, or, where it has parameters
       ``in_channels`` and ``out_channels``, as the operators of :class:`convattn.models.ResNet` are.
 
-    A batch norm that follows stays as it is. Modules keep their names; a convolution that stands in several places is
+    A batch norm that follows stays as it is. Modules keep their names; a convolution that is used in several places is
     replaced in all of them by one operator.
 
     Args:
@@ -112,7 +112,7 @@ def convert(
             done = _replace(None, chosen, target, seen, named=named)
     else:
         copied = copy.deepcopy(model)
-        modules = dict(copied.named_modules())
+        modules: dict[str, Any] = dict(copied.named_modules())
         holder = nn.ModuleDict({"model": copied})
         done = _replace(holder, [(name, modules[name]) for name, _ in chosen], target, seen, named=named)
     rows = tuple(done)
@@ -129,7 +129,7 @@ def convert(
 
 
 def _replace(
-    holder: nn.Module | None, chosen: list[tuple[str, nn.Module]], target: Target, seen: Observed, *, named: bool
+    holder: nn.Module | None, chosen: list[tuple[str, Convolution]], target: Target, seen: Observed, *, named: bool
 ) -> list[ConvertedLayer]:
     """A row for every convolution, which is replaced wherever the holder has it."""
     rows = []
@@ -160,7 +160,7 @@ def _replace(
     return rows
 
 
-def _words(conv: nn.Module) -> str:
+def _words(conv: Convolution) -> str:
     kernel = "x".join(map(str, conv.kernel_size))
     words = f"{type(conv).__name__} {conv.in_channels}-{conv.out_channels} {kernel}"
     words += "" if set(conv.stride) == {1} else f" /{'x'.join(map(str, dict.fromkeys(conv.stride)))}"
@@ -168,7 +168,7 @@ def _words(conv: nn.Module) -> str:
     return words + ("" if conv.groups == 1 else f" groups {conv.groups}")
 
 
-def _check_sizes(name: str, conv: nn.Module, made: nn.Module) -> None:
+def _check_sizes(name: str, conv: Convolution, made: nn.Module) -> None:
     """The same output size on a sample.
 
     Raises:
@@ -187,7 +187,7 @@ def _check_sizes(name: str, conv: nn.Module, made: nn.Module) -> None:
 
 
 def _put(holder: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """``new`` wherever ``old`` stands, with what others wrote on it (ultralytics numbers a network's layers so)."""
+    """``new`` wherever ``old`` is, with what others wrote on it (ultralytics numbers a network's layers so)."""
     for key, value in vars(old).items():
         if key not in _PLAIN and not key.startswith("_") and not hasattr(new, key):
             setattr(new, key, value)

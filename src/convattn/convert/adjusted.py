@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class AdjustedOperator(nn.Module):
     """An operator, its outputs put into the order that the network reads them in, and a bias added.
 
-    The outputs of an ACmix that share a head channel stand together; a bias before its convolution path would meet the
+    The outputs of an ACmix that share a head channel are together; a bias before its convolution path would meet the
     zeros beyond the border, so it comes after.
 
     Args:
@@ -40,5 +40,5 @@ class AdjustedOperator(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: those that the operator names, and the bias."""
-        of_operator = getattr(self.operator, "no_weight_decay", set)()
+        of_operator: set[str] = getattr(self.operator, "no_weight_decay", set)()
         return {f"operator.{name}" for name in of_operator} | (set() if self.bias is None else {"bias"})

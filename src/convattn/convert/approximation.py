@@ -89,7 +89,10 @@ def factorize(conv: nn.Conv2d, num_heads: int, order: Tensor | None = None) -> F
         weight, inputs = weight[order.cpu()], inputs[order.cpu()]
     matrices, columns = _by_head_channel(weight, inputs, num_heads)
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
-    rank, kept = min(path_rank(weight.shape[2:], num_heads), values.shape[1]), min(3 * num_heads, values.shape[1])
+    rank, kept = (
+        min(path_rank((weight.shape[2], weight.shape[3]), num_heads), values.shape[1]),
+        min(3 * num_heads, values.shape[1]),
+    )
     roots = values.sqrt()
     directions = _fresh_directions(len(matrices), 3 * num_heads, conv.in_channels, values)
     known = (left * roots[:, None])[..., :kept].transpose(1, 2)

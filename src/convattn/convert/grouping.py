@@ -9,7 +9,7 @@ _ROWS = 2**24
 
 
 def similar_outputs(conv: nn.Conv2d, num_heads: int) -> Tensor:
-    r"""An order of the outputs in which those that read the input alike stand together, N by N.
+    r"""An order of the outputs in which those that read the input alike are together, N by N.
 
     The N outputs of a head channel share the directions in which they read the input, so the less they differ in them
     the less is lost. Two outputs are alike as far as :math:`\lVert A_a A_b^T \rVert_F^2` is large, A the ``[k², C_in]``

@@ -16,8 +16,8 @@ class ConvertedLayer:
     Args:
         name: in the network; "" for the network itself.
         before: the convolution, in words.
-        after: what stands in its place, in words; "" where it stays.
-        parameters: of the convolution and of what stands in its place.
+        after: what replaces it, in words; "" if it is kept.
+        parameters: of the convolution and of its replacement.
         macs: multiply-adds of both for one image; None where no run showed the size of the layer's input.
         relative_error: how far the kernel that the operator starts with is from the convolution's: the Frobenius norm
             of their difference over that of the convolution's. 0 where the operator computes exactly the same, None

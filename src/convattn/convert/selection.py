@@ -13,10 +13,11 @@ from torch import nn
 Choice: TypeAlias = "str | re.Pattern[str] | type[nn.Module] | int | Callable[[str, nn.Module], bool]"
 Where: TypeAlias = "Choice | Sequence[Choice]"
 
+Convolution: TypeAlias = nn.Conv2d | nn.ConvTranspose2d
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
-def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
     """The convolutions that read a neighbourhood, by name, but for those inside this library's operators."""
     inside: list[str] = []
     for name, module in model.named_modules():
@@ -28,7 +29,7 @@ def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def select(model: nn.Module, where: Where | None) -> list[tuple[str, nn.Module]]:
+def select(model: nn.Module, where: Where | None) -> list[tuple[str, Convolution]]:
     """The convolutions that are meant; None: all.
 
     Args:
@@ -85,7 +86,7 @@ def _names_within(model: nn.Module, kind: type[nn.Module]) -> set[str]:
 def _stages(model: nn.Module) -> dict[int, list[str]]:
     """The modules of the stages of a timm network, by the papers' numbers: stage 1 ends at a quarter of the size.
 
-    A stage is all that stands after the feature map before and up to its own, in the order of the modules.
+    A stage is everything after the feature map before it up to its own, in the order of the modules.
     """
     features = getattr(model, "feature_info", None)
     features = getattr(features, "info", features)

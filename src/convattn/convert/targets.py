@@ -29,7 +29,7 @@ IMAGE_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Replacement:
-    """What stands in place of a convolution.
+    """What replaces a convolution.
 
     Args:
         module: the operator.
@@ -49,7 +49,7 @@ class Target(Protocol):
         """Why a convolution stays, or None; ``named``: the user asked for it, so cost alone is no reason."""
 
     def build(self, conv: nn.Conv2d) -> Replacement:
-        """What stands in its place."""
+        """What replaces it."""
 
 
 def target_of(to: Any, operator_args: Mapping[str, Any] | None) -> Target:
@@ -122,7 +122,7 @@ class ToACmix:
     Args:
         num_heads: of every operator; where it does not divide the channels, the nearest that does. ``"fit"``: as many
             as lose least of the kernel, see :func:`convattn.convert.approximation.fitting_heads`.
-        grouping: which outputs share a head channel: ``"order"``: neighbours, so that a plain ACmix stands in the
+        grouping: which outputs share a head channel: ``"order"``: neighbours, so that a plain ACmix is in the
             network; ``"similar"``: those that read the input alike, put back into order afterwards.
         attention_kernel_size: the attention's window.
         position: the attention's position term.

@@ -86,7 +86,7 @@ def _operator(name: str, module: nn.Module) -> Operator | None:
 
 def _branches(name: str, module: MultiConvolution) -> Operator:
     """X-volution and its convolution branches: what is computed of the input is stage I (table 1)."""
-    first = ("convolution", "dilated")
+    first: tuple[str, ...] = ("convolution", "dilated")
     attention = getattr(module, "attention", None)
     inside = None if attention is None else _operator("", attention)
     if inside is not None:

@@ -79,7 +79,8 @@ class DetectionImages:
 
         What was left out of the file is not in it, nor are the images of the other split.
         """
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for entry in self.entries:
             images.append({"id": entry.id, "file_name": entry.file, "width": entry.width, "height": entry.height})
             for one in entry.objects:
@@ -162,10 +163,10 @@ def check_coco(
 
     file = read_coco_file(path, wanted, size_of=size_of)
     root = folders[0] if folders else find_images(path, [image.file for image in file.images])
-    images = [replace(image, file=image_file(root, image.file) or image.file) for image in file.images]
-    faults = [*_listed_twice(path, root, images), *_file_faults(root, images, progress)]
+    found = [replace(image, file=image_file(root, image.file) or image.file) for image in file.images]
+    faults = [*_listed_twice(path, root, found), *_file_faults(root, found, progress)]
     bad = {problem.id for problem in faults}
-    entries = tuple(image for image in images if image.id not in bad)
+    entries = tuple(image for image in found if image.id not in bad)
     problems = [*file.problems, *faults, *_class_notes(file, entries)]
     if not entries:
         remedy = f"mend its problems, the first: {problems[0]}" if errors(problems) else "add images"

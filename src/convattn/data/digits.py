@@ -57,5 +57,5 @@ def open_digits(size: int = 32) -> ClassificationData:
     train, val = train_test_split(
         np.arange(len(digits.target)), test_size=VAL_FRACTION, random_state=SPLIT_SEED, stratify=digits.target
     )
-    parts = (Digits(digits.images[rows], digits.target[rows], rows, size) for rows in (train, val))
-    return ClassificationData([str(digit) for digit in range(10)], *parts)
+    held, shown = (Digits(digits.images[rows], digits.target[rows], rows, size) for rows in (val, train))
+    return ClassificationData([str(digit) for digit in range(10)], shown, held)

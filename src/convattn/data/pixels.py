@@ -1,6 +1,7 @@
 """The numbers of an opened image as they are meant, as colours of 8 bits or ids: Pillow changes some as it loads."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
@@ -57,7 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.info["transparency"] = clear * SPREAD[stored.raw]
     elif image.mode == "La":
         image = image.convert("LA")
-    elif is_tga and image.mode == "RGBA" and image.getextrema()[3] == (0, 0):
+    elif is_tga and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # its fourth byte is unused: TGA has no other way to say so that is kept to
     if image.has_transparency_data:
         layer = image.convert("RGBA")
@@ -157,9 +158,10 @@ def _stored(image: Image.Image) -> _Stored:
 
 def _bmp_bits(image: Image.Image) -> int:
     """Return the bits of a BMP's pixel, which Pillow forgets."""
-    image.fp.seek(14)
-    header = image.fp.read(16)
-    return header[10] if header[0] == 12 else header[14]  # OS/2's header of 12 bytes is shorter
+    file: Any = image.fp  # type: ignore[attr-defined]  # an opened file has one
+    file.seek(14)
+    header = file.read(16)
+    return int(header[10] if header[0] == 12 else header[14])  # OS/2's header of 12 bytes is shorter
 
 
 def _upright(image: Image.Image) -> Image.Image:

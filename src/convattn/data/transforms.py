@@ -38,13 +38,14 @@ def eval_transform(
         >>> transform(Image.new("RGB", (640, 480))).shape
         torch.Size([3, 224, 224])
     """
+    channels, height, width = input_size
     return create_transform(
-        tuple(input_size),
+        (channels, height, width),
         is_training=False,
         mean=tuple(mean),
         std=tuple(std),
         interpolation=interpolation,
-        crop_pct=1.0 if max(input_size[1:]) <= SMALL_IMAGE else CROP_FRACTION,
+        crop_pct=1.0 if max(height, width) <= SMALL_IMAGE else CROP_FRACTION,
     )
 
 
@@ -80,8 +81,9 @@ def train_transform(
         torch.Size([3, 32, 32])
     """
     augmentation = augmentation or Augmentation()
+    channels, height, width = input_size
     return create_transform(
-        tuple(input_size),
+        (channels, height, width),
         is_training=True,
         mean=tuple(mean),
         std=tuple(std),
@@ -90,7 +92,7 @@ def train_transform(
         ratio=augmentation.crop_ratio,
         hflip=augmentation.horizontal_flip,
         vflip=augmentation.vertical_flip,
-        color_jitter=augmentation.color_jitter or None,
+        color_jitter=augmentation.color_jitter or None,  # type: ignore[arg-type]  # timm takes None
         auto_augment=augmentation.auto_augment,
         re_prob=augmentation.random_erasing,
         re_mode="pixel",

@@ -1,4 +1,4 @@
-"""A timm network under a feature pyramid: what every detector of this package stands on."""
+"""A timm network with a feature pyramid: the backbone of every detector of this package."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class FeatureNet(nn.Module):
             raise ValueError(f"batch_norms must be one of {get_args(BatchNorms)}, got {batch_norms!r}")
         self.net = _as_feature_net(backbone, backbone_args, pretrained)
         name = backbone if isinstance(backbone, str) else type(backbone).__name__
-        channels, strides = list(self.net.feature_info.channels()), list(self.net.feature_info.reduction())
+        info: Any = self.net.feature_info
+        channels, strides = list(info.channels()), list(info.reduction())
         if not 1 <= levels <= len(strides):
             raise ValueError(f"{name} has {len(strides)} feature maps (strides {strides}), but levels is {levels}")
         self.levels = levels
@@ -217,7 +218,7 @@ def _statistics(net: nn.Module, arguments: Mapping[str, Any]) -> tuple[list[floa
 
 def _first_stages(net: nn.Module, count: int, name: str) -> Iterator[nn.Module]:
     """The modules up to the end of a stage; timm's registration order is the order of execution."""
-    info = net.feature_info
+    info: Any = net.feature_info
     modules = [entry["module"] for entry in getattr(info, "info", info)]
     stages = modules[-STAGES:]
     if not 0 <= count <= len(stages):

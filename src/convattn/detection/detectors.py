@@ -142,7 +142,7 @@ def retinanet(backbone: str | nn.Module, num_classes: int = 80, **options: Any) 
         **options: of :class:`convattn.detection.RetinaNetOptions`.
 
     Raises:
-        ValueError: a backbone that cannot stand under a pyramid, an option out of range.
+        ValueError: a backbone that does not fit a pyramid, an option out of range.
         TypeError: an unknown option.
 
     Example:
@@ -168,7 +168,7 @@ def faster_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any
         **options: of :class:`convattn.detection.RCNNOptions`.
 
     Raises:
-        ValueError: a backbone that cannot stand under a pyramid, an option out of range.
+        ValueError: a backbone that does not fit a pyramid, an option out of range.
         TypeError: an unknown option.
 
     Example:
@@ -191,7 +191,7 @@ def mask_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any) 
         **options: of :class:`convattn.detection.RCNNOptions`.
 
     Raises:
-        ValueError: a backbone that cannot stand under a pyramid, an option out of range.
+        ValueError: a backbone that does not fit a pyramid, an option out of range.
         TypeError: an unknown option.
 
     Example:
@@ -211,7 +211,7 @@ def cascade_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: An
         **options: of :class:`convattn.detection.RCNNOptions`; boxes are class-agnostic unless told.
 
     Raises:
-        ValueError: a backbone that cannot stand under a pyramid, an option out of range.
+        ValueError: a backbone that does not fit a pyramid, an option out of range.
         TypeError: an unknown option.
 
     Example:
@@ -232,7 +232,7 @@ def cascade_mask_rcnn(backbone: str | nn.Module, num_classes: int = 80, **option
         **options: of :class:`convattn.detection.RCNNOptions`; boxes are class-agnostic unless told.
 
     Raises:
-        ValueError: a backbone that cannot stand under a pyramid, an option out of range.
+        ValueError: a backbone that does not fit a pyramid, an option out of range.
         TypeError: an unknown option.
 
     Example:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ class CascadeRoIHeads(nn.Module):
             raise ValueError(f"there must be a loss weight for each stage, got {len(loss_weights)} for {len(stages)}")
         if len({stage.has_mask() for stage in stages}) > 1:
             raise ValueError("either all stages have a mask head or none")
-        self.stages = nn.ModuleList(stages)
+        self.stages: Any = nn.ModuleList(stages)
         self.loss_weights = tuple(loss_weights)
 
     def forward(
@@ -109,14 +111,14 @@ class CascadeRoIHeads(nn.Module):
     ) -> list[dict[str, Tensor]]:
         proposals = some_proposals(proposals, image_shapes)
         last = self.stages[-1]
-        total: Tensor | float = 0.0
+        probabilities = []
         for stage in self.stages:
             logits, regression = _predict(stage, features, proposals, image_shapes)
-            total = total + logits.softmax(1)
+            probabilities.append(logits.softmax(1))
             if stage is not last:
                 proposals = refine(stage, logits, regression, proposals, image_shapes)
         # the softmax that follows gives the mean probabilities back
-        averaged = (total / len(self.stages)).log()
+        averaged = (reduce(torch.add, probabilities) / len(self.stages)).log()
         results = [
             {"boxes": boxes, "labels": labels, "scores": scores}
             for boxes, scores, labels in zip(

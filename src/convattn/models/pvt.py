@@ -122,7 +122,7 @@ class PVT(nn.Module):
             stages.append(Stage(patch_embed, blocks, grid=grid, class_token=class_token))
             reduction = math.prod(patch_sizes[: i + 1])
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
-        self.stages = nn.ModuleList(stages)
+        self.stages: Any = nn.ModuleList(stages)
         self.norm: nn.Module = nn.LayerNorm(embed_dims[-1], eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
         self.head: nn.Module = nn.Linear(embed_dims[-1], num_classes) if num_classes > 0 else nn.Identity()
@@ -147,7 +147,7 @@ class PVT(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -181,7 +181,7 @@ class PVT(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: int | list[int] | tuple[int, ...] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
@@ -264,7 +264,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _build(variant: str, operator: AttentionFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    settings = {"depths": DEPTHS[variant.split("_")[-1]], "operator": operator}
+    settings: dict[str, Any] = {"depths": DEPTHS[variant.split("_")[-1]], "operator": operator}
     if options.get("features_only"):
         settings["global_pool"] = "avg"
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
@@ -274,9 +274,10 @@ def _build(variant: str, operator: AttentionFactory, pretrained: bool, options: 
 
 def _without_class_token(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A classifier's weights for a network of maps, which has no class token: that goes, with its position."""
-    last = model.stages[-1] if isinstance(model, PVT) else None
+    if not isinstance(model, PVT):
+        return weights
     token, table = (f"stages.{len(model.stages) - 1}.{name}" for name in ("cls_token", "pos_embed"))
-    if last is None or last.num_prefix_tokens or token not in weights:
+    if model.stages[-1].num_prefix_tokens or token not in weights:
         return weights
     kept = {name: tensor for name, tensor in weights.items() if name != token}
     return {**kept, table: weights[table][:, 1:]}

@@ -89,6 +89,8 @@ class ResNet(timm_resnet.ResNet):
         torch.Size([1, 10])
     """
 
+    feature_info: list[dict[str, Any]]
+
     def __init__(
         self,
         *,
@@ -104,7 +106,7 @@ class ResNet(timm_resnet.ResNet):
             raise ValueError(f"stride_place must be 'operator' or 'projection', got {stride_place!r}")
         check_rates(**{name: rate for name, rate in options.items() if name in DROPS})
         super().__init__(**options)
-        names = [info["module"] for info in self.feature_info[1:]]
+        names = [str(info["module"]) for info in self.feature_info[1:]]
         chosen = range(1, len(names) + 1) if stages is None else _checked_stages(stages, len(names))
         for number, name in enumerate(names, 1):
             for block in getattr(self, name):
@@ -119,10 +121,11 @@ class ResNet(timm_resnet.ResNet):
         old = self.conv1
         if not isinstance(old, nn.Conv2d):
             raise ValueError("stem='small' replaces a single convolution; leave stem_type at its default")
-        like = {"device": old.weight.device, "dtype": old.weight.dtype}
-        self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False, **like)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
+        device, dtype = old.weight.device, old.weight.dtype
+        conv = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.add_module("conv1", conv)
+        self.add_module("maxpool", nn.Identity())
         stem, *stages = self.feature_info
         self.feature_info = [stem | {"reduction": 1}]
         self.feature_info += [stage | {"reduction": max(1, stage["reduction"] // 4)} for stage in stages]

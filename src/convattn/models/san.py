@@ -122,7 +122,7 @@ class SAN(nn.Module):
             blocks = [Block(channels, make(), drop_path=next(drops)) for _ in range(layers[i])]
             stages.append(Stage(c_in, channels, blocks, pool=HalvingPool() if pools else nn.Identity()))
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
-        self.stages = nn.ModuleList(stages)
+        self.stages: Any = nn.ModuleList(stages)
         self.head_drop = nn.Dropout(drop_rate)
         self.fc: nn.Module = nn.Linear(widths[-1], num_classes) if num_classes > 0 else nn.Identity()
 
@@ -142,7 +142,7 @@ class SAN(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -169,7 +169,7 @@ class SAN(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: int | list[int] | tuple[int, ...] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
@@ -234,7 +234,8 @@ class SAN(nn.Module):
 
     def _has_stem_in_bands(self, x: Tensor) -> bool:
         """Whether nobody can tell: the stem's map at full resolution would be the network's largest."""
-        conv, norm, first = self.conv_in, self.bn_in, self.stages[0]
+        norm: nn.Module = self.bn_in
+        conv, first = self.conv_in, self.stages[0]
         if not runs_directly(x) or any(map(is_hooked, (conv, norm, self.act_in, first))):
             return False
         fixed = type(norm) is nn.Identity or (
@@ -282,8 +283,8 @@ default_cfgs = generate_default_cfgs(
 def _build(variant: str, operator: OperatorFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     """``operator_args`` are options of the operator."""
     arguments = options.pop("operator_args", None) or {}
-    settings = {"layers": LAYERS[int(variant[-2:])], "operator": partial(operator, **arguments)}
-    feature_cfg = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
+    settings: dict[str, Any] = {"layers": LAYERS[int(variant[-2:])], "operator": partial(operator, **arguments)}
+    feature_cfg: dict[str, Any] = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
     return build_model_with_cfg(SAN, variant, pretrained, feature_cfg=feature_cfg, **(settings | options))
 
 

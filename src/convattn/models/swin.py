@@ -7,7 +7,7 @@ of image is taken at run time. ``timm.create_model`` knows them after ``import c
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import torch
 from timm.layers import PatchEmbed
@@ -161,7 +161,8 @@ class SwinTransformer(timm_swin.SwinTransformer):
             "embed_layer": PatchEmbedding,
         }
         super().__init__(**(options | settings))
-        for stage in self.layers:
+        layers: Any = self.layers
+        for stage in layers:
             blocks = [
                 SwinBlock(old, _in_place_of(old, operator or WindowAttention2d, side, shifted=index % 2 == 1))
                 for index, old in enumerate(stage.blocks)
@@ -183,7 +184,9 @@ class SwinTransformer(timm_swin.SwinTransformer):
         """Names of the parameters that weight decay must leave alone: the bias tables, every operator's α and β."""
         return super().no_weight_decay() | no_weight_decay(self)
 
-    def set_input_size(self, img_size: tuple[int, int] | None = None, **changes: Any) -> None:
+    def set_input_size(  # type: ignore[override]  # timm's arguments, each refused by its name
+        self, img_size: tuple[int, int] | None = None, **changes: Any
+    ) -> None:
         """Nothing to do: every size is taken at run time.
 
         Raises:
@@ -247,13 +250,14 @@ def _any_size(old: timm_swin.PatchMerging) -> PatchMerging:
 def _in_place_of(
     old: timm_swin.SwinTransformerBlock, operator: OperatorFactory, side: tuple[int, int], *, shifted: bool
 ) -> nn.Module:
+    weight = cast(Tensor, old.norm1.weight)
     return operator(
         old.dim,
         num_heads=old.attn.num_heads,
         window_size=side,
         shift=(side[0] // 2, side[1] // 2) if shifted else (0, 0),
-        device=old.norm1.weight.device,
-        dtype=old.norm1.weight.dtype,
+        device=weight.device,
+        dtype=weight.dtype,
     )
 
 
@@ -276,10 +280,10 @@ def _acmix_operator(
     device: torch.device,
     dtype: torch.dtype,
 ) -> ACmix:
-    like = {"num_heads": num_heads, "device": device, "dtype": dtype}
+    like: dict[str, Any] = {"num_heads": num_heads, "device": device, "dtype": dtype}
     path = RolledWindowAttention if compat == "official" else WindowAttention
     attention = path(channels, window_size=window_size, shift=shift, output_projection=True, **like)
-    settings = {"attention": attention, "convolution_bias": True} | like | arguments
+    settings: dict[str, Any] = {"attention": attention, "convolution_bias": True} | like | arguments
     layer = RolledACmix(channels, **settings) if compat == "official" else ACmix(channels, channels, **settings)
     _start_projection(layer)
     return layer
@@ -307,10 +311,11 @@ default_cfgs = generate_default_cfgs(
 
 def _build(variant: str, operator: OperatorFactory | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     depths = DEPTHS[variant.rpartition("_")[2]]
-    settings = {"embed_dim": 96, "depths": depths, "num_heads": (3, 6, 12, 24), "operator": operator} | options
+    settings: dict[str, Any] = {"embed_dim": 96, "depths": depths, "num_heads": (3, 6, 12, 24), "operator": operator}
+    settings |= options
     out_indices = settings.pop("out_indices", tuple(range(len(settings["depths"]))))
     # the getter gives [B, C, H, W]; timm's own Swin gives [B, H, W, C]
-    features = {"feature_cls": "getter", "out_indices": out_indices}
+    features: dict[str, Any] = {"feature_cls": "getter", "out_indices": out_indices}
     return build_model_with_cfg(
         SwinTransformer,
         variant,

@@ -55,7 +55,8 @@ def rename(model: nn.Module, source: dict[str, Any], ignored: dict[str, str]) ->
         elif name.split(".")[0] in ("norm", "head") and name not in target:
             source.pop(name)
             ignored[name] = "this network gives maps and has no such layer"
-    for i, stage in enumerate(model.stages, 1):
+    stages: Any = model.stages
+    for i, stage in enumerate(stages, 1):
         if isinstance(source.get(f"pos_embed{i}"), Tensor):
             mapped[f"stages.{i - 1}.pos_embed"] = _table_for(stage, source.pop(f"pos_embed{i}"), i)
     if "cls_token" in source:
@@ -78,7 +79,7 @@ def _renamed(name: str, stages: int) -> str | None:
     return None
 
 
-def _table_for(stage: nn.Module, table: Tensor, number: int) -> Tensor:
+def _table_for(stage: Stage, table: Tensor, number: int) -> Tensor:
     """A public table with the grid of a stage; the fourth has a row for the class token before the others."""
     (height, width), tokens = stage.grid, 1 if number == 4 else 0
     prefix, pixels = table[:, :tokens], table[:, tokens:]

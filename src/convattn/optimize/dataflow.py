@@ -107,10 +107,9 @@ def observed_readers(model: nn.Module, leaves: Sequence[type[nn.Module]], exampl
         as :func:`traced_readers`.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    inner = {child for m in modules.values() if isinstance(m, tuple(leaves)) for child in m.modules() if child is not m}
-    watched = {
-        name: m for name, m in modules.items() if m not in inner and (isinstance(m, tuple(leaves)) or _childless(m))
-    }
+    kinds: tuple[type[nn.Module], ...] = tuple(leaves)
+    inner = {child for m in modules.values() if isinstance(m, kinds) for child in m.modules() if child is not m}
+    watched = {name: m for name, m in modules.items() if m not in inner and (isinstance(m, kinds) or _childless(m))}
     names = {id(m): name for name, m in watched.items()}
     watch = _Watch(watched.values())
     handles = []

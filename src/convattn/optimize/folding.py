@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath, FrozenBatchNormAct2d

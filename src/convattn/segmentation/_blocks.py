@@ -1,4 +1,4 @@
-"""What the segmentation networks are made of."""
+"""Building blocks of the segmentation networks."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class FeatureLevels:
 
     Args:
         channels: of each map.
-        reductions: how many pixels of the image a pixel of each map stands for, by side.
+        reductions: how many pixels of the image one pixel of each map covers, per side.
         channels_last: whether the backbone gives ``[B, H, W, C]``.
         divisor: what height and width of the image must be multiples of, for the backbone to take it.
 

@@ -103,7 +103,7 @@ class Segmenter(nn.Module):
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.backbone = build_backbone(backbone)
         self.levels = FeatureLevels.of(self.backbone)
-        # what is added stands where the backbone stands, the meta device included
+        # what is added is on the device of the backbone, the meta device included
         like = next(self.backbone.parameters(), torch.empty(0))
         with torch.device(like.device):
             self.decoder = decoder(self.levels).to(like.dtype)

@@ -1,4 +1,4 @@
-"""Rows that are trained: on the paper's data set by its recipe, and small, as twins at one budget."""
+"""Rows that are trained: on the paper's data set by its recipe, and small, all at one budget."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ SMALL_WHY = (
     "gains over the baseline, and their order."
 )
 NO_LARGE = " No object on them is larger than 96² pixels: they have no APl."
-FULL_WHY = "Another machine, other random numbers; where the paper leaves a setting open the recipe says what stands."
+FULL_WHY = (
+    "Another machine, other random numbers; where the paper leaves a setting open the recipe says what was chosen."
+)
 
 
 @dataclass(frozen=True)
-class Twin:
-    """One row at two sizes.
+class TrainedRow:
+    """One row at two sizes: the paper's and a small one.
 
     Args:
         label: for people.
@@ -83,7 +85,7 @@ def published_figures(recipe: str) -> dict[str, dict[str, str]]:
 
 
 def full_setting(recipe: str, key: str) -> Setting:
-    """The run that a key of a recipe's published figures stands for.
+    """The run that a key of a recipe's published figures means.
 
     Example:
         >>> full_setting("imagenet-xvolution", "xvolution_resnet34 model_args.stages=[2]").overrides
@@ -98,20 +100,22 @@ def quantities(*names: str) -> tuple[Quantity, ...]:
     return tuple(QUANTITIES[name] for name in names)
 
 
-def full_part(twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any) -> Part:
+def full_part(
+    trained: Sequence[TrainedRow], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
+) -> Part:
     """The rows on the paper's own data set."""
-    rows = tuple(twin.row(full_setting(twin.recipe, twin.key)) for twin in twins if twin.recipe)
-    dense = any(twin.recipe.startswith(PRETRAINED) for twin in twins)
+    rows = tuple(row.row(full_setting(row.recipe, row.key)) for row in trained if row.recipe)
+    dense = any(row.recipe.startswith(PRETRAINED) for row in trained)
     weights = "the backbone's weights on ImageNet, " if dense else ""
     need = f"the data set, {weights}8 GPUs"
     return Part("full", columns, rows, "days", need, FULL_WHY, read, **options)
 
 
 def small_part(
-    scale: Scale, twins: Sequence[Twin], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
+    scale: Scale, trained: Sequence[TrainedRow], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
 ) -> Part:
     """The rows as small runs."""
-    rows = tuple(twin.row(twin.small) for twin in twins if twin.small is not None)
+    rows = tuple(row.row(row.small) for row in trained if row.small is not None)
     asks_for_large = any(quantity.name.endswith("APl") for quantity in columns)
     images, time = SMALL[scale]
     why = SMALL_WHY.format(images) + (NO_LARGE if scale == "scenes" and asks_for_large else "")

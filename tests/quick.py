@@ -1,0 +1,21 @@
+"""Which cases of a matrix `make test` runs; `make test-all` runs all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(quick: Iterable[str], names: Iterable[str]) -> list[Any]:
+    """The names as parameters; all but the quick ones are slow."""
+    quick, names = set(quick), list(names)
+    if unknown := quick - set(names):
+        raise ValueError(f"no such case: {sorted(unknown)}")
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def sampled(cases: Iterable[tuple[Any, ...]], step: int) -> list[Any]:
+    """The cases as parameters; all but every ``step``-th are slow."""
+    return [pytest.param(*case, marks=() if n % step == 0 else pytest.mark.slow) for n, case in enumerate(cases)]
