@@ -243,3 +243,15 @@ def test_around_keeps_device_dtype_and_mode():
 def test_misuse_is_named(act, error, message):
     with pytest.raises(error, match=message):
         act()
+
+
+@torch.no_grad()
+def test_an_attention_of_gain_zero_adds_nothing_even_where_it_overflows():
+    """A network of huge activations, converted: what it computed before it still computes."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(4, 4, 3, padding=1), torch.full((1, 4, 5, 5), 1e30)
+    layer = XVolution.around(conv).eval()
+    assert not layer.attention(x).isfinite().all()
+    assert torch.equal(layer(x), conv(x))
+    layer.attention_norm.weight.fill_(1.0)
+    assert not layer(x).isfinite().all()

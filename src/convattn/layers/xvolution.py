@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_counts, check_input
+from convattn.layers._checks import check_counts, check_input, is_hooked
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
 from convattn.layers.global_attention import GlobalAttention2d
@@ -17,6 +17,7 @@ from convattn.layers.multi_convolution import Factory, MultiConvolution
 from convattn.layers.pssa import PSSA, HeadCount, Reading, ShiftPosition, head_count
 from convattn.layers.static_convolution import StaticBranch, StaticFormChoice, fold_static, line
 from convattn.layers.xvolution_forms import ReparameterizedXVolution, fold_gain, fold_inside
+from convattn.ops._dispatch import runs_directly
 from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -166,11 +167,25 @@ class XVolution(MultiConvolution):
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
         static, folded = self._convolve(x), self.reparameterized
         if folded is None:
+            if self._is_silent():
+                return static
             attention: Tensor = self.attention_norm(self.attention(self._centres(x, static)))
             return static + attention.to(static.dtype)  # float32 comes to the norm under autocast to float16
         if folded.attention is None:
             return static
         return folded.combine(static, folded.attention(self._centres(x, static)))
+
+    def _is_silent(self) -> bool:
+        """Whether the attention adds zeros, as after :func:`convattn.convert`: 0 times an overflow would be NaN.
+
+        Asked in eval mode without gradients, and not of a GPU, whose answer would have to be waited for.
+        """
+        norm = self.attention_norm
+        if self.training or type(norm) is not nn.BatchNorm2d or is_hooked(norm) or is_hooked(self.attention):
+            return False
+        if not runs_directly(norm.weight, norm.bias) or not norm.weight.is_cpu:
+            return False
+        return not norm.weight.any() and not norm.bias.any()
 
     def _centres(self, x: Tensor, static: Tensor) -> Tensor:
         """The map whose first pixel is the centre of the convolution's first window, zeros where it has none."""

@@ -18,8 +18,23 @@ import triton
 import triton.language as tl
 
 from convattn.ops._triton_kernels import load_vectors, store_vectors
+from convattn.ops.attend.triton_halo import (
+    along_position,
+    batched_dot,
+    beyond,
+    counts_of_keys,
+    counts_of_queries,
+    gain_or_one,
+    group_pixels,
+    halo,
+    is_spoiled,
+    load_tile,
+    logits,
+    store_tile,
+    tile_pixels,
+    window_program,
+)
 from convattn.ops.attend.triton_offsets import (
-    FLOOR,
     LOG2E,
     directions,
     forward_pixels,
@@ -30,156 +45,6 @@ from convattn.ops.attend.triton_offsets import (
 )
 
 LN2 = tl.constexpr(0.6931471805599453)
-NOWHERE = tl.constexpr(1 << 24)  # a coordinate that no window reaches, for what lies outside the map
-
-
-@triton.jit
-def _log_count(centre, pixel, size, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
-    """log2 of how many window positions around ``centre`` fall on ``pixel`` along one axis; -inf for none.
-
-    The map is larger than RADIUS + 1, so that a position bounces off one border at most.
-    """
-    twice = (centre + pixel) < 0
-    if REFLECT:
-        last = size - 1
-        twice = (pixel > 0) & (centre + pixel <= RADIUS)
-        twice = twice | ((pixel < last) & (2 * last - centre - pixel <= RADIUS))
-    return tl.where(tl.abs(centre - pixel) <= RADIUS, tl.where(twice, 1.0, 0.0), float("-inf"))
-
-
-@triton.jit
-def _inside(centre, size, RADIUS: tl.constexpr):
-    """How many of the window positions around ``centre`` fall inside the map."""
-    return tl.minimum(centre + RADIUS, size - 1) - tl.maximum(centre - RADIUS, 0) + 1
-
-
-@triton.jit
-def _load(base, y, x, keep, stride_y, stride_x, C: tl.constexpr, CP: tl.constexpr):
-    """The channels of the pixels (y, x) ``[G, pixels]`` as ``[G, pixels, CP]``."""
-    c = tl.arange(0, CP)
-    at = base + (y * stride_y + x * stride_x)[:, :, None] + c[None, None, :]
-    return tl.load(at, mask=keep[:, :, None] & (c < C)[None, None, :], other=0.0)
-
-
-@triton.jit
-def _store(base, value, y, x, keep, stride_y, stride_x, C: tl.constexpr, CP: tl.constexpr):
-    c = tl.arange(0, CP)
-    at = base + (y * stride_y + x * stride_x)[:, :, None] + c[None, None, :]
-    tl.store(at, value.to(base.dtype.element_ty), mask=keep[:, :, None] & (c < C)[None, None, :])
-
-
-@triton.jit
-def _dot(a, b, PRECISION: tl.constexpr):
-    """``[G, M, CP] x [G, S, CP] -> [G, M, S]``."""
-    return tl.dot(a, tl.permute(b, (0, 2, 1)), input_precision=PRECISION)
-
-
-@triton.jit
-def _halo(step, y_first, x_first, H, W, HALO: tl.constexpr, LW: tl.constexpr, S: tl.constexpr):
-    """Rows and columns of the pixels of a step of every group's halo ``[G, S]``, and which of them there are."""
-    s = step * S + tl.arange(0, S)
-    y = y_first[:, None] + (s // LW)[None, :]
-    x = x_first + (s % LW)[None, :] + y_first[:, None] * 0
-    return y, x, (y < H) & (x < W) & (s < HALO)[None, :]
-
-
-@triton.jit
-def _log_counts(cy, cx, y, x, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
-    """The sum of :func:`_log_count` over rows and columns."""
-    return _log_count(cy, y, H, RADIUS, REFLECT) + _log_count(cx, x, W, RADIUS, REFLECT)
-
-
-@triton.jit
-def _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
-    """Of the queries ``[G, M]`` over the keys ``[G, S]``: ``[G, M, S]``."""
-    jy = tl.where(keep, jy, NOWHERE)
-    return _log_counts(cy[:, :, None], cx[:, :, None], jy[:, None, :], jx[:, None, :], H, W, RADIUS, REFLECT)
-
-
-@triton.jit
-def _counts_of_queries(iy, ix, jy, jx, keep, H, W, STRIDE: tl.constexpr, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
-    """Of the queries ``[G, S]`` over the keys ``[G, M]``: ``[G, M, S]``."""
-    jy, iy, ix = tl.where(keep, jy, NOWHERE), iy * STRIDE, ix * STRIDE
-    return _log_counts(iy[:, None, :], ix[:, None, :], jy[:, :, None], jx[:, :, None], H, W, RADIUS, REFLECT)
-
-
-@triton.jit
-def _along(query, position, C: tl.constexpr, CP: tl.constexpr):
-    """The products of queries ``[G, M, CP]`` with the directions of the position, ``[G, M, 1]`` each."""
-    along_y, along_x = directions(position, C, CP)
-    wide = query.to(tl.float32)
-    return (
-        tl.sum(wide * along_y[None, None, :], 2)[:, :, None],
-        tl.sum(wide * along_x[None, None, :], 2)[:, :, None],
-    )
-
-
-@triton.jit
-def _logits(query, key, counts, along_y, along_x, y, x, H, W, scale_log2e, HAS_POSITION: tl.constexpr,
-            PRECISION: tl.constexpr):  # fmt: skip
-    """Of queries ``[G, M, CP]`` toward keys ``[G, S, CP]`` of pixels (y, x), less their position, in base 2."""
-    logit = _dot(query, key, PRECISION)
-    if HAS_POSITION:
-        down, across = place(y, x, H, W)
-        logit -= along_y * down[:, None, :] + along_x * across[:, None, :]
-    return logit * scale_log2e + counts
-
-
-@triton.jit
-def _beyond(cy, cx, H, W, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
-    """Where a running softmax starts: from the window positions beyond a zeros border, of logit 0 and value 0."""
-    top = tl.full(cy.shape, FLOOR, tl.float32)
-    total = tl.zeros(cy.shape, tl.float32)
-    if not REFLECT:
-        side: tl.constexpr = 2 * RADIUS + 1
-        outside = side * side - _inside(cy, H, RADIUS) * _inside(cx, W, RADIUS)
-        top = tl.where(outside > 0, 0.0, FLOOR)
-        total = outside.to(tl.float32)
-    return top, total
-
-
-@triton.jit
-def _is_spoiled(spoiled, keep):
-    """Whether a sum of 0 * results over the pixels that there are is NaN."""
-    return tl.sum(tl.sum(tl.where(keep, spoiled, 0.0), 1), 0) != 0.0
-
-
-@triton.jit
-def _gain(gain, HAS_GAIN: tl.constexpr):
-    factor = 1.0
-    if HAS_GAIN:
-        factor = tl.load(gain).to(tl.float32)
-    return factor
-
-
-@triton.jit
-def _program(heads, tiles_x, tiles_y, HEADS: tl.constexpr):
-    """Image, first head, tile row, tile column. Heads vary fastest: they share cache lines."""
-    program = tl.program_id(0)
-    shares = heads // HEADS
-    share = program % shares
-    program = program // shares
-    tile_x = program % tiles_x
-    program = program // tiles_x
-    return (program // tiles_y).to(tl.int64), share * HEADS, program % tiles_y, tile_x
-
-
-@triton.jit
-def _tile(tile_y, tile_x, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
-    """First row of each group ``[G]``, rows and columns of its pixels ``[G, TH * TW]``."""
-    g = tl.arange(0, G)
-    t = tl.arange(0, TH * TW)
-    first = (tile_y * G + g) * TH
-    return first, first[:, None] + (t // TW)[None, :], tile_x * TW + (t % TW)[None, :] + g[:, None] * 0
-
-
-@triton.jit
-def _group(group, tile_y, tile_x, H, W, G: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
-    """The pixels (y, x) of one group ``[TH * TW]``, and which of them there are."""
-    t = tl.arange(0, TH * TW)
-    y = (tile_y * G + group) * TH + t // TW
-    x = tile_x * TW + t % TW
-    return y, x, (y < H) & (x < W)
 
 
 @triton.jit
@@ -188,9 +53,9 @@ def _mixed(acc, head, image, y, x, keep, gain, other, shift, gc, pb, py, px, sy,
     """``act(gain * acc + other + shift)`` of the pixels ``[G, M]``; ``shift`` has no images."""
     c = tl.arange(0, CP)
     acc *= tl.load(gain + (head * C + c) * gc, mask=c < C, other=0.0).to(tl.float32)[None, None, :]
-    acc += _load(other + image * pb + head * C, y, x, keep, py, px, C, CP).to(tl.float32)
+    acc += load_tile(other + image * pb + head * C, y, x, keep, py, px, C, CP).to(tl.float32)
     if HAS_SHIFT:
-        acc += _load(shift + head * C, y, x, keep, sy, sx, C, CP).to(tl.float32)
+        acc += load_tile(shift + head * C, y, x, keep, sy, sx, C, CP).to(tl.float32)
     if RELU:
         acc = tl.where(acc < 0.0, 0.0, acc)
     return acc
@@ -214,28 +79,28 @@ def forward_kernel(
     ``MIXED``: what is stored is ``act(gain * attention + other + shift)``, ACmix's other path in ``other``.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
-    image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
-    first, iy, ix = _tile(tile_y, tile_x, G, TH, TW)
+    image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
+    first, iy, ix = tile_pixels(tile_y, tile_x, G, TH, TW)
     is_query = (iy < HO) & (ix < WO)
     cy = iy * STRIDE
     cx = ix * STRIDE
     y_first = tl.maximum(first * STRIDE - RADIUS, 0)
     x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
-    jy, jx, keep = _halo(0, y_first, x_first, H, W, HALO, LW, S)
-    counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+    jy, jx, keep = halo(0, y_first, x_first, H, W, HALO, LW, S)
+    counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
-        query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
-        along_y, along_x = _along(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
-        top, total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
+        query = load_tile(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
+        along_y, along_x = along_position(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
+        top, total = beyond(cy, cx, H, W, RADIUS, REFLECT)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
-                counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
-            key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
-            value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = _logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
+                jy, jx, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
+                counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+            key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
+            value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
+            logit = logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
             new_top = tl.maximum(top, tl.max(logit, 2))
             shrink = tl.exp2(top - new_top)
             weight = tl.exp2(logit - new_top[:, :, None])
@@ -247,12 +112,12 @@ def forward_kernel(
         if MIXED:
             acc = _mixed(acc, head, image, iy, ix, is_query, gain, other, shift, gc, pb, py, px, sy, sx,
                          C, CP, HAS_SHIFT, RELU)  # fmt: skip
-        _store(out + image * ob + head * C, acc, iy, ix, is_query, oy, ox, C, CP)
-    if _is_spoiled(spoiled, is_query):
+        store_tile(out + image * ob + head * C, acc, iy, ix, is_query, oy, ox, C, CP)
+    if is_spoiled(spoiled, is_query):
         tl.debug_barrier()
         for number in range(HEADS * G):
             head = first_head + number // G
-            y, x, there = _group(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
+            y, x, there = group_pixels(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
             own = load_vectors(q + image * qb + head * C, y, x, there, qy, qx, C, CP)
             exact = forward_pixels(
                 own, k + image * kb + head * C, v + image * vb + head * C, q, q, position, y, x, there, taps, rows,
@@ -282,38 +147,38 @@ def query_kernel(
     A halo that fits one step is walked once, a longer one twice: first for the sums.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
-    factor = _gain(gain, HAS_GAIN)
-    image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
-    first, iy, ix = _tile(tile_y, tile_x, G, TH, TW)
+    factor = gain_or_one(gain, HAS_GAIN)
+    image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
+    first, iy, ix = tile_pixels(tile_y, tile_x, G, TH, TW)
     is_query = (iy < HO) & (ix < WO)
     cy = iy * STRIDE
     cx = ix * STRIDE
     y_first = tl.maximum(first * STRIDE - RADIUS, 0)
     x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
-    jy, jx, keep = _halo(0, y_first, x_first, H, W, HALO, LW, S)
-    counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+    jy, jx, keep = halo(0, y_first, x_first, H, W, HALO, LW, S)
+    counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
-        query = _load(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
-        grad = _load(dout + image * gb + head * C, iy, ix, is_query, gy, gx, C, CP)
-        along_y, along_x = _along(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
-        own_top, own_total = _beyond(cy, cx, H, W, RADIUS, REFLECT)
+        query = load_tile(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
+        grad = load_tile(dout + image * gb + head * C, iy, ix, is_query, gy, gx, C, CP)
+        along_y, along_x = along_position(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
+        own_top, own_total = beyond(cy, cx, H, W, RADIUS, REFLECT)
         own_inner = tl.zeros([G, TH * TW], tl.float32)
         if STEPS > 1:
             for step in range(STEPS):
                 if STEPS > 1:
-                    jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
-                    counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
-                key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
-                value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-                logit = _logits(
+                    jy, jx, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
+                    counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+                key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
+                value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
+                logit = logits(
                     query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION
                 )
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
                 shrink = tl.exp2(own_top - new_top)
                 weight = tl.exp2(logit - new_top[:, :, None])
                 own_total = own_total * shrink + tl.sum(weight, 2)
-                own_inner = own_inner * shrink + tl.sum(weight * _dot(grad, value, PRECISION), 2)
+                own_inner = own_inner * shrink + tl.sum(weight * batched_dot(grad, value, PRECISION), 2)
                 own_top = new_top
             own_total = tl.where(is_query, own_total, 1.0)
             own_inner = own_inner / own_total
@@ -323,12 +188,12 @@ def query_kernel(
         moment_x = tl.zeros([G, TH * TW], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                jy, jx, keep = _halo(step, y_first, x_first, H, W, HALO, LW, S)
-                counts = _counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
-            key = _load(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
-            value = _load(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = _logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
-            toward = _dot(grad, value, PRECISION)
+                jy, jx, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
+                counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+            key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
+            value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
+            logit = logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
+            toward = batched_dot(grad, value, PRECISION)
             if STEPS == 1:
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
                 weight = tl.exp2(logit - new_top[:, :, None])
@@ -353,12 +218,12 @@ def query_kernel(
         tl.store(total + at, own_total, mask=is_query)
         tl.store(inner + at, own_inner, mask=is_query)
         spoiled += tl.sum(acc * 0.0, 2)
-        _store(dq + image * ob + head * C, acc * (scale * factor), iy, ix, is_query, oy, ox, C, CP)
-    if _is_spoiled(spoiled, is_query):
+        store_tile(dq + image * ob + head * C, acc * (scale * factor), iy, ix, is_query, oy, ox, C, CP)
+    if is_spoiled(spoiled, is_query):
         tl.debug_barrier()
         for number in range(HEADS * G):
             head = first_head + number // G
-            y, x, there = _group(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
+            y, x, there = group_pixels(number % G, tile_y, tile_x, HO, WO, G, TH, TW)
             own = load_vectors(q + image * qb + head * C, y, x, there, qy, qx, C, CP)
             own_grad = load_vectors(dout + image * gb + head * C, y, x, there, gy, gx, C, CP)
             exact, exact_top, exact_total, exact_inner = query_pixels(
@@ -389,50 +254,50 @@ def key_kernel(
     dk and dv have the same strides.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
-    factor = _gain(gain, HAS_GAIN)
-    image, first_head, tile_y, tile_x = _program(heads, tiles_x, tiles_y, HEADS)
-    first, jy, jx = _tile(tile_y, tile_x, G, TH, TW)
+    factor = gain_or_one(gain, HAS_GAIN)
+    image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
+    first, jy, jx = tile_pixels(tile_y, tile_x, G, TH, TW)
     is_key = (jy < H) & (jx < W)
     # The first query whose window reaches the tile: ceil((pixel - RADIUS) / STRIDE), of a numerator kept positive.
     y_first = tl.maximum((first - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
     x_first = tl.maximum((tile_x * TW - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
-    iy, ix, keep = _halo(0, y_first, x_first, HO, WO, HALO, LW, S)
-    counts = _counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
+    iy, ix, keep = halo(0, y_first, x_first, HO, WO, HALO, LW, S)
+    counts = counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
-        key = _load(k + image * kb + head * C, jy, jx, is_key, ky, kx, C, CP)
+        key = load_tile(k + image * kb + head * C, jy, jx, is_key, ky, kx, C, CP)
         if HAS_POSITION:
             step_y, step_x = directions(position, C, CP)
             down, across = place(jy, jx, H, W)
             moved = down[:, :, None] * step_y[None, None, :] + across[:, :, None] * step_x[None, None, :]
             key = (key.to(tl.float32) - moved).to(key.dtype)
-        value = _load(v + image * vb + head * C, jy, jx, is_key, vy, vx, C, CP)
+        value = load_tile(v + image * vb + head * C, jy, jx, is_key, vy, vx, C, CP)
         plane = (image * heads + head) * HO * WO
         dkey = tl.zeros([G, TH * TW, CP], tl.float32)
         dvalue = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                iy, ix, keep = _halo(step, y_first, x_first, HO, WO, HALO, LW, S)
-                counts = _counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
-            query = _load(q + image * qb + head * C, iy, ix, keep, qy, qx, C, CP)
-            grad = _load(dout + image * gb + head * C, iy, ix, keep, gy, gx, C, CP)
+                iy, ix, keep = halo(step, y_first, x_first, HO, WO, HALO, LW, S)
+                counts = counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
+            query = load_tile(q + image * qb + head * C, iy, ix, keep, qy, qx, C, CP)
+            grad = load_tile(dout + image * gb + head * C, iy, ix, keep, gy, gx, C, CP)
             at = plane + iy * WO + ix
             norm = tl.load(top + at, mask=keep, other=float("inf"))  # no query: weight 0
             norm = norm * LOG2E + tl.log2(tl.load(total + at, mask=keep, other=1.0))
             own_inner = tl.load(inner + at, mask=keep, other=0.0)
-            logit = _dot(key, query, PRECISION) * (scale * LOG2E) + counts
+            logit = batched_dot(key, query, PRECISION) * (scale * LOG2E) + counts
             weight = tl.exp2(logit - norm[:, None, :])
             dvalue = tl.dot(weight.to(grad.dtype), grad, dvalue, input_precision=PRECISION)
-            dlogit = weight * (_dot(value, grad, PRECISION) - own_inner[:, None, :])
+            dlogit = weight * (batched_dot(value, grad, PRECISION) - own_inner[:, None, :])
             dkey = tl.dot(dlogit.to(query.dtype), query, dkey, input_precision=PRECISION)
         spoiled += tl.sum(dkey * 0.0, 2) + tl.sum(dvalue * 0.0, 2)
-        _store(dk + image * ob + head * C, dkey * (scale * factor), jy, jx, is_key, oy, ox, C, CP)
-        _store(dv + image * ob + head * C, dvalue * factor, jy, jx, is_key, oy, ox, C, CP)
-    if _is_spoiled(spoiled, is_key):
+        store_tile(dk + image * ob + head * C, dkey * (scale * factor), jy, jx, is_key, oy, ox, C, CP)
+        store_tile(dv + image * ob + head * C, dvalue * factor, jy, jx, is_key, oy, ox, C, CP)
+    if is_spoiled(spoiled, is_key):
         tl.debug_barrier()
         for number in range(HEADS * G):
             head = first_head + number // G
-            y, x, there = _group(number % G, tile_y, tile_x, H, W, G, TH, TW)
+            y, x, there = group_pixels(number % G, tile_y, tile_x, H, W, G, TH, TW)
             own = load_vectors(k + image * kb + head * C, y, x, there, ky, kx, C, CP)
             own = less_position(own, position, y, x, there, H, W, C, CP, HAS_POSITION)
             own_value = load_vectors(v + image * vb + head * C, y, x, there, vy, vx, C, CP)
