@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convattn.layers.tokens import as_map, as_tokens
 from convattn.models.pvt import PVT
+from convattn.models.pvt_blocks import Stage
 
 _PARTS = (
     (re.compile(r"patch_embed(\d)\.(?=(?:proj|norm)\.)"), "patch_embed."),

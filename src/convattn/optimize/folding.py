@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, DropBlock2d, DropPath, FrozenBatchNormAct2d
@@ -97,7 +96,8 @@ def _reason_to_leave(batch_norm: nn.Module, module: nn.Module) -> str | None:
 def _take_over(module: nn.Module, batch_norm: nn.Module) -> None:
     if isinstance(module, (ACmix, MultiConvolution)):
         module.reparameterize()
-        module.reparameterized.absorb(batch_norm)
+        if module.reparameterized is not None:
+            module.reparameterized.absorb(batch_norm)
     elif isinstance(module, LocalAttention2d):
         module.absorb(batch_norm)
     else:
@@ -117,7 +117,8 @@ def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
     if not isinstance(module, ACmix) or type(activation) is not nn.ReLU or is_hooked(activation):
         return False
     module.reparameterize()
-    module.reparameterized.absorb(activation="relu")
+    if module.reparameterized is not None:
+        module.reparameterized.absorb(activation="relu")
     return True
 
 
