@@ -47,9 +47,10 @@ def install() -> None:
         raise ImportError(f"ultralytics {ultralytics.__version__} is too old: pip install -U 'ultralytics>=8.4'")
     if not hasattr(tasks.parse_model, "__wrapped__"):
         tasks.parse_model = _building(tasks.parse_model)
-        tasks.BaseModel.load = _loading(tasks.BaseModel.load)
-        tasks.BaseModel.fuse = _fusing(tasks.BaseModel.fuse)
-        Model.train = _training(Model.train)
+        base: Any = tasks.BaseModel
+        base.load, base.fuse = _loading(base.load), _fusing(base.fuse)
+        yolo: Any = Model
+        yolo.train = _training(yolo.train)
 
 
 def operators(network: nn.Module) -> dict[str, nn.Module]:
@@ -92,10 +93,10 @@ def _split(row: Row, index: int) -> tuple[Row, tuple[str, dict[str, Any]]]:
     return [source, repeats, "Conv", [*sizes, *(3, 1)[len(sizes) - 1 :]]], (name, options)
 
 
-def _put_operators(layer: nn.Module, name: str, options: Mapping[str, Any], index: int) -> None:
+def _put_operators(layer: Any, name: str, options: Mapping[str, Any], index: int) -> None:
     """Put an operator in place of the convolution of a block, or of each of its repeats."""
     for block in layer if isinstance(layer, nn.Sequential) else [layer]:
-        conv = block.conv
+        conv: Any = block.conv
         sizes = {"kernel_size": conv.kernel_size, "stride": conv.stride}
         try:
             block.conv = OPERATORS[name](conv.in_channels, conv.out_channels, **sizes, **options)
@@ -174,13 +175,13 @@ def _given(network: object) -> list[str]:
 
 def _fusing(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
-    def fuse(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Fold batch norms into operators, then into convolutions."""
         for block in self.modules():
             operator = getattr(block, "conv", None)
             folds = hasattr(block, "forward_fuse") and hasattr(block, "bn")
             if folds and isinstance(operator, nn.Module) and not isinstance(operator, (nn.Conv2d, nn.ConvTranspose2d)):
-                both = optimize(nn.Sequential(operator, block.bn))
+                both: Any = optimize(nn.Sequential(operator, block.bn))
                 block.conv = both[0] if isinstance(both[1], nn.Identity) else both
                 del block.bn
                 block.forward = block.forward_fuse
