@@ -69,12 +69,13 @@ def convert(
     _check_blocks(converted, [row.name for row in done[0].replaced])
     if report is not None:
         report(done[0])
-    held = copy.copy(yolo)
+    held: Any = copy.copy(yolo)
     held._modules = dict(yolo._modules)
     held.overrides, held.callbacks = dict(yolo.overrides), {key: list(calls) for key, calls in yolo.callbacks.items()}
     held.model, held.predictor, held.trainer = converted, None, None
     held.ckpt = {"model": converted, "train_args": (yolo.ckpt or {}).get("train_args", {})}
-    return held
+    found: Model = held
+    return found
 
 
 def _network(yolo: Any) -> nn.Module:
