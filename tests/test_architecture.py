@@ -334,3 +334,12 @@ def test_the_wheel_holds_the_library_alone() -> None:
     where, exclude = settings["packages"]["find"]["where"], settings["packages"]["find"]["exclude"]
     found = {package.split(".")[0] for folder in where for package in setuptools.find_packages(ROOT / folder, exclude)}
     assert (found, settings["py-modules"]) == ({"convattn"}, ["convattn_command"])
+
+
+def test_the_wheel_holds_every_data_file() -> None:
+    """Recipes, templates and the like are named in ``package-data``."""
+    tomllib = pytest.importorskip("tomllib")
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["convattn"]
+    named = {path for glob in globs for path in PACKAGE.glob(glob)}
+    data = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {path for path in data - named if "_native" not in path.parts} == set()

@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 import convattn
 from convattn.layers import ACmix, XVolution
 from convattn.ultralytics import convert
-from convattn.ultralytics.hooks import operators
+from convattn.ultralytics.hooks import given_modules
 
 CONFIG = "yolov8n.yaml"
 NAMES = ["model.8.m.0.cv1.conv", "model.8.m.0.cv2.conv"]
@@ -44,7 +44,7 @@ def output(network: nn.Module) -> Tensor:
 
 def stir(network: nn.Module) -> nn.Module:
     """Let the attention of every X-volution count."""
-    for operator in operators(network).values():
+    for operator in given_modules(network).values():
         nn.init.uniform_(operator.attention_norm.weight, 0.5, 1.0)
         nn.init.uniform_(operator.attention_norm.running_var, 0.5, 1.5)
     return network
@@ -65,14 +65,14 @@ def test_it_computes_what_it_did(config: str, where: str | list[str]) -> None:
     before = {name: type(module) for name, module in yolo.model.named_modules()}
     converted = convert(yolo, to="xvolution", where=where)
     torch.testing.assert_close(output(converted.model), output(yolo.model), rtol=0, atol=1e-5)
-    assert {type(operator) for operator in operators(converted.model).values()} == {XVolution}
+    assert {type(operator) for operator in given_modules(converted.model).values()} == {XVolution}
     assert {name: type(module) for name, module in yolo.model.named_modules()} == before
 
 
 def test_the_report_names_every_layer() -> None:
     reports: list[convattn.ConvertReport] = []
     converted = convert(yolo_of(), to="acmix", where="model.8", operator_args={"num_heads": 8}, report=reports.append)
-    assert [row.name for row in reports[0].replaced] == NAMES == list(operators(converted.model))
+    assert [row.name for row in reports[0].replaced] == NAMES == list(given_modules(converted.model))
     assert {operator.num_heads for operator in converted.model.modules() if hasattr(operator, "num_heads")} == {8}
 
 
@@ -87,16 +87,36 @@ def test_fusing_keeps_the_output(to: str) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
 
 
-def test_a_network_of_other_classes_takes_the_operators() -> None:
+def test_a_network_of_other_classes_takes_the_given_modules() -> None:
     source = stir(convert(yolo_of(), to="xvolution", where=["model.8", "model.22"]).model)
     network = DetectionModel(source.yaml, nc=7, verbose=False)
     network.load(source, verbose=False)
-    assert operators(network).keys() == operators(source).keys()
-    for name, operator in operators(network).items():
+    assert given_modules(network).keys() == given_modules(source).keys()
+    for name, operator in given_modules(network).items():
         assert all(torch.equal(value, source.get_submodule(name).state_dict()[key]) for key, value in
                    operator.state_dict().items())  # fmt: skip
         assert all(parameter.requires_grad for parameter in operator.parameters())
     assert network.get_submodule(NAMES[0]) is not source.get_submodule(NAMES[0])
+
+
+class Doubled(nn.Module):
+    """Somebody's own module: two convolutions, and no word on its channels."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.first, self.second = copy.deepcopy(conv), copy.deepcopy(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)
+
+
+def test_any_module_is_taken_along() -> None:
+    source = convert(yolo_of(), to=Doubled, where="model.8").model
+    network = DetectionModel(source.yaml, verbose=False)
+    network.load(source, verbose=False)
+    assert {name: type(module) for name, module in given_modules(network).items()} == dict.fromkeys(NAMES, Doubled)
+    torch.testing.assert_close(output(network), output(source))
+    torch.testing.assert_close(output(copy.deepcopy(source).fuse(verbose=False)), output(source), rtol=1e-4, atol=1e-4)
 
 
 def test_operators_that_fit_nowhere_are_not_lost_in_silence() -> None:
@@ -135,22 +155,22 @@ class TestTraining:
         yolo = yolo_of()
         yolo.model = convattn.convert(yolo.model, to="xvolution", where="model.8")
         network = self.start(monkeypatch, yolo, project=str(tmp_path))
-        assert list(operators(network)) == NAMES
+        assert list(given_modules(network)) == NAMES
         weight = f"{NAMES[0]}.convolution.weight"
         assert torch.equal(network.state_dict()[weight], yolo.model.state_dict()[weight])
 
     @pytest.mark.parametrize("pretrained", [False, "other.pt"])
-    def test_other_weights_would_lose_the_operators(self, pretrained: object) -> None:
+    def test_other_weights_would_lose_the_given_modules(self, pretrained: object) -> None:
         yolo = convert(yolo_of(), to="xvolution", where="model.8")
-        with pytest.raises(ValueError, match=rf"without the operators that it was given \({re.escape(NAMES[0])}\)"):
+        with pytest.raises(ValueError, match=rf"without what it was given \({re.escape(NAMES[0])}"):
             yolo.train(data="data.yaml", pretrained=pretrained)
 
-    def test_a_saved_copy_holds_the_operators(self, tmp_path: Path) -> None:
+    def test_a_saved_copy_holds_the_given_modules(self, tmp_path: Path) -> None:
         yolo = convert(yolo_of(), to="xvolution", where="model.8")
         stir(yolo.model)
         yolo.save(tmp_path / "mine.pt")
         again = YOLO(tmp_path / "mine.pt")
-        assert list(operators(again.model)) == NAMES
+        assert list(given_modules(again.model)) == NAMES
         torch.testing.assert_close(output(again.model), output(yolo.model), rtol=1e-2, atol=1e-2)
 
 

@@ -74,7 +74,8 @@ def convert(
     held.overrides, held.callbacks = dict(yolo.overrides), {key: list(calls) for key, calls in yolo.callbacks.items()}
     held.model, held.predictor, held.trainer = converted, None, None
     held.ckpt = {"model": converted, "train_args": (yolo.ckpt or {}).get("train_args", {})}
-    return held
+    found: Model = held
+    return found
 
 
 def _network(yolo: Any) -> nn.Module:

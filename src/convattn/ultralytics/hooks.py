@@ -5,18 +5,19 @@ Operators that were put into a network are not in its YAML, so they would be los
 wrapped, once, when ``ultralytics.engine.model`` is imported (:mod:`convattn._on_import`):
 
 - ``ultralytics.nn.tasks.parse_model`` builds rows of a YAML that name an operator.
-- ``BaseModel.load`` takes the operators of the network that it loads from.
-- ``Model.train`` trains a network with operators from that very network.
+- ``BaseModel.load`` takes along what the network that it loads from was given.
+- ``Model.train`` trains a network that was given operators from that very network.
 - ``BaseModel.fuse`` folds a batch norm into the operator before it, as into a convolution.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from torch import nn
@@ -29,10 +30,14 @@ OPERATORS: dict[str, type[nn.Module]] = {"ACmix": ACmix, "XVolution": XVolution}
 
 OLDEST = (8, 4)
 
+_BUILDING = ("torch", "torchvision", "ultralytics")
+"""The packages whose modules ultralytics builds by itself."""
+
 Row = list[Any]
 """Of a model's YAML: the layers it reads, repeats, a module's name and its arguments."""
 
 
+@cache
 def install() -> None:
     """Wrap ultralytics' functions, once.
 
@@ -40,26 +45,37 @@ def install() -> None:
         ImportError: ultralytics is older than 8.4.
     """
     import ultralytics
-    from ultralytics.engine.model import Model
+    from ultralytics.engine import model
     from ultralytics.nn import tasks
 
     if tuple(int(part) for part in ultralytics.__version__.split(".")[:2]) < OLDEST:
         raise ImportError(f"ultralytics {ultralytics.__version__} is too old: pip install -U 'ultralytics>=8.4'")
-    if not hasattr(tasks.parse_model, "__wrapped__"):
-        tasks.parse_model = _building(tasks.parse_model)
-        base: Any = tasks.BaseModel
-        base.load, base.fuse = _loading(base.load), _fusing(base.fuse)
-        yolo: Any = Model
-        yolo.train = _training(yolo.train)
+    for owner, name, wrapped in (
+        (tasks, "parse_model", _building),
+        (tasks.BaseModel, "load", _loading),
+        (tasks.BaseModel, "fuse", _fusing),
+        (model.Model, "train", _training),
+    ):
+        setattr(owner, name, wrapped(getattr(owner, name)))
 
 
-def operators(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the operators of a network by name, without those inside others."""
+def given_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """Return what was put into a network after it was built from its YAML, by name.
+
+    That is every module of another package than torch, torchvision and ultralytics, less what a row of the YAML names.
+    """
+    settings = getattr(network, "yaml", None)
+    if not isinstance(settings, dict):
+        return {}
+    rows = [row[2] for row in settings["backbone"] + settings["head"]]
     found: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if not inside and type(module).__module__.startswith("convattn.layers"):
-            found[name] = module
+        kind, layer = type(module), re.match(r"model\.(\d+)", name)
+        if layer and kind.__module__.partition(".")[0] not in _BUILDING:
+            row = rows[int(layer[1])]
+            inside = any(name.startswith(f"{outer}.") for outer in found)
+            if not inside and row not in OPERATORS and row != kind.__name__:
+                found[name] = module
     return found
 
 
@@ -95,8 +111,9 @@ def _split(row: Row, index: int) -> tuple[Row, tuple[str, dict[str, Any]]]:
 
 def _put_operators(layer: Any, name: str, options: Mapping[str, Any], index: int) -> None:
     """Put an operator in place of the convolution of a block, or of each of its repeats."""
-    for block in layer if isinstance(layer, nn.Sequential) else [layer]:
-        conv: Any = block.conv
+    blocks: list[Any] = list(layer) if isinstance(layer, nn.Sequential) else [layer]
+    for block in blocks:
+        conv = block.conv
         sizes = {"kernel_size": conv.kernel_size, "stride": conv.stride}
         try:
             block.conv = OPERATORS[name](conv.in_channels, conv.out_channels, **sizes, **options)
@@ -108,53 +125,50 @@ def _put_operators(layer: Any, name: str, options: Mapping[str, Any], index: int
 def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def load(self: nn.Module, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load weights, and operators with theirs."""
+        """Load weights, and the modules that the source was given."""
         source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
         if not isinstance(source, nn.Module):
             return original(self, weights, *args, **kwargs)
-        _take_operators(self, source)
+        _take_modules(self, source)
         loaded = original(self, weights, *args, **kwargs)  # may put other branches into the head
-        lost = _take_operators(self, source)
-        if lost:
+        for name, module in _take_modules(self, source).items():
             raise ValueError(
-                f"the {type(lost[name := next(iter(lost))]).__name__} {name} of the weights fits nothing in this "
-                "network: load them into a network of the same YAML and scale"
+                f"the {type(module).__name__} {name} of the weights fits nothing in this network: load them into a "
+                "network of the same YAML and scale"
             )
         return loaded
 
     return load
 
 
-def _take_operators(network: nn.Module, source: nn.Module) -> dict[str, nn.Module]:
-    """Copy the operators of another network to where they fit, and return those that fit nowhere."""
-    modules, lost = dict(network.named_modules()), {}
-    for name, operator in operators(source).items():
-        old = modules.get(name)
-        if _channels(old) != _channels(operator):
-            lost[name] = operator
-            continue
-        parent, _, child = name.rpartition(".")
-        # the weights of a checkpoint want no gradients
-        taken = copy.deepcopy(operator).requires_grad_(True).train(network.training)
-        setattr(modules[parent], child, taken)
+def _take_modules(network: nn.Module, source: nn.Module) -> dict[str, nn.Module]:
+    """Copy the modules that another network was given to where they fit, and return those that fit nowhere."""
+    mine, lost = dict(network.named_modules()), {}
+    for name, module in given_modules(source).items():
+        if name in mine and _channels(module) in (_channels(mine[name]), (None, None)):
+            parent, _, child = name.rpartition(".")
+            # the weights of a checkpoint want no gradients
+            setattr(mine[parent], child, copy.deepcopy(module).requires_grad_(True).train(network.training))
+        else:
+            lost[name] = module
     return lost
 
 
-def _channels(module: nn.Module | None) -> tuple[int | None, int | None]:
+def _channels(module: nn.Module) -> tuple[int | None, int | None]:
     return getattr(module, "in_channels", None), getattr(module, "out_channels", None)
 
 
 def _training(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def train(self: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        """Train; a network that was given operators is where it starts from."""
-        given = _given(self.model)
-        pretrained = kwargs.get("pretrained", self.overrides.get("pretrained", True))
+        """Train; a network that was given modules is where it starts from."""
+        given = given_modules(self.model) if isinstance(self.model, nn.Module) else {}
         if given and not kwargs.get("resume"):
+            pretrained = kwargs.get("pretrained", self.overrides.get("pretrained", True))
             if pretrained is not True:
                 raise ValueError(
-                    f"pretrained={pretrained!r} builds the network anew from its YAML, without the operators that it "
-                    f"was given ({given[0]}): leave it out, or name the operators in the YAML"
+                    f"pretrained={pretrained!r} builds the network anew from its YAML, without what it was given "
+                    f"({', '.join(list(given)[:3])}): leave it out, or name the operators in the YAML"
                 )
             # With a checkpoint, ultralytics builds from this network's YAML and weights, else from the file alone.
             self.ckpt = self.ckpt or {"model": self.model}
@@ -163,26 +177,16 @@ def _training(original: Callable[..., Any]) -> Callable[..., Any]:
     return train
 
 
-def _given(network: object) -> list[str]:
-    """Return the operators of a network that its YAML does not name."""
-    settings = getattr(network, "yaml", None)
-    if not isinstance(network, nn.Module) or not isinstance(settings, dict):
-        return []
-    rows = enumerate(settings["backbone"] + settings["head"])
-    named = tuple(f"model.{index}." for index, row in rows if row[2] in OPERATORS)
-    return [name for name in operators(network) if not name.startswith(named)]
-
-
 def _fusing(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Fold batch norms into operators, then into convolutions."""
-        for block in self.modules():
+        blocks: list[Any] = [one for one in self.modules() if hasattr(one, "forward_fuse") and hasattr(one, "bn")]
+        for block in blocks:
             operator = getattr(block, "conv", None)
-            folds = hasattr(block, "forward_fuse") and hasattr(block, "bn")
-            if folds and isinstance(operator, nn.Module) and not isinstance(operator, (nn.Conv2d, nn.ConvTranspose2d)):
-                both: Any = optimize(nn.Sequential(operator, block.bn))
-                block.conv = both[0] if isinstance(both[1], nn.Identity) else both
+            if isinstance(operator, nn.Module) and not isinstance(operator, (nn.Conv2d, nn.ConvTranspose2d)):
+                folded, norm = optimize(nn.Sequential(operator, block.bn)).children()
+                block.conv = folded if isinstance(norm, nn.Identity) else nn.Sequential(folded, norm)
                 del block.bn
                 block.forward = block.forward_fuse
         return original(self, *args, **kwargs)
