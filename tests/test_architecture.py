@@ -20,13 +20,14 @@ CHECKOUT = ("benchmarks", "reproduce")
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(path for name in CHECKOUT for path in ROOT.glob(f"{name}/**/*.py"))])
 SURFACE = Path(__file__).parent / "api_surface.json"
 
-# ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- tasks <- cli
+# ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- export <- tasks <- cli
 CHAIN = (
     {"ops"},
     {"layers"},
     {"models"},
     {"official", "cost"},
     {"convert", "optimize", "detection", "segmentation"},
+    {"export"},
     {"tasks"},
     {"cli"},
 )
