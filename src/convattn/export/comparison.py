@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 5e-2}
 """The largest difference that rounding explains, relative to the largest output; int8 is measured by its accuracy."""
 
 SURE = 0.1
-"""From which score on an object must be in both answers: near the threshold of a detector rounding decides."""
+"""From which score on an object must be in both answers, and the better half in any case: below, rounding decides."""
 
 
 def difference(
@@ -38,11 +39,12 @@ def difference_of_tensors(expected: Sequence[Tensor], found: Sequence[Tensor]) -
     if [t.shape for t in expected] != [t.shape for t in found]:
         return float("inf")
     pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True) if a.numel()]
-    return max((float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs), default=0.0)
+    apart = [float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs]
+    return float("inf") if any(map(math.isnan, apart)) else max(apart, default=0.0)
 
 
 def difference_of_detections(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
-    """The largest difference of a sure object's score, or of its overlap from 1; 1 where one has no partner.
+    """The largest difference of a sure object's score or mask, or of its overlap from 1; 1 where one has no partner.
 
     Example:
         >>> one = {"boxes": torch.tensor([[0.0, 0, 4, 4]]), "scores": torch.tensor([0.5]), "labels": torch.tensor([1])}
@@ -53,15 +55,19 @@ def difference_of_detections(expected: Mapping[str, Tensor], found: Mapping[str,
 
 
 def _unmatched(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    sure = one["scores"] >= SURE
-    boxes, scores, labels = (one[name][sure] for name in ("boxes", "scores", "labels"))
-    if not len(boxes):
+    if not len(one["boxes"]):
         return 0.0
+    sure = one["scores"] >= one["scores"].median().clamp(max=SURE)
+    boxes, scores, labels = (one[name][sure] for name in ("boxes", "scores", "labels"))
     if not len(other["boxes"]):
         return 1.0
     apart = torch.maximum(1 - box_iou(boxes, other["boxes"]), (scores[:, None] - other["scores"]).abs())
-    apart = apart.masked_fill(labels[:, None] != other["labels"], 1.0)
-    return float(apart.min(1).values.max())
+    nearest = apart.masked_fill(labels[:, None] != other["labels"], 1.0).min(1)
+    worst = float(nearest.values.max())
+    if "masks" in one and worst < 1:
+        masks = (one["masks"][sure] - other["masks"][nearest.indices]).abs()
+        worst = max(worst, float(masks.flatten(1).mean(1).max()))
+    return worst
 
 
 def latency_ms(run: Callable[[], object], *, seconds: float = 1.0) -> float:

@@ -71,14 +71,18 @@ class _OneImage(GeneralizedRCNNTransform):
         """One image ``[C, H, W]`` -> a batch of it."""
         image = self.normalize(images[0])
         stride, (height, width) = int(self.size_divisible), (image.shape[1], image.shape[2])
-        # two cells at least, as ImageBatcher
-        below, beside = (((side + stride - 1) // stride) * stride for side in (height, width))
-        batch = F.pad(image, (0, beside - width, 0, below - height))[None]
+        tall, wide = (_at_least_two((side + stride - 1) // stride) * stride for side in (height, width))
+        batch = F.pad(image, (0, wide - width, 0, tall - height))[None]
         return ImageList(batch, [(height, width)]), targets
 
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
         """The boxes as they are: of the image that came in."""
         return result
+
+
+def _at_least_two(cells: Any) -> Any:
+    """As :class:`convattn.detection.images.ImageBatcher` pads; a recorded size is a tensor."""
+    return cells.clamp(min=2) if isinstance(cells, Tensor) else max(2, cells)
 
 
 def answers(network: nn.Module, images: Tensor, *, detects: bool) -> tuple[Tensor, ...] | dict[str, Tensor]:
@@ -108,10 +112,11 @@ def program_of(model: nn.Module, example: Tensor) -> Program:
             warnings.simplefilter("ignore")
             folded = optimize(model, ([example[0]] if detects else example,))  # type: ignore[arg-type]
     if detects:
-        return DetectorProgram(folded)
+        return DetectorProgram(folded).eval()
     if not outputs:
         raise UserError(f"the network {type(model).__name__} gives no tensors, so there is nothing to export")
-    return Program(folded, ["logits"] if len(outputs) == 1 else [f"output_{place}" for place in range(len(outputs))])
+    names = ["logits"] if len(outputs) == 1 else [f"output_{place}" for place in range(len(outputs))]
+    return Program(folded, names).eval()
 
 
 @contextmanager

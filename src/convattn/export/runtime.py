@@ -149,10 +149,10 @@ def _open_onnx(path: Path) -> Opened:
 
 
 def _open_openvino(path: Path) -> Opened:
-    openvino = needed("openvino", install="openvino")
+    openvino = needed("openvino")
     core = openvino.Core()
     model = core.read_model(path)
-    found: Any = model.get_rt_info().get(RUN, {})
+    found: Any = dict(model.get_rt_info().items()).get(RUN, {})
     metadata = {name: value.astype(str) for name, value in found.items()}
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     # its own choice is bfloat16 where the processor has it, also for a file in float32
