@@ -208,7 +208,11 @@ def test_every_format_has_a_suffix_of_its_own() -> None:
 class TestDifference:
     """The comparison is shown answers that differ, so that one that has stopped looking is noticed."""
 
-    ONE: ClassVar = {"boxes": torch.tensor([[0.0, 0, 8, 8]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([2])}
+    ONE: ClassVar = {
+        "boxes": torch.tensor([[0.0, 0, 8, 8]]),
+        "scores": torch.tensor([0.9]),
+        "labels": torch.tensor([2]),
+    }
 
     def test_of_tensors(self) -> None:
         a = torch.tensor([1.0, -4.0])
