@@ -21,14 +21,15 @@ CHECKOUT = ("benchmarks", "reproduce")
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(path for name in CHECKOUT for path in ROOT.glob(f"{name}/**/*.py"))])
 SURFACE = Path(__file__).parent / "api_surface.json"
 
-# ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- ultralytics <- tasks <- cli
+# ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- export, ultralytics <-
+# tasks <- cli
 CHAIN = (
     {"ops"},
     {"layers"},
     {"models"},
     {"official", "cost"},
     {"convert", "optimize", "detection", "segmentation"},
-    {"ultralytics"},
+    {"export", "ultralytics"},
     {"tasks"},
     {"cli"},
 )

@@ -15,6 +15,7 @@ from convattn import _on_import
 if TYPE_CHECKING:
     from convattn import cost, layers, models, ops, ultralytics
     from convattn.convert import ConvertedLayer, ConvertReport, convert
+    from convattn.export import ExportReport, export
     from convattn.layers import PSSA, ACmix, LocalAttention2d, MultiConvolution, ShiftConv2d, XVolution
     from convattn.models import no_weight_decay
     from convattn.official import LoadReport, load_official
@@ -27,6 +28,7 @@ __all__ = [
     "ACmix",
     "ConvertReport",
     "ConvertedLayer",
+    "ExportReport",
     "LoadReport",
     "LocalAttention2d",
     "MultiConvolution",
@@ -36,6 +38,7 @@ __all__ = [
     "__version__",
     "convert",
     "cost",
+    "export",
     "layers",
     "load_official",
     "models",
@@ -48,6 +51,7 @@ __all__ = [
 _ROOMS = ("cost", "layers", "models", "official", "ops", "ultralytics")
 _HOMES = {
     "convattn.convert": ("ConvertedLayer", "ConvertReport", "convert"),
+    "convattn.export": ("ExportReport", "export"),
     "convattn.layers": ("PSSA", "ACmix", "LocalAttention2d", "MultiConvolution", "ShiftConv2d", "XVolution"),
     "convattn.models": ("no_weight_decay",),
     "convattn.official": ("LoadReport", "load_official"),
@@ -76,7 +80,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``convattn.convert`` and ``convattn.optimize`` functions.
+    """Keeps ``convattn.convert``, ``convattn.export`` and ``convattn.optimize`` functions.
 
     Python puts a package that it has imported under its name into the package above, there where the function of the
     same name stands.

@@ -454,3 +454,26 @@ class TestVal:
     def test_the_last_weights_find_the_runs_images(self, task: str, command: Command, runs: dict[str, Path]) -> None:
         result = command("val", "--run", runs[task] / "last.safetensors", "--json")
         assert json.loads(result.out)["images"] == 4, result.err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_exported_file_gives_what_the_run_gives(
+    command: Command, runs: dict[str, Path], scenes: Path, here: Path, task: str
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs pip install 'convattn[export]'")
+    made = command("export", runs[task], "--out", here / "model.onnx", "--data", scenes / "val")
+    assert (made.code, made.err) == (0, "")
+    for source, out in ((runs[task], "run"), (here / "model.onnx", "file")):
+        options = [] if task == "segmentation" else ["--min-score", 0.2]
+        assert command("predict", scenes / "val", "--run", source, "--out", out, *options).code == 0
+    if task == "segmentation":
+        names = sorted(path.name for path in (here / "run" / "labels").glob("*.png"))
+        pairs = [[np.asarray(Image.open(here / out / "labels" / name)) for out in ("run", "file")] for name in names]
+        assert pairs
+        assert all((one != other).mean() < 1e-3 for one, other in pairs)
+    else:
+        one, other = (json.loads((here / out / "annotations.json").read_text()) for out in ("run", "file"))
+        assert one["images"] == other["images"]
+        assert [a["category_id"] for a in one["annotations"]] == [a["category_id"] for a in other["annotations"]]
+        for mine, theirs in zip(one["annotations"], other["annotations"], strict=True):
+            assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=0.1)

@@ -16,6 +16,7 @@ from convattn.cli._faults import give_up_stdout, message_of
 from convattn.cli.bench import bench
 from convattn.cli.check_data import check_data
 from convattn.cli.cost import cost
+from convattn.cli.export import export
 from convattn.cli.info import info
 from convattn.cli.list import list_models
 from convattn.cli.predict import predict
@@ -47,12 +48,13 @@ app = typer.Typer(
 
 @app.callback()
 def options(version: Version = False) -> None:
-    """Operators that are convolution and self-attention at once: train, validate, predict."""
+    """Operators that are convolution and self-attention at once: train, validate, predict, export."""
 
 
 app.command()(train)
 app.command()(val)
 app.command()(predict)
+app.command()(export)
 app.command()(info)
 app.command(name="list")(list_models)
 app.command()(cost)

@@ -62,7 +62,7 @@ class Writer(Protocol):
 
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")]
-Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
+Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image (classifiers).")]
 MinScore = Annotated[
     float | None,

@@ -36,7 +36,7 @@ COCO's twelve figures on COCO annotations, a segmenter by its mIoU on images
 with label PNGs: on the validation part of a folder, on all where it has none.
 """
 
-Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors or checkpoint.")]
+Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
 Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]

@@ -65,7 +65,7 @@ class AlignedRoIAlign(MultiScaleRoIAlign):
         image = torch.cat([torch.full_like(b[:, :1], index) for index, b in enumerate(boxes)])
         rois = torch.cat([image, torch.cat(list(boxes))], 1).to(levels[0].dtype)
         which = self.map_levels(boxes)
-        pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], *self.output_size)
+        pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], *self.output_size)
         for index, (level, scale) in enumerate(zip(levels, self.scales, strict=True)):
             chosen = torch.where(which == index)[0]
             values = roi_align(level, rois[chosen], self.output_size, scale, self.sampling_ratio, aligned=True)

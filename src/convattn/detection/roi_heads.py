@@ -130,8 +130,8 @@ class CascadeRoIHeads(nn.Module):
             labels = torch.cat([result["labels"] for result in results])
             pooled = last.mask_roi_pool(features, boxes, image_shapes)
             masks = sum(stage.mask_predictor(stage.mask_head(pooled)).sigmoid() for stage in self.stages)
-            chosen = (masks / len(self.stages))[torch.arange(len(labels), device=labels.device), labels][:, None]
-            for result, own in zip(results, chosen.split([len(b) for b in boxes]), strict=True):
+            chosen = (masks / len(self.stages))[torch.arange(labels.shape[0], device=labels.device), labels][:, None]
+            for result, own in zip(results, chosen.split([b.shape[0] for b in boxes]), strict=True):
                 result["masks"] = own
         return results
 
@@ -181,8 +181,8 @@ def refine(
         chosen = logits[:, 1:].argmax(1) + 1
         if labels is not None:
             chosen = torch.where(labels > 0, labels, chosen)
-        codes = codes.view(len(codes), -1, 4)[torch.arange(len(codes), device=codes.device), chosen]
-    counts = [len(boxes) for boxes in proposals]
+        codes = codes.view(codes.shape[0], -1, 4)[torch.arange(codes.shape[0], device=codes.device), chosen]
+    counts = [boxes.shape[0] for boxes in proposals]
     refined = stage.box_coder.decode(codes, proposals)[:, 0].split(counts)
     return [clip_boxes_to_image(boxes, size) for boxes, size in zip(refined, image_shapes, strict=True)]
 

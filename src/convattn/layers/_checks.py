@@ -69,7 +69,7 @@ def check_input(x: Tensor, in_channels: int) -> None:
         raise ValueError(f"the input must have at least one pixel, got H={x.shape[2]}, W={x.shape[3]}")
 
 
-def check_network(network: object, work: Literal["convert", "optimize"]) -> None:
+def check_network(network: object, work: Literal["convert", "export", "optimize"]) -> None:
     """A network whose modules can be replaced.
 
     Raises:

@@ -19,6 +19,7 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.images import ImageError, open_image
 from convattn.data.types import LabelledImages, SkippedFile
 from convattn.errors import UserError
+from convattn.export import is_exported, open_exported
 from convattn.tasks.archives import read_archive, weights_fault
 from convattn.tasks.building import first_line
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
@@ -36,7 +37,8 @@ class LoadedModel:
     """A trained model in evaluation mode, with all that it takes to feed it and to read its answers.
 
     ``transform`` gives what the model of a task takes; ``evaluation`` is how a segmenter sees an image. For
-    ``category_ids`` and ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`.
+    ``category_ids`` and ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`, which is read
+    from the weights' ``description``.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class LoadedModel:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     category_ids: list[int] = field(default_factory=list)
     min_score: float | None = None
+    description: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Evaluation:
 
 
 def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) -> LoadedModel:
-    """Load a model from a run folder, a ``weights.safetensors`` or a checkpoint.
+    """Load a model from a run folder, a ``weights.safetensors``, a checkpoint or a file of ``convattn export``.
 
     A run folder gives its ``weights.safetensors``, or its best or last checkpoint where training has not ended.
 
@@ -107,12 +110,18 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         convattn.errors.UserError: nowhere: no such run or weights; train a model first with: convattn train
     """
     source = find_weights(Path(path))
-    description, weights = _read_safetensors(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
-    fields = Description.parse(description, source)
-    refuse_reaching(str(source), fields.reaching(), trust=trust)
-    target = _torch_device(device)
-    model = fields.build(source)
-    _load_weights(model, weights, fields.name, source)
+    if is_exported(source):
+        target = _torch_device("cpu" if device == "auto" else device)
+        model, description = open_exported(source, target)
+        fields = Description.parse(description, source)
+    else:
+        read = _read_safetensors if source.suffix == ".safetensors" else _read_checkpoint
+        description, weights = read(source)
+        fields = Description.parse(description, source)
+        refuse_reaching(str(source), fields.reaching(), trust=trust)
+        target = _torch_device(device)
+        model = fields.build(source)
+        _load_weights(model, weights, fields.name, source)
     return LoadedModel(
         model=model.eval().to(target),
         classes=fields.classes,
@@ -125,6 +134,7 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         evaluation=fields.evaluation,
         category_ids=fields.category_ids,
         min_score=fields.min_score,
+        description=description,
     )
 
 

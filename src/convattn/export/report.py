@@ -1,0 +1,45 @@
+"""What an export gives beside its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
+Sizes: TypeAlias = Literal["batch", "image"]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how the file compares with the network in PyTorch.
+
+    Args:
+        file: the file, or for CoreML the folder.
+        precision: of its arithmetic.
+        size: height and width of the example.
+        sizes: which sizes the file takes beside the example's: other batches, or other images too.
+        difference: the largest difference from PyTorch's outputs, relative to the largest output; of a detector's
+            boxes and scores see :func:`convattn.export.comparison.difference_of_detections`. None: the file could not
+            run on this machine.
+        latency_ms: the file's median time for the first image of the example.
+        torch_latency_ms: that of the network in PyTorch, folded likewise, with as many threads.
+    """
+
+    file: Path
+    precision: Precision
+    size: tuple[int, int]
+    sizes: Sizes
+    difference: float | None = None
+    latency_ms: float | None = None
+    torch_latency_ms: float | None = None
+
+    def __str__(self) -> str:
+        taken = f"images of {self.size[0]}x{self.size[1]}" if self.sizes == "batch" else "images of any size"
+        head = f"{self.file}: {taken}, {self.precision}"
+        if self.difference is None or self.latency_ms is None or self.torch_latency_ms is None:
+            return f"{head}; not run: this machine has no runtime for it"
+        return (
+            f"{head}\nlargest difference from PyTorch {self.difference:.1e} of the largest output\n"
+            f"latency of one image {self.latency_ms:.1f} ms, in PyTorch {self.torch_latency_ms:.1f} ms"
+        )
