@@ -9,9 +9,7 @@ from pydantic.dataclasses import dataclass
 from convattn.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation, Side
 from convattn.data.fields import SETTINGS, Flag, Number, Options, Part, Text, Whole, between
 from convattn.data.transforms import Augmentation
-
-TaskName = Literal["classification", "detection", "instances", "segmentation"]
-"""What is learned: a class for an image, boxes, boxes with masks, a class for every pixel."""
+from convattn.tasks.names import TaskName
 
 HeadName = Literal[
     "retinanet", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet"

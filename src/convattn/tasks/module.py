@@ -1,4 +1,4 @@
-"""What every task's LightningModule shares: the optimizer, the schedule, the moving average, the place in the run."""
+"""What trains a network by a recipe: the optimizer, the schedule, the moving average, the place in the run."""
 
 from __future__ import annotations
 
@@ -12,40 +12,39 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from convattn.errors import UserError
 from convattn.tasks.archives import optimizer_fault
 from convattn.tasks.config import OptimizerConfig, Recipe
-from convattn.tasks.randomness import Stream, seed_all, share_drop_path
-from convattn.tasks.run_folder import RunFolder
+from convattn.tasks.loaders import EvaluationSample
+from convattn.tasks.randomness import Stream, seed_all, share_drop_path, share_sampling
+from convattn.tasks.task import Objective
 
 
 class TrainingModule(LightningModule):
     """Trains ``model`` by a recipe. Its place in the run, (epoch, batch), is what a resume continues from.
 
     ``model`` is what gets evaluated and shipped; with a moving average of the weights, ``student`` is what is trained.
-    A task gives :meth:`loss`, ``validation_step`` and :meth:`validation_result`.
 
     Args:
         model: The network.
         recipe: The run's settings.
+        objective: What is minimised and measured.
         batches_per_epoch: The number of global batches in an epoch.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, batches_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, objective: Objective, *, batches_per_epoch: int) -> None:
         super().__init__()
         if recipe.memory_format == "channels_last":
             model = model.to(memory_format=torch.channels_last)
         self.recipe, self.batches_per_epoch = recipe, batches_per_epoch
-        self.model = model
+        self.model, self.objective = model, objective
         self.student: nn.Module | None = None
         self._ema: tuple[ModelEmaV3, ...] = ()
         if recipe.ema.decay is not None:
             self._follow(model)
         self.epoch, self.batch = 0, 0
         self.loss_sum = torch.zeros(())
-        self.diverged = torch.zeros((), dtype=torch.bool)
 
     @property
     def trained(self) -> nn.Module:
@@ -78,6 +77,7 @@ class TrainingModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Learn how many processes there are."""
         share_drop_path(self.trained, rank=self.global_rank, world=self.trainer.world_size)
+        share_sampling(self.trained, rank=self.global_rank, world=self.trainer.world_size)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
@@ -129,12 +129,17 @@ class TrainingModule(LightningModule):
 
     def loss(self, batch: Any) -> Tensor:
         """Return what is to be minimised of a batch of the training loader."""
-        raise NotImplementedError
+        return self.objective.loss(self.trained, batch)
 
-    def measure(self, mean: MeanMetric, loss: Tensor, weight: int) -> None:
-        """Take a validation loss into a mean, which passes over one that is no number."""
-        self.diverged = self.diverged.to(loss.device) | ~loss.isfinite()
-        mean.update(loss, weight=weight)
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Measure one validation batch."""
+        self.objective.update(self.model, batch)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; evaluation samples, which differ in size, are moved where they are used."""
+        if isinstance(batch, list) and all(isinstance(sample, EvaluationSample) for sample in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def advance(self) -> None:
         """Move one batch on: the moving average follows, the place in the run is counted."""
@@ -142,23 +147,10 @@ class TrainingModule(LightningModule):
         for ema in self._ema:
             ema.update(self.trained, step=self.step)
 
-    def validation_result(self) -> dict[str, float]:
-        """Return the task's figures by name, over all processes, and start anew."""
-        raise NotImplementedError
-
-    def write_measured(self, run: RunFolder) -> None:
-        """Write what the last validation measured beside its figures, for the page of a run that is stopped."""
-
     def begin_epoch(self, epoch: int) -> None:
-        """Stand at the beginning of an epoch."""
+        """Go to the beginning of an epoch."""
         self.epoch, self.batch = epoch, 0
         self.loss_sum = torch.zeros((), device=self.loss_sum.device)
-
-    def in_layout(self, images: Tensor) -> Tensor:
-        """Return the images in the memory format of the recipe."""
-        if self.recipe.memory_format == "channels_last":
-            return images.contiguous(memory_format=torch.channels_last)
-        return images
 
     def _follow(self, model: nn.Module) -> None:
         ema = self.recipe.ema

@@ -142,7 +142,7 @@ class RunRecorder(Callback):
         """Close the epoch: its rows, then the checkpoints."""
         epoch, step, lr = pl_module.epoch, pl_module.step, pl_module.lr
         self._share_loss(trainer, pl_module)
-        figures = pl_module.validation_result()
+        figures = pl_module.objective.compute()
         self._check_result(trainer, pl_module)
         measured = (figures[name] for name in self.facts.figures)
         row = dict(zip(self.columns, (epoch + 1, step, pl_module.train_loss, *measured, lr, self.seconds), strict=True))
@@ -154,7 +154,7 @@ class RunRecorder(Callback):
             score, loss = rank(figures, self.facts.score)
             self.progress = replace(self.progress, best_score=score, best_loss=-loss, best_epoch=epoch + 1)
             if trainer.is_global_zero:
-                pl_module.write_measured(self.run)
+                pl_module.objective.write(self.run)
         pl_module.begin_epoch(epoch + 1)
         for path in (self.run.best, self.run.last) if better else (self.run.last,):
             self._save(trainer, pl_module, path)
@@ -238,9 +238,9 @@ class RunRecorder(Callback):
         """
         parts = [value for value in module.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([part.isfinite().all() for part in parts]).all()
-        votes = torch.stack([~finite, module.diverged.to(finite.device)]).float()
-        weights, losses = trainer.strategy.reduce(votes, reduce_op="sum").tolist()
-        module.diverged = torch.zeros_like(module.diverged)
+        diverged = module.objective.diverged.to(finite.device)
+        weights, losses = trainer.strategy.reduce(torch.stack([~finite, diverged]).float(), reduce_op="sum").tolist()
+        module.objective.diverged = torch.zeros_like(diverged)
         if weights or (losses and module.epoch + 1 == module.recipe.epochs):
             raise _diverged(module, f"the {'weights are' if weights else 'validation loss is'} not finite")
 

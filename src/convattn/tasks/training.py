@@ -29,8 +29,9 @@ from convattn.tasks.checkpoints import (
 from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
-from convattn.tasks.loaders import Shard, SkipLog
+from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import make_optimizer
+from convattn.tasks.processes import Shard
 from convattn.tasks.recipes import read_recipe
 from convattn.tasks.recorder import RunFacts, RunRecorder
 from convattn.tasks.run_folder import RunFolder, create_run, write_start
