@@ -79,6 +79,11 @@ Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps,
 Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
 Precision = Annotated[str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)]
 NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
+Accumulate = Annotated[int | None, typer.Option(help="Batches per step of the optimizer.", show_default=False)]
+Patience = Annotated[
+    int | None, typer.Option(help="End after so many epochs without a better score.", show_default=False)
+]
+Loggers = Annotated[str | None, typer.Option(help="tensorboard, csv, both with a comma.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the recipe's file or the run fetch networks: hf-hub:...")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 
@@ -101,6 +106,9 @@ def train(
     strategy: Strategy = None,
     precision: Precision = None,
     num_nodes: NumNodes = None,
+    accumulate: Accumulate = None,
+    patience: Patience = None,
+    loggers: Loggers = None,
     trust: Trust = False,
 ) -> None:
     """Train a classifier, a detector or a segmenter."""
@@ -119,6 +127,9 @@ def train(
         "trainer.strategy": strategy,
         "trainer.precision": precision,
         "trainer.num_nodes": num_nodes,
+        "accumulate": accumulate,
+        "patience": patience,
+        "trainer.loggers": None if loggers is None else loggers.split(","),
     }
     overrides = {key: value for key, value in options.items() if value is not None}
     overrides |= parse_overrides(settings or [])

@@ -152,7 +152,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, config=SETTINGS)
 class TrainerConfig:
-    """What is passed through to Lightning's ``Trainer``."""
+    """What is passed through to Lightning's ``Trainer``; ``loggers`` write the curves beside ``metrics.csv``."""
 
     accelerator: Text = "auto"
     devices: Annotated[Whole, Field(le=10_000)] | Text = "auto"
@@ -161,11 +161,15 @@ class TrainerConfig:
     num_nodes: Annotated[Whole, between(1, 10_000)] = 1
     sync_batchnorm: Flag = False
     deterministic: Flag = False
+    loggers: tuple[Literal["tensorboard", "csv"], ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True, config=SETTINGS)
 class Recipe:
     """A whole training run; ``batch_size`` is the global batch, whatever the number of devices.
+
+    ``accumulate``: the optimizer steps after that many batches, by their mean gradient, and at an epoch's end.
+    ``patience``: the run ends after so many epochs without a better score; null trains all ``epochs``.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
     the order of the file. Resolving a recipe for its model uses the table up. ``published`` is what the papers give
@@ -179,6 +183,8 @@ class Recipe:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     epochs: Count = 100
     batch_size: Annotated[Whole, between(1, 2**20)] = 64
+    accumulate: Count = 1
+    patience: Count | None = None
     seed: Seed = 0
     label_smoothing: Annotated[Number, between(0, 0.99)] = 0.0
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"

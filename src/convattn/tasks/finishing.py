@@ -62,7 +62,7 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
         finished=True,
         score=task.main_figure(figures)[1],
         best_epoch=last[PROGRESS]["best_epoch"],
-        epochs=recipe.epochs,
+        epochs=last[PROGRESS]["epoch"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=round(last[PROGRESS]["seconds"], 2),
         weights=run.weights.name,

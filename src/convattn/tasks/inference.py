@@ -91,7 +91,9 @@ class Prediction:
     probabilities: list[float]
 
 
-def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) -> LoadedModel:
+def load_model(
+    path: str | Path, *, device: str = "cpu", trust: bool = False, model: nn.Module | None = None
+) -> LoadedModel:
     """Load a model from a run folder, a ``weights.safetensors`` or a checkpoint.
 
     A run folder gives its ``weights.safetensors``, or its best or last checkpoint where training has not ended.
@@ -100,6 +102,7 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         path: The run folder or the file.
         device: Where the model is to run; "auto" is a GPU where there is one.
         trust: Whether the file may name a network that opens other files or the network: ``hf-hub:owner/name``.
+        model: The network that the weights are for, where it was given to :func:`convattn.tasks.train` too.
 
     Raises:
         UserError: There is nothing there yet, or it is damaged, no checkpoint, or that of another model.
@@ -115,7 +118,7 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
     fields = Description.parse(description, source)
     refuse_reaching(str(source), fields.reaching(), trust=trust)
     target = _torch_device(device)
-    model = fields.build(source)
+    model = fields.build(source) if model is None else model
     _load_weights(model, weights, fields.name, source)
     return LoadedModel(
         model=model.eval().to(target),

@@ -45,6 +45,7 @@ class TrainingModule(LightningModule):
             self._follow(model)
         self.epoch, self.batch = 0, 0
         self.loss_sum = torch.zeros(())
+        self.measured: dict[str, float] = {}
 
     @property
     def trained(self) -> nn.Module:
@@ -53,7 +54,7 @@ class TrainingModule(LightningModule):
 
     @property
     def step(self) -> int:
-        """The number of optimizer steps done."""
+        """The number of training batches done."""
         return self.epoch * self.batches_per_epoch + self.batch
 
     @property
@@ -125,7 +126,14 @@ class TrainingModule(LightningModule):
         self.schedule.step_update(self.step)
         loss = self.loss(batch)
         self.loss_sum += loss.detach()
+        self.batch += 1
         return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the moving average follow."""
+        super().optimizer_step(*args, **kwargs)
+        for ema in self._ema:
+            ema.update(self.trained, step=self.step)
 
     def loss(self, batch: Any) -> Tensor:
         """Return what is to be minimised of a batch of the training loader."""
@@ -135,17 +143,16 @@ class TrainingModule(LightningModule):
         """Measure one validation batch."""
         self.objective.update(self.model, batch)
 
+    def on_validation_epoch_end(self) -> None:
+        """Compute the figures; callbacks may monitor them."""
+        self.measured = self.objective.compute()
+        self.log_dict(self.measured, logger=False)
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch; evaluation samples, which differ in size, are moved where they are used."""
         if isinstance(batch, list) and all(isinstance(sample, EvaluationSample) for sample in batch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def advance(self) -> None:
-        """Move one batch on: the moving average follows, the place in the run is counted."""
-        self.batch += 1
-        for ema in self._ema:
-            ema.update(self.trained, step=self.step)
 
     def begin_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""

@@ -246,9 +246,12 @@ class Task(ABC):
         """Return what is wrong with the form of the network's output on :meth:`example`."""
         return ""
 
-    def build(self, recipe: Recipe, data: Data) -> tuple[nn.Module, Recipe]:
-        """Return the network, tried on an image, and the recipe with what it left to the network filled in."""
-        model = self.network(recipe, len(data.classes))
+    def build(self, recipe: Recipe, data: Data, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
+        """Return the network, tried on an image, and the recipe with what it left to the network filled in.
+
+        A ``model`` that is given takes the place of the recipe's.
+        """
+        model = self.network(recipe, len(data.classes)) if model is None else model
         output = check_image(recipe, model, self.example(recipe))
         if fault := self.output_fault(output, len(data.classes)):
             raise UserError(f"model {recipe.model} with model_args {recipe.model_args} {fault}")
