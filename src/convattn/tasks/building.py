@@ -109,6 +109,11 @@ def in_layout(recipe: Recipe, images: torch.Tensor) -> torch.Tensor:
     return images
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's parameters are; one without any is on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def check_finite(values: torch.Tensor) -> None:
     """Raise a :class:`FloatingPointError` where a network's output is not finite."""
     if not values.isfinite().all():

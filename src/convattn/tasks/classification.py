@@ -19,12 +19,12 @@ from convattn.data.folder import Progress, open_folder, open_held_out
 from convattn.data.transforms import Transform, eval_transform, train_transform
 from convattn.data.types import ClassificationData, LabelledImages, SkippedFile
 from convattn.errors import UserError
-from convattn.tasks.building import build_model, check_finite, in_layout
+from convattn.tasks.building import build_model, check_finite, device_of, in_layout
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.processes import Shard, gather_batch
 from convattn.tasks.run_folder import PREDICTIONS, RunFolder, write_table
-from convattn.tasks.task import Answer, Objective, Scores, Task
+from convattn.tasks.task import Answer, InputSize, Objective, Scores, Task
 
 
 class Batch(NamedTuple):
@@ -148,13 +148,14 @@ class ClassificationTask(Task):
         """Return augmented images with their classes."""
         return Sample(images.label, partial(_labelled, train_transform(*input_settings(recipe), recipe.augment)))
 
-    def evaluation_sample(self, recipe: Recipe, images: LabelledImages) -> Sample:
+    def evaluation_sample(self, recipe: Recipe, images: LabelledImages, size: InputSize | None = None) -> Sample:
         """Return images with their classes."""
-        return Sample(images.label, partial(_labelled, self.transform(recipe)))
+        return Sample(images.label, partial(_labelled, self.transform(recipe, size)))
 
-    def transform(self, recipe: Recipe) -> Callable[[Image.Image], Tensor]:
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
         """Return timm's transform for evaluation."""
-        return eval_transform(*input_settings(recipe))
+        own, *rest = input_settings(recipe)
+        return eval_transform(size or own, *rest)
 
     def collate_evaluation(self, batch: Sequence[EvaluationSample]) -> Batch:
         """Return one tensor: the loader's workers make it."""
@@ -168,7 +169,7 @@ class ClassificationTask(Task):
         """Return the logits of each image."""
         answers = [Answer(index, skipped=SkippedFile(name, reason)) for index, name, reason in batch.unread]
         if batch.places:
-            logits = model(batch.images.to(next(model.parameters()).device)).float().cpu()
+            logits = model(batch.images.to(device_of(model))).float().cpu()
             check_finite(logits)
             answers += map(Answer, batch.places, logits, batch.labels.tolist())
         return sorted(answers, key=lambda one: one.index)

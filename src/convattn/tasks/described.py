@@ -1,12 +1,13 @@
 """What weights say of themselves: read with every field checked, and the model built that they are of."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from convattn.errors import UserError
 from convattn.tasks.building import REFUSALS, first_line
@@ -14,7 +15,7 @@ from convattn.tasks.config import DataConfig, EvaluationConfig, NetworkConfig, R
 from convattn.tasks.plain import check_plain, read_json
 from convattn.tasks.reach import reaching
 from convattn.tasks.recipes import build
-from convattn.tasks.task import build_network
+from convattn.tasks.task import build_network, task_of
 
 NAMED = ("model", "interpolation", "convattn_version", "task")
 """What weights say of themselves as it is."""
@@ -101,6 +102,10 @@ class Description:
     def reaching(self) -> Iterator[tuple[str, Any]]:
         """Yield what of the model would open other files or the network."""
         return reaching(self.name, {"model_args": self.model_args, "network.args": self.network.args})
+
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """Return what makes a tensor of an image."""
+        return task_of(self.recipe()).transform(self.recipe(), self.input_size)
 
     def recipe(self) -> Recipe:
         """Return the recipe of a network like the described one."""

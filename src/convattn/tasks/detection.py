@@ -28,14 +28,14 @@ from convattn.data.masks import encode_mask
 from convattn.data.types import SkippedFile
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, measure, named_figures
 from convattn.errors import UserError, user_path
-from convattn.tasks.building import REFUSALS, check_backbone, check_finite, first_line
+from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import EvaluationSample, Sample
 from convattn.tasks.processes import gather_objects
 from convattn.tasks.run_folder import RunFolder, write_json, write_table
 from convattn.tasks.sources import checked, data_folder
-from convattn.tasks.task import Answer, Objective, PictureOptions, Scores, Task, percent
+from convattn.tasks.task import Answer, InputSize, Objective, PictureOptions, Scores, Task, percent
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
@@ -171,11 +171,11 @@ class DetectionTask(Task):
         """Return augmented images with their objects."""
         return Sample(images.target, detection_train_transform(recipe.detection_augment))
 
-    def evaluation_sample(self, recipe: Recipe, images: DetectionImages) -> Sample:
+    def evaluation_sample(self, recipe: Recipe, images: DetectionImages, size: InputSize | None = None) -> Sample:
         """Return images with their objects, as they lie on the disk."""
         return Sample(images.target, detection_eval_transform())
 
-    def transform(self, recipe: Recipe) -> Callable[[Image.Image], Tensor]:
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
         """Return an image's pixels: detectors normalise and resize themselves."""
         return image_transform()
 
@@ -291,7 +291,7 @@ def _detect(
 ) -> Iterator[tuple[EvaluationSample, dict[str, Tensor]]]:
     """Return those samples that could be read, with torchvision's result for each."""
     read = [sample for sample in samples if sample.image is not None]
-    device = next(model.parameters()).device
+    device = device_of(model)
     results = model([sample.image.to(device) for sample in read if sample.image is not None]) if read else []
     return zip(read, results, strict=True)
 

@@ -35,32 +35,20 @@ FEW = 256
 class LoadedModel:
     """A trained model in evaluation mode, with all that it takes to feed it and to read its answers.
 
-    ``recipe`` is that of a network like this one: its task, and how it sees an image. For ``category_ids`` and
-    ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`.
+    ``transform`` gives what the model takes; ``recipe`` is that of a network like this one: its task, and how it sees
+    an image. For ``category_ids`` and ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`.
     """
 
     model: nn.Module
     classes: list[str]
-    recipe: Recipe
+    transform: Callable[[Image.Image], Tensor]
+    input_size: tuple[int, int, int]
+    name: str
     source: Path
     device: torch.device
+    recipe: Recipe
     category_ids: list[int] = field(default_factory=list)
     min_score: float | None = None
-
-    @property
-    def name(self) -> str:
-        """The network's name for people."""
-        return network_name(self.recipe)
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that it was trained on."""
-        return 3, self.recipe.data.image_size, self.recipe.data.image_size
-
-    @property
-    def transform(self) -> Callable[[Image.Image], Tensor]:
-        """What makes of an image what the model takes."""
-        return task_of(self.recipe).transform(self.recipe)
 
 
 @dataclass(frozen=True)
@@ -123,9 +111,12 @@ def load_model(
     return LoadedModel(
         model=model.eval().to(target),
         classes=fields.classes,
-        recipe=fields.recipe(),
+        transform=fields.transform(),
+        input_size=fields.input_size,
+        name=network_name(fields.recipe()),
         source=source,
         device=target,
+        recipe=fields.recipe(),
         category_ids=fields.category_ids,
         min_score=fields.min_score,
     )
@@ -204,7 +195,8 @@ def evaluate(
     task, skipped = task_of(loaded.recipe), []
 
     def read() -> Iterator[Answer]:
-        for answer in _answers(loaded, images, task.evaluation_sample(loaded.recipe, images), batch_size):
+        sample = task.evaluation_sample(loaded.recipe, images, loaded.input_size)
+        for answer in _answers(loaded, images, sample, batch_size):
             if answer.skipped is None:
                 yield answer
             else:

@@ -106,8 +106,7 @@ class RunRecorder(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Start the clock and the loggers."""
         self._started = self._saved = time.monotonic()
-        if trainer.is_global_zero:
-            trainer.loggers = [*trainer.loggers, *self._loggers(pl_module)]
+        trainer.loggers = [*trainer.loggers, *self._loggers(pl_module)]
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Prepare for the validation that a resume still owes; Lightning's sanity check runs it whole."""
@@ -135,11 +134,13 @@ class RunRecorder(Checkpoint):
             self._save(trainer, pl_module, self.run.last)
             raise RunInterrupted
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        """Raise where training diverged, before anything is measured."""
+        self._share_loss(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Close the epoch: its rows, then the checkpoints."""
-        epoch, step, lr = pl_module.epoch, pl_module.step, pl_module.lr
-        self._share_loss(trainer, pl_module)
-        figures = pl_module.measured
+        epoch, step, lr, figures = pl_module.epoch, pl_module.step, pl_module.lr, pl_module.measured
         self._check_result(trainer, pl_module)
         measured = (figures[name] for name in self.facts.figures)
         row = dict(zip(self.columns, (epoch + 1, step, pl_module.train_loss, *measured, lr, self.seconds), strict=True))
@@ -185,10 +186,11 @@ class RunRecorder(Checkpoint):
         found: list[Logger] = []
         names = module.recipe.trainer.loggers
         if "tensorboard" in names:
-            if module.step == 0:
+            if module.step == 0 and module.global_rank == 0:
                 shutil.rmtree(self.run.tensorboard, ignore_errors=True)
             first_step = module.epoch * module.batches_per_epoch + 1
-            found.append(TensorBoardLogger(self._open_tensorboard(), name="", version="", purge_step=first_step))
+            folder = self._open_tensorboard() if module.global_rank == 0 else self.run.tensorboard
+            found.append(TensorBoardLogger(folder, name="", version="", purge_step=first_step))
         if "csv" in names:
             found.append(CSVLogger(self.run.path, name="csv"))  # a folder for each sitting: it takes up none again
         return found

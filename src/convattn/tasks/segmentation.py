@@ -32,13 +32,13 @@ from convattn.data.types import SkippedFile
 from convattn.errors import UserError
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
-from convattn.tasks.building import REFUSALS, check_backbone, check_finite, first_line, in_layout
+from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line, in_layout
 from convattn.tasks.config import EvaluationConfig, Recipe
 from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.run_folder import RunFolder, write_table
 from convattn.tasks.sources import checked, data_folder
-from convattn.tasks.task import Answer, Objective, PictureOptions, Scores, Task, percent
+from convattn.tasks.task import Answer, InputSize, Objective, PictureOptions, Scores, Task, percent
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
@@ -172,12 +172,12 @@ class SegmentationTask(Task):
         _, mean, std, _ = input_settings(recipe)
         return Sample(images.label_map, segmentation_train_transform(mean, std, recipe.segmentation_augment))
 
-    def evaluation_sample(self, recipe: Recipe, images: SegmentationImages) -> Sample:
+    def evaluation_sample(self, recipe: Recipe, images: SegmentationImages, size: InputSize | None = None) -> Sample:
         """Return images with their label maps, normalised, at the size they have on the disk."""
         _, mean, std, _ = input_settings(recipe)
         return Sample(images.label_map, segmentation_eval_transform(mean, std))
 
-    def transform(self, recipe: Recipe) -> Callable[[Image.Image], Tensor]:
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
         """Return an image's pixels, normalised."""
         _, mean, std, _ = input_settings(recipe)
         return image_transform(mean, std)
@@ -257,7 +257,7 @@ def labelled(
 def label_logits(model: nn.Module, images: Tensor, wanted: EvaluationConfig) -> Tensor:
     """Return the logits [B, K, H, W], in fp32, of images [B, 3, H, W], seen as the recipe says."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    images = images.to(next(model.parameters()).device)
+    images = images.to(device_of(model))
     if wanted.short_side is not None:
         scale = min(wanted.short_side / min(size), wanted.max_size / max(size))
         images = images_v2.resize(images, [max(1, round(side * scale)) for side in size], antialias=True)

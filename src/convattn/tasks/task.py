@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.module import TrainingModule  # imports Lightning, which inference does without
 
+InputSize: TypeAlias = tuple[int, int, int]
+"""Channels, height and width."""
+
 Data: TypeAlias = Any
 """A data set with ``classes``, ``train``, ``val`` and ``skipped``; of which kind is for its task to know."""
 
@@ -184,11 +187,11 @@ class Task(ABC):
         """Return how training images become tensors."""
 
     @abstractmethod
-    def evaluation_sample(self, recipe: Recipe, images: Any) -> Sample:
-        """Return how annotated images become tensors."""
+    def evaluation_sample(self, recipe: Recipe, images: Any, size: InputSize | None = None) -> Sample:
+        """Return how annotated images become tensors, of the recipe's size or of another one, where they have one."""
 
     @abstractmethod
-    def transform(self, recipe: Recipe) -> Callable[[Image.Image], Tensor]:
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
         """Return what makes a tensor of an image without annotations."""
 
     @abstractmethod
