@@ -1,4 +1,4 @@
-"""Types of settings, for pydantic's dataclasses: as YAML gives them, never converted by guess."""
+"""Types of settings for pydantic's dataclasses: a value is taken as YAML has it, not converted."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticCustomError
 
 SETTINGS = ConfigDict(extra="forbid")
-"""The configuration of a dataclass of settings: it knows its keys."""
+"""The configuration of a dataclass of settings: an unknown key is an error."""
 
 
 def between(low: float, high: float = math.inf) -> Any:
-    """Return the mark of a number that lies in [``low``, ``high``]."""
+    """Return the pydantic field of a number in [``low``, ``high``]."""
     return Field(ge=low) if high == math.inf else Field(ge=low, le=high)
 
 
 def wanted(text: str) -> PydanticCustomError:
-    """Return the error of a value that is not what ``text`` says."""
+    """Return the error for a value; ``text`` says what it must be."""
     return PydanticCustomError("wanted", text)  # type: ignore[arg-type]
 
 

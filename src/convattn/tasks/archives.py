@@ -16,7 +16,7 @@ from convattn.errors import UserError, naming_file
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that is there, whole and on the disk, when the block ends, or else as it was before."""
+    """Open a file for writing. It replaces the old one when the block ends; an error leaves the old one."""
     temporary = path.with_name(f".{path.name}.tmp")
     with naming_file(path):
         try:

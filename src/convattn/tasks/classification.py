@@ -132,7 +132,7 @@ class ClassificationTask(Task):
         return build_model(recipe, classes)
 
     def output_fault(self, output: Any, classes: int) -> str:
-        """Tell an output that is not one logit per class."""
+        """Return a fault unless the output is one logit per class."""
         is_logits = isinstance(output, Tensor) and output.shape == (1, classes)
         return "" if is_logits else "does not give one logit per class"
 

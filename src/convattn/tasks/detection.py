@@ -131,11 +131,11 @@ class DetectionTask(Task):
         return open_coco(file, wanted=self.wanted, skip_bad=True, progress=progress)
 
     def recognises(self, root: Path) -> str:
-        """Tell COCO's annotations."""
+        """Return whether there are COCO annotations."""
         return "COCO annotations" if _has_annotations(root) else ""
 
     def remark(self, data: DetectionData) -> str:
-        """Say that nothing can be measured without objects."""
+        """Return that nothing can be measured where no validation image has an object."""
         if has_objects(data.val):
             return ""
         return "the validation images have no object: nothing can be measured, the last epoch is kept"
@@ -172,7 +172,7 @@ class DetectionTask(Task):
         return Sample(images.target, detection_train_transform(recipe.detection_augment))
 
     def evaluation_sample(self, recipe: Recipe, images: DetectionImages, size: InputSize | None = None) -> Sample:
-        """Return images with their objects, as they lie on the disk."""
+        """Return images with their objects, unchanged."""
         return Sample(images.target, detection_eval_transform())
 
     def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
@@ -280,7 +280,7 @@ class InstancesTask(DetectionTask):
 
 @cache
 def _has_annotations(root: Path) -> bool:
-    """Tell whether a file, or one of a folder's, is COCO's: both tasks ask, and such files are large."""
+    """Return whether a file, or one in a folder, has COCO annotations. Cached: the files are large."""
     files = [root] if root.is_file() else annotation_files(root) if root.is_dir() else []
     return any(b'"categories"' in file.read_bytes() for file in files)
 

@@ -58,7 +58,7 @@ class ObjectPictures:
         loaded: The detector.
         files: The images.
         out: The folder.
-        options: The weakest object's score, the weights' own by default, and a COCO file that numbers the images.
+        options: The lowest score of an object, by default the one stored with the weights, and a COCO file with ids.
     """
 
     also = f"{ANNOTATIONS} (COCO)"

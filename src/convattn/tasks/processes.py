@@ -1,4 +1,4 @@
-"""The processes that train together: which one this is, and what each of them has, put together."""
+"""The processes of a distributed run: which one this is, and gathering from all of them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class RunFacts:
 
 
 class RunRecorder(Checkpoint):
-    """Writes a run's folder while it trains, and ends the run where its score no longer rises.
+    """Writes a run's folder while it trains, and ends the run after ``patience`` epochs without a better score.
 
     Args:
         open_folder: Makes or opens the run's folder; called once, on the main process.
@@ -168,7 +168,7 @@ class RunRecorder(Checkpoint):
         return rank(figures, self.facts.score) >= (self.progress.best_score, -self.progress.best_loss)
 
     def has_ended(self, module: TrainingModule) -> bool:
-        """Tell whether as many epochs as the recipe waits have passed since the best one, or the warm-up."""
+        """Return whether ``patience`` epochs have passed since the best one, or since the warm-up."""
         patience, begun = module.recipe.patience, max(self.progress.best_epoch, math.ceil(module.warmup_epochs))
         return patience is not None and module.epoch - begun >= patience
 
@@ -192,11 +192,11 @@ class RunRecorder(Checkpoint):
             folder = self._open_tensorboard() if module.global_rank == 0 else self.run.tensorboard
             found.append(TensorBoardLogger(folder, name="", version="", purge_step=first_step))
         if "csv" in names:
-            found.append(CSVLogger(self.run.path, name="csv"))  # a folder for each sitting: it takes up none again
+            found.append(CSVLogger(self.run.path, name="csv"))  # version_0, and another one after each resume
         return found
 
     def _open_tensorboard(self) -> str:
-        """Make TensorBoard's folder and return a path to it, one that neither TensorBoard nor Lightning misreads."""
+        """Make TensorBoard's folder and return a path to it that TensorBoard and Lightning read as it is."""
         folder = self.run.tensorboard
         folder.mkdir(exist_ok=True)
         if re.fullmatch(r"[\w/ .,+=@-]+", escaped(str(folder))):

@@ -135,7 +135,7 @@ class SegmentationTask(Task):
         return names, images, skipped
 
     def recognises(self, root: Path) -> str:
-        """Tell images with label PNGs."""
+        """Return whether there are images with label PNGs."""
         try:
             find_pair_folders(root)
         except UserError:

@@ -105,7 +105,7 @@ class Objective(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What a person asks of pictures: the weakest object's score, and a COCO file that numbers the images."""
+    """Options of pictures: the lowest score of an object, and a COCO file that has the images' ids."""
 
     run: Path
     min_score: float | None = None
@@ -141,10 +141,11 @@ class Task(ABC):
         figures: What every epoch is measured by.
         score: The one of them that chooses the best epoch.
         main: The result that says how good a run is, and its name for people.
-        recipes: The recipes of who names none: for what is embedded, and for a folder of one's own.
-        heads: The networks that stand on the backbone, the default first; none where the backbone is all.
+        recipes: The recipes that are used where none is named: for the embedded images, and for a folder.
+        heads: The networks on the backbone, the default first; empty where the backbone is the whole network.
+        also_heads: Further networks that the task accepts.
         batch: Images at a time outside of training.
-        files: What ``convattn predict`` writes beside pictures, for people; empty where it answers in lines.
+        files: What ``convattn predict`` writes beside pictures; empty where it prints its answers.
     """
 
     name: ClassVar[TaskName]
@@ -215,7 +216,7 @@ class Task(ABC):
         """Return the setting that makes the images smaller, as a person types it."""
 
     def recognises(self, root: Path) -> str:
-        """Return what a folder or file holds that this task alone, or with others, learns from; else an empty text."""
+        """Return what annotations of this task a folder or file holds, for people; an empty text where it has none."""
         return ""
 
     def remark(self, data: Data) -> str:
@@ -223,8 +224,8 @@ class Task(ABC):
         return ""
 
     def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: PictureOptions) -> Pictures:
-        """Return what writes the answers on image files into a folder, where the task answers in pictures."""
-        raise NotImplementedError(f"{self.name} answers in lines")
+        """Return what writes the answers on image files into a folder; only where ``files`` is not empty."""
+        raise NotImplementedError(f"{self.name} writes no pictures")
 
     def head(self, recipe: Recipe) -> HeadName:
         """Return the network on the recipe's backbone, the default where it names none."""
