@@ -129,7 +129,7 @@ def train(
         "trainer.num_nodes": num_nodes,
         "accumulate": accumulate,
         "patience": patience,
-        "trainer.loggers": None if loggers is None else loggers.split(","),
+        "trainer.loggers": None if loggers is None else [name.strip() for name in loggers.split(",")],
     }
     overrides = {key: value for key, value in options.items() if value is not None}
     overrides |= parse_overrides(settings or [])

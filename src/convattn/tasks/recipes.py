@@ -306,6 +306,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(arg) for arg in args)
     if origin is Literal:
         return "one of " + ", ".join(args)
+    if origin is tuple and get_origin(args[0]) is Literal:
+        return f"a list of {', '.join(get_args(args[0]))}"
     if origin is tuple:
         return "a list of numbers" if args[-1] is Ellipsis else f"a list of {len(args)} numbers"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
