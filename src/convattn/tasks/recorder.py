@@ -196,11 +196,11 @@ class RunRecorder(Checkpoint):
         return found
 
     def _open_tensorboard(self) -> str:
-        """Make TensorBoard's folder and return a path to it that TensorBoard and Lightning read as it is."""
+        """Return a path to TensorBoard's folder that TensorBoard and Lightning read as it is."""
         folder = self.run.tensorboard
-        folder.mkdir(exist_ok=True)
         if re.fullmatch(r"[\w/ .,+=@-]+", escaped(str(folder))):
             return str(folder)
+        folder.mkdir(exist_ok=True)
         # open as long as the process runs; other systems than Linux have no such names
         return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
 
