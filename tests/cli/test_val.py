@@ -44,7 +44,7 @@ def test_other_images_for_people(command: Command, trained: Path, tmp_path: Path
     assert lines[0] == f"test_resnet on {tmp_path / 'other'}: 4 images"
     assert lines[1].startswith("top-1 75.00%   top-5 100.00%   loss ")
     assert lines[3].split() == ["red", "50.0%", "1", "2"]
-    assert "left out, since they cannot be read: 1\n  green/cut.png: " in result.err
+    assert "left out, since something is wrong with them: 1\n  green/cut.png: " in result.err
 
 
 def test_classes_that_the_model_does_not_know(command: Command, trained: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_own_images_that_changed(command: Command, trained: Path, photos: Path, 
     (run / "config.yaml").write_text(config)
     result = command("val", "--run", run)
     assert result.code == 2
-    assert "its classes (blue, green, rouge) are not those of the model (blue, green, red)" in result.err
+    assert "its 3 classes (blue, green, rouge) are not the 3 of the model (blue, green, red)" in result.err
     shutil.rmtree(data)
     assert f"{data}: no such folder" in command("val", "--run", run).err
 

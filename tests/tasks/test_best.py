@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from convattn.report.run import rank, read_run
 from convattn.tasks import checkpoints
 from convattn.tasks.checkpoints import PROGRESS, Progress, read_checkpoint, shipped_weights
-from convattn.tasks.classification import Classifier
+from convattn.tasks.classification import ClassificationObjective
 from convattn.tasks.finishing import read_result
 from convattn.tasks.recipes import load_recipe, parse_overrides
 from convattn.tasks.run_folder import open_run
@@ -48,9 +48,8 @@ def test_the_best_epoch(case: str, photos: Path, tmp_path: Path, monkeypatch: py
     """Real epochs, whose figures are prescribed."""
     words, accuracies, losses, best = CASES[case]
     figures: Iterator[tuple[float, float]] = iter(zip(losses, accuracies, strict=True))
-    monkeypatch.setattr(
-        Classifier, "validation_result", lambda _: dict(zip(("val_loss", "val_accuracy"), next(figures), strict=True))
-    )
+    names = ("val_loss", "val_accuracy")
+    monkeypatch.setattr(ClassificationObjective, "compute", lambda _: dict(zip(names, next(figures), strict=True)))
     recipe = load_recipe("digits", {"data.folder": str(photos), **parse_overrides([*QUICK, *words])})
     result = train(prepare(recipe, tmp_path))
     assert result is not None

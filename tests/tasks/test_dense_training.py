@@ -186,7 +186,8 @@ def test_nearly_right_results_are_scored_as_pycocotools_scores_their_file(kind: 
         scores = torch.rand(len(masks), generator=chance)
         result = {"boxes": target["boxes"] + shift, "labels": target["labels"], "scores": scores, "masks": masks}
         found += as_results(result, int(target["image_id"]), (kind,))
-    ours = measure(images.coco_dataset(), found, (kind,))[kind].figures
+    seen = [image["id"] for image in images.coco_dataset()["images"]]
+    ours = measure(images.coco_dataset(), found, (kind,), seen)[kind].figures
     file = tmp_path / "found.json"
     file.write_text(json.dumps(in_file_ids(found, images)))
     theirs = cocos_figures(images.annotations, file, "bbox" if kind == "box" else "segm")
@@ -353,4 +354,4 @@ def one_step(wanted: Recipe) -> tuple[int, float]:
     batch = next(iter(task.evaluation_loader(wanted, data, SkipLog())))
     with torch.no_grad():
         module.validation_step(batch, 0)
-    return moved, module.validation_result()[task.score]
+    return moved, module.objective.compute()[task.score]

@@ -238,12 +238,12 @@ class TestEvaluating:
         logits = logits_of(trained, loaded, [images.image(index) for index in kept])
         order = logits.argsort(-1, descending=True)
         assert scores.images == 38
-        assert scores.top1 == pytest.approx((order[:, 0] == labels).float().mean().item())
-        assert scores.top5 == pytest.approx((order[:, :5] == labels[:, None]).any(-1).float().mean().item())
-        assert scores.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), abs=1e-5)
-        assert [one.images for one in scores.per_class] == labels.bincount(minlength=7).tolist()
-        assert sum(one.correct for one in scores.per_class) == round(scores.top1 * 38)
-        assert scores.per_class[6].accuracy is None
+        assert scores.figures["top1"] == pytest.approx((order[:, 0] == labels).float().mean().item())
+        assert scores.figures["top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(-1).float().mean().item())
+        assert scores.figures["loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), abs=1e-5)
+        assert [row["images"] for row in scores.per_class] == labels.bincount(minlength=7).tolist()
+        assert sum(row["right"] for row in scores.per_class) == round(scores.figures["top1"] * 38)
+        assert math.isnan(scores.per_class[6]["accuracy"])
         assert [file.path for file in scores.skipped] == ["noise 3", "noise 39"]
         assert seen[-1] == (40, 40)
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from convattn.data.transforms import eval_transform, train_transform
 from convattn.tasks.building import build_model, check_names
-from convattn.tasks.classification import Classifier
+from convattn.tasks.classification import ClassificationObjective
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import input_settings
+from convattn.tasks.module import TrainingModule
 from convattn.tasks.recipes import load_recipe, parse_overrides, recipe_names
 from convattn.tasks.training import prepare, train
 
@@ -188,7 +189,7 @@ def test_a_row_builds_its_model_optimizer_and_schedule(name: str, row: str) -> N
         net = build_model(recipe, classes=1000)
         size = recipe.data.image_size
         assert net.eval()(torch.empty(1, 3, size, size)).shape == (1, 1000)
-        module = Classifier(net, recipe, classes=1000, batches_per_epoch=10)
+        module = TrainingModule(net, recipe, ClassificationObjective(recipe, 1000), batches_per_epoch=10)
         optimizer = module.configure_optimizers()
     check_groups(optimizer, net, recipe)
     rates = []

@@ -101,6 +101,8 @@ def test_a_wrong_override_says_what_would_do(word: str, message: str) -> None:
         ("model: x\nper_model: {y: {optimizer: 3}}", "mine.yaml: per_model 'y': optimizer is a section"),
         ("model: x\nper_model: {y: {model: z}}", "mine.yaml: per_model 'y': model cannot be set for one model"),
         ("model: x\nper_model: {y: 3}", "mine.yaml: per_model must be keys with values"),
+        ("extends: folderr", r"mine.yaml: extends must be recipes .* got 'folderr': did you mean folder\?"),
+        ("extends: [folder, {}]", r"mine.yaml: extends must be recipes .* got {}"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(text: str, message: str, tmp_path: Path) -> None:
@@ -140,6 +142,31 @@ def test_settings_go_by_the_model_and_the_command_line_goes_last(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(to_mapping(recipe)))
     assert read_recipe(path) == recipe
+
+
+def test_a_recipe_extends_others_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: [folder, _small]\noptimizer: {lr: 0.5}\nmodel_args: {depth: 2}\nepochs: 3\n")
+    recipe, base = read_recipe(path), load_recipe("folder", {"model": "acmix_resnet18"})
+    assert (recipe.model, recipe.epochs, recipe.optimizer.lr) == ("acmix_resnet18", 3, 0.5)
+    assert recipe.optimizer.clip_grad == base.optimizer.clip_grad == 1.0
+    assert recipe.mix == base.mix
+    # a row of the table for models that the last of the two has
+    assert recipe.model_args == {"depth": 2, **load_recipe("folder-small").model_args}
+    assert recipe.about == ""
+    path.write_text("extends: imagenet-pvt")
+    assert read_recipe(path).published == {}
+
+
+def test_every_wrong_key_of_a_file_is_a_line() -> None:
+    with pytest.raises(UserError) as refused:
+        parse_recipe("model: x\nepoch: 3\noptimizer: {lr: fast, nam: sgd}\n3: 4", "mine")
+    assert [line.partition(" keys: ")[0] for line in str(refused.value).splitlines()] == [
+        "mine: optimizer.lr must be a number, got 'fast'",
+        "mine: unknown key optimizer.nam: did you mean name?",
+        "mine: unknown key epoch: did you mean epochs?",
+        "mine: unknown key 3:",
+    ]
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:

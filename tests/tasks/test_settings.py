@@ -6,12 +6,13 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from annotated_types import Ge
 from conftest import TINY
 from lightning import Callback, Trainer
 from PIL import Image
@@ -34,7 +35,7 @@ MERGED = "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for 
 
 def settings(cls: type = Recipe, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Every setting with its field and its type; ``per_model`` is for files, and holds the others."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     for item in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[item.name]):
             yield from settings(hints[item.name], f"{prefix}{item.name}.")
@@ -42,9 +43,12 @@ def settings(cls: type = Recipe, prefix: str = "") -> Iterator[tuple[str, Any, A
             yield prefix + item.name, item, hints[item.name]
 
 
-def types_in(hint: Any) -> set[Any]:
-    """The plain types that a type is made of."""
-    return set().union(*map(types_in, get_args(hint))) if get_args(hint) else {hint}
+def has_number_without_least(hint: Any) -> bool:
+    """Whether a type, or one that it is made of, is a number that may be as low as it likes."""
+    if get_origin(hint) is Annotated:
+        bounds = [bound for mark in hint.__metadata__ for bound in getattr(mark, "metadata", ())]
+        return not any(isinstance(bound, Ge) for bound in bounds) and has_number_without_least(hint.__origin__)
+    return hint in (int, float) or any(map(has_number_without_least, get_args(hint)))
 
 
 def numbers(value: Any) -> list[float]:
@@ -80,8 +84,8 @@ def test_an_odd_value_is_refused_by_name_in_one_line_or_makes_a_sound_recipe(key
 
 def test_every_number_has_a_least_value() -> None:
     free = {"trainer.devices", "trainer.precision", "published", "model_args", "network.args"}
-    bare = [key for key, item, hint in settings() if types_in(hint) & {int, float} and "min" not in item.metadata]
-    assert set(bare) <= free
+    bare = [key for key, _, hint in settings() if has_number_without_least(hint)]
+    assert {"trainer.devices", "published"} <= set(bare) <= free
 
 
 @pytest.mark.parametrize(
@@ -104,6 +108,7 @@ def test_every_number_has_a_least_value() -> None:
         ("published.x=.inf", "command line: published must be finite, got"),
         ("augment.auto_augment='{}'", "augment.auto_augment must be a text such as rand-m9-mstd0.5-inc1, got '{}'"),
         ("augment.auto_augment=rand-foo", "augment.auto_augment must be a text such as"),
+        ("trainer.loggers=[wandb]", r"trainer.loggers must be a list of tensorboard, csv, got \['wandb'\]"),
         ("augment.crop_scale=[1, 5]", r"augment.crop_scale must be at most 1, got \[1, 5\]"),
         ("segmentation_augment.scale=[2, 0.5]", "segmentation_augment.scale must be"),
         (

@@ -19,10 +19,10 @@ from convattn.errors import UserError
 from convattn.layers import ACmix
 from convattn.tasks.building import build_model
 from convattn.tasks.checkpoints import PROGRESS, read_checkpoint
-from convattn.tasks.classification import Classifier
+from convattn.tasks.classification import ClassificationObjective, check_data
 from convattn.tasks.config import Recipe
 from convattn.tasks.interrupt import RunInterrupted
-from convattn.tasks.loaders import check_data
+from convattn.tasks.module import TrainingModule
 from convattn.tasks.recipes import load_recipe, parse_overrides
 from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns, open_run, write_table
 from convattn.tasks.training import prepare, prepare_resume, train
@@ -93,7 +93,7 @@ def test_the_weights_of_a_run_and_its_checkpoints_load_and_agree(photos: Path, t
     run = only_run(tmp_path)
     assert result is not None
     for source in (run.path, run.best):
-        assert evaluate(load_model(source), job.data.val).top1 == pytest.approx(result.accuracy)
+        assert evaluate(load_model(source), job.data.val).figures["top1"] == pytest.approx(result.accuracy)
     assert read_checkpoint(run.last)[PROGRESS]["epoch"] == 12
 
 
@@ -119,7 +119,7 @@ def test_a_stop_inside_a_validation_loses_nothing(photos: Path, tmp_path: Path) 
 def test_alpha_and_beta_never_decay() -> None:
     recipe = load_recipe("digits", {"optimizer.weight_decay": 0.3})
     model = build_model(recipe, classes=10)
-    module = Classifier(model, recipe, classes=10, batches_per_epoch=5)
+    module = TrainingModule(model, recipe, ClassificationObjective(recipe, 10), batches_per_epoch=5)
     optimizer = module.configure_optimizers()
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     rates = [rate for m in module.trained.modules() if isinstance(m, ACmix) for rate in (m.mix.alpha, m.mix.beta)]
@@ -131,7 +131,7 @@ def test_alpha_and_beta_never_decay() -> None:
 def test_weight_decay_reaches_biases_and_norms_where_the_recipe_says_so() -> None:
     recipe = load_recipe("digits", {"optimizer.weight_decay": 0.3, "optimizer.decayed": "all"})
     model = build_model(recipe, classes=10)
-    module = Classifier(model, recipe, classes=10, batches_per_epoch=5)
+    module = TrainingModule(model, recipe, ClassificationObjective(recipe, 10), batches_per_epoch=5)
     optimizer = module.configure_optimizers()
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     spared = {name for name, parameter in module.trained.named_parameters() if decay[id(parameter)] == 0}
@@ -149,7 +149,7 @@ def test_matrix_shaped_parameters_that_a_model_names_do_not_decay() -> None:
 def test_the_schedule_warms_up_and_falls_to_its_minimum() -> None:
     words = ["schedule={name: cosine, warmup: 0.1, warmup_lr: 0, min_lr: 0.001}", "optimizer.lr=0.1", "epochs=10"]
     recipe = load_recipe("digits", parse_overrides(words))
-    module = Classifier(build_model(recipe, 10), recipe, classes=10, batches_per_epoch=20)
+    module = TrainingModule(build_model(recipe, 10), recipe, ClassificationObjective(recipe, 10), batches_per_epoch=20)
     optimizer = module.configure_optimizers()
     lrs = []
     for step in range(200):

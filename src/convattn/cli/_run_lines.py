@@ -17,17 +17,18 @@ FEW = 100
 
 def job_lines(job: "Job", origin: str, why: str = "") -> list[str]:
     """Return what is trained on what, by which settings and where; ``why`` is said of the recipe."""
+    from convattn.tasks.building import network_name
     from convattn.tasks.devices import device_name
+    from convattn.tasks.task import task_of
 
-    recipe, data = job.recipe, job.data
+    recipe, data, task = job.recipe, job.data, task_of(job.recipe)
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
     source = recipe.data.folder or EMBEDDED.get(recipe.data.embedded or "", "")
-    network = recipe.model if recipe.network.head is None else f"{recipe.network.head} on {recipe.model}"
     lines = [
-        f"{network} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
+        f"{network_name(recipe)} ({parameters / 1e6:.2f} M parameters) on {source}: {len(data.classes)} classes,"
         f" {len(data.train)} training and {len(data.val)} validation images",
         f"{origin}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer.name},"
-        f" {_images(job)}, seed {recipe.seed}",
+        f" {task.image_size(recipe, job.model)}, seed {recipe.seed}",
         f"on {device_name(recipe.trainer.accelerator)}{why}",
     ]
     if data.skipped:
@@ -36,48 +37,21 @@ def job_lines(job: "Job", origin: str, why: str = "") -> list[str]:
             f"skipped {len(data.skipped)} bad files or entries (listed in skipped.csv),"
             f" the first {first.path}: {first.reason}"
         )
-    if recipe.task in ("detection", "instances"):
-        from convattn.data.coco import has_objects
-
-        if not has_objects(data.val):
-            lines.append("the validation images have no object: nothing can be measured, the last epoch is kept")
-    return lines
-
-
-def _images(job: "Job") -> str:
-    """Return the size of the images as the network sees them in training."""
-    recipe = job.recipe
-    if recipe.task == "classification":
-        return f"images of {recipe.data.image_size} px"
-    if recipe.task == "segmentation":
-        height, width = recipe.segmentation_augment.crop
-        return f"crops of {height}x{width} px"
-    sides, longest = job.model.transform.min_size, job.model.transform.max_size
-    if not sides:
-        sides, longest = recipe.detection_augment.short_sides, recipe.detection_augment.max_size
-    if not sides:
-        return "images of their own size"
-    shorter = f"{min(sides)}" if min(sides) == max(sides) else f"{min(sides)} to {max(sides)}"
-    return f"images scaled to a shorter side of {shorter} px, the longer one {longest} at most"
+    remark = task.remark(data)
+    return [*lines, remark] if remark else lines
 
 
 def faster(job: "Job", small: str = "") -> str:
     """Return what would make a run on a CPU faster; ``small`` is the recipe of a CPU's size, where there is one."""
     from convattn.tasks.devices import trains_on_cpu
+    from convattn.tasks.task import task_of
 
     recipe = job.recipe
     if not trains_on_cpu(recipe.trainer.accelerator):
         return ""
     if job.checkpoint is not None:  # its recipe stays as it is
         return "a GPU"
-    side = recipe.network.args.get("min_size")
-    if recipe.task == "classification":
-        smaller = f"data.image_size={recipe.data.image_size // 2}"
-    elif recipe.task == "segmentation":
-        height, width = recipe.segmentation_augment.crop
-        smaller = f"segmentation_augment.crop=[{height // 2},{width // 2}]"
-    else:
-        smaller = f"network.args.min_size={side // 2 if isinstance(side, int) else 320}"
+    smaller = task_of(recipe).smaller(recipe)
     ways = [f"--recipe {small}"] if small else [f"smaller images ({smaller})", "a smaller network (--model)"]
     return ", ".join([*ways, "fewer epochs (--epochs)", "a GPU"])
 

@@ -83,7 +83,7 @@ Out = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; else 64, or 1 where sizes differ.")]
 
 
 def predict(
@@ -95,24 +95,27 @@ def predict(
     format: FormatOption = Format.TABLE,
     out: Out = None,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
     trust: Trust = False,
 ) -> None:
     """Say what is on images."""
     files = find_images(images)
     from convattn.data.types import SkippedFile
     from convattn.tasks.inference import load_model, predict_images
+    from convattn.tasks.task import PictureOptions, task_of
 
     loaded = load_model(run, device=device, trust=trust)
     skipped: list[SkippedFile] = []
-    if loaded.task != "classification":
-        from convattn.cli._dense_results import known_ids, write_results
+    written = task_of(loaded.recipe).files
+    if written:
+        from convattn.cli._picture_folder import write_pictures
 
         if format is not Format.TABLE:
-            kind = "annotations.json, in COCO's form" if loaded.task != "segmentation" else "label PNGs"
-            raise UserError(f"--format {format.value} is for classifiers; this model writes {kind}: leave --format out")
-        ids = {} if loaded.task == "segmentation" else known_ids(run, annotations, files)
-        skipped = write_results(loaded, files, out or Path("predictions"), min_score=min_score, ids=ids)
+            raise UserError(
+                f"--format {format.value} is for classifiers; this model writes {written}: leave --format out"
+            )
+        options = PictureOptions(run, min_score, annotations)
+        skipped = write_pictures(loaded, files, out or Path("predictions"), options, batch_size)
         _list_skipped(skipped, len(files))
         return
     with _output(out) as stream, _writing(format, stream) as writer:

@@ -1,6 +1,6 @@
 """``convattn train``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum
 from pathlib import Path
@@ -12,22 +12,13 @@ from rich.console import Console
 from convattn.cli._run_lines import faster, job_lines, result_lines, stop_lines
 from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
+from convattn.tasks.names import TASKS, TaskName
 
 if TYPE_CHECKING:
     from convattn.tasks.config import Recipe
     from convattn.tasks.training import Job
 
 PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools")
-
-TASK_RECIPES = {
-    "classification": ("digits", "folder"),
-    "detection": ("scenes-detection", "folder-detection"),
-    "instances": ("scenes-instances", "folder-instances"),
-    "segmentation": ("scenes-segmentation", "folder-segmentation"),
-}
-"""The recipe of a task that is given none: for what is embedded, and for a folder of one's own."""
-
-FOLDERS = [folder for _, folder in TASK_RECIPES.values()]
 
 SMALL = "-small"
 """What follows the name of a folder's recipe in that of the one that a CPU gets: a network and images of its size."""
@@ -64,14 +55,7 @@ answered with the nearest one. convattn check-data looks through your data.
 """
 
 
-class TaskOption(str, Enum):
-    """What is learned."""
-
-    CLASSIFICATION = "classification"
-    DETECTION = "detection"
-    INSTANCES = "instances"
-    SEGMENTATION = "segmentation"
-
+TaskOption = Enum("TaskOption", {name.upper(): name for name in TASKS}, type=str)
 
 Task = Annotated[TaskOption | None, typer.Option(help="What is learned; else the recipe's.", show_default=False)]
 Data = Annotated[Path | None, typer.Option(help="Your images; else the embedded ones.", show_default=False)]
@@ -95,6 +79,11 @@ Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps,
 Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
 Precision = Annotated[str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)]
 NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
+Accumulate = Annotated[int | None, typer.Option(help="Batches per step of the optimizer.", show_default=False)]
+Patience = Annotated[
+    int | None, typer.Option(help="End after so many epochs without a better score.", show_default=False)
+]
+Loggers = Annotated[str | None, typer.Option(help="tensorboard, csv, both with a comma.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the recipe's file or the run fetch networks: hf-hub:...")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 
@@ -117,6 +106,9 @@ def train(
     strategy: Strategy = None,
     precision: Precision = None,
     num_nodes: NumNodes = None,
+    accumulate: Accumulate = None,
+    patience: Patience = None,
+    loggers: Loggers = None,
     trust: Trust = False,
 ) -> None:
     """Train a classifier, a detector or a segmenter."""
@@ -135,6 +127,9 @@ def train(
         "trainer.strategy": strategy,
         "trainer.precision": precision,
         "trainer.num_nodes": num_nodes,
+        "accumulate": accumulate,
+        "patience": patience,
+        "trainer.loggers": None if loggers is None else [name.strip() for name in loggers.split(",")],
     }
     overrides = {key: value for key, value in options.items() if value is not None}
     overrides |= parse_overrides(settings or [])
@@ -151,21 +146,19 @@ def train(
 train.__doc__ = HELP
 
 
-def _start(recipe_name: str | None, task: str | None, overrides: dict[str, Any], out: Path, trust: bool) -> None:
-    from convattn.tasks.recipes import load_recipe
+def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool) -> None:
+    from convattn.tasks.recipes import load_recipe, recipe_names
 
     if task is None and recipe_name is None:
         _check_task_is_meant(overrides)
     name = recipe_name or _own_recipe(task or "classification", overrides)
     recipe = load_recipe(name, overrides, trust=trust)
-    why, small = "", f"{name}{SMALL}" if name in FOLDERS else ""
+    why, small = "", f"{name}{SMALL}" if f"{name}{SMALL}" in recipe_names() else ""
     if recipe_name is None and small and _is_for_cpu(recipe, overrides):
         why = f", so the recipe is {small}, of a size that it trains; --recipe {name} is the full size"
         name, small, recipe = small, "", load_recipe(small, overrides)
     if task is not None and recipe.task != task:
         raise UserError(f"recipe {name} is for {recipe.task}, not for {task}: leave --task or --recipe out")
-    if recipe.task == "classification" and recipe.network.head is not None:
-        raise UserError(f"recipe {name} is for classification, which has no network.head: leave it out")
     from convattn.tasks.training import prepare
 
     console = _console()
@@ -182,11 +175,12 @@ def _is_for_cpu(recipe: "Recipe", overrides: dict[str, Any]) -> bool:
     return trains_on_cpu(recipe.trainer.accelerator) and not sized
 
 
-def _own_recipe(task: str, overrides: dict[str, Any]) -> str:
+def _own_recipe(task: TaskName, overrides: dict[str, Any]) -> str:
     """Return the recipe of a task that is given none; some heads have one of their own for the embedded scenes."""
     from convattn.tasks.recipes import load_recipe, recipe_names
+    from convattn.tasks.task import task_named
 
-    embedded, folder = TASK_RECIPES[task]
+    embedded, folder = task_named(task).recipes
     if overrides.get("data.folder"):
         return folder
     of_head = f"scenes-{overrides.get('network.head')}"
@@ -195,34 +189,23 @@ def _own_recipe(task: str, overrides: dict[str, Any]) -> str:
 
 def _check_task_is_meant(overrides: dict[str, Any]) -> None:
     """Raise where no task is named but a head is, or a folder that is annotated for another task than classes."""
-    head = overrides.get("network.head")
+    from convattn.tasks.task import every_task
+
+    head, folder = overrides.get("network.head"), overrides.get("data.folder")
     if head is not None:
-        raise UserError(f"--head {head}: say what it is to learn: {_tasks('detection', 'instances', 'segmentation')}")
-    folder = overrides.get("data.folder")
+        with_heads = _tasks(one.name for one in every_task() if one.heads)
+        raise UserError(f"--head {head}: say what it is to learn: {with_heads}")
     if not folder:
         return
-    from convattn.data.coco_layout import annotation_files
-    from convattn.data.segmentation import find_pair_folders
-
-    path = user_path(folder)
-    files = [path] if path.is_file() else annotation_files(path) if path.is_dir() else []
-    if any(b'"categories"' in file.read_bytes() for file in files):
-        raise UserError(
-            f"{folder} holds COCO annotations: say what is to be learned: "
-            + _tasks("detection", "instances", "classification")
-        )
-    try:
-        find_pair_folders(path)
-    except UserError:
-        return
-    raise UserError(
-        f"{folder} holds images beside label maps: say what is to be learned: "
-        + _tasks("segmentation", "classification")
-    )
+    found = {one.name: one.recognises(user_path(folder)) for one in every_task()}
+    for what in filter(None, found.values()):
+        names = [name for name, other in found.items() if other == what]
+        raise UserError(f"{folder} holds {what}: say what is to be learned: {_tasks([*names, 'classification'])}")
 
 
-def _tasks(*names: str) -> str:
-    return f"--task {', '.join(names[:-1])} or {names[-1]}"
+def _tasks(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"--task {', '.join(first)} or {last}"
 
 
 def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:

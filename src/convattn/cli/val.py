@@ -1,10 +1,12 @@
 """``convattn val``."""
 
 import json
+import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,10 +18,14 @@ from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
-    from convattn.data.types import LabelledImages, SkippedFile
-    from convattn.tasks.inference import Evaluation, LoadedModel
+    from convattn.data.types import SkippedFile
+    from convattn.tasks.inference import LoadedModel
+    from convattn.tasks.task import Scores
 
 WORST_CLASSES = 20
+
+COUNTS = ("objects", "pixels", "images", "right")
+"""The columns of a table of classes that are no parts of one."""
 
 HELP = """Measure a trained model on labelled images.
 
@@ -41,7 +47,7 @@ Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time (classifiers).")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; else 64, or 1 where sizes differ.")]
 
 
 def val(
@@ -49,64 +55,70 @@ def val(
     data: Data = None,
     as_json: AsJson = False,
     device: Device = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     trust: Trust = False,
 ) -> None:
     """Measure a trained model on labelled images."""
     from convattn.tasks.inference import evaluate, load_model
+    from convattn.tasks.task import task_of
 
     loaded = load_model(run, device=device, trust=trust)
-    if loaded.task != "classification":
-        from convattn.cli._dense_scores import print_scores
-
-        print_scores(loaded, run, data, as_json=as_json)
-        return
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
-        images, skipped, source = _open(run, data, loaded)
+        images, left_out, source = _open(
+            loaded, run, data, lambda done, total: bar.update(looking, completed=done, total=total)
+        )
         bar.update(looking, visible=False)
         measuring = bar.add_task("measuring", total=len(images))
         scores = evaluate(
             loaded, images, batch_size=batch_size, progress=lambda done, _: bar.update(measuring, completed=done)
         )
-    skipped = [*skipped, *scores.skipped]
+    skipped, task = [*left_out, *scores.skipped], task_of(loaded.recipe)
     if as_json:
-        print(json.dumps(_record(loaded, scores, skipped, source), indent=2, ensure_ascii=False))
+        record = {"model": loaded.name, "weights": str(loaded.source), "data": source, **task.record(scores)}
+        record["skipped"] = [asdict(file) for file in skipped]
+        print(json.dumps(_finite(record), indent=2, ensure_ascii=False))
         return
-    _print_scores(loaded, scores, source)
+    _print(loaded, scores, source, task.lines(scores))
     if skipped:
         lines = [f"  {file.path}: {file.reason}" for file in skipped]
-        head = f"left out, since they cannot be read: {len(skipped)}"
-        print("\n".join([head, *lines]), file=sys.stderr)
+        print("\n".join([f"left out, since something is wrong with them: {len(lines)}", *lines]), file=sys.stderr)
 
 
 val.__doc__ = HELP
 
 
-def _open(run: Path, data: Path | None, loaded: "LoadedModel") -> tuple["LabelledImages", list["SkippedFile"], str]:
-    """Return the images to measure on, the files that were left out and where the images come from."""
-    from convattn.data.folder import open_held_out
+def _open(
+    loaded: "LoadedModel", run: Path, data: Path | None, progress: Callable[[int, int], None]
+) -> tuple[Any, list["SkippedFile"], str]:
+    """Return the images to measure on, what was left out and where the images come from."""
     from convattn.tasks.inference import run_of
-    from convattn.tasks.loaders import open_data
     from convattn.tasks.recipes import read_recipe
+    from convattn.tasks.sources import data_name
+    from convattn.tasks.task import task_of
 
-    config = run_of(run) / "config.yaml"
+    config, task = run_of(run) / "config.yaml", task_of(loaded.recipe)
     # of the recipe the images are taken, no network is built
-    recipe = read_recipe(config, trust=True) if config.is_file() else None
+    recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
     if data is not None and (own is None or user_path(data).resolve() != user_path(own).resolve()):
-        images, skipped = open_held_out(data, loaded.classes)
+        classes, images, skipped = task.open_other(data, loaded.classes, recipe or loaded.recipe, progress)
+        _check_classes(loaded, str(data), classes)
         return images, skipped, str(data)
     if recipe is None:
         raise UserError(f"{run}: no run's config.yaml is beside it, so its images are not known; give some with --data")
-    found = open_data(recipe)
-    if found.classes != loaded.classes:
+    found = task.open_data(recipe, progress)
+    _check_classes(loaded, data_name(recipe), found.classes)
+    return found.val, found.skipped, f"{data_name(recipe)}, its validation images"
+
+
+def _check_classes(loaded: "LoadedModel", source: str, classes: list[str]) -> None:
+    if classes != loaded.classes:
         raise UserError(
-            f"{own}: its classes ({_some(found.classes)}) are not those of the model "
-            f"({_some(loaded.classes)}); put the folders back as they were, or give other images with --data"
+            f"{source}: its {len(classes)} classes ({_some(classes)}) are not the {len(loaded.classes)} of the model"
+            f" ({_some(loaded.classes)}): give the data the same classes in the same order"
         )
-    return found.val, found.skipped, f"{own or 'the digits'}, its validation images"
 
 
 def _some(names: list[str], limit: int = 5) -> str:
@@ -114,38 +126,31 @@ def _some(names: list[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def _record(
-    loaded: "LoadedModel", scores: "Evaluation", skipped: list["SkippedFile"], source: str
-) -> dict[str, object]:
-    return {
-        "model": loaded.name,
-        "weights": str(loaded.source),
-        "data": source,
-        "images": scores.images,
-        "top1": scores.top1,
-        "top5": scores.top5,
-        "loss": scores.loss,
-        "per_class": [{**asdict(one), "accuracy": one.accuracy} for one in scores.per_class],
-        "skipped": [asdict(file) for file in skipped],
-    }
+def _finite(value: Any) -> Any:
+    """Return a record without numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _print_scores(loaded: "LoadedModel", scores: "Evaluation", source: str) -> None:
+def _print(loaded: "LoadedModel", scores: "Scores", source: str, lines: list[str]) -> None:
+    from convattn.tasks.task import percent
+
     console = make_console()
-    console.print(
-        f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {counted(scores.images, 'image')}", highlight=False
-    )
-    console.print(
-        f"top-1 [bold]{scores.top1:.2%}[/]   top-5 {scores.top5:.2%}   loss {scores.loss:.4f}", highlight=False
-    )
+    head = f"[bold]{escape(loaded.name)}[/] on {escape(source)}: {counted(scores.images, 'image')}"
+    console.print("\n".join([head, *lines]), highlight=False, soft_wrap=True)
+    columns = list(scores.per_class[0])
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("class", overflow="fold")
-    for name in ("accuracy", "right", "images"):
-        table.add_column(name, justify="right")
-    measured = [(one.accuracy, one) for one in scores.per_class if one.accuracy is not None]
-    measured.sort(key=lambda pair: pair[0])
-    for accuracy, one in measured[:WORST_CLASSES]:
-        table.add_row(escape(one.name), f"{accuracy:.1%}", str(one.correct), str(one.images))
+    for column in columns[1:]:
+        table.add_column("IoU" if column == "iou" else column.replace("_", " "), justify="right")
+    measured = next(column for column in columns[1:] if column not in COUNTS)
+    rows = sorted(scores.per_class, key=lambda row: math.inf if math.isnan(row[measured]) else row[measured])
+    for row in rows[:WORST_CLASSES]:
+        cells = (str(row[column]) if column in COUNTS else percent(row[column]) for column in columns[1:])
+        table.add_row(escape(row["class"]), *cells)
     print_table(console, table)
-    if len(measured) > WORST_CLASSES:
-        console.print(f"the weakest {WORST_CLASSES} of {len(measured)} classes; --json has them all", highlight=False)
+    if len(rows) > WORST_CLASSES:
+        console.print(f"the weakest {WORST_CLASSES} of {len(rows)} classes; --json has them all", highlight=False)

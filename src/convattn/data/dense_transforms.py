@@ -4,17 +4,18 @@ Training transforms draw from torch's global generator, so seeding that fixes th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from convattn.data.coco import Target
+from convattn.data.fields import SETTINGS, Number, Part, Whole, between
 from convattn.data.segmentation import IGNORE
 
 Photometric = Literal["none", "distort"]
@@ -26,12 +27,14 @@ SegmentationTransform = Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor
 LARGEST_SIDE = 2**14
 """The longest side of an image, in pixels."""
 
+Side: TypeAlias = Annotated[Whole, between(1, LARGEST_SIDE)]
+
 CATEGORY_TRIES = 10
 
 PER_OBJECT = ("labels", "area", "iscrowd")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class DetectionAugmentation:
     """The random part of a training image's transform for detection.
 
@@ -43,13 +46,13 @@ class DetectionAugmentation:
         photometric: Whether colours are changed.
     """
 
-    horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    short_sides: tuple[int, ...] = field(default=(), metadata={"min": 1, "max": LARGEST_SIDE})
-    max_size: int = field(default=1333, metadata={"min": 1, "max": LARGEST_SIDE})
+    horizontal_flip: Part = 0.5
+    short_sides: tuple[Side, ...] = ()
+    max_size: Side = 1333
     photometric: Photometric = "none"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class SegmentationAugmentation:
     """The random part of a training image's transform for segmentation; the defaults are those of ADE20K's recipes.
 
@@ -61,11 +64,11 @@ class SegmentationAugmentation:
         max_category: Another crop is drawn while one class fills more than this part of its labelled pixels.
     """
 
-    crop: tuple[int, int] = field(default=(512, 512), metadata={"min": 1, "max": LARGEST_SIDE})
-    scale: tuple[float, float] = field(default=(0.5, 2.0), metadata={"min": 0, "max": 100})
-    horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
+    crop: tuple[Side, Side] = (512, 512)
+    scale: tuple[Annotated[Number, between(0, 100)], Annotated[Number, between(0, 100)]] = (0.5, 2.0)
+    horizontal_flip: Part = 0.5
     photometric: Photometric = "distort"
-    max_category: float = field(default=0.75, metadata={"min": 0, "max": 1})
+    max_category: Part = 0.75
 
 
 def detection_eval_transform() -> DetectionTransform:

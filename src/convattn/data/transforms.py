@@ -1,11 +1,16 @@
 """From a PIL image to the tensor that a network reads: the one place where either transform is built."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from PIL import Image
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 from timm.data import create_transform
+
+from convattn.data.fields import SETTINGS, Number, Part, Text, between, wanted
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -49,19 +54,23 @@ def eval_transform(
     )
 
 
-@dataclass(frozen=True)
+def _known_policy(name: str) -> str:
+    if not re.fullmatch(AUTO_AUGMENT, name):
+        raise wanted("a text such as rand-m9-mstd0.5-inc1")
+    return name
+
+
+@dataclass(frozen=True, config=SETTINGS)
 class Augmentation:
     """The random part of a training image's transform, in timm's terms."""
 
-    crop_scale: tuple[float, float] = field(default=(0.08, 1.0), metadata={"min": 0, "max": 1})
-    crop_ratio: tuple[float, float] = field(default=(3 / 4, 4 / 3), metadata={"min": 0, "max": 100})
-    horizontal_flip: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    vertical_flip: float = field(default=0.0, metadata={"min": 0, "max": 1})
-    color_jitter: float = field(default=0.0, metadata={"min": 0, "max": 10})
-    auto_augment: str | None = field(
-        default=None, metadata={"pattern": AUTO_AUGMENT, "example": "rand-m9-mstd0.5-inc1"}
-    )
-    random_erasing: float = field(default=0.0, metadata={"min": 0, "max": 1})
+    crop_scale: tuple[Part, Part] = (0.08, 1.0)
+    crop_ratio: tuple[Annotated[Number, between(0, 100)], Annotated[Number, between(0, 100)]] = (3 / 4, 4 / 3)
+    horizontal_flip: Part = 0.5
+    vertical_flip: Part = 0.0
+    color_jitter: Annotated[Number, between(0, 10)] = 0.0
+    auto_augment: Annotated[Text, AfterValidator(_known_policy)] | None = None
+    random_erasing: Part = 0.0
 
 
 def train_transform(

@@ -102,6 +102,24 @@ def evaluate_detections(
     )
 
 
+def measure(
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], kinds: tuple[Kind, ...], seen: Sequence[int]
+) -> dict[Kind, DetectionScores]:
+    """Return :func:`evaluate_detections` of each kind, on those images of the truth whose ids are ``seen``."""
+    kept = set(seen)
+    truth = {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in kept],
+        "annotations": [one for one in truth["annotations"] if one["image_id"] in kept],
+    }
+    return {kind: evaluate_detections(truth, detections, kind) for kind in kinds}
+
+
+def named_figures(scores: Mapping[Kind, DetectionScores]) -> dict[str, float]:
+    """Return the figures of all kinds by name, such as ``mask_AP50``."""
+    return {f"{kind}_{name}": value for kind, one in scores.items() for name, value in one.figures.items()}
+
+
 def _check(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> None:
     images = {image["id"] for image in truth["images"]}
     labels = {category["id"] for category in truth["categories"]}

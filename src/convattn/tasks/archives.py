@@ -1,15 +1,41 @@
-"""Files of ``torch.save``, read whole or refused: never code, never what a flipped bit has changed."""
+"""Files written whole, and those of ``torch.save`` read whole: never code, never what a flipped bit has changed."""
 
+import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from convattn.errors import UserError
+from convattn.errors import UserError, naming_file
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing. It replaces the old one when the block ends; an error leaves the old one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with naming_file(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            # half a file would fill the rest of a full disk
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def read_archive(path: Path, remedy: str) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
 from timm.optim import list_optimizers
 from torch import nn
 
@@ -70,11 +69,6 @@ def check_backbone(recipe: Recipe) -> None:
         raise UserError(f"no model {recipe.model!r}: {hint}convattn list shows them all")
 
 
-def resolve(recipe: Recipe, model: nn.Module) -> Recipe:
-    """Return the recipe with what it left to the model filled in: the mean and deviation of its inputs."""
-    return with_statistics(recipe, resolve_data_config({}, model=model))
-
-
 def with_statistics(recipe: Recipe, theirs: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the mean and deviation of its inputs, where it has none, from timm's data settings."""
     data = dataclasses.replace(
@@ -83,22 +77,49 @@ def with_statistics(recipe: Recipe, theirs: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, data=data)
 
 
-def check_model(recipe: Recipe, model: nn.Module, classes: int) -> None:
-    """Raise unless the network turns images of the recipe's size into one logit per class."""
-    size = recipe.data.image_size
-    was_training = model.training
+def network_name(recipe: Recipe) -> str:
+    """Return what a person knows a recipe's network by.
+
+    Example:
+        >>> network_name(Recipe(model="resnet10t"))
+        'resnet10t'
+    """
+    return recipe.model if recipe.network.head is None else f"{recipe.network.head} on {recipe.model}"
+
+
+def check_image(recipe: Recipe, model: nn.Module, example: Any) -> Any:
+    """Return what the network answers on an image of the recipe's size; raise where it cannot take one."""
+    size, was_training = recipe.data.image_size, model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, 3, size, size))
+            return model.eval()(example)
     except REFUSALS as error:
         raise UserError(
-            f"model {recipe.model} cannot take images of {size}x{size} ({first_line(error)}): set data.image_size to"
-            " what it takes, or give its own argument, such as model_args.img_size"
+            f"{network_name(recipe)} cannot take images of {size}x{size} ({first_line(error)}): set data.image_size to"
+            " what it takes, or give the network's own argument, such as model_args.img_size"
         ) from error
     finally:
         model.train(was_training)
-    if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
-        raise UserError(f"model {recipe.model} with model_args {recipe.model_args} does not give one logit per class")
+
+
+def in_layout(recipe: Recipe, images: torch.Tensor) -> torch.Tensor:
+    """Return images in the memory format of the recipe."""
+    if recipe.memory_format == "channels_last":
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's parameters are; one without any is on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def check_finite(values: torch.Tensor) -> None:
+    """Raise a :class:`FloatingPointError` where a network's output is not finite."""
+    if not values.isfinite().all():
+        raise FloatingPointError(
+            "the model's output is not finite, its training diverged; train again with a lower learning rate"
+        )
 
 
 def check_names(recipe: Recipe) -> None:

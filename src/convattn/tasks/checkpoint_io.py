@@ -22,4 +22,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint: tensors and plain values only, whatever the caller asks."""
         stored = {name: value for name, value in read_checkpoint(Path(path)).items() if name != "loops"}
-        return {**stored, "callbacks": {}}  # without any, Lightning would not tell the recorder
+        return {"callbacks": {}, **stored}  # without any, Lightning would not tell the recorder

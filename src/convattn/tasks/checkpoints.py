@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from torch import Tensor
 
 import convattn
 from convattn.data.names import escaped
-from convattn.errors import UserError, names_its_file
-from convattn.tasks.archives import read_archive, weights_fault
+from convattn.errors import UserError
+from convattn.tasks.archives import read_archive, weights_fault, whole_file
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import input_settings
 
@@ -39,30 +37,13 @@ class Progress:
     best_epoch: int = 0
 
 
-@names_its_file
 def write_bytes(path: Path, content: dict[str, Any] | bytes) -> None:
     """Write bytes, or what ``torch.save`` makes of a dictionary, atomically and durably."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        # half a checkpoint would fill the rest of a full disk
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with whole_file(path) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            torch.save(content, file)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,59 +1,72 @@
-"""Classification: what trains an image classifier, measures it and writes down its answers."""
+"""Classification: a class for an image."""
 
-from collections.abc import Iterator
-from typing import Any
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import binomtest
-from timm.data import Mixup
-from timm.loss import SoftTargetCrossEntropy
+from PIL import Image
+from timm.data import Mixup, resolve_data_config
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from convattn.data.folder import Progress
-from convattn.data.sampler import GlobalBatchSampler
-from convattn.data.types import ClassificationData
+from convattn.data.digits import open_digits
+from convattn.data.folder import Progress, open_folder, open_held_out
+from convattn.data.transforms import Transform, eval_transform, train_transform
+from convattn.data.types import ClassificationData, LabelledImages, SkippedFile
 from convattn.errors import UserError
-from convattn.report import write_report
-from convattn.tasks.building import build_model, check_model, resolve
+from convattn.tasks.building import build_model, check_finite, device_of, in_layout
 from convattn.tasks.config import Recipe
-from convattn.tasks.loaders import UNREADABLE, Shard, SkipLog, evaluation_loader, open_data, training_loader
-from convattn.tasks.module import TrainingModule
+from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
+from convattn.tasks.processes import Shard, gather_batch
 from convattn.tasks.run_folder import PREDICTIONS, RunFolder, write_table
+from convattn.tasks.task import Answer, InputSize, Objective, Scores, Task
 
 
-class Classifier(TrainingModule):
-    """Trains a network from images [B, 3, H, W] to logits [B, classes]; see :class:`TrainingModule`."""
+class Batch(NamedTuple):
+    """Evaluation images [B, 3, H, W] that could be read, their labels and places, and those that could not."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, classes: int, batches_per_epoch: int) -> None:
-        super().__init__(model, recipe, batches_per_epoch=batches_per_epoch)
-        self.classes = classes
+    images: Tensor
+    labels: Tensor
+    places: list[int]
+    unread: list[tuple[int, str, str]]
+
+
+class ClassificationObjective(Objective):
+    """Cross entropy of logits [B, classes], of mixed images where the recipe mixes; loss and accuracy."""
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        from timm.loss import SoftTargetCrossEntropy
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import MulticlassAccuracy
+
+        super().__init__()
+        self.recipe, self.classes = recipe, classes
         self.mix_loss = SoftTargetCrossEntropy()
-        self.val_accuracy = MulticlassAccuracy(classes, average="micro", ignore_index=UNREADABLE)
+        self.val_accuracy = MulticlassAccuracy(classes, average="micro")
         self.val_loss = MeanMetric()
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the cross entropy, of mixed images where the recipe mixes."""
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the cross entropy."""
         images, labels = batch
         if self.recipe.mix.on:
             images, targets = self._mix(images, labels)
-            return self.mix_loss(self.trained(self.in_layout(images)), targets)
-        logits = self.trained(self.in_layout(images))
+            return self.mix_loss(model(in_layout(self.recipe, images)), targets)
+        logits = model(in_layout(self.recipe, images))
         return functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Measure one validation batch."""
-        images, labels = batch
-        read = labels != UNREADABLE
-        logits = self.model(self.in_layout(images)).float()
-        self.val_accuracy.update(logits, labels)
-        if read.any():
-            self.measure(self.val_loss, functional.cross_entropy(logits[read], labels[read]), int(read.sum()))
+    def update(self, model: nn.Module, batch: Batch) -> None:
+        """Measure one evaluation batch."""
+        if batch.places:
+            logits = model(in_layout(self.recipe, batch.images)).float()
+            self.val_accuracy.update(logits, batch.labels)
+            self.measure(self.val_loss, functional.cross_entropy(logits, batch.labels), len(batch.places))
 
-    def validation_result(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Return the loss and the accuracy."""
         result = {"val_loss": float(self.val_loss.compute()), "val_accuracy": float(self.val_accuracy.compute())}
         self.val_loss.reset()
@@ -62,11 +75,9 @@ class Classifier(TrainingModule):
 
     def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix in the pairs of the global batch, whatever the number of processes, and keep this process's share."""
-        mix, rank, world = self.recipe.mix, self.global_rank, self.trainer.world_size
-        if world > 1:
-            gathered, gathered_labels = self.all_gather(images), self.all_gather(labels)
-            images = gathered.transpose(0, 1).flatten(0, 1)
-            labels = gathered_labels.transpose(0, 1).flatten(0, 1)
+        mix, here = self.recipe.mix, Shard.here()
+        if here.world > 1:
+            images, labels = gather_batch(images), gather_batch(labels)
         mixup = Mixup(
             mixup_alpha=mix.mixup,
             cutmix_alpha=mix.cutmix,
@@ -76,83 +87,166 @@ class Classifier(TrainingModule):
             num_classes=self.classes,
         )
         images, targets = mixup(images.clone(), labels)
-        return images[rank::world], targets[rank::world]
+        return images[here.rank :: here.world], targets[here.rank :: here.world]
 
 
-class ClassificationTask:
+class ClassificationTask(Task):
     """A class for an image; see :class:`convattn.tasks.task.Task`."""
 
+    name = "classification"
     figures = ("val_loss", "val_accuracy")
     score = "val_accuracy"
+    main = ("accuracy", "validation accuracy")
+    recipes = ("digits", "folder")
+    batch = 64
 
     def open_data(self, recipe: Recipe, progress: Progress | None = None) -> ClassificationData:
         """Return the folder's images or the digits."""
-        return open_data(recipe, progress)
+        if recipe.data.folder is not None:
+            where = recipe.data.folder
+            data = open_folder(where, val_fraction=recipe.data.val_fraction, progress=progress)
+        elif recipe.data.embedded == "digits":
+            where = "the digits"
+            data = open_digits(recipe.data.image_size)
+        else:
+            raise UserError("this recipe brings no images of classes: give a folder of them with --data")
+        check_data(data, where)
+        wanted = recipe.model_args.get("num_classes", len(data.classes))
+        if wanted != len(data.classes):
+            raise UserError(
+                f"model_args.num_classes is {wanted}, but {where} has {len(data.classes)} classes: leave the setting"
+                " out"
+            )
+        return data
 
-    def build(self, recipe: Recipe, data: ClassificationData) -> tuple[nn.Module, Recipe]:
-        """Return the classifier, and the recipe with the statistics of its inputs."""
-        model = build_model(recipe, len(data.classes))
-        check_model(recipe, model, len(data.classes))
-        return model, resolve(recipe, model)
+    def open_other(
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+    ) -> tuple[list[str], LabelledImages, list[SkippedFile]]:
+        """Return the images of the model's classes: those of ``root/val``, or all of ``root``."""
+        return classes, *open_held_out(root, classes, progress=progress)
 
-    def module(
-        self, model: nn.Module, recipe: Recipe, data: ClassificationData, batches_per_epoch: int
-    ) -> TrainingModule:
-        """Return what trains it."""
-        return Classifier(model, recipe, classes=len(data.classes), batches_per_epoch=batches_per_epoch)
+    def network(self, recipe: Recipe, classes: int) -> nn.Module:
+        """Return the classifier."""
+        if recipe.network.head is not None:
+            raise UserError("this recipe is for classification, which has no network.head: leave it out")
+        return build_model(recipe, classes)
 
-    def training_loader(
-        self, recipe: Recipe, data: ClassificationData, sampler: GlobalBatchSampler, skip_log: SkipLog
-    ) -> DataLoader:
-        """Return the augmented training batches."""
-        return training_loader(recipe, data.train, sampler, skip_log)
+    def output_fault(self, output: Any, classes: int) -> str:
+        """Return a fault unless the output is one logit per class."""
+        is_logits = isinstance(output, Tensor) and output.shape == (1, classes)
+        return "" if is_logits else "does not give one logit per class"
 
-    def evaluation_loader(
-        self, recipe: Recipe, data: ClassificationData, skip_log: SkipLog, shard: Shard | None = None
-    ) -> DataLoader:
-        """Return the validation images."""
-        return evaluation_loader(recipe, data.val, skip_log, shard)
+    def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
+        """Return those that timm has of the network."""
+        return resolve_data_config({}, model=model)
 
-    def write_results(
-        self, run: RunFolder, recipe: Recipe, data: ClassificationData, model: nn.Module, skip_log: SkipLog
-    ) -> dict[str, float]:
+    def objective(self, recipe: Recipe, data: ClassificationData) -> ClassificationObjective:
+        """Return the cross entropy and the accuracy."""
+        return ClassificationObjective(recipe, len(data.classes))
+
+    def training_sample(self, recipe: Recipe, images: LabelledImages) -> Sample:
+        """Return augmented images with their classes."""
+        return Sample(images.label, partial(_labelled, train_transform(*input_settings(recipe), recipe.augment)))
+
+    def evaluation_sample(self, recipe: Recipe, images: LabelledImages, size: InputSize | None = None) -> Sample:
+        """Return images with their classes."""
+        return Sample(images.label, partial(_labelled, self.transform(recipe, size)))
+
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
+        """Return timm's transform for evaluation."""
+        own, *rest = input_settings(recipe)
+        return eval_transform(size or own, *rest)
+
+    def collate_evaluation(self, batch: Sequence[EvaluationSample]) -> Batch:
+        """Return one tensor: the loader's workers make it."""
+        read = [sample for sample in batch if sample.image is not None]
+        unread = [(one.index, one.skipped.path, one.skipped.reason) for one in batch if one.skipped is not None]
+        images = torch.stack([sample.image for sample in read if sample.image is not None]) if read else torch.empty(0)
+        labels = torch.tensor([-1 if sample.target is None else sample.target for sample in read])
+        return Batch(images, labels, [sample.index for sample in read], unread)
+
+    def answer(self, model: nn.Module, recipe: Recipe, batch: Batch) -> list[Answer]:
+        """Return the logits of each image."""
+        answers = [Answer(index, skipped=SkippedFile(name, reason)) for index, name, reason in batch.unread]
+        if batch.places:
+            logits = model(batch.images.to(device_of(model))).float().cpu()
+            check_finite(logits)
+            answers += map(Answer, batch.places, logits, batch.labels.tolist())
+        return sorted(answers, key=lambda one: one.index)
+
+    def scores(self, images: LabelledImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
+        """Return top-1 and top-5 accuracy, the loss and the accuracy of every class."""
+        seen, right, in_top5, loss = [0] * len(classes), [0] * len(classes), 0, 0.0
+        for one in answers:
+            if not 0 <= one.target < len(classes):
+                raise UserError(
+                    f"{images.name(one.index)}: its label is {one.target}, the model's classes are"
+                    f" 0 to {len(classes) - 1}"
+                )
+            best = one.value.topk(min(5, len(classes))).indices.tolist()
+            seen[one.target] += 1
+            right[one.target] += best[0] == one.target
+            in_top5 += one.target in best
+            loss += float(functional.cross_entropy(one.value, torch.tensor(one.target)))
+        count = max(1, sum(seen))
+        rows = [
+            {"class": name, "accuracy": hits / total if total else math.nan, "right": hits, "images": total}
+            for name, hits, total in zip(classes, right, seen, strict=True)
+        ]
+        figures = {"top1": sum(right) / count, "top5": in_top5 / count, "loss": loss / count}
+        return Scores(sum(seen), figures, rows)
+
+    def lines(self, scores: Scores) -> list[str]:
+        """Return the accuracies and the loss."""
+        figures = scores.figures
+        return [f"top-1 {figures['top1']:.2%}   top-5 {figures['top5']:.2%}   loss {figures['loss']:.4f}"]
+
+    def record(self, scores: Scores) -> dict[str, Any]:
+        """Return the scores for programs; the rows have the names of version 0.1."""
+        names = {"class": "name", "images": "images", "right": "correct", "accuracy": "accuracy"}
+        rows = [{theirs: row[ours] for ours, theirs in names.items()} for row in scores.per_class]
+        return {"images": scores.images, **scores.figures, "per_class": rows}
+
+    def write_results(self, run: RunFolder, data: ClassificationData, answers: Iterable[Answer]) -> dict[str, float]:
         """Write ``predictions.csv``; the accuracy is counted from its rows, with Wilson's 95 % interval of it."""
-        rows = list(_predictions(recipe, data, model, skip_log))
+        from scipy.stats import binomtest
+
+        rows = []
+        for one in answers:
+            probability, predicted = one.value.softmax(-1).max(-1)
+            rows.append((one.index, data.val.name(one.index), one.target, int(predicted), f"{float(probability):.6f}"))
         write_table(run.predictions, PREDICTIONS, rows)
-        if not rows:
-            raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
         right = sum(label == predicted for _, _, label, predicted, _ in rows)
         interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
         return {"accuracy": right / len(rows), "accuracy_low": interval.low, "accuracy_high": interval.high}
 
-    def describe(self, data: ClassificationData) -> dict[str, Any]:
-        """Return nothing: the classes say all."""
-        return {}
+    def image_size(self, recipe: Recipe, model: nn.Module) -> str:
+        """Return the size of all images."""
+        return f"images of {recipe.data.image_size} px"
 
-    def describe_results(self, run: RunFolder, data: ClassificationData) -> dict[str, Any]:
-        """Return nothing: an answer needs no threshold."""
-        return {}
-
-    def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
-        """Return the accuracy with its name for people."""
-        return "validation accuracy", figures["accuracy"]
-
-    def write_report(self, run: RunFolder, data: ClassificationData) -> str:
-        """Write the page and return its name."""
-        return write_report(run.path, data.val).name
+    def smaller(self, recipe: Recipe) -> str:
+        """Return half of it."""
+        return f"data.image_size={recipe.data.image_size // 2}"
 
 
-def _predictions(
-    recipe: Recipe, data: ClassificationData, model: nn.Module, skip_log: SkipLog
-) -> Iterator[tuple[Any, ...]]:
-    """Yield a row per validation image, in the data's order."""
-    model.eval()
-    index = 0
-    device = next(model.parameters()).device
-    for images, labels in evaluation_loader(recipe, data.val, skip_log):
-        with torch.inference_mode():
-            probabilities, predicted = model(images.to(device)).float().softmax(-1).max(-1)
-        for label, guess, probability in zip(labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True):
-            if label != UNREADABLE:
-                yield index, data.val.name(index), label, guess, f"{probability:.6f}"
-            index += 1
+def check_data(data: ClassificationData, where: str) -> None:
+    """Raise unless there are two classes, images in both splits and every label names a class."""
+    if len(data.classes) < 2:
+        raise UserError(
+            f"{where} has one class only ({', '.join(data.classes) or 'none'}): a classifier needs two or more,"
+            " one folder of images for each"
+        )
+    for split, images in (("training", data.train), ("validation", data.val)):
+        if len(images) == 0:
+            raise UserError(f"{where} has no {split} images: add some, or change data.val_fraction")
+        for index in range(len(images)):
+            label = images.label(index)
+            if not 0 <= label < len(data.classes):
+                raise UserError(
+                    f"{where}: {images.name(index)} has label {label}, but the {len(data.classes)} classes"
+                    f" are numbered 0 to {len(data.classes) - 1}"
+                )
+
+
+def _labelled(transform: Transform, image: Image.Image, label: int) -> tuple[Tensor, int]:
+    return transform(image), label

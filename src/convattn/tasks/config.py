@@ -1,13 +1,15 @@
 """What a training run is made of: the typed settings that a recipe's YAML and the command line fill in."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Literal, TypeAlias
 
-from convattn.data.dense_transforms import LARGEST_SIDE, DetectionAugmentation, SegmentationAugmentation
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from convattn.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation, Side
+from convattn.data.fields import SETTINGS, Flag, Number, Options, Part, Text, Whole, between
 from convattn.data.transforms import Augmentation
-
-TaskName = Literal["classification", "detection", "instances", "segmentation"]
-"""What is learned: a class for an image, boxes, boxes with masks, a class for every pixel."""
+from convattn.tasks.names import TaskName
 
 HeadName = Literal[
     "retinanet", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet"
@@ -17,27 +19,22 @@ HeadName = Literal[
 MOST_STEPS = 10**9
 """More steps, epochs or images than any run has."""
 
-
-def at_least(minimum: float, default: Any) -> Any:
-    """Return a dataclass field whose value, or each number of its list, may not fall below ``minimum``."""
-    return field(default=default, metadata={"min": minimum})
-
-
-def between(minimum: float, maximum: float, default: Any) -> Any:
-    """Return a dataclass field whose value, or each number of its list, lies in [``minimum``, ``maximum``]."""
-    return field(default=default, metadata={"min": minimum, "max": maximum})
+Deviation: TypeAlias = Annotated[Number, between(0.001, 1)]
+Count: TypeAlias = Annotated[Whole, between(1, MOST_STEPS)]
+Seed: TypeAlias = Annotated[Whole, between(0, 2**31 - 1)]
+Rate: TypeAlias = Annotated[Number, between(0, 1e30)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class ScenesConfig:
     """How many of the embedded scenes there are, and their seed."""
 
-    train: int = between(1, MOST_STEPS, 1000)
-    val: int = between(1, MOST_STEPS, 200)
-    seed: int = between(0, 2**31 - 1, 0)
+    train: Count = 1000
+    val: Count = 200
+    seed: Seed = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class NetworkConfig:
     """The detector or segmenter that stands on the backbone ``model``.
 
@@ -46,10 +43,10 @@ class NetworkConfig:
     """
 
     head: HeadName | None = None
-    args: dict[str, Any] = field(default_factory=dict)
+    args: Options = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class DataConfig:
     """Where the images come from, a ``folder`` or else an ``embedded`` data set, and how they enter the network.
 
@@ -59,28 +56,28 @@ class DataConfig:
     "not labelled"; null takes it for folders called as ADE20K's.
     """
 
-    folder: str | None = None
+    folder: Text | None = None
     embedded: Literal["digits", "scenes"] | None = None
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     bad: Literal["refuse", "skip"] = "refuse"
-    reduce_zero_label: bool | None = None
-    val_fraction: float = between(0.01, 0.9, 0.2)
-    image_size: int = between(1, LARGEST_SIDE, 224)
-    mean: tuple[float, float, float] | None = between(0, 1, None)
-    std: tuple[float, float, float] | None = between(0.001, 1, None)
+    reduce_zero_label: Flag | None = None
+    val_fraction: Annotated[Number, between(0.01, 0.9)] = 0.2
+    image_size: Side = 224
+    mean: tuple[Part, Part, Part] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    workers: int | None = between(0, 1000, None)
-    repeats: int = between(1, 1000, 1)
+    workers: Annotated[Whole, between(0, 1000)] | None = None
+    repeats: Annotated[Whole, between(1, 1000)] = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class MixConfig:
     """Mixup and CutMix of a batch; an alpha of 0 turns either off."""
 
-    mixup: float = between(0, 1000, 0.0)
-    cutmix: float = between(0, 1000, 0.0)
-    prob: float = between(0, 1, 1.0)
-    switch_prob: float = between(0, 1, 0.5)
+    mixup: Annotated[Number, between(0, 1000)] = 0.0
+    cutmix: Annotated[Number, between(0, 1000)] = 0.0
+    prob: Part = 1.0
+    switch_prob: Part = 0.5
 
     @property
     def on(self) -> bool:
@@ -88,7 +85,7 @@ class MixConfig:
         return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class OptimizerConfig:
     """An optimizer from ``timm.optim``; its ``sgd`` is Nesterov's, ``momentum`` is the plain one.
 
@@ -96,15 +93,15 @@ class OptimizerConfig:
     spare what the model's ``no_weight_decay()`` names. ``clip_grad`` is the largest norm of the whole gradient.
     """
 
-    name: str = "adamw"
-    lr: float = between(0, 1e30, 1e-3)
-    weight_decay: float = between(0, 1000, 0.05)
+    name: Text = "adamw"
+    lr: Rate = 1e-3
+    weight_decay: Annotated[Number, between(0, 1000)] = 0.05
     decayed: Literal["matrices", "all"] = "matrices"
-    momentum: float = between(0, 0.9999, 0.9)
-    clip_grad: float | None = at_least(1e-6, None)
+    momentum: Annotated[Number, between(0, 0.9999)] = 0.9
+    clip_grad: Annotated[Number, between(1e-6)] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class ScheduleConfig:
     """The learning rate over the run, set at every step; ``warmup`` is the part of the run in which it rises.
 
@@ -113,16 +110,16 @@ class ScheduleConfig:
     """
 
     name: Literal["cosine", "poly", "tanh", "constant", "multistep"] = "cosine"
-    warmup: float = between(0, 0.9, 0.0)
-    warmup_steps: int | None = between(0, MOST_STEPS, None)
-    warmup_lr: float = between(0, 1e30, 1e-6)
-    min_lr: float = between(0, 1e30, 0.0)
-    milestones: tuple[float, ...] = between(0, MOST_STEPS, ())
-    decay_rate: float = between(0, 1, 0.1)
-    power: float = between(0, 100, 1.0)
+    warmup: Annotated[Number, between(0, 0.9)] = 0.0
+    warmup_steps: Annotated[Whole, between(0, MOST_STEPS)] | None = None
+    warmup_lr: Rate = 1e-6
+    min_lr: Rate = 0.0
+    milestones: tuple[Annotated[Number, between(0, MOST_STEPS)], ...] = ()
+    decay_rate: Part = 0.1
+    power: Annotated[Number, between(0, 100)] = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class EvaluationConfig:
     """How a segmenter sees an image that it labels.
 
@@ -130,45 +127,49 @@ class EvaluationConfig:
     ``sliding`` labels it window by window, ``window`` pixels wide and ``stride`` apart (null: two thirds of that).
     """
 
-    short_side: int | None = between(1, LARGEST_SIDE, None)
-    max_size: int = between(1, LARGEST_SIDE, 2048)
+    short_side: Side | None = None
+    max_size: Side = 2048
     mode: Literal["whole", "sliding"] = "whole"
-    window: int = between(1, LARGEST_SIDE, 512)
-    stride: int | None = between(1, LARGEST_SIDE, None)
+    window: Side = 512
+    stride: Side | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class EmaConfig:
     """The moving average of the weights, which is what gets evaluated and shipped; no ``decay`` turns it off."""
 
-    decay: float | None = between(0, 0.999999, None)
-    warmup: bool = True
+    decay: Annotated[Number, between(0, 0.999999)] | None = None
+    warmup: Flag = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class CheckpointConfig:
     """How often ``last.ckpt`` is written inside an epoch; it is always written at an epoch's end."""
 
-    every_seconds: float | None = at_least(0, 30.0)
-    every_steps: int | None = at_least(1, None)
+    every_seconds: Annotated[Number, between(0)] | None = 30.0
+    every_steps: Annotated[Whole, between(1)] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class TrainerConfig:
-    """What is passed through to Lightning's ``Trainer``."""
+    """What is passed through to Lightning's ``Trainer``; ``loggers`` write the curves beside ``metrics.csv``."""
 
-    accelerator: str = "auto"
-    devices: int | str = field(default="auto", metadata={"max": 10_000})
-    strategy: str = "auto"
-    precision: int | str = "32-true"
-    num_nodes: int = between(1, 10_000, 1)
-    sync_batchnorm: bool = False
-    deterministic: bool = False
+    accelerator: Text = "auto"
+    devices: Annotated[Whole, Field(le=10_000)] | Text = "auto"
+    strategy: Text = "auto"
+    precision: Whole | Text = "32-true"
+    num_nodes: Annotated[Whole, between(1, 10_000)] = 1
+    sync_batchnorm: Flag = False
+    deterministic: Flag = False
+    loggers: tuple[Literal["tensorboard", "csv"], ...] = ("tensorboard",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class Recipe:
     """A whole training run; ``batch_size`` is the global batch, whatever the number of devices.
+
+    ``accumulate``: the optimizer steps after that many batches, by their mean gradient, and at an epoch's end.
+    ``patience``: the run ends after so many epochs without a better score; null trains all ``epochs``.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
     the order of the file. Resolving a recipe for its model uses the table up. ``published`` is what the papers give
@@ -177,16 +178,18 @@ class Recipe:
     ``model`` is the backbone.
     """
 
-    model: str
+    model: Text
     task: TaskName = "classification"
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    epochs: int = between(1, MOST_STEPS, 100)
-    batch_size: int = between(1, 2**20, 64)
-    seed: int = between(0, 2**31 - 1, 0)
-    label_smoothing: float = between(0, 0.99, 0.0)
+    epochs: Count = 100
+    batch_size: Annotated[Whole, between(1, 2**20)] = 64
+    accumulate: Count = 1
+    patience: Count | None = None
+    seed: Seed = 0
+    label_smoothing: Annotated[Number, between(0, 0.99)] = 0.0
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"
-    pretrained: bool = False
-    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: Flag = False
+    model_args: Options = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     augment: Augmentation = field(default_factory=Augmentation)
     detection_augment: DetectionAugmentation = field(default_factory=DetectionAugmentation)
@@ -198,6 +201,6 @@ class Recipe:
     ema: EmaConfig = field(default_factory=EmaConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    per_model: dict[str, dict[str, Any]] = field(default_factory=dict)
+    per_model: dict[str, Options] = field(default_factory=dict)
     about: str = ""
-    published: dict[str, float | dict[str, float]] = field(default_factory=dict)
+    published: dict[str, Number | dict[str, Number]] = field(default_factory=dict)

@@ -6,21 +6,16 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import timm
 from PIL import Image
 from torch import Tensor, nn
 
-import convattn.models  # noqa: F401  registers the models with timm
-from convattn.data.dense_transforms import image_transform
-from convattn.data.transforms import eval_transform
 from convattn.errors import UserError
 from convattn.tasks.building import REFUSALS, first_line
 from convattn.tasks.config import DataConfig, EvaluationConfig, NetworkConfig, Recipe, TaskName
-from convattn.tasks.hub import at_hand
 from convattn.tasks.plain import check_plain, read_json
 from convattn.tasks.reach import reaching
 from convattn.tasks.recipes import build
-from convattn.tasks.task import build_network
+from convattn.tasks.task import build_network, task_of
 
 NAMED = ("model", "interpolation", "convattn_version", "task")
 """What weights say of themselves as it is."""
@@ -109,23 +104,30 @@ class Description:
         return reaching(self.name, {"model_args": self.model_args, "network.args": self.network.args})
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """Return what makes a tensor of an image: detectors normalise and resize themselves."""
-        if self.task == "classification":
-            return eval_transform(self.input_size, self.mean, self.std, self.interpolation)
-        if self.task == "segmentation":
-            return image_transform(self.mean, self.std)
-        return image_transform()
+        """Return what makes a tensor of an image."""
+        return task_of(self.recipe()).transform(self.recipe(), self.input_size)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe of a network like the described one."""
+        data = DataConfig(
+            image_size=self.input_size[-1],
+            mean=_three(self.mean),
+            std=_three(self.std),
+            interpolation=self.interpolation,  # type: ignore[arg-type]
+        )
+        return Recipe(
+            self.name,
+            task=self.task,
+            network=self.network,
+            model_args=self.model_args,
+            evaluation=self.evaluation,
+            data=data,
+        )
 
     def build(self, source: Path) -> nn.Module:
-        """Build the model that is described, with fresh weights."""
+        """Build the network that is described, with fresh weights."""
         try:
-            data = DataConfig(image_size=self.input_size[-1], mean=_three(self.mean), std=_three(self.std))
-            recipe = Recipe(self.name, task=self.task, network=self.network, model_args=self.model_args, data=data)
-            if self.task != "classification":
-                return build_network(recipe, len(self.classes))
-            with at_hand(recipe):
-                args = {**self.model_args, "num_classes": len(self.classes)}
-                return timm.create_model(self.name, pretrained=False, **args)
+            return build_network(self.recipe(), len(self.classes))
         except REFUSALS as error:
             raise UserError(
                 f"{source}: its model {self.name!r} (written by convattn {self.version}) cannot be built here: "

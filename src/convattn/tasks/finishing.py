@@ -3,18 +3,19 @@
 import csv
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from convattn.errors import names_its_file
+from convattn.errors import UserError, names_its_file
 from convattn.tasks.checkpoints import PROGRESS, describe, read_checkpoint, shipped_weights, write_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.run_folder import SKIPPED, RunFolder, write_json, write_table
-from convattn.tasks.task import Data, task_of
+from convattn.tasks.task import Answer, Data, task_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
     model.load_state_dict(best)
     skip_log = SkipLog()
     skip_log.path = run.skipped
-    figures = task.write_results(run, recipe, data, model.to(device), skip_log)
+    sample = task.evaluation_sample(recipe, data.val)
+    answers = task.answers(model.to(device), recipe, data.val, sample, skip_log)
+    figures = task.write_results(run, data, readable(answers))
     _drop_repeats(run.skipped)
     more = task.describe(data)
     write_weights(run.weights, best, describe(recipe, data.classes, more | task.describe_results(run, data)))
@@ -59,7 +62,7 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
         finished=True,
         score=task.main_figure(figures)[1],
         best_epoch=last[PROGRESS]["best_epoch"],
-        epochs=recipe.epochs,
+        epochs=last[PROGRESS]["epoch"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=round(last[PROGRESS]["seconds"], 2),
         weights=run.weights.name,
@@ -73,6 +76,17 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
     result = replace(result, report=task.write_report(run, data))
     write_json(run.summary, asdict(result))
     return result
+
+
+def readable(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Yield the answers on images that could be read; raise where there is none."""
+    none_read = True
+    for answer in answers:
+        if answer.skipped is None:
+            none_read = False
+            yield answer
+    if none_read:
+        raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
 
 
 def read_result(run: RunFolder) -> Result | None:

@@ -1,44 +1,44 @@
 """Use a trained model: load it from wherever training left it, predict on images, evaluate on labelled ones."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
-from torch.nn import functional
 
 import convattn.models  # noqa: F401  registers the models with timm
-from convattn.data.images import ImageError, open_image
-from convattn.data.types import LabelledImages, SkippedFile
+from convattn.data.images import open_image
+from convattn.data.types import SkippedFile
 from convattn.errors import UserError
 from convattn.export import is_exported, open_exported
 from convattn.tasks.archives import read_archive, weights_fault
-from convattn.tasks.building import first_line
+from convattn.tasks.building import first_line, network_name
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
-from convattn.tasks.config import EvaluationConfig, TaskName
+from convattn.tasks.config import Recipe
 from convattn.tasks.described import Description
 from convattn.tasks.devices import best_device
+from convattn.tasks.loaders import NamedImages, Sample, SkipLog
 from convattn.tasks.reach import refuse_reaching
+from convattn.tasks.task import Answer, Scores, task_of
 
-T = TypeVar("T")
-R = TypeVar("R")
+FEW = 256
+"""With fewer images than this no processes are started to load them."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A trained model in evaluation mode, with all that it takes to feed it and to read its answers.
 
-    ``transform`` gives what the model of a task takes; ``evaluation`` is how a segmenter sees an image. For
-    ``category_ids`` and ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`, which is read
-    from the weights' ``description``.
+    ``transform`` gives what the model takes; ``recipe`` is that of a network like this one: its task, and how it sees
+    an image. For ``category_ids`` and ``min_score`` of a detector see :class:`~convattn.tasks.described.Description`,
+    which is read from the weights' ``description``.
     """
 
     model: nn.Module
@@ -48,11 +48,29 @@ class LoadedModel:
     name: str
     source: Path
     device: torch.device
-    task: TaskName = "classification"
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    recipe: Recipe
     category_ids: list[int] = field(default_factory=list)
     min_score: float | None = None
     description: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files as images without annotations."""
+
+    files: Sequence[Path]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.files)
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index`` as RGB."""
+        return open_image(self.files[index])
+
+    def name(self, index: int) -> str:
+        """Return its path."""
+        return str(self.files[index])
 
 
 @dataclass(frozen=True)
@@ -64,33 +82,9 @@ class Prediction:
     probabilities: list[float]
 
 
-@dataclass(frozen=True)
-class ClassScore:
-    """How a class was recognised; ``accuracy`` is None where the data held no image of it."""
-
-    name: str
-    images: int
-    correct: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """The part of the class's images that were recognised."""
-        return self.correct / self.images if self.images else None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of a model on labelled images."""
-
-    images: int
-    top1: float
-    top5: float
-    loss: float
-    per_class: list[ClassScore]
-    skipped: list[SkippedFile]
-
-
-def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) -> LoadedModel:
+def load_model(
+    path: str | Path, *, device: str = "cpu", trust: bool = False, model: nn.Module | None = None
+) -> LoadedModel:
     """Load a model from a run folder, a ``weights.safetensors``, a checkpoint or a file of ``convattn export``.
 
     A run folder gives its ``weights.safetensors``, or its best or last checkpoint where training has not ended.
@@ -99,6 +93,7 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         path: The run folder or the file.
         device: Where the model is to run; "auto" is a GPU where there is one.
         trust: Whether the file may name a network that opens other files or the network: ``hf-hub:owner/name``.
+        model: The network that the weights are for, where it was given to :func:`convattn.tasks.train` too.
 
     Raises:
         UserError: There is nothing there yet, or it is damaged, no checkpoint, or that of another model.
@@ -120,18 +115,17 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         fields = Description.parse(description, source)
         refuse_reaching(str(source), fields.reaching(), trust=trust)
         target = _torch_device(device)
-        model = fields.build(source)
+        model = fields.build(source) if model is None else model
         _load_weights(model, weights, fields.name, source)
     return LoadedModel(
         model=model.eval().to(target),
         classes=fields.classes,
         transform=fields.transform(),
         input_size=fields.input_size,
-        name=fields.name if fields.network.head is None else f"{fields.network.head} on {fields.name}",
+        name=network_name(fields.recipe()),
         source=source,
         device=target,
-        task=fields.task,
-        evaluation=fields.evaluation,
+        recipe=fields.recipe(),
         category_ids=fields.category_ids,
         min_score=fields.min_score,
         description=description,
@@ -166,117 +160,89 @@ def find_weights(path: Path) -> Path:
     )
 
 
+def predict(loaded: LoadedModel, files: Sequence[str | Path], *, batch_size: int | None = None) -> Iterator[Answer]:
+    """Yield the model's answer on each image file in order; a bad file yields one that says why.
+
+    An answer's value is, by the model's task, the logits ``[K]``, torchvision's detections or a label map ``[H, W]``.
+    """
+    sample = Sample(_no_truth, partial(_without_truth, loaded.transform))
+    return _answers(loaded, ImageFiles([Path(file) for file in files]), sample, batch_size)
+
+
 def predict_images(
-    loaded: LoadedModel, files: Iterable[str | Path], *, top_k: int = 5, batch_size: int = 32
+    loaded: LoadedModel, files: Sequence[str | Path], *, top_k: int = 5, batch_size: int | None = None
 ) -> Iterator[Prediction | SkippedFile]:
-    """Yield the ``top_k`` classes of each image file in order; a bad file yields a :class:`SkippedFile`."""
+    """Yield a classifier's ``top_k`` classes of each image file in order; a bad file a :class:`SkippedFile`."""
     if top_k < 1:
         raise UserError(f"top_k={top_k}: ask for at least one class")
-    count = min(top_k, len(loaded.classes))
-    for batch in _batches(files, batch_size):
-        read = _read_batch(loaded, lambda file: open_image(file), batch, str)
-        logits = _logits(loaded, [item for item in read if isinstance(item, Tensor)])
-        probabilities, indices = logits.softmax(-1).topk(count)
-        rows = iter(zip(probabilities.tolist(), indices.tolist(), strict=True))
-        for file, item in zip(batch, read, strict=True):
-            if isinstance(item, SkippedFile):
-                yield item
-            else:
-                row, order = next(rows)
-                yield Prediction(str(file), [loaded.classes[index] for index in order], row)
+    for answer in predict(loaded, files, batch_size=batch_size):
+        if answer.skipped is not None:
+            yield answer.skipped
+        else:
+            best = answer.value.softmax(-1).topk(min(top_k, len(loaded.classes)))
+            names = [loaded.classes[index] for index in best.indices.tolist()]
+            yield Prediction(str(files[answer.index]), names, best.values.tolist())
 
 
 def evaluate(
     loaded: LoadedModel,
-    images: LabelledImages,
+    images: Any,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Evaluate a model on labelled images; those that cannot be read are left out and listed.
+) -> Scores:
+    """Measure a model on annotated images; those that cannot be read are left out and listed.
+
+    Args:
+        loaded: The model.
+        images: Annotated images of its task, such as its data's ``val``.
+        batch_size: Images at a time; None takes what suits the task.
+        progress: Called with (images seen, images in all).
 
     Raises:
         UserError: No image could be read, a label is none of the model's, or the model's output is not finite.
     """
-    classes = len(loaded.classes)
-    seen, correct = torch.zeros(classes, dtype=torch.long), torch.zeros(classes, dtype=torch.long)
-    loss, in_top5, skipped = 0.0, 0, []
-    for batch in _batches(range(len(images)), batch_size):
-        read = _read_batch(loaded, images.image, batch, images.name)
-        skipped += [item for item in read if isinstance(item, SkippedFile)]
-        kept = [index for index, item in zip(batch, read, strict=True) if isinstance(item, Tensor)]
-        labels = torch.tensor([_checked_label(images, index, classes) for index in kept], dtype=torch.long)
-        logits = _logits(loaded, [item for item in read if isinstance(item, Tensor)])
-        hits = logits.topk(min(5, classes)).indices == labels[:, None]
-        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-        in_top5 += int(hits.sum())
-        seen += labels.bincount(minlength=classes)
-        correct += labels[hits[:, 0]].bincount(minlength=classes)
-        if progress is not None:
-            progress(batch[-1] + 1, len(images))
-    total = int(seen.sum())
-    if not total:
-        first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise UserError(f"none of the {len(images)} images can be read{first}")
-    scores = zip(loaded.classes, seen.tolist(), correct.tolist(), strict=True)
-    return Evaluation(
-        images=total,
-        top1=int(correct.sum()) / total,
-        top5=in_top5 / total,
-        loss=loss / total,
-        per_class=[ClassScore(*score) for score in scores],
-        skipped=skipped,
-    )
+    task, skipped = task_of(loaded.recipe), []
+
+    def read() -> Iterator[Answer]:
+        sample = task.evaluation_sample(loaded.recipe, images, loaded.input_size)
+        for answer in _answers(loaded, images, sample, batch_size):
+            if answer.skipped is None:
+                yield answer
+            else:
+                skipped.append(answer.skipped)
+            if progress is not None:
+                progress(answer.index + 1, len(images))
+        if len(skipped) == len(images):
+            first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+            raise UserError(f"none of the {len(images)} images can be read{first}")
+
+    return replace(task.scores(images, loaded.classes, read()), skipped=skipped)
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _read_batch(
-    loaded: LoadedModel, read: Callable[[T], Image.Image], items: Sequence[T], name: Callable[[T], str]
-) -> list[Tensor | SkippedFile]:
-    """Read and transform a batch in threads; an image that cannot be read gives a :class:`SkippedFile`."""
-
-    def one(item: T) -> Tensor | SkippedFile:
-        try:
-            return loaded.transform(read(item))
-        except ImageError as error:
-            return SkippedFile(name(item), error.reason)
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return list(pool.map(one, items))
-
-
-@torch.inference_mode()
-def _logits(loaded: LoadedModel, inputs: list[Tensor]) -> Tensor:
-    """Run the model on a batch; the logits come back in fp32 on the CPU."""
-    if not inputs:
-        return torch.empty(0, len(loaded.classes))
+def _answers(loaded: LoadedModel, images: NamedImages, sample: Sample, batch_size: int | None) -> Iterator[Answer]:
+    """Yield the model's answers in order; what it cannot take, or gives, is said with the file that it came from."""
+    task = task_of(loaded.recipe)
+    data = replace(loaded.recipe.data, workers=0 if len(images) < FEW else None)
+    recipe = replace(loaded.recipe, batch_size=batch_size or task.batch, data=data)
     try:
-        logits = loaded.model(torch.stack(inputs).to(loaded.device)).float().cpu()
-    except torch.OutOfMemoryError:
+        yield from task.answers(loaded.model, recipe, images, sample, SkipLog())
+    except (UserError, torch.OutOfMemoryError):
         raise
+    except FloatingPointError as error:
+        raise UserError(f"{loaded.source}: {error}") from error
     except (AssertionError, RuntimeError, ValueError) as error:
-        size = "x".join(map(str, inputs[0].shape[1:]))
-        raise UserError(f"{loaded.source}: its model cannot take images of {size}: {first_line(error)}") from error
-    if logits.shape != (len(inputs), len(loaded.classes)):
-        raise UserError(f"{loaded.source}: its model does not give one logit for each of its classes; train again")
-    if not logits.isfinite().all():
-        raise UserError(
-            f"{loaded.source}: the model's output is not finite, its training diverged; "
-            "train again with a lower learning rate"
-        )
-    return logits
+        if "DataLoader worker" in str(error):
+            raise
+        raise UserError(f"{loaded.source}: its model cannot take these images: {first_line(error)}") from error
 
 
-def _checked_label(images: LabelledImages, index: int, classes: int) -> int:
-    label = images.label(index)
-    if not 0 <= label < classes:
-        raise UserError(f"{images.name(index)}: its label is {label}, the model's classes are 0 to {classes - 1}")
-    return label
+def _no_truth(index: int) -> None:
+    """Return nothing: the image is not annotated."""
+
+
+def _without_truth(transform: Callable[[Image.Image], Tensor], image: Image.Image, truth: None) -> tuple[Tensor, None]:
+    return transform(image), None
 
 
 def _torch_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""What every task's LightningModule shares: the optimizer, the schedule, the moving average, the place in the run."""
+"""What trains a network by a recipe: the optimizer, the schedule, the moving average, the place in the run."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from convattn.errors import UserError
 from convattn.tasks.archives import optimizer_fault
 from convattn.tasks.config import OptimizerConfig, Recipe
-from convattn.tasks.randomness import Stream, seed_all, share_drop_path
-from convattn.tasks.run_folder import RunFolder
+from convattn.tasks.loaders import EvaluationSample
+from convattn.tasks.randomness import Stream, seed_all, share_drop_path, share_sampling
+from convattn.tasks.task import Objective
 
 
 class TrainingModule(LightningModule):
     """Trains ``model`` by a recipe. Its place in the run, (epoch, batch), is what a resume continues from.
 
     ``model`` is what gets evaluated and shipped; with a moving average of the weights, ``student`` is what is trained.
-    A task gives :meth:`loss`, ``validation_step`` and :meth:`validation_result`.
 
     Args:
         model: The network.
         recipe: The run's settings.
+        objective: What is minimised and measured.
         batches_per_epoch: The number of global batches in an epoch.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, batches_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, objective: Objective, *, batches_per_epoch: int) -> None:
         super().__init__()
         if recipe.memory_format == "channels_last":
             model = model.to(memory_format=torch.channels_last)
         self.recipe, self.batches_per_epoch = recipe, batches_per_epoch
-        self.model = model
+        self.model, self.objective = model, objective
         self.student: nn.Module | None = None
         self._ema: tuple[ModelEmaV3, ...] = ()
         if recipe.ema.decay is not None:
             self._follow(model)
         self.epoch, self.batch = 0, 0
         self.loss_sum = torch.zeros(())
-        self.diverged = torch.zeros((), dtype=torch.bool)
+        self.measured: dict[str, float] = {}
 
     @property
     def trained(self) -> nn.Module:
@@ -54,7 +54,7 @@ class TrainingModule(LightningModule):
 
     @property
     def step(self) -> int:
-        """The number of optimizer steps done."""
+        """The number of training batches done."""
         return self.epoch * self.batches_per_epoch + self.batch
 
     @property
@@ -78,6 +78,7 @@ class TrainingModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Learn how many processes there are."""
         share_drop_path(self.trained, rank=self.global_rank, world=self.trainer.world_size)
+        share_sampling(self.trained, rank=self.global_rank, world=self.trainer.world_size)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
@@ -125,40 +126,38 @@ class TrainingModule(LightningModule):
         self.schedule.step_update(self.step)
         loss = self.loss(batch)
         self.loss_sum += loss.detach()
+        self.batch += 1
         return loss
 
-    def loss(self, batch: Any) -> Tensor:
-        """Return what is to be minimised of a batch of the training loader."""
-        raise NotImplementedError
-
-    def measure(self, mean: MeanMetric, loss: Tensor, weight: int) -> None:
-        """Take a validation loss into a mean, which passes over one that is no number."""
-        self.diverged = self.diverged.to(loss.device) | ~loss.isfinite()
-        mean.update(loss, weight=weight)
-
-    def advance(self) -> None:
-        """Move one batch on: the moving average follows, the place in the run is counted."""
-        self.batch += 1
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the moving average follow."""
+        super().optimizer_step(*args, **kwargs)
         for ema in self._ema:
             ema.update(self.trained, step=self.step)
 
-    def validation_result(self) -> dict[str, float]:
-        """Return the task's figures by name, over all processes, and start anew."""
-        raise NotImplementedError
+    def loss(self, batch: Any) -> Tensor:
+        """Return what is to be minimised of a batch of the training loader."""
+        return self.objective.loss(self.trained, batch)
 
-    def write_measured(self, run: RunFolder) -> None:
-        """Write what the last validation measured beside its figures, for the page of a run that is stopped."""
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Measure one validation batch."""
+        self.objective.update(self.model, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the figures; callbacks may monitor them."""
+        self.measured = self.objective.compute()
+        self.log_dict(self.measured, logger=False)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; evaluation samples, which differ in size, are moved where they are used."""
+        if isinstance(batch, list) and all(isinstance(sample, EvaluationSample) for sample in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Stand at the beginning of an epoch."""
+        """Go to the beginning of an epoch."""
         self.epoch, self.batch = epoch, 0
         self.loss_sum = torch.zeros((), device=self.loss_sum.device)
-
-    def in_layout(self, images: Tensor) -> Tensor:
-        """Return the images in the memory format of the recipe."""
-        if self.recipe.memory_format == "channels_last":
-            return images.contiguous(memory_format=torch.channels_last)
-        return images
 
     def _follow(self, model: nn.Module) -> None:
         ema = self.recipe.ema

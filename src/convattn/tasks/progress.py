@@ -5,7 +5,8 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Trainer
+from lightning.pytorch import callbacks
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -30,13 +31,14 @@ LONG = 5.0
 """Seconds of a validation from which on it is said that another one follows the last epoch."""
 
 
-class ProgressBar(Callback):
+class ProgressBar(callbacks.ProgressBar):
     """A bar of the steps and a line per epoch, on the main process; a pipe gets the lines, and others between them.
 
     ``faster`` is what would make training faster, said where it takes long.
     """
 
     def __init__(self, console: Console, faster: str = "") -> None:
+        super().__init__()
         self.console = console
         self.run: RunFolder | None = None
         self._progress: Progress | None = None
@@ -51,7 +53,11 @@ class ProgressBar(Callback):
         """What the bar says beside its steps."""
         return "" if self._progress is None else str(self._progress.tasks[0].fields["loss"])
 
-    def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
+    def disable(self) -> None:
+        """Say nothing, as all processes but the main one."""
+        self.console.quiet = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Say where the run's files are."""
         self.run = _recorder(trainer).run
         self._print(f"run folder {self.run.path}\n")
@@ -96,11 +102,19 @@ class ProgressBar(Callback):
         self._state = f"{_epoch(pl_module)}  validated {batch_idx + 1}/{batches[0]:.0f}"
 
     def on_validation_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
-        """Print the epoch's line."""
-        if self._progress is None or self._task is None:
-            return
+        """Show the loss again."""
         self._validated = time.monotonic() - self._validated
-        self._progress.update(self._task, loss=self._loss)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, loss=self._loss)
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        """Print the line of an epoch whose validation was owed."""
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        """Print the epoch's line."""
+        if self._progress is None:
+            return
         recorder = _recorder(trainer)
         row = recorder.rows[-1]
         epochs = pl_module.recipe.epochs
@@ -186,4 +200,4 @@ def _shown(value: float, form: str) -> str:
 
 
 def _recorder(trainer: Trainer) -> RunRecorder:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, RunRecorder))
+    return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunRecorder))

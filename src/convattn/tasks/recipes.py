@@ -2,8 +2,6 @@
 
 import dataclasses
 import difflib
-import math
-import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -11,6 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from convattn.data.fields import numbers_in
 from convattn.errors import UserError, user_path
 from convattn.tasks.config import Recipe
 from convattn.tasks.plain import read_settings, read_yaml
@@ -18,6 +20,9 @@ from convattn.tasks.reach import fetches, reaching, refuse_reaching
 
 T = TypeVar("T")
 COMMAND_LINE = "command line"
+
+NOT_INHERITED = ("about", "published")
+"""The keys that say something of one recipe alone: what extends it does not get them."""
 
 
 def nearest(word: str, known: Iterable[str], noun: str) -> str:
@@ -33,15 +38,16 @@ def nearest(word: str, known: Iterable[str], noun: str) -> str:
     return f"{hint}{noun}: {', '.join(known)}"
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package.
+def recipe_names(*, bases: bool = False) -> list[str]:
+    """Return the names of the recipes that come with the package, with ``bases`` also of those that others extend.
 
     Example:
         >>> "digits" in recipe_names()
         True
     """
     files = (resources.files("convattn") / "recipes").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    return [name for name in names if bases or not name.startswith("_")]
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
@@ -64,8 +70,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, *, trust:
         return read_recipe(user_path(name), overrides, trust=trust)
     if name not in recipe_names():
         raise UserError(f"no recipe {name!r}: {nearest(name, recipe_names(), 'recipes')} (or a path to a .yaml file)")
-    text = (resources.files("convattn") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_recipe(text, f"recipe {name}", overrides, trust=True)
+    return parse_recipe(_own_text(name), f"recipe {name}", overrides, trust=True)
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
@@ -75,9 +80,8 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, trust
 
 def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
     """Return the recipe that a YAML text holds; ``source`` names it in errors, ``trust`` as for :func:`load_recipe`."""
-    mapping = read_yaml(text, source)
     overrides = overrides or {}
-    recipe = build(Recipe, {} if mapping is None else mapping, source)
+    recipe = build(Recipe, _extended(read_yaml(text, source), source), source)
     recipe = for_model(recipe, str(overrides.get("model", recipe.model)), source)
     by_file = recipe
     for key, value in overrides.items():
@@ -88,6 +92,36 @@ def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = N
     found = reaching(by_file.model, _network_options(by_file), fetching=fetches(_network_options(recipe)))
     refuse_reaching(source, _not_replaced(found, overrides), trust=trust)
     return recipe
+
+
+def _extended(content: Any, source: str) -> Any:
+    """Return the settings of a file laid over those of the recipes that it ``extends``, one after the other."""
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping) or "extends" not in content:
+        return content
+    names = content["extends"] if isinstance(content["extends"], list) else [content["extends"]]
+    settings: dict[Any, Any] = {}
+    for name in names:
+        if name not in recipe_names(bases=True):
+            hint = nearest(str(name), recipe_names(), "recipes")
+            raise UserError(f"{source}: extends must be recipes that come with convattn, got {name!r}: {hint}")
+        base = _extended(read_yaml(_own_text(name), name), name)
+        settings = _merged(settings, {key: value for key, value in base.items() if key not in NOT_INHERITED})
+    return _merged(settings, {key: value for key, value in content.items() if key != "extends"})
+
+
+def _merged(base: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return two mappings as one: what both have is merged where it is a mapping, else taken from ``above``."""
+    merged = dict(base)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _own_text(name: str) -> str:
+    return (resources.files("convattn") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _network_options(recipe: Recipe) -> dict[str, Any]:
@@ -137,58 +171,85 @@ def for_model(recipe: Recipe, model: str, source: str) -> Recipe:
                 raise UserError(f"{where}: {key} cannot be set for one model")
             if isinstance(value, Mapping) and isinstance(old := getattr(changed, key, None), dict):
                 value = {**old, **value}
-            changed = override(changed, key, value, source=where)
+            changed = override(changed, key, value, where)
         if fnmatchcase(model, pattern):
             chosen = changed
     return chosen
 
 
-def override(config: T, key: str, value: Any, prefix: str = "", source: str = COMMAND_LINE) -> T:
+def override(config: T, key: str, value: Any, source: str = COMMAND_LINE) -> T:
     """Return the configuration with one dotted key changed; ``source`` names in errors who asked for it."""
-    head, _, rest = key.partition(".")
-    known = _hints(type(config))
+    mapping = to_mapping(config)
+    _set(type(config), mapping, key.split("."), value, source)
+    return build(type(config), mapping, source)
+
+
+def _set(cls: type, mapping: dict[str, Any], path: list[str], value: Any, source: str, prefix: str = "") -> None:
+    """Change one setting of a section's mapping; a mapping given for a section is merged into it."""
+    head, *rest = path
+    known = get_type_hints(cls)
     if head not in known:
-        raise UserError(f"{source}: unknown key {prefix + key!r}: {nearest(head, known, 'keys')}")
-    current = getattr(config, head)
-    if dataclasses.is_dataclass(current):
+        raise UserError(f"{source}: unknown key {prefix + head!r}: {nearest(head, known, 'keys')}")
+    if dataclasses.is_dataclass(section := known[head]):
         if not rest and not isinstance(value, Mapping):
-            inside = ", ".join(f"{prefix}{head}.{name}" for name in _hints(type(current)))
+            inside = ", ".join(f"{prefix}{head}.{name}" for name in get_type_hints(section))
             raise UserError(f"{source}: {prefix}{head} is a section; its keys: {inside}")
-        for inner, item in [(rest, value)] if rest else value.items():
-            current = override(current, inner, item, f"{prefix}{head}.", source)
-        return dataclasses.replace(config, **{head: current})
-    if rest:
-        if not isinstance(current, dict):
-            raise UserError(f"{source}: {prefix}{head} is one value, it has no key {rest!r}")
-        value = _with(current, rest, value)
-    return dataclasses.replace(config, **{head: _field_value(type(config), head, value, source, prefix)})
-
-
-def _with(mapping: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return a mapping with one dotted key changed, the mappings on the way made where there are none."""
-    head, _, rest = key.partition(".")
-    if rest:
-        inner = mapping.get(head)
-        value = _with(inner if isinstance(inner, Mapping) else {}, rest, value)
-    return {**mapping, head: value}
+        for inner, item in [(rest, value)] if rest else [([str(name)], item) for name, item in value.items()]:
+            _set(section, mapping[head], inner, item, source, f"{prefix}{head}.")  # type: ignore[arg-type]
+    elif not rest:
+        mapping[head] = value
+    elif get_origin(known[head]) is dict:
+        place = mapping[head]
+        for name in rest[:-1]:
+            place[name] = place = dict(inner) if isinstance(inner := place.get(name), Mapping) else {}
+        place[rest[-1]] = value
+    else:
+        raise UserError(f"{source}: {prefix}{head} is one value, it has no key {'.'.join(rest)!r}")
 
 
 def build(cls: type[T], mapping: Any, source: str, prefix: str = "") -> T:
-    """Return the dataclass filled from a mapping, every key and value checked."""
-    if not isinstance(mapping, Mapping):
-        raise UserError(f"{source}: {prefix.rstrip('.') or 'the file'} must be keys with values, got {mapping!r}")
-    known = _hints(cls)
-    for key in mapping:
-        if key not in known:
-            raise UserError(f"{source}: unknown key {prefix}{key}: {nearest(str(key), known, 'keys')}")
-    missing = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in mapping]  # type: ignore[arg-type]
-    if missing:
-        raise UserError(f"{source}: the key {prefix}{missing[0]} is missing")
-    return cls(**{key: _field_value(cls, key, value, source, prefix) for key, value in mapping.items()})
+    """Return the dataclass filled from a mapping, every key and value checked: each wrong one is a line."""
+    try:
+        return TypeAdapter(cls).validate_python(mapping)
+    except ValidationError as error:
+        # of several faults of one value the last is told
+        found = sorted(error.errors(include_url=False), key=lambda one: _weight(one["type"]))
+        lines = dict(_fault(cls, mapping, one, prefix) for one in found)
+        raise UserError("\n".join(f"{source}: {line}" for line in lines.values())) from None
 
 
-def to_mapping(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain YAML types, the inverse of :func:`build`."""
+def _weight(fault: str) -> int:
+    """Return how much a fault says: a wrong length more than a wrong number, that more than being no other type."""
+    return 2 * (fault in ("missing", "too_long")) or int(fault in VALUE_FAULTS)
+
+
+VALUE_FAULTS = ("wanted", "finite_number", "greater_than_equal", "less_than_equal")
+
+
+def _fault(cls: type, mapping: Any, error: ErrorDetails, prefix: str) -> tuple[str, str]:
+    """Return the setting that an error is about, and what is wrong with it."""
+    hint, value, path = cls, mapping, prefix.rstrip(".")
+    for place in error["loc"]:
+        if not dataclasses.is_dataclass(hint):
+            break
+        path = f"{path}.{place}".lstrip(".")
+        known = get_type_hints(hint)
+        if place not in known:
+            return path, f"unknown key {path}: {nearest(str(place), known, 'keys')}"
+        if place not in value:
+            return path, f"the key {path} is missing"
+        hint, value = known[str(place)], value[place]
+    wanted = {
+        "wanted": error["msg"],
+        "finite_number": "finite",
+        "greater_than_equal": f"at least {error.get('ctx', {}).get('ge', 0):.10g}",
+        "less_than_equal": f"at most {error.get('ctx', {}).get('le', 0):.10g}",
+    }.get(error["type"], _describe(hint))
+    return path, f"{path or 'the file'} must be {wanted}, got {value!r}"
+
+
+def to_mapping(recipe: Any) -> dict[str, Any]:
+    """Return a recipe, or a section of one, as plain YAML types: the inverse of :func:`build`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -235,95 +296,8 @@ def _check_drops(arguments: Mapping[str, Any], where: str) -> None:
     for key, value in arguments.items():
         if isinstance(value, Mapping):
             _check_drops(value, f"{where}.{key}")
-        elif "drop" in key and not all(0 <= number < 1 for number in _numbers(value)):
+        elif "drop" in key and not all(0 <= number < 1 for number in numbers_in(value)):
             raise UserError(f"{where}.{key} must be at least 0 and less than 1, got {value!r}")
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _required(item: dataclasses.Field) -> bool:  # type: ignore[type-arg]
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _field_value(cls: type, key: str, value: Any, source: str, prefix: str) -> Any:
-    hint = _hints(cls)[key]
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, source, f"{prefix}{key}.")  # type: ignore[arg-type]
-    try:
-        converted = _convert(hint, value)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{source}: {prefix}{key} must be {_describe(hint)}, got {value!r}") from None
-    wanted = _unmet(next(f for f in dataclasses.fields(cls) if f.name == key), converted)  # type: ignore[arg-type]
-    if wanted:
-        raise UserError(f"{source}: {prefix}{key} must be {wanted}, got {value!r}")
-    return converted
-
-
-def _unmet(item: dataclasses.Field, value: Any) -> str:  # type: ignore[type-arg]
-    """Return what a field wants of its value where it does not have it: its limits, finite numbers, some text."""
-    low, high = item.metadata.get("min", -math.inf), item.metadata.get("max", math.inf)
-    pattern = item.metadata.get("pattern", "")
-    if isinstance(value, str):
-        if pattern and not re.fullmatch(pattern, value):
-            return f"a text such as {item.metadata['example']}"
-        return "some text" if not value.strip() and item.default != "" else ""
-    if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
-        return "finite"
-    if any(number < low for number in _numbers(value)):
-        return f"at least {low:.10g}"
-    return f"at most {high:.10g}" if any(number > high for number in _numbers(value)) else ""
-
-
-def _numbers(value: Any) -> Iterator[int | float]:
-    """Yield the numbers of a value, at any depth."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _numbers(item)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield value
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _convert_union(args, value)
-    if origin is Literal:
-        if value in args:
-            return value
-    elif origin is tuple:
-        if isinstance(value, list | tuple) and args[-1] is Ellipsis:
-            return tuple(_convert(args[0], item) for item in value)
-        if isinstance(value, list | tuple) and len(value) == len(args):
-            return tuple(_convert(arg, item) for arg, item in zip(args, value, strict=True))
-    elif origin is dict:
-        if isinstance(value, Mapping):
-            return {str(key): _convert(args[1], item) for key, item in value.items()}
-    elif hint is float:
-        # YAML 1.1 reads 1e-3 as a word
-        if not isinstance(value, bool):
-            return float(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise TypeError
-
-
-def _convert_union(members: tuple[Any, ...], value: Any) -> Any:
-    if value is None and type(None) in members:
-        return None
-    for member in members:
-        if member is type(None):
-            continue
-        try:
-            return _convert(member, value)
-        except (TypeError, ValueError, OverflowError):
-            continue
-    raise TypeError
 
 
 def _describe(hint: Any) -> str:
@@ -332,6 +306,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(arg) for arg in args)
     if origin is Literal:
         return "one of " + ", ".join(args)
+    if origin is tuple and get_origin(args[0]) is Literal:
+        return f"a list of {', '.join(get_args(args[0]))}"
     if origin is tuple:
         return "a list of numbers" if args[-1] is Ellipsis else f"a list of {len(args)} numbers"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
-from torch.utils.tensorboard import SummaryWriter
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from convattn.data.names import escaped
 from convattn.data.sampler import GlobalBatchSampler
@@ -44,33 +46,27 @@ class RunFacts:
     settings: CheckpointConfig
 
 
-class RunRecorder(Callback):
-    """Writes a run's folder while it trains.
+class RunRecorder(Checkpoint):
+    """Writes a run's folder while it trains, and ends the run after ``patience`` epochs without a better score.
 
     Args:
         open_folder: Makes or opens the run's folder; called once, on the main process.
-        sampler: The training batches, told where an epoch begins.
         facts: What the run measures and says of itself.
         stop: Whether a person asked the run to end.
         skip_log: Where the loaders note the images that they could not read.
     """
 
+    sampler: GlobalBatchSampler
+    """The training batches, told where an epoch begins; set before training is."""
+
     def __init__(
-        self,
-        open_folder: Callable[[], RunFolder],
-        sampler: GlobalBatchSampler,
-        facts: RunFacts,
-        stop: StopRequest,
-        skip_log: SkipLog,
+        self, open_folder: Callable[[], RunFolder], facts: RunFacts, stop: StopRequest, skip_log: SkipLog
     ) -> None:
-        self.open_folder, self.sampler, self.facts = open_folder, sampler, facts
-        self.stop, self.skip_log = stop, skip_log
+        self.open_folder, self.facts, self.stop, self.skip_log = open_folder, facts, stop, skip_log
         self.columns = metrics_columns(facts.figures)
         self.progress = Progress()
         self.folder: RunFolder | None = None
         self.rows: list[dict[str, float]] = []
-        self._writer: SummaryWriter | None = None
-        self._opened: int | None = None
         self._started = self._saved = time.monotonic()
         self._resumed = False
 
@@ -108,15 +104,16 @@ class RunRecorder(Callback):
         self._go_to(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
-        """Start the clock."""
+        """Start the clock and the loggers."""
         self._started = self._saved = time.monotonic()
+        trainer.loggers = [*trainer.loggers, *self._loggers(pl_module)]
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Prepare for the validation that a resume still owes; Lightning's sanity check runs it whole."""
         self._begin(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
-        """Prepare the tables and the curves."""
+        """Prepare the tables."""
         self._begin(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
@@ -124,8 +121,7 @@ class RunRecorder(Callback):
         self.sampler.start(pl_module.epoch, pl_module.batch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
-        """Count the batch; save where it is time; stop where a person asked for it."""
-        pl_module.advance()
+        """Save where it is time; stop where a person asked for it."""
         stopping, due = self._agree(trainer, pl_module)
         if stopping or due:
             self._save(trainer, pl_module, self.run.last)
@@ -138,26 +134,29 @@ class RunRecorder(Callback):
             self._save(trainer, pl_module, self.run.last)
             raise RunInterrupted
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        """Raise where training diverged, before anything is measured."""
+        self._share_loss(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         """Close the epoch: its rows, then the checkpoints."""
-        epoch, step, lr = pl_module.epoch, pl_module.step, pl_module.lr
-        self._share_loss(trainer, pl_module)
-        figures = pl_module.validation_result()
+        epoch, step, lr, figures = pl_module.epoch, pl_module.step, pl_module.lr, pl_module.measured
         self._check_result(trainer, pl_module)
         measured = (figures[name] for name in self.facts.figures)
         row = dict(zip(self.columns, (epoch + 1, step, pl_module.train_loss, *measured, lr, self.seconds), strict=True))
         self.rows.append(row)
         if trainer.is_global_zero:
-            self._write(row, pl_module)
+            self._write(row, trainer, pl_module)
         better = self._is_best(pl_module, figures)
         if better:
             score, loss = rank(figures, self.facts.score)
             self.progress = replace(self.progress, best_score=score, best_loss=-loss, best_epoch=epoch + 1)
             if trainer.is_global_zero:
-                pl_module.write_measured(self.run)
+                pl_module.objective.write(self.run)
         pl_module.begin_epoch(epoch + 1)
         for path in (self.run.best, self.run.last) if better else (self.run.last,):
             self._save(trainer, pl_module, path)
+        trainer.should_stop = trainer.should_stop or self.has_ended(pl_module)
         if trainer.sanity_checking:
             self._go_to(trainer, pl_module)
 
@@ -168,42 +167,42 @@ class RunRecorder(Callback):
             return False
         return rank(figures, self.facts.score) >= (self.progress.best_score, -self.progress.best_loss)
 
-    def teardown(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
-        """Close the curves."""
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:
-        """Close the curves."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._opened is not None:
-            os.close(self._opened)
-            self._opened = None
+    def has_ended(self, module: TrainingModule) -> bool:
+        """Return whether ``patience`` epochs have passed since the best one, or since the warm-up."""
+        patience, begun = module.recipe.patience, max(self.progress.best_epoch, math.ceil(module.warmup_epochs))
+        return patience is not None and module.epoch - begun >= patience
 
     def _begin(self, trainer: Trainer, module: TrainingModule) -> None:
         self.stop.watch()
+        trainer.should_stop = trainer.should_stop or self.has_ended(module)
         if self._resumed or not trainer.is_global_zero:
             return
         self._resumed = True
         cut_table(self.run.metrics, self.columns, epochs=module.epoch)
         cut_table(self.run.paths, PATHS, epochs=module.epoch)
-        if module.step == 0:
-            shutil.rmtree(self.run.tensorboard, ignore_errors=True)
-        first_step = module.epoch * module.batches_per_epoch + 1
-        self._writer = SummaryWriter(self._open_tensorboard(), purge_step=first_step)
+
+    def _loggers(self, module: TrainingModule) -> list[Logger]:
+        """Return the loggers that the recipe names, writing into the run's folder."""
+        found: list[Logger] = []
+        names = module.recipe.trainer.loggers
+        if "tensorboard" in names:
+            if module.step == 0 and module.global_rank == 0:
+                shutil.rmtree(self.run.tensorboard, ignore_errors=True)
+            first_step = module.epoch * module.batches_per_epoch + 1
+            folder = self._open_tensorboard() if module.global_rank == 0 else self.run.tensorboard
+            found.append(TensorBoardLogger(folder, name="", version="", purge_step=first_step))
+        if "csv" in names:
+            found.append(CSVLogger(self.run.path, name="csv"))  # version_0, and another one after each resume
+        return found
 
     def _open_tensorboard(self) -> str:
-        """Make TensorBoard's folder and return a path to it; TensorBoard takes none that is not UTF-8."""
+        """Return a path to TensorBoard's folder that TensorBoard and Lightning read as it is."""
         folder = self.run.tensorboard
-        folder.mkdir(exist_ok=True)
-        if escaped(str(folder)) == str(folder):
+        if re.fullmatch(r"[\w/ .,+=@-]+", escaped(str(folder))):
             return str(folder)
-        self._opened = os.open(folder, os.O_RDONLY)
-        return f"/proc/self/fd/{self._opened}"  # other systems than Linux have no such names
+        folder.mkdir(exist_ok=True)
+        # open as long as the process runs; other systems than Linux have no such names
+        return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
 
     def _go_to(self, trainer: Trainer, module: TrainingModule) -> None:
         """Make Lightning and the sampler begin at the module's place."""
@@ -213,12 +212,14 @@ class RunRecorder(Callback):
 
     def _agree(self, trainer: Trainer, module: TrainingModule) -> tuple[bool, bool]:
         """Return whether to stop and whether to save now, the same on every process."""
+        last = module.batch == module.batches_per_epoch
+        if module.batch % module.recipe.accumulate and not last:
+            return False, False  # a checkpoint holds no gradients
         steps, seconds = self.facts.settings.every_steps, self.facts.settings.every_seconds
         due = steps is not None and module.step % steps == 0
         late = seconds is not None and time.monotonic() - self._saved >= seconds
         if trainer.world_size == 1:
             return self.stop.received, due or late
-        last = module.batch == module.batches_per_epoch
         if module.batch % AGREE_EVERY and not due and not last:
             return False, False
         votes = torch.tensor([self.stop.received, late], dtype=torch.float32, device=module.device)
@@ -238,9 +239,9 @@ class RunRecorder(Callback):
         """
         parts = [value for value in module.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([part.isfinite().all() for part in parts]).all()
-        votes = torch.stack([~finite, module.diverged.to(finite.device)]).float()
-        weights, losses = trainer.strategy.reduce(votes, reduce_op="sum").tolist()
-        module.diverged = torch.zeros_like(module.diverged)
+        diverged = module.objective.diverged.to(finite.device)
+        weights, losses = trainer.strategy.reduce(torch.stack([~finite, diverged]).float(), reduce_op="sum").tolist()
+        module.objective.diverged = torch.zeros_like(diverged)
         if weights or (losses and module.epoch + 1 == module.recipe.epochs):
             raise _diverged(module, f"the {'weights are' if weights else 'validation loss is'} not finite")
 
@@ -249,21 +250,19 @@ class RunRecorder(Callback):
         trainer.save_checkpoint(path)
         self._saved = time.monotonic()
 
-    def _write(self, row: dict[str, float], module: TrainingModule) -> None:
+    def _write(self, row: dict[str, float], trainer: Trainer, module: TrainingModule) -> None:
         rates = [
             (row["epoch"], depth, name, *(float(rate) for rate in layer.mix.rates()))
             for depth, (name, layer) in enumerate(acmix_layers(module.model))
         ]
         append_rows(self.run.paths, rates)
         append_rows(self.run.metrics, [["" if math.isnan(value) else value for value in row.values()]])
-        if self._writer is None:
-            return
-        for key in self.columns[2:]:
-            self._writer.add_scalar(key, row[key], int(row["step"]))
-        for _, _, name, alpha, beta in rates:
-            self._writer.add_scalar(f"alpha/{name}", alpha, int(row["step"]))
-            self._writer.add_scalar(f"beta/{name}", beta, int(row["step"]))
-        self._writer.flush()
+        curves = {key: row[key] for key in self.columns[2:]}
+        curves |= {f"alpha/{name}": alpha for _, _, name, alpha, _ in rates}
+        curves |= {f"beta/{name}": beta for _, _, name, _, beta in rates}
+        for logger in trainer.loggers:
+            logger.log_metrics(curves, int(row["step"]))
+            logger.save()
 
 
 def _diverged(module: TrainingModule, what: str) -> UserError:

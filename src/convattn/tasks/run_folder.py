@@ -1,6 +1,9 @@
 """The run folder: every file that training leaves behind, and how each survives a kill."""
 
+from __future__ import annotations
+
 import csv
+import io
 import json
 import math
 import os
@@ -16,6 +19,7 @@ import yaml
 from convattn.data.names import ESCAPED, write_names
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, names_its_file
+from convattn.tasks.archives import whole_file
 from convattn.tasks.config import Recipe
 from convattn.tasks.recipes import to_mapping
 
@@ -34,101 +38,58 @@ def metrics_columns(figures: Sequence[str]) -> tuple[str, ...]:
     return ("epoch", "step", "train_loss", *figures, "lr", "seconds")
 
 
+class _Place:
+    """The path of a file or a folder of a run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunFolder, kind: type | None = None) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of a run, by name."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "config.yaml"
-
-    @property
-    def classes(self) -> Path:
-        """The names of the classes, as :func:`convattn.data.names.read_names` reads them."""
-        return self.path / "classes.txt"
-
-    @property
-    def metrics(self) -> Path:
-        """One row per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def paths(self) -> Path:
-        """Alpha and beta of every ACmix layer, one row per layer and epoch."""
-        return self.path / "paths.csv"
-
-    @property
-    def skipped(self) -> Path:
-        """The files that were left out."""
-        return self.path / "skipped.csv"
-
-    @property
-    def predictions(self) -> Path:
-        """The best weights' answers on the validation images."""
-        return self.path / "predictions.csv"
-
-    @property
-    def label_maps(self) -> Path:
-        """A segmenter's answers on the validation images, one PNG each."""
-        return self.path / "predictions"
-
-    @property
-    def detections(self) -> Path:
-        """A detector's answers on the validation images, as COCO results."""
-        return self.path / "detections.json"
-
-    @property
-    def per_class(self) -> Path:
-        """The figures of each class."""
-        return self.path / "per_class.csv"
-
-    @property
-    def curves(self) -> Path:
-        """A detector's precision by recall, for each class."""
-        return self.path / "curves.json"
-
-    @property
-    def confusion(self) -> Path:
-        """A segmenter's pixels by true (rows) and predicted class."""
-        return self.path / "confusion.csv"
-
-    @property
-    def summary(self) -> Path:
-        """How the run ended."""
-        return self.path / "summary.json"
-
-    @property
-    def weights(self) -> Path:
-        """The best weights, for use."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def last_weights(self) -> Path:
-        """The weights of the last epoch, for use."""
-        return self.path / "last.safetensors"
-
-    @property
-    def report(self) -> Path:
-        """The page that shows the run."""
-        return self.path / "report.html"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's events."""
-        return self.path / "tensorboard"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint that a resume continues from."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the epoch with the best score."""
-        return self.path / "checkpoints" / "best.ckpt"
+    config = _Place("config.yaml")
+    """The resolved recipe."""
+    classes = _Place("classes.txt")
+    """The names of the classes, as :func:`convattn.data.names.read_names` reads them."""
+    metrics = _Place("metrics.csv")
+    """One row per epoch."""
+    paths = _Place("paths.csv")
+    """Alpha and beta of every ACmix layer, one row per layer and epoch."""
+    skipped = _Place("skipped.csv")
+    """The files that were left out."""
+    predictions = _Place("predictions.csv")
+    """The best weights' answers on the validation images."""
+    label_maps = _Place("predictions")
+    """A segmenter's answers on the validation images, one PNG each."""
+    detections = _Place("detections.json")
+    """A detector's answers on the validation images, as COCO results."""
+    per_class = _Place("per_class.csv")
+    """The figures of each class."""
+    curves = _Place("curves.json")
+    """A detector's precision by recall, for each class."""
+    confusion = _Place("confusion.csv")
+    """A segmenter's pixels by true (rows) and predicted class."""
+    summary = _Place("summary.json")
+    """How the run ended."""
+    weights = _Place("weights.safetensors")
+    """The best weights, for use."""
+    last_weights = _Place("last.safetensors")
+    """The weights of the last epoch, for use."""
+    report = _Place("report.html")
+    """The page that shows the run."""
+    tensorboard = _Place("tensorboard")
+    """TensorBoard's events."""
+    last = _Place("checkpoints/last.ckpt")
+    """The checkpoint that a resume continues from."""
+    best = _Place("checkpoints/best.ckpt")
+    """The checkpoint of the epoch with the best score."""
 
 
 def create_run(root: Path, model: str) -> RunFolder:
@@ -174,28 +135,17 @@ def write_start(
     _point_latest(run.path.parent, run.path.name)
 
 
-@names_its_file
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a text file so that it is there whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", ESCAPED))
 
 
-@names_its_file
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a whole CSV file at once."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *rows])
+    write_text(path, text.getvalue())
 
 
 @names_its_file

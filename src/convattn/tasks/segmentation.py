@@ -1,99 +1,72 @@
-"""Semantic segmentation: what trains a segmenter, measures its mIoU over the data set and keeps its label maps."""
+"""Semantic segmentation: a class for every pixel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from PIL import Image
 from timm.data import resolve_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
 from torchvision.transforms.v2 import functional as images_v2
 
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn import segmentation
-from convattn.data.dense_transforms import segmentation_eval_transform, segmentation_train_transform
+from convattn.data.dense_transforms import image_transform, segmentation_eval_transform, segmentation_train_transform
 from convattn.data.folder import Progress
-from convattn.data.sampler import GlobalBatchSampler
-from convattn.data.segmentation import SegmentationData, SegmentationImages, write_label_map
+from convattn.data.problems import refuse_or_skip
+from convattn.data.segmentation import (
+    PairFolders,
+    SegmentationData,
+    SegmentationImages,
+    check_pairs,
+    find_pair_folders,
+    open_segmentation,
+    read_classes,
+    write_label_map,
+)
+from convattn.data.types import SkippedFile
 from convattn.errors import UserError
-from convattn.report import write_report
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
-from convattn.tasks.building import REFUSALS, check_backbone, first_line, with_statistics
-from convattn.tasks.config import EvaluationConfig, HeadName, Recipe
-from convattn.tasks.dense_data import open_segmentation_data
-from convattn.tasks.dense_loaders import (
-    DenseModule,
-    EvaluationSample,
-    EvaluationSamples,
-    Sample,
-    TrainingSamples,
-    evaluation_samples_loader,
-    stack_pairs,
-    training_samples_loader,
-)
+from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line, in_layout
+from convattn.tasks.config import EvaluationConfig, Recipe
 from convattn.tasks.hub import at_hand
-from convattn.tasks.loaders import Shard, SkipLog, input_settings
-from convattn.tasks.module import TrainingModule
+from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.run_folder import RunFolder, write_table
+from convattn.tasks.sources import checked, data_folder
+from convattn.tasks.task import Answer, InputSize, Objective, PictureOptions, Scores, Task, percent
 
-HEADS: tuple[HeadName, ...] = ("semantic_fpn", "upernet")
+if TYPE_CHECKING:
+    from convattn.tasks.inference import LoadedModel
+    from convattn.tasks.pictures import LabelPictures
 
-FIGURES = ("val_loss", "mean_iou", "pixel_accuracy", "mean_accuracy")
-
-
-def build_segmenter(recipe: Recipe, classes: int) -> nn.Module:
-    """Return the recipe's segmenter for that many classes, freshly made.
-
-    Raises:
-        UserError: an unknown backbone or head, options that they do not take, or a backbone without feature maps.
-
-    Example:
-        >>> from convattn.tasks.config import NetworkConfig
-        >>> small = NetworkConfig("upernet", {"channels": 16})
-        >>> build_segmenter(Recipe("conv_resnet14", task="segmentation", network=small), classes=3).num_classes
-        3
-    """
-    head = recipe.network.head or HEADS[0]
-    if head not in HEADS:
-        raise UserError(f"network.head {head} does not do segmentation: take one of {', '.join(HEADS)}")
-    check_backbone(recipe)
-    try:
-        with at_hand(recipe):
-            backbone = timm.create_model(
-                recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
-            )
-        model: nn.Module = getattr(segmentation, head)(backbone, num_classes=classes, **recipe.network.args)
-    except REFUSALS as error:
-        raise UserError(
-            f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
-            f" {first_line(error)}"
-        ) from error
-    return model
+NAMES = {"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 
 
-class SegmentationModule(DenseModule):
-    """Trains a segmenter of :mod:`convattn.segmentation`; see :class:`convattn.tasks.module.TrainingModule`."""
+class SegmentationObjective(Objective):
+    """The cross entropy of the pixels, that of the auxiliary head with it; the mIoU over the data set."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, classes: Sequence[str], batches_per_epoch: int) -> None:
-        super().__init__(model, recipe, batches_per_epoch=batches_per_epoch)
-        self.classes = classes
+    def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
+        from torchmetrics import MeanMetric
+
+        super().__init__()
+        self.recipe, self.classes = recipe, classes
         self.iou = MeanIoU(len(classes))
         self.by_class: dict[str, Tensor] = {}
         self.val_loss = MeanMetric()
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the cross entropy of the pixels, that of the auxiliary head with it."""
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the sum of the losses."""
         images, targets = batch
-        return torch.stack(list(self.trained(self.in_layout(images), targets).values())).sum()
+        return torch.stack(list(model(in_layout(self.recipe, images), targets).values())).sum()
 
-    def validation_step(self, batch: list[EvaluationSample], batch_idx: int) -> None:
-        """Label the validation images."""
-        for sample, logits in labelled(self.model, batch, self.recipe.evaluation):
+    def update(self, model: nn.Module, batch: list[EvaluationSample]) -> None:
+        """Label evaluation images."""
+        for sample, logits in labelled(model, batch, self.recipe.evaluation):
             target = sample.target.to(logits.device)
             self.iou.update(logits[None], target[None])
             known = target != IGNORE_INDEX
@@ -101,7 +74,7 @@ class SegmentationModule(DenseModule):
                 loss = nn.functional.cross_entropy(logits[None], target[None], ignore_index=IGNORE_INDEX)
                 self.measure(self.val_loss, loss, int(known.sum()))
 
-    def validation_result(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Return the loss, the mIoU and the accuracies."""
         figures = {"val_loss": float(self.val_loss.compute()), **iou_figures(self.iou)}
         with self.iou.sync_context():  # the counts of all processes
@@ -110,100 +83,160 @@ class SegmentationModule(DenseModule):
         self.iou.reset()
         return figures
 
-    def write_measured(self, run: RunFolder) -> None:
+    def write(self, run: RunFolder) -> None:
         """Write ``per_class.csv`` and ``confusion.csv``."""
         _write_classes(run, self.by_class, self.classes)
 
 
-class SegmentationTask:
+class SegmentationTask(Task):
     """A class for every pixel; see :class:`convattn.tasks.task.Task`."""
 
-    figures = FIGURES
+    name = "segmentation"
+    figures = ("val_loss", "mean_iou", "pixel_accuracy", "mean_accuracy")
     score = "mean_iou"
+    main = ("mean_iou", "mIoU")
+    recipes = ("scenes-segmentation", "folder-segmentation")
+    heads = ("semantic_fpn", "upernet")
+    files = "label PNGs"
 
     def open_data(self, recipe: Recipe, progress: Progress | None = None) -> SegmentationData:
-        """Return the folder's pairs, or the embedded scenes."""
-        return open_segmentation_data(recipe, progress)
+        """Return the folder's pairs, or the embedded scenes.
 
-    def build(self, recipe: Recipe, data: SegmentationData) -> tuple[nn.Module, Recipe]:
-        """Return the segmenter, and the recipe with the statistics of its inputs."""
-        model = build_segmenter(recipe, len(data.classes))
-        _try(recipe, model)
-        theirs = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(recipe.model).to_dict())
-        return model, with_statistics(recipe, theirs)
+        Raises:
+            BadData: Something is wrong in it, and ``data.bad`` is "refuse".
+            UserError: There is no such folder, or a split without images.
+        """
+        found = open_segmentation(
+            data_folder(recipe, progress),
+            reduce_zero_label=recipe.data.reduce_zero_label,
+            val_fraction=recipe.data.val_fraction,
+            skip_bad=recipe.data.bad == "skip",
+            progress=progress,
+        )
+        return checked(found, recipe)
 
-    def module(
-        self, model: nn.Module, recipe: Recipe, data: SegmentationData, batches_per_epoch: int
-    ) -> TrainingModule:
-        """Return what trains it."""
-        return SegmentationModule(model, recipe, classes=data.classes, batches_per_epoch=batches_per_epoch)
+    def open_other(
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+    ) -> tuple[list[str], SegmentationImages, list[SkippedFile]]:
+        """Return a folder's validation pairs, all where it has no split; its ids are the model's classes by default."""
+        folders = find_pair_folders(root)
+        part = folders.train if folders.val is None else folders.val
+        names = read_classes(folders.root) or classes
+        wanted = recipe.data.reduce_zero_label
+        images, _, problems = check_pairs(
+            PairFolders(folders.root, part, None, folders.ade20k),
+            names,
+            reduce_zero_label=folders.ade20k if wanted is None else wanted,
+            progress=progress,
+        )
+        skipped = refuse_or_skip(problems, skip_bad=True)
+        if not len(images):
+            raise UserError(f"{folders.root}: no pair is left to measure on" + (f"; {problems[0]}" if problems else ""))
+        return names, images, skipped
 
-    def training_loader(
-        self, recipe: Recipe, data: SegmentationData, sampler: GlobalBatchSampler, skip_log: SkipLog
-    ) -> DataLoader:
-        """Return the augmented training batches."""
+    def recognises(self, root: Path) -> str:
+        """Return whether there are images with label PNGs."""
+        try:
+            find_pair_folders(root)
+        except UserError:
+            return ""
+        return "images beside label maps"
+
+    def network(self, recipe: Recipe, classes: int) -> nn.Module:
+        """Return the segmenter."""
+        head = self.head(recipe)
+        check_backbone(recipe)
+        try:
+            with at_hand(recipe):
+                backbone = timm.create_model(
+                    recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
+                )
+            model: nn.Module = getattr(segmentation, head)(backbone, num_classes=classes, **recipe.network.args)
+        except REFUSALS as error:
+            raise UserError(
+                f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
+                f" {first_line(error)}"
+            ) from error
+        return model
+
+    def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
+        """Return those that timm has of the backbone."""
+        return resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(recipe.model).to_dict())
+
+    def objective(self, recipe: Recipe, data: SegmentationData) -> SegmentationObjective:
+        """Return the cross entropy and the mIoU."""
+        return SegmentationObjective(recipe, data.classes)
+
+    def training_sample(self, recipe: Recipe, images: SegmentationImages) -> Sample:
+        """Return augmented images with their label maps."""
         _, mean, std, _ = input_settings(recipe)
-        sample = Sample(data.train.label_map, segmentation_train_transform(mean, std, recipe.segmentation_augment))
-        samples = TrainingSamples(data.train, sample, recipe.seed, skip_log)
-        return training_samples_loader(recipe, samples, sampler, stack_pairs)
+        return Sample(images.label_map, segmentation_train_transform(mean, std, recipe.segmentation_augment))
 
-    def evaluation_loader(
-        self, recipe: Recipe, data: SegmentationData, skip_log: SkipLog, shard: Shard | None = None
-    ) -> DataLoader:
-        """Return the validation images."""
-        return evaluation_samples_loader(recipe, evaluation_samples(recipe, data.val, skip_log), shard)
+    def evaluation_sample(self, recipe: Recipe, images: SegmentationImages, size: InputSize | None = None) -> Sample:
+        """Return images with their label maps, normalised, at the size they have on the disk."""
+        _, mean, std, _ = input_settings(recipe)
+        return Sample(images.label_map, segmentation_eval_transform(mean, std))
 
-    def write_results(
-        self, run: RunFolder, recipe: Recipe, data: SegmentationData, model: nn.Module, skip_log: SkipLog
-    ) -> dict[str, float]:
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
+        """Return an image's pixels, normalised."""
+        _, mean, std, _ = input_settings(recipe)
+        return image_transform(mean, std)
+
+    def answer(self, model: nn.Module, recipe: Recipe, batch: list[EvaluationSample]) -> list[Answer]:
+        """Return the label map, int64 [H, W], of each image."""
+        answers = [Answer(sample.index, skipped=sample.skipped) for sample in batch if sample.image is None]
+        for sample, logits in labelled(model, batch, recipe.evaluation):
+            check_finite(logits)
+            answers.append(Answer(sample.index, logits.argmax(0).cpu().numpy(), sample.target))
+        return sorted(answers, key=lambda one: one.index)
+
+    def scores(self, images: SegmentationImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
+        """Return the mIoU over all images, and the IoU of every class."""
+        whole, images_read = _counts(len(classes)), 0
+        for one in answers:
+            _count(whole, one)
+            images_read += 1
+        result = whole.compute()
+        pixels = whole.confmat.sum(1).tolist()
+        each = zip(classes, pixels, result["iou"].tolist(), result["class_accuracy"].tolist(), strict=True)
+        rows = [{"class": name, "pixels": size, "iou": iou, "accuracy": right} for name, size, iou, right in each]
+        return Scores(images_read, iou_figures(whole), rows)
+
+    def lines(self, scores: Scores) -> list[str]:
+        """Return the mIoU and the accuracies."""
+        return ["  ".join(f"{NAMES[name]} {percent(value)}" for name, value in scores.figures.items())]
+
+    def write_results(self, run: RunFolder, data: SegmentationData, answers: Iterable[Answer]) -> dict[str, float]:
         """Write a label map for each image, the figures of each image and of each class, and the confusion."""
         run.label_maps.mkdir(exist_ok=True)
-        device = next(model.parameters()).device
-        # This is the main process alone: counts that waited for the others would wait for ever.
-        whole = MeanIoU(len(data.classes), sync_on_compute=False).to(device)
-        rows = []
-        for batch in self.evaluation_loader(recipe, data, skip_log):
-            for sample, logits in labelled(model, batch, recipe.evaluation):
-                labels, target = logits.argmax(0), sample.target.to(device)
-                write_label_map(run.label_maps / f"{sample.index:06}.png", labels.cpu().numpy())
-                one = MeanIoU(len(data.classes), sync_on_compute=False).to(device)
-                one.update(labels[None], target[None])
-                whole.update(labels[None], target[None])
-                figures = iou_figures(one)
-                rows.append(
-                    [
-                        sample.index,
-                        data.val.name(sample.index),
-                        *map(_cell, (figures["mean_iou"], figures["pixel_accuracy"])),
-                    ]
-                )
-        if not rows:
-            raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
+        whole, rows = _counts(len(data.classes)), []
+        for one in answers:
+            write_label_map(run.label_maps / f"{one.index:06}.png", one.value)
+            alone = _counts(len(data.classes))
+            _count(alone, one)
+            _count(whole, one)
+            figures = iou_figures(alone)
+            cells = (_cell(figures[name]) for name in ("mean_iou", "pixel_accuracy"))
+            rows.append([one.index, data.val.name(one.index), *cells])
         write_table(run.predictions, ("index", "name", "mean_iou", "pixel_accuracy"), rows)
         _write_classes(run, {**whole.compute(), "counts": whole.confmat}, data.classes)
-        return {name: value for name, value in iou_figures(whole).items() if name in FIGURES}
+        return iou_figures(whole)
 
-    def describe(self, data: SegmentationData) -> dict[str, Any]:
-        """Return nothing: the classes say all."""
-        return {}
+    def image_size(self, recipe: Recipe, model: nn.Module) -> str:
+        """Return the size of the crops."""
+        height, width = recipe.segmentation_augment.crop
+        return f"crops of {height}x{width} px"
 
-    def describe_results(self, run: RunFolder, data: SegmentationData) -> dict[str, Any]:
-        """Return nothing: an answer needs no threshold."""
-        return {}
+    def smaller(self, recipe: Recipe) -> str:
+        """Return crops of half that size."""
+        height, width = recipe.segmentation_augment.crop
+        return f"segmentation_augment.crop=[{height // 2},{width // 2}]"
 
-    def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
-        """Return the mIoU."""
-        return "mIoU", figures["mean_iou"]
+    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: PictureOptions) -> LabelPictures:
+        """Return what draws the classes."""
+        from convattn.tasks.pictures import LabelPictures
 
-    def write_report(self, run: RunFolder, data: SegmentationData) -> str:
-        """Write the page and return its name."""
-        return write_report(run.path, data.val).name
-
-
-def evaluation_samples(recipe: Recipe, images: SegmentationImages, skip_log: SkipLog) -> EvaluationSamples:
-    """Return images with their label maps, normalised, at the size they have on the disk."""
-    _, mean, std, _ = input_settings(recipe)
-    return EvaluationSamples(images, Sample(images.label_map, segmentation_eval_transform(mean, std)), skip_log)
+        return LabelPictures(loaded, out)
 
 
 def labelled(
@@ -224,7 +257,7 @@ def labelled(
 def label_logits(model: nn.Module, images: Tensor, wanted: EvaluationConfig) -> Tensor:
     """Return the logits [B, K, H, W], in fp32, of images [B, 3, H, W], seen as the recipe says."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    images = images.to(next(model.parameters()).device)
+    images = images.to(device_of(model))
     if wanted.short_side is not None:
         scale = min(wanted.short_side / min(size), wanted.max_size / max(size))
         images = images_v2.resize(images, [max(1, round(side * scale)) for side in size], antialias=True)
@@ -262,16 +295,10 @@ def _cell(value: float) -> float | str:
     return "" if value != value else round(value, 6)
 
 
-def _try(recipe: Recipe, model: nn.Module) -> None:
-    """Raise unless the segmenter takes an image of the recipe's size."""
-    size, training = recipe.data.image_size, model.training
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, size, size))
-    except REFUSALS as error:
-        raise UserError(
-            f"{recipe.network.head or HEADS[0]} on {recipe.model} cannot take images of {size}x{size} ({error}): set"
-            " data.image_size to their size, or the backbone's own argument, such as model_args.img_size"
-        ) from error
-    finally:
-        model.train(training)
+def _counts(classes: int) -> MeanIoU:
+    """Return empty counts of the main process alone: those that waited for the others would wait for ever."""
+    return MeanIoU(classes, sync_on_compute=False)
+
+
+def _count(metric: MeanIoU, answer: Answer) -> None:
+    metric.update(torch.from_numpy(answer.value)[None], answer.target[None])

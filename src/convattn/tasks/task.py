@@ -1,70 +1,328 @@
-"""The tasks that a recipe can name, each a set of parts that the one training loop is run with."""
+"""What a task is: its data, network, loss, evaluation and pictures, which the training loop and the commands ask."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from torch import nn
-from torch.utils.data import DataLoader
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
 
 from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
-from convattn.tasks.config import Recipe, TaskName
-from convattn.tasks.loaders import Shard, SkipLog
+from convattn.data.types import SkippedFile
+from convattn.errors import UserError
+from convattn.tasks.building import check_image, with_statistics
+from convattn.tasks.config import HeadName, Recipe, TaskName
+from convattn.tasks.loaders import (
+    EvaluationSample,
+    EvaluationSamples,
+    NamedImages,
+    Sample,
+    SkipLog,
+    TrainingSamples,
+    evaluation_loader,
+    training_loader,
+)
+from convattn.tasks.names import TASKS
+from convattn.tasks.processes import Shard
 from convattn.tasks.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from torchmetrics import MeanMetric
+
+    from convattn.tasks.inference import LoadedModel
     from convattn.tasks.module import TrainingModule  # imports Lightning, which inference does without
+
+InputSize: TypeAlias = tuple[int, int, int]
+"""Channels, height and width."""
 
 Data: TypeAlias = Any
 """A data set with ``classes``, ``train``, ``val`` and ``skipped``; of which kind is for its task to know."""
 
 
-class Task(Protocol):
-    """What is learned: its data, its network, its training and its results.
+@dataclass(frozen=True)
+class Answer:
+    """What a network answers on an image, with the image's place and target; ``skipped`` where it cannot be read."""
 
-    ``figures`` are what every epoch is measured by, ``score`` the one of them that chooses the best epoch.
+    index: int
+    value: Any = None
+    target: Any = None
+    skipped: SkippedFile | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a network is on annotated images.
+
+    ``per_class`` has a row for each class: its name (``class``), counts and parts of one, NaN where there is nothing
+    to measure. ``skipped`` are the images that cannot be read.
     """
 
-    figures: tuple[str, ...]
-    score: str
+    images: int
+    figures: dict[str, float]
+    per_class: list[dict[str, Any]]
+    skipped: list[SkippedFile] = field(default_factory=list)
 
+
+class Objective(nn.Module, ABC):
+    """What training minimises and what is measured after every epoch.
+
+    ``diverged`` tells whether a validation loss was not finite.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.diverged = torch.zeros((), dtype=torch.bool)
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return what is to be minimised of a training batch, or of this process's share of one."""
+
+    @abstractmethod
+    def update(self, model: nn.Module, batch: Any) -> None:
+        """Measure the model on an evaluation batch."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Return the task's figures by name, over all processes, and start anew."""
+
+    def write(self, run: RunFolder) -> None:
+        """Write what was computed last beside its figures, for the page of a run that is stopped."""
+
+    def measure(self, mean: MeanMetric, loss: Tensor, weight: int) -> None:
+        """Take a validation loss into a mean, which passes over one that is no number."""
+        self.diverged = self.diverged.to(loss.device) | ~loss.isfinite()
+        mean.update(loss, weight=weight)
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Options of pictures: the lowest score of an object, and a COCO file that has the images' ids."""
+
+    run: Path
+    min_score: float | None = None
+    annotations: Path | None = None
+
+
+class Pictures(Protocol):
+    """Answers on images, drawn and written into a folder."""
+
+    also: str
+    """The name of what is written beside the pictures."""
+
+    def files(self, names: Sequence[str]) -> list[str]:
+        """Return the files that are written beside the pictures of these names."""
+
+    def begin(self) -> None:
+        """Write what comes before the first picture, once the folder is there."""
+
+    def write(self, name: str, image: Image.Image, answer: Answer) -> str:
+        """Write one image's picture and answer, and return a line on it."""
+
+    def end(self) -> None:
+        """Write what comes after the last picture, also where the work is broken off."""
+
+    def remark(self) -> str:
+        """Return what there is to say in the end."""
+
+
+class Task(ABC):
+    """What is learned: its data, its network, its training and its results.
+
+    Attributes:
+        figures: What every epoch is measured by.
+        score: The one of them that chooses the best epoch.
+        main: The result that says how good a run is, and its name for people.
+        recipes: The recipes that are used where none is named: for the embedded images, and for a folder.
+        heads: The networks on the backbone, the default first; empty where the backbone is the whole network.
+        also_heads: Further networks that the task accepts.
+        batch: Images at a time outside of training.
+        files: What ``convattn predict`` writes beside pictures; empty where it prints its answers.
+    """
+
+    name: ClassVar[TaskName]
+    figures: ClassVar[tuple[str, ...]]
+    score: ClassVar[str]
+    main: ClassVar[tuple[str, str]]
+    recipes: ClassVar[tuple[str, str]]
+    heads: ClassVar[tuple[HeadName, ...]] = ()
+    also_heads: ClassVar[tuple[HeadName, ...]] = ()
+    batch: ClassVar[int] = 1
+    files: ClassVar[str] = ""
+
+    @abstractmethod
     def open_data(self, recipe: Recipe, progress: Progress | None = None) -> Data:
         """Return the recipe's data set, checked for what training needs; ``progress`` hears of the images looked at."""
 
-    def build(self, recipe: Recipe, data: Data) -> tuple[nn.Module, Recipe]:
-        """Return the network, tried on an image, and the recipe with what it left to the network filled in."""
+    @abstractmethod
+    def open_other(
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+    ) -> tuple[list[str], Any, list[SkippedFile]]:
+        """Return the classes and the annotated images of a folder to measure on, and what was left out.
+
+        ``classes`` are the network's; ``recipe`` says how the images are to be read.
+        """
+
+    @abstractmethod
+    def network(self, recipe: Recipe, classes: int) -> nn.Module:
+        """Return the recipe's network for that many classes, freshly made; a :class:`UserError` says what is wrong."""
+
+    @abstractmethod
+    def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
+        """Return the ``mean`` and ``std`` that the network expects of its inputs."""
+
+    @abstractmethod
+    def objective(self, recipe: Recipe, data: Data) -> Objective:
+        """Return what is minimised and measured."""
+
+    @abstractmethod
+    def training_sample(self, recipe: Recipe, images: Any) -> Sample:
+        """Return how training images become tensors."""
+
+    @abstractmethod
+    def evaluation_sample(self, recipe: Recipe, images: Any, size: InputSize | None = None) -> Sample:
+        """Return how annotated images become tensors, of the recipe's size or of another one, where they have one."""
+
+    @abstractmethod
+    def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
+        """Return what makes a tensor of an image without annotations."""
+
+    @abstractmethod
+    def answer(self, model: nn.Module, recipe: Recipe, batch: Any) -> list[Answer]:
+        """Return the network's answers on an evaluation batch; raise a FloatingPointError where one is not finite."""
+
+    @abstractmethod
+    def scores(self, images: Any, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
+        """Return the figures of the answers on annotated images that could be read."""
+
+    @abstractmethod
+    def write_results(self, run: RunFolder, data: Data, answers: Iterable[Answer]) -> dict[str, float]:
+        """Write the answers on the validation images that could be read, and return their figures."""
+
+    @abstractmethod
+    def image_size(self, recipe: Recipe, model: nn.Module) -> str:
+        """Return the size of the images as the network sees them in training, for people."""
+
+    @abstractmethod
+    def smaller(self, recipe: Recipe) -> str:
+        """Return the setting that makes the images smaller, as a person types it."""
+
+    def recognises(self, root: Path) -> str:
+        """Return what annotations of this task a folder or file holds, for people; an empty text where it has none."""
+        return ""
+
+    def remark(self, data: Data) -> str:
+        """Return what a person should know of the data before training."""
+        return ""
+
+    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: PictureOptions) -> Pictures:
+        """Return what writes the answers on image files into a folder; only where ``files`` is not empty."""
+        raise NotImplementedError(f"{self.name} writes no pictures")
+
+    def head(self, recipe: Recipe) -> HeadName:
+        """Return the network on the recipe's backbone, the default where it names none."""
+        head = recipe.network.head or self.heads[0]
+        if head not in self.heads + self.also_heads:
+            raise UserError(f"network.head {head} does not do {self.name}: take one of {', '.join(self.heads)}")
+        return head
+
+    def collate(self, batch: Sequence[Any]) -> Any:
+        """Return a training batch."""
+        return default_collate(list(batch))
+
+    def collate_evaluation(self, batch: Sequence[EvaluationSample]) -> Any:
+        """Return an evaluation batch: a list, since images differ in size."""
+        return list(batch)
+
+    def example(self, recipe: Recipe) -> Any:
+        """Return an input of the network."""
+        return torch.zeros(1, 3, recipe.data.image_size, recipe.data.image_size)
+
+    def output_fault(self, output: Any, classes: int) -> str:
+        """Return what is wrong with the form of the network's output on :meth:`example`."""
+        return ""
+
+    def build(self, recipe: Recipe, data: Data, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
+        """Return the network, tried on an image, and the recipe with what it left to the network filled in.
+
+        A ``model`` that is given takes the place of the recipe's.
+        """
+        model = self.network(recipe, len(data.classes)) if model is None else model
+        output = check_image(recipe, model, self.example(recipe))
+        if fault := self.output_fault(output, len(data.classes)):
+            raise UserError(f"model {recipe.model} with model_args {recipe.model_args} {fault}")
+        return model, with_statistics(recipe, self.statistics(recipe, model))
 
     def module(self, model: nn.Module, recipe: Recipe, data: Data, batches_per_epoch: int) -> TrainingModule:
         """Return what trains the network."""
+        from convattn.tasks.module import TrainingModule
+
+        return TrainingModule(model, recipe, self.objective(recipe, data), batches_per_epoch=batches_per_epoch)
 
     def training_loader(
         self, recipe: Recipe, data: Data, sampler: GlobalBatchSampler, skip_log: SkipLog
     ) -> DataLoader[Any]:
         """Return the training batches, in the sampler's order."""
+        samples = TrainingSamples(data.train, self.training_sample(recipe, data.train), recipe.seed, skip_log)
+        return training_loader(recipe, samples, sampler, self.collate)
 
     def evaluation_loader(
         self, recipe: Recipe, data: Data, skip_log: SkipLog, shard: Shard | None = None
     ) -> DataLoader[Any]:
         """Return the validation images, or one process's share of them."""
+        samples = EvaluationSamples(data.val, self.evaluation_sample(recipe, data.val), skip_log)
+        return evaluation_loader(recipe, samples, shard, self.collate_evaluation)
 
-    def write_results(
-        self, run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, skip_log: SkipLog
-    ) -> dict[str, float]:
-        """Write the network's results on the validation images and return their figures."""
+    def answers(
+        self, model: nn.Module, recipe: Recipe, images: NamedImages, sample: Sample, skip_log: SkipLog
+    ) -> Iterator[Answer]:
+        """Yield the network's answers on images, in order."""
+        model.eval()
+        samples = EvaluationSamples(images, sample, skip_log)
+        for batch in evaluation_loader(recipe, samples, None, self.collate_evaluation):
+            with torch.inference_mode():
+                found = self.answer(model, recipe, batch)
+            yield from found
 
     def describe(self, data: Data) -> dict[str, Any]:
         """Return what weights say of the data beside its classes, see :meth:`Description.parse`."""
+        return {}
 
     def describe_results(self, run: RunFolder, data: Data) -> dict[str, Any]:
         """Return what weights say of the results that :meth:`write_results` has written."""
+        return {}
 
-    def main_figure(self, figures: dict[str, float]) -> tuple[str, float]:
-        """Return the figure that says how good the run is, with its name for people."""
+    def main_figure(self, figures: Mapping[str, float]) -> tuple[str, float]:
+        """Return the figure that says how good a run is, with its name for people."""
+        figure, name = self.main
+        return name, figures[figure]
 
     def write_report(self, run: RunFolder, data: Data) -> str:
         """Write the run's page and return its name."""
+        from convattn.report import write_report
+
+        return write_report(run.path, data.val).name
+
+    def lines(self, scores: Scores) -> list[str]:
+        """Return what a person is told of scores before the table of classes."""
+        return ["  ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in scores.figures.items())]
+
+    def record(self, scores: Scores) -> dict[str, Any]:
+        """Return scores for programs."""
+        return {"images": scores.images, "figures": scores.figures, "per_class": scores.per_class}
+
+
+def percent(value: float) -> str:
+    """Return a part of one in per cent, a dash where there is nothing to measure."""
+    return "–" if value != value else f"{value:.1%}"
 
 
 _PLACES: dict[TaskName, tuple[str, str]] = {
@@ -75,29 +333,33 @@ _PLACES: dict[TaskName, tuple[str, str]] = {
 }
 
 
+@cache
+def task_named(name: TaskName) -> Task:
+    """Return a task; only then the packages that it needs are imported."""
+    file, kind = _PLACES[name]
+    found: Task = getattr(import_module(f"convattn.tasks.{file}"), kind)()
+    return found
+
+
+def every_task() -> list[Task]:
+    """Return all tasks."""
+    return [task_named(name) for name in TASKS]
+
+
 def task_of(recipe: Recipe) -> Task:
-    """Return the parts that a recipe's task is run with.
+    """Return the task that a recipe is for.
 
     Example:
         >>> task_of(Recipe(model="resnet10t")).score
         'val_accuracy'
     """
-    file, name = _PLACES[recipe.task]
-    # Only when asked for: a classifier needs none of what detectors are built with.
-    found: Task = getattr(import_module(f"convattn.tasks.{file}"), name)()
-    return found
+    return task_named(recipe.task)
 
 
 def build_network(recipe: Recipe, classes: int) -> nn.Module:
-    """Return the detector or segmenter that a recipe describes, freshly made.
+    """Return the network that a recipe describes, freshly made.
 
     Raises:
         UserError: for what does not fit together in it.
     """
-    if recipe.task == "segmentation":
-        from convattn.tasks.segmentation import build_segmenter
-
-        return build_segmenter(recipe, classes)
-    from convattn.tasks.detection import build_detector
-
-    return build_detector(recipe, classes)
+    return task_of(recipe).network(recipe, classes)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from convattn.data.folder import Progress
@@ -29,8 +31,9 @@ from convattn.tasks.checkpoints import (
 from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
-from convattn.tasks.loaders import Shard, SkipLog
+from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import make_optimizer
+from convattn.tasks.processes import Shard
 from convattn.tasks.recipes import read_recipe
 from convattn.tasks.recorder import RunFacts, RunRecorder
 from convattn.tasks.run_folder import RunFolder, create_run, write_start
@@ -54,10 +57,12 @@ class Job:
     checkpoint: Path | None = None
 
 
-def prepare(recipe: Recipe, out: Path, progress: Progress | None = None) -> Job:
+def prepare(
+    recipe: Recipe, out: Path, progress: Progress | None = None, *, model: torch.nn.Module | None = None
+) -> Job:
     """Check a recipe against its data and its model, before anything is written.
 
-    ``progress`` is called with (images looked at, images in all).
+    ``progress`` is called with (images looked at, images in all); ``model`` takes the place of the recipe's.
 
     Raises:
         UserError: for whatever a person can mend.
@@ -68,7 +73,7 @@ def prepare(recipe: Recipe, out: Path, progress: Progress | None = None) -> Job:
         folder = str(user_path(recipe.data.folder).absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
     data = task_of(recipe).open_data(recipe, progress)
-    model, recipe = _model(recipe, data)
+    model, recipe = _model(recipe, data, model)
 
     def open_folder() -> RunFolder:
         run = create_run(out, _run_name(recipe))
@@ -79,11 +84,17 @@ def prepare(recipe: Recipe, out: Path, progress: Progress | None = None) -> Job:
 
 
 def prepare_resume(
-    run: RunFolder, overrides: Mapping[str, Any] | None = None, progress: Progress | None = None, *, trust: bool = False
+    run: RunFolder,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    *,
+    trust: bool = False,
+    model: torch.nn.Module | None = None,
 ) -> Job:
     """Check that a run can continue from its last checkpoint, or from its beginning if it has none yet.
 
-    ``trust`` lets the run's recipe name a network that opens other files or the network, ``hf-hub:owner/name``.
+    ``model`` takes the place of the recipe's, as it did when the run began; ``trust`` lets the run's recipe name a
+    network that opens other files or the network, ``hf-hub:owner/name``.
 
     Raises:
         UserError: where the checkpoint, the data and the recipe do not belong together.
@@ -101,7 +112,7 @@ def prepare_resume(
             f"{run.path} was trained on the classes {', '.join(known)}, but the images now have"
             f" {', '.join(data.classes)}: put the folders back, or start a new run"
         )
-    model, recipe = _model(recipe, data)
+    model, recipe = _model(recipe, data, model)
     if checkpoint is not None:
         stored = read_checkpoint(checkpoint)
         check_same_model(stored, recipe, data.classes, checkpoint)
@@ -118,10 +129,15 @@ def check_resume_overrides(overrides: Mapping[str, Any], run: Path) -> None:
             )
 
 
-def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
+def train(job: Job, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> Result | None:
     """Train until the recipe's last epoch, then evaluate the best weights and write the report.
 
     No other process may train in the run's folder meanwhile.
+
+    Args:
+        job: What :func:`prepare` or :func:`prepare_resume` returned.
+        callbacks: Callbacks of Lightning's; their state is in the checkpoints.
+        loggers: Loggers of Lightning's beside those that the recipe names.
 
     Returns:
         The run's result; None on all processes but the main one.
@@ -137,19 +153,27 @@ def train(job: Job, callbacks: Sequence[Callback] = ()) -> Result | None:
             folder_held.enter_context(alone(run.path, WORK))
             return run
 
-        trainer, run = _fit(replace(job, open_folder=open_folder), callbacks)
+        trainer, run = _fit(replace(job, open_folder=open_folder), callbacks, loggers)
         if not trainer.is_global_zero:
             return None
         return finish(run, job.recipe, job.data, job.model, trainer.strategy.root_device)
 
 
-def _fit(job: Job, callbacks: Sequence[Callback]) -> tuple[Trainer, RunFolder]:
+def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> tuple[Trainer, RunFolder]:
     """Train until the recipe's last epoch."""
     recipe, task, skip_log = job.recipe, task_of(job.recipe), SkipLog()
     with quiet_lightning(), StopRequest() as stop:
-        trainer = make_trainer(recipe)
+        description = describe(recipe, job.data.classes, task.describe(job.data))
+        facts = RunFacts(description, task.figures, task.score, recipe.checkpoint)
+        recorder = RunRecorder(job.open_folder, facts, stop, skip_log)
+        trainer = make_trainer(
+            recipe,
+            callbacks=[*callbacks, recorder],
+            logger=list(loggers),
+            num_sanity_val_steps=-1 if _owes_validation(job) else 0,
+        )
         shard = Shard(trainer.global_rank, trainer.world_size)
-        sampler = GlobalBatchSampler(
+        recorder.sampler = sampler = GlobalBatchSampler(
             len(job.data.train),
             recipe.batch_size,
             seed=recipe.seed,
@@ -157,21 +181,9 @@ def _fit(job: Job, callbacks: Sequence[Callback]) -> tuple[Trainer, RunFolder]:
             world=shard.world,
             repeats=recipe.data.repeats,
         )
-        module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
-        recorder = RunRecorder(
-            job.open_folder,
-            sampler,
-            RunFacts(
-                describe(recipe, job.data.classes, task.describe(job.data)), task.figures, task.score, recipe.checkpoint
-            ),
-            stop,
-            skip_log,
-        )
-        trainer.callbacks.extend([recorder, *callbacks])
-        trainer.num_sanity_val_steps = float("inf") if _owes_validation(job, sampler.batches_per_epoch) else 0
         try:
             trainer.fit(
-                module,
+                task.module(job.model, recipe, job.data, sampler.batches_per_epoch),
                 task.training_loader(recipe, job.data, sampler, skip_log),
                 task.evaluation_loader(recipe, job.data, skip_log, shard),
                 ckpt_path=job.checkpoint,
@@ -187,8 +199,11 @@ def _fit(job: Job, callbacks: Sequence[Callback]) -> tuple[Trainer, RunFolder]:
     return trainer, recorder.run
 
 
-def make_trainer(recipe: Recipe) -> Trainer:
-    """Return Lightning's trainer for a recipe, with its devices, strategy, precision and nodes."""
+def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
+    """Return Lightning's trainer for a recipe, with its devices, strategy, precision and nodes.
+
+    ``options`` are further ones of Lightning's ``Trainer``.
+    """
     wanted = recipe.trainer
     try:
         return Trainer(
@@ -201,13 +216,12 @@ def make_trainer(recipe: Recipe) -> Trainer:
             deterministic=wanted.deterministic,
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.optimizer.clip_grad,
-            num_sanity_val_steps=0,
+            accumulate_grad_batches=recipe.accumulate,
             plugins=[AtomicCheckpointIO()],
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
+            use_distributed_sampler=False,  # the loaders have their own, exact one
+            enable_progress_bar=any(isinstance(one, ProgressBar) for one in options["callbacks"]),
             enable_model_summary=False,
+            **options,
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise UserError(
@@ -233,10 +247,10 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _model(recipe: Recipe, data: Data) -> tuple[torch.nn.Module, Recipe]:
+def _model(recipe: Recipe, data: Data, model: torch.nn.Module | None) -> tuple[torch.nn.Module, Recipe]:
     with quiet_lightning():
         seed_everything(recipe.seed, verbose=False)
-    model, recipe = task_of(recipe).build(recipe, data)
+    model, recipe = task_of(recipe).build(recipe, data, model)
     make_optimizer(model, recipe.optimizer)  # refused before anything is written
     return model, recipe
 
@@ -245,8 +259,9 @@ def _run_name(recipe: Recipe) -> str:
     return recipe.model if recipe.network.head is None else f"{recipe.network.head}-{recipe.model}"
 
 
-def _owes_validation(job: Job, batches_per_epoch: int) -> bool:
+def _owes_validation(job: Job) -> bool:
     """Return whether the checkpoint was written after an epoch's last batch, before its validation was over."""
     if job.checkpoint is None:
         return False
-    return read_checkpoint(job.checkpoint)[PROGRESS]["batch"] >= batches_per_epoch
+    batches = max(1, len(job.data.train) // job.recipe.batch_size)
+    return read_checkpoint(job.checkpoint)[PROGRESS]["batch"] >= batches
