@@ -20,7 +20,7 @@ def between(low: float, high: float = math.inf) -> Any:
 
 def wanted(text: str) -> PydanticCustomError:
     """Return the error for a value; ``text`` says what it must be."""
-    return PydanticCustomError("wanted", text)  # type: ignore[arg-type]
+    return PydanticCustomError("wanted", text)
 
 
 def numbers_in(value: Any) -> Iterator[int | float]:

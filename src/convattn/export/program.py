@@ -110,7 +110,7 @@ def program_of(model: nn.Module, example: Tensor) -> Program:
         with warnings.catch_warnings():
             # the file is compared with the network as it came, so a difference is found there
             warnings.simplefilter("ignore")
-            folded = optimize(model, ([example[0]] if detects else example,))  # type: ignore[arg-type]
+            folded = optimize(model, ([example[0]] if detects else example,))
     if detects:
         return DetectorProgram(folded).eval()
     if not outputs:

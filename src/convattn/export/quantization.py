@@ -45,7 +45,7 @@ def quantize(file: Path, images: Iterable[Tensor]) -> None:
 
 
 def _reader(base: Any, images: Iterable[Tensor]) -> Any:
-    class Reader(base):  # type: ignore[misc]
+    class Reader(base):
         """Gives the images in order."""
 
         def __init__(self) -> None:

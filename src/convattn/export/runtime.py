@@ -174,7 +174,7 @@ def _open_program(path: Path) -> Opened:
 
 def _open_torchscript(path: Path) -> Opened:
     extra = {TORCH_METADATA: ""}
-    program = torch.jit.load(path, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    program = torch.jit.load(path, map_location="cpu", _extra_files=extra)
     text: Any = extra[TORCH_METADATA]
     return Opened(lambda images: _tuple(program(images)), json.loads(text))
 
