@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._checks import check_counts, check_input, is_hooked
-from convattn.layers._drop_in import takes_maps
+from convattn.layers._checks import check_input, is_hooked
+from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
 from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
@@ -147,10 +147,8 @@ class XVolution(MultiConvolution):
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"XVolution.around takes an nn.Conv2d, got {type(conv).__name__}")
         like: Factory = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        check_counts(in_channels=conv.in_channels)
         layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer.in_channels, layer.out_channels = conv.in_channels, conv.out_channels
+        DropIn.__init__(layer, conv.in_channels, conv.out_channels)
         layer.stride = as_pair(conv.stride, "stride")
         layer.convolution, layer.convolution_norm = conv, nn.Identity()
         layer.dilated = layer.dilated_norm = layer.reparameterized = None
