@@ -87,7 +87,7 @@ def test_fusing_keeps_the_output(to: str) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
 
 
-def test_a_network_of_other_classes_takes_the_given_modules() -> None:
+def test_a_network_of_other_classes_takes_the_operators() -> None:
     source = stir(convert(yolo_of(), to="xvolution", where=["model.8", "model.22"]).model)
     network = DetectionModel(source.yaml, nc=7, verbose=False)
     network.load(source, verbose=False)
@@ -160,12 +160,12 @@ class TestTraining:
         assert torch.equal(network.state_dict()[weight], yolo.model.state_dict()[weight])
 
     @pytest.mark.parametrize("pretrained", [False, "other.pt"])
-    def test_other_weights_would_lose_the_given_modules(self, pretrained: object) -> None:
+    def test_other_weights_would_lose_the_operators(self, pretrained: object) -> None:
         yolo = convert(yolo_of(), to="xvolution", where="model.8")
         with pytest.raises(ValueError, match=rf"without what it was given \({re.escape(NAMES[0])}"):
             yolo.train(data="data.yaml", pretrained=pretrained)
 
-    def test_a_saved_copy_holds_the_given_modules(self, tmp_path: Path) -> None:
+    def test_a_saved_copy_holds_the_operators(self, tmp_path: Path) -> None:
         yolo = convert(yolo_of(), to="xvolution", where="model.8")
         stir(yolo.model)
         yolo.save(tmp_path / "mine.pt")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ultralytics import YOLO
 from ultralytics.utils.dist import generate_ddp_file
 
@@ -60,15 +61,30 @@ class Life:
 
     @property
     def sure(self) -> Path:
-        """The best weights with a head that tells the objects of an image apart: the order of equal scores is open."""
+        """The best weights with a head and batch norms that tell objects apart: the order of equal scores is open."""
         path = self.best.with_name("sure.pt")
         if not path.exists():
             yolo, noise = YOLO(self.best), torch.Generator().manual_seed(0)
             for name, parameter in yolo.model.model[-1].named_parameters():
                 if re.search(r"(cv3\.\d\.2|linear)\.weight", name):
                     parameter.data += torch.randn(parameter.shape, generator=noise)
+            images = [np.asarray(Image.open(image)) for image in sorted(self.folder.glob("data/**/val/**/*.png"))]
+            estimate_batch_norms(yolo.model, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255)
             yolo.save(path)
         return path
+
+
+def estimate_batch_norms(network: torch.nn.Module, images: torch.Tensor) -> None:
+    """Set the statistics to those of these images: two short epochs hardly move them, so that all answers are alike."""
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images)
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def answers(yolo: YOLO, image: str | Path) -> np.ndarray:
@@ -139,7 +155,11 @@ class TestLife:
         settings = {"simplify": False} if format == "onnx" else {}
         YOLO(life.sure).export(format=format, imgsz=SIDE, verbose=False, device="cpu", **settings)
         found = answers(YOLO(life.sure.with_name(file), task=yolo.task), life.image)
-        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
+        assert found.shape == expected.shape
+        tolerance = 0.05 if format == "openvino" else 0.005  # OpenVINO computes in half precision where a CPU can
+        for row in expected:
+            nearest = found[np.abs(found - row).max(1).argmin()]
+            np.testing.assert_allclose(nearest, row, rtol=tolerance, atol=10 * tolerance)
 
 
 class Interrupted(Exception):
@@ -169,7 +189,7 @@ def test_another_process_resumes(config: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_script_of_a_second_process_trains_the_given_modules(tmp_path: Path) -> None:
+def test_the_script_of_a_second_process_trains_the_operators(tmp_path: Path) -> None:
     """With several GPUs ultralytics writes the trainer into a file, which the other processes run."""
     pytest.importorskip("cloudpickle")
     data = write_data(tmp_path / "data", "detect")
