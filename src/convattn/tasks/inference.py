@@ -19,7 +19,6 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.images import ImageError, open_image
 from convattn.data.types import LabelledImages, SkippedFile
 from convattn.errors import UserError
-from convattn.export import is_exported, open_exported
 from convattn.tasks.archives import read_archive, weights_fault
 from convattn.tasks.building import first_line
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
@@ -27,6 +26,9 @@ from convattn.tasks.config import EvaluationConfig, TaskName
 from convattn.tasks.described import Description
 from convattn.tasks.devices import best_device
 from convattn.tasks.reach import refuse_reaching
+
+EXPORTED = (".onnx", ".xml", ".pt2", ".torchscript")
+"""How files of ``convattn export`` end. What opens them is imported for these alone."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -110,7 +112,9 @@ def load_model(path: str | Path, *, device: str = "cpu", trust: bool = False) ->
         convattn.errors.UserError: nowhere: no such run or weights; train a model first with: convattn train
     """
     source = find_weights(Path(path))
-    if is_exported(source):
+    if source.suffix in EXPORTED:
+        from convattn.export import open_exported
+
         target = _torch_device("cpu" if device == "auto" else device)
         model, description = open_exported(source, target)
         fields = Description.parse(description, source)
