@@ -17,7 +17,7 @@ import convattn
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "lightning", "matplotlib", "scipy")
 HELP = [
     *(["--help"], ["trian"], ["train", "--epohcs", "3"]),
-    *([verb, "--help"] for verb in ("train", "val", "predict", "info", "list", "cost", "check-data")),
+    *([verb, "--help"] for verb in ("train", "val", "predict", "export", "info", "list", "cost", "check-data")),
     *(["bench", "--help"], ["bench", "op", "--help"]),
 ]
 
@@ -144,7 +144,7 @@ class TestTheNames:
         with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'ACMix'"):
             exec(f"import {package} as package; package.ACMix", {})
 
-    @pytest.mark.parametrize("name", ["ACmix", "convert", "OptimizeReport", "optimize"])
+    @pytest.mark.parametrize("name", ["ACmix", "convert", "export", "OptimizeReport", "optimize"])
     def test_they_pickle(self, name: str) -> None:
         value = getattr(convattn, name)
         assert pickle.loads(pickle.dumps(value)) is value

@@ -50,8 +50,8 @@ def detector(head: str, backbone: str = "acmix_resnet14") -> nn.Module:
     build: Callable[..., Any] = getattr(detection, head)
     model = build(backbone, 3, **DETECTOR, **({} if head == "retinanet" else {"fc_channels": 16})).eval()
     for name, parameter in model.named_parameters():
-        if "cls" in name and parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.5)
+        if "cls" in name:
+            nn.init.normal_(parameter, std=0.5) if parameter.dim() > 1 else nn.init.zeros_(parameter)
     return model
 
 

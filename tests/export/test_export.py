@@ -14,7 +14,8 @@ import convattn
 from convattn.errors import UserError
 from convattn.export import FORMATS, open_exported
 from convattn.export.comparison import difference_of_detections, difference_of_tensors
-from convattn.export.runtime import RUN
+from convattn.export.runtime import OPENERS, RUN
+from convattn.tasks.inference import EXPORTED
 from tests.export.networks import CLASSIFIERS, HEADS, SEGMENTERS, SUFFIXES, classifier, detector, needs, segmenter_of
 
 each_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
@@ -202,7 +203,9 @@ def test_a_damaged_file_is_refused(suffix: str, tmp_path: Path) -> None:
 
 
 def test_every_format_has_a_suffix_of_its_own() -> None:
+    """And ``load_model`` knows those that a runtime here opens."""
     assert len({one.suffix for one in FORMATS.values()}) == len(FORMATS)
+    assert set(EXPORTED) == OPENERS.keys() <= {one.suffix for one in FORMATS.values()}
 
 
 class TestDifference:

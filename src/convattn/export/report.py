@@ -20,10 +20,11 @@ class ExportReport:
         size: height and width of the example.
         sizes: which sizes the file takes beside the example's: other batches, or other images too.
         difference: the largest difference from PyTorch's outputs, relative to the largest output; of a detector's
-            boxes and scores see :func:`convattn.export.comparison.difference_of_detections`. None: the file could not
-            run on this machine.
+            boxes and scores see :func:`convattn.export.comparison.difference_of_detections`. None: there was nothing to
+            compare, see ``note``.
         latency_ms: the file's median time for the first image of the example.
         torch_latency_ms: that of the network in PyTorch, folded likewise, with as many threads.
+        note: why the answers were not compared.
     """
 
     file: Path
@@ -33,13 +34,13 @@ class ExportReport:
     difference: float | None = None
     latency_ms: float | None = None
     torch_latency_ms: float | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         taken = f"images of {self.size[0]}x{self.size[1]}" if self.sizes == "batch" else "images of any size"
-        head = f"{self.file}: {taken}, {self.precision}"
-        if self.difference is None or self.latency_ms is None or self.torch_latency_ms is None:
-            return f"{head}; not run: this machine has no runtime for it"
-        return (
-            f"{head}\nlargest difference from PyTorch {self.difference:.1e} of the largest output\n"
-            f"latency of one image {self.latency_ms:.1f} ms, in PyTorch {self.torch_latency_ms:.1f} ms"
-        )
+        told = [f"{self.file}: {taken}, {self.precision}"]
+        if self.difference is not None:
+            told.append(f"largest difference from PyTorch {self.difference:.1e} of the largest output")
+        if self.latency_ms is not None and self.torch_latency_ms is not None:
+            told.append(f"latency of one image {self.latency_ms:.1f} ms, in PyTorch {self.torch_latency_ms:.1f} ms")
+        return "\n".join([*told, self.note] if self.note else told)

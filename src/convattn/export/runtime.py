@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -190,13 +190,3 @@ OPENERS: dict[str, Callable[[Path], Opened]] = {
     ".torchscript": _open_torchscript,
 }
 """By the ends of the files' names."""
-
-
-def is_exported(path: Path, suffixes: Mapping[str, object] = OPENERS) -> bool:
-    """Whether a file's name says that it was exported.
-
-    Example:
-        >>> is_exported(Path("model.onnx")), is_exported(Path("weights.safetensors"))
-        (True, False)
-    """
-    return path.suffix in suffixes

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convattn.layers._checks import check_rates
 from convattn.layers.normalisation import group_norm
+from convattn.ops._dispatch import is_exporting
 
 Norm: TypeAlias = Literal["batch", "group"]
 
@@ -77,3 +79,30 @@ def check_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(f"{name} must be a positive integer, got {number!r}")
+
+
+class GridMeans(nn.AdaptiveAvgPool2d):
+    """Means over a grid of cells, which overlap where they do not divide the map; also in a recorded program.
+
+    Exporters know such a pooling only for a fixed size that the grid divides. There it is two matrix products.
+
+    Example:
+        >>> GridMeans(2)(torch.tensor([[[[1.0, 2.0, 3.0]]]]))
+        tensor([[[[1.5000, 2.5000],
+                  [1.5000, 2.5000]]]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C, s, s]``."""
+        if not is_exporting():
+            return super().forward(x)
+        rows, columns = (_shares(side, int(self.output_size), x) for side in size_of(x))
+        return rows @ x @ columns.transpose(0, 1)
+
+
+def _shares(size: int, cells: int, x: Tensor) -> Tensor:
+    """``[cells, size]``: what part each pixel has in the mean of each cell."""
+    cell, pixel = torch.arange(cells, device=x.device)[:, None], torch.arange(size, device=x.device)
+    first = (cell * size).div(cells, rounding_mode="floor")
+    end = ((cell + 1) * size + cells - 1).div(cells, rounding_mode="floor")
+    return ((pixel >= first) & (pixel < end)).to(x.dtype) / (end - first).to(x.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convattn.segmentation._blocks import Norm, check_positive, classifier, conv_norm_relu, resize, size_of
+from convattn.segmentation._blocks import GridMeans, Norm, check_positive, classifier, conv_norm_relu, resize, size_of
 from convattn.segmentation.backbones import FeatureLevels
 from convattn.segmentation.segmenter import IGNORE_INDEX, AuxiliaryHead, Segmenter
 
@@ -36,8 +36,7 @@ class PyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         self.scales = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), conv_norm_relu(in_channels, channels, 1, norm))
-            for scale in scales
+            nn.Sequential(GridMeans(scale), conv_norm_relu(in_channels, channels, 1, norm)) for scale in scales
         )
         self.bottleneck = conv_norm_relu(in_channels + len(scales) * channels, channels, 3, norm)
 

@@ -17,7 +17,6 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.images import open_image
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError
-from convattn.export import is_exported, open_exported
 from convattn.tasks.archives import read_archive, weights_fault
 from convattn.tasks.building import first_line, network_name
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
@@ -30,6 +29,9 @@ from convattn.tasks.task import Answer, Scores, task_of
 
 FEW = 256
 """With fewer images than this no processes are started to load them."""
+
+EXPORTED = (".onnx", ".xml", ".pt2", ".torchscript")
+"""How files of ``convattn export`` end. What opens them is imported for these alone."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def load_model(
         convattn.errors.UserError: nowhere: no such run or weights; train a model first with: convattn train
     """
     source = find_weights(Path(path))
-    if is_exported(source):
+    if source.suffix in EXPORTED:
+        from convattn.export import open_exported
+
         target = _torch_device("cpu" if device == "auto" else device)
         model, description = open_exported(source, target)
         fields = Description.parse(description, source)
