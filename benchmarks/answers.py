@@ -43,6 +43,7 @@ class Question:
 
 LAYER = "ACmix / conv3×3, forward"
 HELD = ("thread", "AVX2")
+ELSEWHERE = "; other figures: [On a GPU](gpu.md#measured)"
 QUESTIONS = (
     Question("run ACmix-ResNet-50 instead of ResNet-50, one image", f"{ACMIX}, latency", "batch 1", HELD),
     Question("the same, 8 images", f"{ACMIX}, latency", "batch 8", HELD),
@@ -57,8 +58,8 @@ QUESTIONS = (
         "merge X-volution-ResNet-50 after training, instead of running it as trained",
         "X-volution-ResNet-50, re-parameterised / as trained, latency",
     ),
-    Question("run ACmix-ResNet-50 instead of ResNet-50 on a GPU, 64 images", f"GPU: {ACMIX}, inference"),
-    Question("train it on a GPU, a step of 64 images", f"GPU: {ACMIX}, training step"),
+    Question(f"run ACmix-ResNet-50 instead of ResNet-50 on a GPU, 64 images{ELSEWHERE}", f"GPU: {ACMIX}, inference"),
+    Question(f"train it on a GPU, a step of 64 images{ELSEWHERE}", f"GPU: {ACMIX}, training step"),
 )
 BEFORE = """## What does it cost me?
 

@@ -17,6 +17,7 @@ from convattn.export.comparison import difference_of_detections, difference_of_t
 from convattn.export.runtime import OPENERS, RUN
 from convattn.tasks.inference import EXPORTED
 from tests.export.networks import CLASSIFIERS, HEADS, SEGMENTERS, SUFFIXES, classifier, detector, needs, segmenter_of
+from tests.quick import slow_but
 
 each_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
@@ -42,7 +43,13 @@ def test_a_file_runs_on_any_batch_and_says_what_it_is(suffix: str, tmp_path: Pat
     assert sorted(tmp_path.iterdir()) == sorted([report.file, *extra])
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "acmix_resnet14"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["acmix_pvt_tiny", "acmix_swin_tiny", "xvolution_resnet14"],
+        [name for name in CLASSIFIERS if name != "acmix_resnet14"],
+    ),
+)
 @pytest.mark.parametrize("suffix", [".onnx", *(pytest.param(s, marks=pytest.mark.slow) for s in SUFFIXES[1:])])
 def test_every_network(name: str, suffix: str, tmp_path: Path) -> None:
     needs(suffix)
@@ -62,7 +69,7 @@ def test_a_file_for_images_of_any_size(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(file(x), net(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", slow_but(["mask_rcnn"], HEADS))
 @pytest.mark.parametrize(
     "suffix", [".onnx", *(pytest.param(s, marks=pytest.mark.slow) for s in (".xml", ".torchscript"))]
 )
@@ -82,7 +89,7 @@ def test_detectors(head: str, suffix: str, tmp_path: Path) -> None:
         assert difference_of_detections(expected, found) < 1e-3
 
 
-@pytest.mark.parametrize("head", SEGMENTERS)
+@pytest.mark.parametrize("head", slow_but(["semantic_fpn"], SEGMENTERS))
 @each_suffix
 def test_segmenters(head: str, suffix: str, tmp_path: Path) -> None:
     needs(suffix)
@@ -94,7 +101,7 @@ def test_segmenters(head: str, suffix: str, tmp_path: Path) -> None:
         torch.testing.assert_close(file(x), net(x), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("suffix", slow_but([".onnx"], [".onnx", ".xml"]))
 def test_half_precision(suffix: str, tmp_path: Path) -> None:
     needs(suffix)
     full = convattn.export(classifier(), tmp_path / f"full{suffix}", images())
