@@ -99,6 +99,7 @@ class ClassificationTask(Task):
     main = ("accuracy", "validation accuracy")
     recipes = ("digits", "folder")
     batch = 64
+    image_sizes = "one"
 
     def open_data(self, recipe: Recipe, progress: Progress | None = None) -> ClassificationData:
         """Return the folder's images or the digits."""
@@ -195,6 +196,10 @@ class ClassificationTask(Task):
         ]
         figures = {"top1": sum(right) / count, "top5": in_top5 / count, "loss": loss / count}
         return Scores(sum(seen), figures, rows)
+
+    def main_score(self, scores: Scores) -> tuple[str, float]:
+        """Return the top-1 accuracy."""
+        return "top-1 accuracy", scores.figures["top1"]
 
     def lines(self, scores: Scores) -> list[str]:
         """Return the accuracies and the loss."""

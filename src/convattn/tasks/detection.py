@@ -242,6 +242,11 @@ class DetectionTask(Task):
         )
         return {"min_score": threshold} if f1 else {}
 
+    def as_seen(self, model: nn.Module, recipe: Recipe, image: Tensor) -> Tensor:
+        """Return the image at the size to which the detector resizes it."""
+        resized: Tensor = model.transform.resize(image[0])[0]
+        return resized[None]
+
     def image_size(self, recipe: Recipe, model: nn.Module) -> str:
         """Return the sizes that the detector, or else the augmentation, draws from."""
         sides, longest = model.transform.min_size, model.transform.max_size

@@ -136,13 +136,14 @@ def network_by_name(name: str) -> LoadedModel:
         name=name,
         source=Path(name),
         device=torch.device("cpu"),
+        recipe=fields.recipe(),
         description=description,
     )
 
 
 def _at_size(loaded: LoadedModel, size: tuple[int, int] | None) -> LoadedModel:
     """The same classifier for images of another size, which its file then says."""
-    if size is None or loaded.task != "classification":
+    if size is None or task_of(loaded.recipe).image_sizes == "any":
         return loaded
     description = {**loaded.description, "input_size": f"[3, {size[0]}, {size[1]}]"}
     fields = Description.parse(description, loaded.source)
@@ -153,8 +154,7 @@ def _sizes(loaded: LoadedModel, options: ExportOptions) -> Sizes | None:
     """Detectors and segmenters see images of every size, so their files take them, except where the format cannot."""
     if options.sizes is not None or options.to == "coreml":
         return options.sizes
-    whole = loaded.task == "segmentation" and loaded.evaluation.mode == "whole"
-    return "image" if whole else None
+    return "image" if task_of(loaded.recipe).takes_any_size(loaded.recipe) else None
 
 
 def _default_file(path: Path, loaded: LoadedModel, named: bool, suffix: str) -> Path:
@@ -199,26 +199,10 @@ def _tensors(loaded: LoadedModel, images: Any, count: int) -> Iterator[Tensor]:
     step = max(1, len(images) // count)
     for index in range(0, len(images), step):
         try:
-            yield _scaled(loaded, loaded.transform(images.image(index))[None])
+            image = loaded.transform(images.image(index))[None]
+            yield task_of(loaded.recipe).as_seen(loaded.model, loaded.recipe, image)
         except ImageError:
             continue
-
-
-def _scaled(loaded: LoadedModel, image: Tensor) -> Tensor:
-    """As a detector or a segmenter scales it."""
-    if loaded.task in ("detection", "instances"):
-        batcher: Any = loaded.model.transform
-        return batcher.resize(image[0])[0][None]
-    wanted = loaded.evaluation
-    if loaded.task == "segmentation" and wanted.short_side is not None:
-        return _resized(image, wanted.short_side, wanted.max_size)
-    return image
-
-
-def _resized(image: Tensor, shorter: int, longest: int) -> Tensor:
-    scale = min(shorter / min(image.shape[2:]), longest / max(image.shape[2:]))
-    size = [max(1, round(side * scale)) for side in image.shape[2:]]
-    return functional.interpolate(image, size, mode="bilinear", antialias=True)
 
 
 def _examples(loaded: LoadedModel, source: _Source | None, size: tuple[int, int] | None) -> Tensor:
@@ -257,11 +241,4 @@ def _same_size(loaded: LoadedModel, images: Any, count: int, size: tuple[int, in
 
 def _score(loaded: LoadedModel, images: Any) -> tuple[str, float]:
     """The figure that says how good a model is on annotated images."""
-    if loaded.task == "classification":
-        return "top-1 accuracy", evaluate(loaded, images).top1
-    from convattn.tasks.dense_inference import evaluate_detector, evaluate_segmenter
-
-    if loaded.task == "segmentation":
-        return "mIoU", evaluate_segmenter(loaded, images).figures["mean_iou"]
-    kind = "mask" if loaded.task == "instances" else "box"
-    return f"{kind} AP", evaluate_detector(loaded, images).figures[f"{kind}_AP"]
+    return task_of(loaded.recipe).main_score(evaluate(loaded, images))

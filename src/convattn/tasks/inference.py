@@ -24,6 +24,7 @@ from convattn.tasks.config import Recipe
 from convattn.tasks.described import Description
 from convattn.tasks.devices import best_device
 from convattn.tasks.loaders import NamedImages, Sample, SkipLog
+from convattn.tasks.names import TaskName
 from convattn.tasks.reach import refuse_reaching
 from convattn.tasks.task import Answer, Scores, task_of
 
@@ -54,6 +55,11 @@ class LoadedModel:
     category_ids: list[int] = field(default_factory=list)
     min_score: float | None = None
     description: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def task(self) -> TaskName:
+        """What the model has learned."""
+        return self.recipe.task
 
 
 @dataclass(frozen=True)

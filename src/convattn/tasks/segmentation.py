@@ -222,6 +222,14 @@ class SegmentationTask(Task):
         _write_classes(run, {**whole.compute(), "counts": whole.confmat}, data.classes)
         return iou_figures(whole)
 
+    def as_seen(self, model: nn.Module, recipe: Recipe, image: Tensor) -> Tensor:
+        """Return the image at the size at which it is labelled."""
+        return _resized(image, recipe.evaluation)
+
+    def takes_any_size(self, recipe: Recipe) -> bool:
+        """Return whether an image is labelled whole."""
+        return recipe.evaluation.mode == "whole"
+
     def image_size(self, recipe: Recipe, model: nn.Module) -> str:
         """Return the size of the crops."""
         height, width = recipe.segmentation_augment.crop
@@ -257,13 +265,18 @@ def labelled(
 def label_logits(model: nn.Module, images: Tensor, wanted: EvaluationConfig) -> Tensor:
     """Return the logits [B, K, H, W], in fp32, of images [B, 3, H, W], seen as the recipe says."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    images = images.to(device_of(model))
-    if wanted.short_side is not None:
-        scale = min(wanted.short_side / min(size), wanted.max_size / max(size))
-        images = images_v2.resize(images, [max(1, round(side * scale)) for side in size], antialias=True)
+    images = _resized(images.to(device_of(model)), wanted)
     return predict_logits(
         model, images, mode=wanted.mode, window=wanted.window, stride=wanted.stride, output_size=size
     ).float()
+
+
+def _resized(images: Tensor, wanted: EvaluationConfig) -> Tensor:
+    if wanted.short_side is None:
+        return images
+    size = images.shape[-2:]
+    scale = min(wanted.short_side / min(size), wanted.max_size / max(size))
+    return images_v2.resize(images, [max(1, round(side * scale)) for side in size], antialias=True)
 
 
 def iou_figures(metric: MeanIoU) -> dict[str, float]:

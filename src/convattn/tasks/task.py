@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from PIL import Image
@@ -145,6 +145,7 @@ class Task(ABC):
         heads: The networks on the backbone, the default first; empty where the backbone is the whole network.
         also_heads: Further networks that the task accepts.
         batch: Images at a time outside of training.
+        image_sizes: Whether all images are brought to one size before the network sees them.
         files: What ``convattn predict`` writes beside pictures; empty where it prints its answers.
     """
 
@@ -156,6 +157,7 @@ class Task(ABC):
     heads: ClassVar[tuple[HeadName, ...]] = ()
     also_heads: ClassVar[tuple[HeadName, ...]] = ()
     batch: ClassVar[int] = 1
+    image_sizes: ClassVar[Literal["one", "any"]] = "any"
     files: ClassVar[str] = ""
 
     @abstractmethod
@@ -214,6 +216,14 @@ class Task(ABC):
     @abstractmethod
     def smaller(self, recipe: Recipe) -> str:
         """Return the setting that makes the images smaller, as a person types it."""
+
+    def as_seen(self, model: nn.Module, recipe: Recipe, image: Tensor) -> Tensor:
+        """Return an image ``[1, 3, H, W]`` as the network's own scaling makes it."""
+        return image
+
+    def takes_any_size(self, recipe: Recipe) -> bool:
+        """Return whether the network sees each image at the size that it has."""
+        return False
 
     def recognises(self, root: Path) -> str:
         """Return what annotations of this task a folder or file holds, for people; an empty text where it has none."""
@@ -304,6 +314,10 @@ class Task(ABC):
         """Return the figure that says how good a run is, with its name for people."""
         figure, name = self.main
         return name, figures[figure]
+
+    def main_score(self, scores: Scores) -> tuple[str, float]:
+        """Return the score that says how good a model is, with its name for people."""
+        return self.main_figure(scores.figures)
 
     def write_report(self, run: RunFolder, data: Data) -> str:
         """Write the run's page and return its name."""
