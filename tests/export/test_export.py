@@ -110,7 +110,7 @@ def test_half_precision(suffix: str, tmp_path: Path) -> None:
     assert 1e-5 < half.difference < 5e-2
     weights = {".onnx": ".onnx", ".xml": ".bin"}[suffix]
     full_size, half_size = (one.file.with_suffix(weights).stat().st_size for one in (full, half))
-    assert half_size < 0.8 * full_size
+    assert half_size < 0.9 * full_size  # beside the weights there is the graph
 
 
 def test_int8(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_unpad_is_the_adjoint_of_pad():
     ("arguments", "message"),
     [
         ({"offsets": ()}, "at least one offset"),
-        ({"offsets": ((0, 1), (0, 1))}, r"\(0, 1\) stands there several times"),
+        ({"offsets": ((0, 1), (0, 1))}, r"\(0, 1\) several times"),
         ({"offsets": ((0, 0),), "border": "wrap"}, "'reflect', 'zeros', 'replicate', got 'wrap'"),
         ({"offsets": ((0, 0),), "stride": (0, 1)}, "stride must be an integer >= 1"),
     ],

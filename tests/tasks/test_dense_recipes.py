@@ -19,6 +19,7 @@ from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.pssa import PSSA
 from convattn.layers.xvolution import MultiConvolution, XVolution
+from convattn.tasks.classification import ClassificationObjective
 from convattn.tasks.config import Recipe
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.recipes import load_recipe, parse_overrides, recipe_names
@@ -141,7 +142,9 @@ def named(names: tuple[str, ...], rows: dict[str, tuple[float, ...]]) -> dict[st
 
 def rates(recipe: Recipe, batches_per_epoch: int, steps: list[int]) -> list[float]:
     """The learning rate at some steps of a run."""
-    module = TrainingModule(nn.Linear(1, 1), recipe, batches_per_epoch=batches_per_epoch)
+    module = TrainingModule(
+        nn.Linear(1, 1), recipe, ClassificationObjective(recipe, 10), batches_per_epoch=batches_per_epoch
+    )
     optimizer = module.configure_optimizers()
     found = []
     for step in steps:

@@ -74,7 +74,8 @@ def write_onnx(job: Job, file: Path) -> None:
     onnx.helper.set_model_props(model, dict(job.metadata))
     if job.precision == "float16":
         halved = needed("onnxruntime.transformers.float16")
-        model = halved.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+        kept = [*halved.DEFAULT_OP_BLOCK_LIST, "Range"]  # which onnxruntime has in float32 alone
+        model = halved.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True, op_block_list=kept)
     onnx.save(model, file)
 
 

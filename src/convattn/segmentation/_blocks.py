@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,8 @@ class GridMeans(nn.AdaptiveAvgPool2d):
         """``[B, C, H, W]`` -> ``[B, C, s, s]``."""
         if not is_exporting():
             return super().forward(x)
-        rows, columns = (_shares(side, int(self.output_size), x) for side in size_of(x))
+        cells: Any = self.output_size
+        rows, columns = (_shares(side, int(cells), x) for side in size_of(x))
         return rows @ x @ columns.transpose(0, 1)
 
 

@@ -215,6 +215,9 @@ def build(cls: type[T], mapping: Any, source: str, prefix: str = "") -> T:
         # of several faults of one value the last is told
         found = sorted(error.errors(include_url=False), key=lambda one: _weight(one["type"]))
         lines = dict(_fault(cls, mapping, one, prefix) for one in found)
+        misspelt = any(line.startswith("unknown key ") and "did you mean" in line for line in lines.values())
+        if misspelt:  # what is missing is there under another name
+            lines = {path: line for path, line in lines.items() if not line.endswith(" is missing")}
         raise UserError("\n".join(f"{source}: {line}" for line in lines.values())) from None
 
 

@@ -93,7 +93,7 @@ class AcmixInputs(_AcmixFields, Inputs, map="x", reads="x"):
 
 def coordinates(size: int, like: Tensor) -> Tensor:
     """``linspace(-1, 1, size)``, spelled so that an exported size stays free; a single pixel lies at -1."""
-    places = torch.arange(size, device=like.device, dtype=like.dtype)
+    places = torch.arange(size, device=like.device).to(like.dtype)  # onnxruntime counts in no half precision
     return places.mul(2).div(places[-1:].clamp(min=1)).sub(1)
 
 
