@@ -8,7 +8,7 @@ from torch import nn
 from convattn.cost import count
 from convattn.detection import cascade_mask_rcnn, mask_rcnn, retinanet
 from convattn.detection.heads import BOX_POOLED, MASK_POOLED
-from convattn.models import pvt
+from convattn.models import pvt_blocks
 
 SIZE = (3, 800, 1333)
 BOX_REGIONS, MASK_REGIONS = 1000, 100
@@ -90,7 +90,7 @@ def test_retinanet(backbone, counted, published):
 def test_retinanet_on_pvt(backbone, here, counted, published, monkeypatch):
     """The authors' PVT leaves out what does not fill a patch (1333 to 333, 166, 83, 41); this one fills it up."""
     assert giga(retinanet, backbone) == pytest.approx(here, rel=1e-3)
-    monkeypatch.setattr(pvt, "pad_to_multiple", crop_to_multiple)
+    monkeypatch.setattr(pvt_blocks, "pad_to_multiple", crop_to_multiple)
     found = giga(retinanet, backbone)
     assert found == pytest.approx(counted, rel=5e-3)
     assert found == pytest.approx(published, rel=5e-3)
