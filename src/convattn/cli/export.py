@@ -42,7 +42,7 @@ class To(str, Enum):
 Run = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="Run folder, weights, or a network's name.")]
 ToOption = Annotated[To, typer.Option("--to", help="The runtime.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights and maps (onnx).")]
-Half = Annotated[bool, typer.Option("--half", help="float16 (onnx, openvino, coreml).")]
+Half = Annotated[bool, typer.Option("--half", help="float16 (openvino, coreml).")]
 Size = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="H W", help="Of the images; else as the run was trained.", show_default=False),

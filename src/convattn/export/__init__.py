@@ -51,7 +51,7 @@ def export(
             ``.mlpackage`` (CoreML).
         example: real images ``[B, 3, H, W]`` as the network takes them; for a detector values of 0 to 1, of the size
             that it works at. They are what the comparison is made on.
-        precision: ``"float16"`` for ONNX, OpenVINO and CoreML; ``"int8"`` for ONNX.
+        precision: ``"float16"`` for OpenVINO and CoreML; ``"int8"`` for ONNX.
         sizes: ``"batch"``: the file takes any number of images of the example's size. ``"image"``: also any size.
             None: ``"image"`` for detectors, which see every size, else ``"batch"``.
         opset: of an ONNX file.
