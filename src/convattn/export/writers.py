@@ -74,8 +74,7 @@ def write_onnx(job: Job, file: Path) -> None:
     onnx.helper.set_model_props(model, dict(job.metadata))
     if job.precision == "float16":
         halved = needed("onnxruntime.transformers.float16")
-        kept = [*halved.DEFAULT_OP_BLOCK_LIST, "Range"]  # which onnxruntime has in float32 alone
-        model = halved.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True, op_block_list=kept)
+        model = halved.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
     onnx.save(model, file)
 
 
@@ -85,6 +84,10 @@ def write_openvino(job: Job, file: Path) -> None:
     Its runtime reads the ONNX file itself. Its converter from torch would send a report of its use to its makers.
     """
     openvino = needed("openvino")
+    if isinstance(job.program, DetectorProgram):
+        raise UserError(
+            "OpenVINO finds other boxes than PyTorch in a detector's file; export it to onnx or torchscript"
+        )
     onnx_file = file.with_suffix(".onnx")
     write_onnx(replace(job, precision="float32"), onnx_file)
     model = openvino.Core().read_model(onnx_file)
@@ -99,7 +102,7 @@ def write_program(job: Job, file: Path) -> None:
     if isinstance(job.program, DetectorProgram):
         raise UserError(
             "torch.export does not take a detector, whose steps depend on how many boxes there are; "
-            "export it to onnx, openvino or torchscript"
+            "export it to onnx or torchscript"
         )
     free = dict.fromkeys(job.free, torch.export.Dim.DYNAMIC)
     example = job.example if len(job.example) > 1 else torch.cat([job.example] * 2)  # a batch of one would be fixed
