@@ -123,7 +123,7 @@ class PatchwiseAttention(Folds):
             >>> path, x = PatchwiseAttention(8).eval(), torch.randn(1, 8, 9, 9)
             >>> before = path(x[:, :2], x[:, 2:4], x)
             >>> path.reparameterize()
-            >>> bool(torch.allclose(path(x[:, :2], x[:, 2:4], x), before, atol=1e-6))
+            >>> bool(torch.allclose(path(x[:, :2], x[:, 2:4], x), before, atol=1e-5))
             True
         """
         # the keys may be of a smaller dtype than the parameters, under autocast
