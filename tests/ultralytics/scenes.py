@@ -21,7 +21,7 @@ SIDE = 64
 def write_data(folder: Path, task: Task) -> str:
     """Write 8 training and 4 validation images and return what ``train(data=...)`` takes."""
     style = SceneStyle(size=SIDE, digits=(1, 3))
-    scenes = open_scenes(settings=SceneSettings(train=8, val=4, style=style), cache=folder / "cache")
+    scenes = open_scenes(settings=SceneSettings(train=8, val=4, style=style), cache=folder.with_name("cache"))
     for split, images in (("train", scenes.train), ("val", scenes.val)):
         for index in range(len(images)):
             if task == "classify":

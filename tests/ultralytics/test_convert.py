@@ -247,4 +247,4 @@ class TestErrors:
 
     def test_a_block_that_merges_kernels_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"is in a RepConv, whose kernels ultralytics adds when it fuses"):
-            convert(yolo_of("yolov9t.yaml"), to="xvolution", where="model.2")
+            convert(yolo_of("yolov9t.yaml"), to="xvolution", where="model.4")
