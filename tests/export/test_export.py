@@ -126,6 +126,15 @@ def test_int8(tmp_path: Path) -> None:
 
 
 @each_suffix
+def test_x_volution_folded_over_gathered_offsets(suffix: str, tmp_path: Path) -> None:
+    """On its small maps the offsets that fall outside are left out; the rest is a product of one matrix."""
+    needs(suffix)
+    report = convattn.export(classifier("xvolution_resnet14"), tmp_path / f"net{suffix}", images())
+    assert report.difference is not None
+    assert report.difference < 1e-4
+
+
+@each_suffix
 def test_no_operator_of_ours_is_in_a_file(suffix: str, tmp_path: Path) -> None:
     needs(suffix)
     report = convattn.export(classifier(), tmp_path / f"net{suffix}", images())

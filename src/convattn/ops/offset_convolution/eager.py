@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from convattn.ops._dispatch import is_exporting
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.offset_convolution.inputs import OffsetConvolutionInputs
@@ -25,9 +26,17 @@ def offset_convolution(x: OffsetConvolutionInputs) -> Tensor:
     return assembled if x.bias is None else assembled + x.bias.to(x.x.dtype)[:, None, None]
 
 
+def _product(pixels: Tensor, weight: Tensor) -> Tensor:
+    """``[P, C] x [G, C, V]`` as ``[G, P, V]``; in a recorded program as one matrix, since OpenVINO takes no others."""
+    if not is_exporting():
+        return torch.matmul(pixels, weight)
+    wide = weight.transpose(0, 1).flatten(1)
+    return torch.matmul(pixels, wide).unflatten(1, (weight.shape[0], -1)).transpose(0, 1)
+
+
 def _at_centres(x: Tensor, weight: Tensor, nbhd: Neighborhood) -> Tensor:
     """``[G, B * Ho * Wo, V]`` of a 1x1 convolution: no maps are copied."""
-    return torch.matmul(nbhd.centres(x).permute(0, 2, 3, 1).flatten(0, 2), weight.to(x.dtype))
+    return _product(nbhd.centres(x).permute(0, 2, 3, 1).flatten(0, 2), weight.to(x.dtype))
 
 
 def _at_offsets(x: Tensor, weight: Tensor, nbhd: Neighborhood) -> Tensor:
@@ -39,7 +48,7 @@ def _at_offsets(x: Tensor, weight: Tensor, nbhd: Neighborhood) -> Tensor:
     def products(first: int) -> Tensor:
         taken = places[:, first : first + OFFSETS_AT_ONCE]
         seen = pixels.index_select(1, taken.flatten()).unflatten(1, taken.shape).flatten(2).flatten(0, 1)
-        return torch.matmul(seen, weight[:, first * inputs : (first + taken.shape[1]) * inputs])
+        return _product(seen, weight[:, first * inputs : (first + taken.shape[1]) * inputs])
 
     return reduce(torch.add, map(products, range(0, len(nbhd), OFFSETS_AT_ONCE)))
 
