@@ -227,6 +227,18 @@ class TestYaml:
             YOLO(self.write(tmp_path, [-1, 1, "ACmix", args]))
 
 
+def test_a_name_that_was_registered_before_keeps_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the constructor, as ultralytics passes them to modules that it does not know."""
+    from ultralytics.nn import tasks
+
+    monkeypatch.setattr(tasks, "ACmix", ACmix, raising=False)
+    rows = ["[-1, 1, Conv, [16, 3, 2]]", "[-1, 1, ACmix, [16, 16]]", "[-1, 1, Conv, [32, 3, 2]]"]
+    backbone = "".join(f"  - {row}\n" for row in rows)
+    (tmp_path / "n.yaml").write_text(f"nc: 3\nbackbone:\n{backbone}head:\n  - [[0, 2], 1, Detect, [nc]]\n")
+    network = YOLO(str(tmp_path / "n.yaml"), task="detect").model
+    assert isinstance(network.model[1], ACmix)
+
+
 class TestErrors:
     def test_a_network_is_no_yolo(self) -> None:
         with pytest.raises(TypeError, match=r"takes a YOLO object of ultralytics, got Conv2d; convattn\.convert takes"):

@@ -80,12 +80,15 @@ def given_modules(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _building(original: Callable[..., Any]) -> Callable[..., Any]:
+    from ultralytics.nn import tasks
+
     @wraps(original)
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
         """Build a network from its YAML: a row that names an operator is a block of ``Conv`` around it."""
         plain, named, backbone = [], {}, len(d["backbone"])
         for index, row in enumerate(d["backbone"] + d["head"]):
-            if row[2] in OPERATORS:
+            # a name that somebody put into ultralytics' own is theirs, and its arguments are the constructor's
+            if row[2] in OPERATORS and not hasattr(tasks, row[2]):
                 row, named[index] = _split(row, index)
             plain.append(row)
         layers, save = original({**d, "backbone": plain[:backbone], "head": plain[backbone:]}, ch, verbose)
