@@ -120,10 +120,11 @@ class PatchwiseAttention(Folds):
 
         Example:
             >>> import torch
+            >>> _ = torch.manual_seed(0)
             >>> path, x = PatchwiseAttention(8).eval(), torch.randn(1, 8, 9, 9)
             >>> before = path(x[:, :2], x[:, 2:4], x)
             >>> path.reparameterize()
-            >>> bool(torch.allclose(path(x[:, :2], x[:, 2:4], x), before, atol=1e-5))
+            >>> bool(torch.allclose(path(x[:, :2], x[:, 2:4], x), before, atol=1e-6))
             True
         """
         # the keys may be of a smaller dtype than the parameters, under autocast
