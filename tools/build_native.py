@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LIBRARY = "libconvattn.so"
+ONNXRUNTIME_LIBRARY = "libconvattn_onnxruntime.so"
 RECORD = "build.json"
 
 FLAGS = (
@@ -33,6 +34,8 @@ FLAGS = (
 # Without -fopenmp: a second OpenMP runtime in the process slows both down manifold, so the library names none, and
 # its GOMP_* calls bind to the one that torch has loaded.
 LINK_FLAGS = ("-shared", "-Wl,--as-needed")
+# Any program loads this one: nothing may be left to find there. GOMP_* calls: csrc/onnxruntime_threads.h.
+ONNXRUNTIME_LINK_FLAGS = (*LINK_FLAGS, "-Wl,-Bsymbolic", "-Wl,-z,defs")
 # GCC takes hours over these kernels with every check inline: AddressSanitizer's are calls here, and the checks of every
 # pointer for null and alignment are left out. Every piece of the kernels' working memory ends before a page that stops
 # them (csrc/guarded_scratch.h).
@@ -86,6 +89,7 @@ class Record:
     reason: str = ""
     compiler: str = ""
     isas: tuple[str, ...] = ()
+    no_onnxruntime: str = ""  # why there are no operators for onnxruntime
 
 
 def find_compiler() -> Compiler:
@@ -201,8 +205,10 @@ def units(source: Path, objects: Path, compiler: Compiler, extra: tuple[str, ...
     return [*found, Unit(dispatch, objects / "dispatch.o", compiler, (*common, "-fvisibility=default"))]
 
 
-def build_library(source: Path, out: Path, objects: Path, compiler: Compiler, extra: tuple[str, ...] = ()) -> None:
-    """Compile ``source`` into ``out / LIBRARY``, keeping the objects for next time.
+def build_library(
+    source: Path, out: Path, objects: Path, compiler: Compiler, extra: tuple[str, ...] = ()
+) -> list[Path]:
+    """Compile ``source`` into ``out / LIBRARY``, keeping the objects for next time; they are returned.
 
     Raises:
         BuildError: a compilation that fails.
@@ -211,13 +217,42 @@ def build_library(source: Path, out: Path, objects: Path, compiler: Compiler, ex
     todo = units(source, objects, compiler, extra)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(Unit.compile, todo))
-    fresh = out / f".{LIBRARY}.{os.getpid()}"
-    run([*compiler.command, *LINK_FLAGS, *extra, *(str(unit.object) for unit in todo), "-o", str(fresh)])
-    fresh.replace(out / LIBRARY)  # a new file: processes that run on the old one keep it
+    compiled = [unit.object for unit in todo]
+    link(compiler, (*LINK_FLAGS, *extra), compiled, out / LIBRARY)
+    return compiled
+
+
+def build_onnxruntime_library(source: Path, out: Path, compiler: Compiler, kernels: list[Path]) -> str:
+    """Link the kernels once more, as custom operators of onnxruntime; why that cannot be, or an empty string."""
+    path = out / ONNXRUNTIME_LIBRARY
+    try:
+        if "clang" in compiler.version:
+            raise BuildError("its loops call GCC's OpenMP runtime, and clang's another; build with CXX=g++")
+        operators = source / "onnxruntime.cpp"
+        if not operators.is_file():
+            raise BuildError(f"no {operators.name} in {source}")
+        unit = Unit(operators, kernels[0].with_name("onnxruntime.o"), compiler, FLAGS)
+        unit.compile()
+        link(compiler, ONNXRUNTIME_LINK_FLAGS, [unit.object, *kernels], path)
+    except BuildError as error:
+        path.unlink(missing_ok=True)
+        return str(error)
+    return ""
+
+
+def link(compiler: Compiler, flags: tuple[str, ...], objects: list[Path], path: Path) -> None:
+    """Make a library of objects.
+
+    Raises:
+        BuildError: that fails.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    run([*compiler.command, *flags, *map(str, objects), "-o", str(fresh)])
+    fresh.replace(path)  # a new file: processes that run on the old one keep it
 
 
 def build(source: Path, out: Path, objects: Path, sanitize: bool = False) -> Record:
-    """Build the library into ``out`` if this machine can, and write down there what came of it.
+    """Build the libraries into ``out`` if this machine can, and write down there what came of it.
 
     A build that fails takes an older library away: it would no longer be what the sources say.
     """
@@ -225,11 +260,13 @@ def build(source: Path, out: Path, objects: Path, sanitize: bool = False) -> Rec
     compiler = None
     try:
         compiler = find_compiler()
-        build_library(source, out, objects, compiler, SANITIZE_FLAGS if sanitize else ())
-        record = Record(True, "", compiler.version, compiler.isas)
+        kernels = build_library(source, out, objects, compiler, SANITIZE_FLAGS if sanitize else ())
+        refused = "with sanitizers" if sanitize else build_onnxruntime_library(source, out, compiler, kernels)
+        record = Record(True, "", compiler.version, compiler.isas, refused)
     except (BuildError, OSError) as error:
-        (out / LIBRARY).unlink(missing_ok=True)
-        record = Record(False, str(error), compiler.version if compiler else "")
+        for name in (LIBRARY, ONNXRUNTIME_LIBRARY):
+            (out / name).unlink(missing_ok=True)
+        record = Record(False, str(error), compiler.version if compiler else "", (), "no kernels")
     fresh = out / f".{RECORD}.{os.getpid()}"
     fresh.write_text(json.dumps(asdict(record), indent=2) + "\n")
     fresh.replace(out / RECORD)

@@ -34,6 +34,8 @@ HEADER = """#pragma once
 KERNEL = """#include "tiny.h"
 extern "C" int CONVATTN_JOIN(answer, CONVATTN_ISA)() { return ANSWER; }
 """
+OPERATORS = """extern "C" __attribute__((visibility("default"))) int RegisterCustomOps() { return 0; }
+"""
 DISPATCH = """extern "C" int answer_baseline();
 extern "C" int answer() { return answer_baseline(); }
 """
@@ -48,6 +50,7 @@ class Project:
         self.write("tiny.h", HEADER + "#define ANSWER 42\n")
         self.write("kernels_tiny.cpp", KERNEL)
         self.write("dispatch.cpp", DISPATCH)
+        self.write("onnxruntime.cpp", OPERATORS)
 
     def write(self, name: str, text: str) -> None:
         (self.source / name).write_text(text)
@@ -99,13 +102,17 @@ class TestWithACompiler:
         record = project.build()
         assert record.built
         assert answer(project.library) == 42
-        assert project.record == {
+        of_clang = "clang" in compiler.version
+        assert ("CXX=g++" in project.record["no_onnxruntime"]) == of_clang
+        assert project.record | {"no_onnxruntime": ""} == {
+            "no_onnxruntime": "",
             "built": True,
             "reason": "",
             "compiler": compiler.version,
             "isas": ["avx512", "avx2", "baseline"] if compiler.is_x86_64 else ["baseline"],
         }
-        assert sorted(path.name for path in project.out.iterdir()) == ["build.json", "libconvattn.so"]
+        libraries = ["libconvattn.so", *([] if of_clang else ["libconvattn_onnxruntime.so"])]
+        assert sorted(path.name for path in project.out.iterdir()) == ["build.json", *libraries]
 
     def test_only_what_changed_is_compiled_again(self, project: Project, compiler) -> None:
         project.write("kernels_other.cpp", "")
@@ -264,6 +271,7 @@ class TestSetup:
                 "convattn/__init__.py",
                 "convattn/_native/build.json",
                 "convattn/_native/libconvattn.so",
+                "convattn/_native/libconvattn_onnxruntime.so",
                 "convattn_command.py",
             ]
             assert opened.read("convattn/_native/libconvattn.so")[:4] == b"\x7fELF"

@@ -19,6 +19,8 @@ HELP = """Write a trained model as a file for another runtime, run it there and 
 
   convattn export runs/latest --int8         8-bit, calibrated on the run's images
 
+  convattn export --operators convattn       our CPU kernels inside onnxruntime
+
   convattn export acmix_resnet50 --size 224 224 --out net.onnx
 
 Then: convattn predict --run runs/latest/model.onnx photo.jpg
@@ -39,6 +41,13 @@ class To(str, Enum):
     COREML = "coreml"
 
 
+class Made(str, Enum):
+    """What an ONNX file is made of."""
+
+    STANDARD = "standard"
+    CONVATTN = "convattn"
+
+
 Run = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="Run folder, weights, or a network's name.")]
 ToOption = Annotated[To, typer.Option("--to", help="The runtime.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights and maps (onnx).")]
@@ -48,6 +57,9 @@ Size = Annotated[
     typer.Option(metavar="H W", help="Of the images; else as the run was trained.", show_default=False),
 ]
 Dynamic = Annotated[bool, typer.Option("--dynamic", help="Take images of any size, not only of this one.")]
+OperatorsOption = Annotated[
+    Made, typer.Option("--operators", help="Of an ONNX file; convattn: as fast as a convolution, needs our library.")
+]
 Opset = Annotated[int, typer.Option(help="Of an ONNX file.")]
 Data = Annotated[
     Path | None,
@@ -64,6 +76,7 @@ def export(
     half: Half = False,
     size: Size = None,
     dynamic: Dynamic = False,
+    operators: OperatorsOption = Made.STANDARD,
     opset: Opset = 18,
     data: Data = None,
     out: Out = None,
@@ -74,6 +87,7 @@ def export(
         raise UserError("give one of --int8 and --half")
     if size is not None and min(size) < 1:
         raise UserError(f"--size must be a height and a width of at least 1, got {size[0]} {size[1]}")
+    from convattn.export import onnxruntime_library
     from convattn.tasks.exporting import ExportOptions, export_run
 
     options = ExportOptions(
@@ -82,6 +96,7 @@ def export(
         size=size,
         sizes="image" if dynamic else None,
         opset=opset,
+        operators=operators.value,
         out=out,
         data=data,
         trust=trust,
@@ -93,6 +108,8 @@ def export(
         console.print(f"compared on {made.images}", highlight=False, markup=False, soft_wrap=True)
     if made.before is not None and made.after is not None:
         console.print(f"{made.score} {made.before:.2%} before, {made.after:.2%} in int8", highlight=False)
+    if operators is Made.CONVATTN:
+        console.print(f"the library for onnxruntime: {onnxruntime_library()}", highlight=False, soft_wrap=True)
     console.print(
         f"next  convattn predict --run {made.report.file} IMAGE", highlight=False, markup=False, soft_wrap=True
     )

@@ -18,14 +18,15 @@ from torch.nn import functional
 
 from convattn.errors import UserError
 from convattn.export.comparison import TOLERANCE, difference, latency_ms
+from convattn.export.kernels import onnxruntime_library
 from convattn.export.program import DetectorProgram, answers, program_of, refusals_named
 from convattn.export.quantization import quantize
-from convattn.export.report import ExportReport, Precision, Sizes
+from convattn.export.report import ExportReport, Operators, Precision, Sizes
 from convattn.export.runtime import OPENERS, RUN, RuntimeDetector, batcher_options, open_exported
 from convattn.export.writers import FORMATS, OPSETS, Job
 from convattn.layers._checks import check_network
 
-__all__ = ["FORMATS", "ExportReport", "export", "open_exported"]
+__all__ = ["FORMATS", "ExportReport", "export", "onnxruntime_library", "open_exported"]
 
 
 def export(
@@ -38,6 +39,7 @@ def export(
     opset: int = 18,
     metadata: Mapping[str, str] | None = None,
     calibration: Sequence[Tensor] = (),
+    operators: Operators = "standard",
 ) -> ExportReport:
     """Write a network for another runtime, run the file there, and compare it with PyTorch.
 
@@ -57,6 +59,9 @@ def export(
         opset: of an ONNX file.
         metadata: is written into the file, beside how it is run.
         calibration: images ``[B, 3, H, W]`` that set the ranges of ``"int8"``.
+        operators: what an ONNX file is made of. ``"standard"``: ONNX's operators alone, for every runtime.
+            ``"convattn"``: also our own, which onnxruntime computes by our CPU kernels once
+            :func:`convattn.export.onnxruntime_library` is registered with its session.
 
     Returns:
         The differences and latencies; ``print`` shows them.
@@ -78,6 +83,7 @@ def export(
     path = Path(file)
     check_network(model, "export")
     name = _format_of(path, precision, opset)
+    _check_operators(name, precision, operators)
     _check_example(example)
     model = copy.deepcopy(model).eval()
     program = program_of(model, example)
@@ -90,6 +96,7 @@ def export(
         precision=precision,
         opset=opset,
         metadata={**(metadata or {}), RUN: json.dumps(how)},
+        operators=operators,
     )
     if precision == "int8" and not calibration:
         raise UserError("int8 needs images to set its ranges: give some as calibration")
@@ -116,6 +123,16 @@ def _format_of(path: Path, precision: str, opset: int) -> str:
     if opset not in OPSETS:
         raise UserError(f"opset {opset}: the operators need {OPSETS[0]} to {OPSETS[-1]}; give one of these")
     return name
+
+
+def _check_operators(name: str, precision: str, operators: str) -> None:
+    if operators not in get_args(Operators):
+        raise UserError(f"operators must be one of {', '.join(get_args(Operators))}, got {operators!r}")
+    if operators == "convattn" and (name != "onnx" or precision == "float16"):
+        raise UserError(
+            f"convattn's own operators go into onnx files of float32 or int8, got {name} of {precision}; "
+            "take standard operators"
+        )
 
 
 def _check_example(example: Tensor) -> None:

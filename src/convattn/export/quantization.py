@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from convattn.export.runtime import needed
+from convattn.errors import UserError
+from convattn.export.kernels import DOMAIN
+from convattn.export.runtime import needed, session_options
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """Where the weights are. Products of two maps, as attention's, stay in float32."""
@@ -21,27 +25,74 @@ def quantize(file: Path, images: Iterable[Tensor]) -> None:
     Args:
         file: in float32; its metadata stay.
         images: each ``[B, 3, H, W]``.
+
+    Raises:
+        UserError: this onnxruntime cannot quantise a file of our own operators.
     """
     onnx, tools = needed("onnx"), needed("onnxruntime.quantization")
     model = onnx.load(file)
+    ours = [node for node in model.graph.node if node.domain == DOMAIN]
+    if ours:  # whose outputs onnx cannot infer, and tensors of unknown type get no range
+        kind, rank = onnx.TensorProto.FLOAT, {"correlate": 5}
+        model.graph.value_info.extend(
+            onnx.helper.make_tensor_value_info(node.output[0], kind, [None] * rank.get(node.op_type, 4))
+            for node in ours
+        )
+        onnx.save(model, file)
     weights = {tensor.name for tensor in model.graph.initializer}
     of_maps = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
     level = logging.root.level
     try:
         logging.root.setLevel(logging.ERROR)  # it advises a preparation that changes nothing here
-        tools.quantize_static(
-            str(file),
-            str(file),
-            _reader(tools.CalibrationDataReader, images),
-            op_types_to_quantize=list(LAYERS),
-            nodes_to_exclude=of_maps,
-            per_channel=True,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            tools.quantize_static(
+                str(file),
+                str(file),
+                op_types_to_quantize=list(LAYERS),
+                nodes_to_exclude=of_maps,
+                per_channel=True,
+                **_calibrated(tools, file, images, Path(folder) if ours else None),
+            )
     finally:
         logging.root.setLevel(level)
     quantized = onnx.load(file)
     onnx.helper.set_model_props(quantized, {one.key: one.value for one in model.metadata_props})
     onnx.save(quantized, file)
+
+
+def _calibrated(tools: Any, file: Path, images: Iterable[Tensor], folder: Path | None) -> dict[str, Any]:
+    """What sets the ranges: the images, or the ranges themselves in a folder where the file holds our own operators."""
+    reader = _reader(tools.CalibrationDataReader, images)
+    if folder is None:
+        return {"calibration_data_reader": reader}
+    if "calibration_cache_path" not in inspect.signature(tools.quantize_static).parameters:
+        raise UserError(
+            "8 bits beside convattn's own operators need a newer onnxruntime (pip install --upgrade onnxruntime) "
+            "or standard operators"
+        )
+    ranges = folder / "ranges.json"
+    tools.save_tensors_data(_ranges(tools, file, reader, folder), ranges)
+    return {"calibration_data_reader": None, "calibration_cache_path": ranges}
+
+
+def _ranges(tools: Any, file: Path, reader: Any, folder: Path) -> Any:
+    """The least and largest values of every tensor on the images."""
+
+    class Calibrator(tools.MinMaxCalibrater):
+        """Opens files of our own operators too."""
+
+        def create_inference_session(self) -> None:
+            runtime, options = needed("onnxruntime"), session_options()
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            self.infer_session = runtime.InferenceSession(
+                self.augmented_model_path, options, providers=["CPUExecutionProvider"]
+            )
+
+    calibrator = Calibrator(file, list(LAYERS), augmented_model_path=str(folder / "augmented.onnx"))
+    calibrator.augment_graph()
+    calibrator.create_inference_session()
+    calibrator.collect_data(reader)
+    return calibrator.compute_data()
 
 
 def _reader(base: Any, images: Iterable[Tensor]) -> Any:

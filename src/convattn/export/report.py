@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 Precision: TypeAlias = Literal["float32", "float16", "int8"]
 Sizes: TypeAlias = Literal["batch", "image"]
+Operators: TypeAlias = Literal["standard", "convattn"]
 
 
 @dataclass(frozen=True)

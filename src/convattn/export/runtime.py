@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convattn.detection.images import ImageBatcher
 from convattn.errors import UserError
+from convattn.export.kernels import DOMAIN, has_onnxruntime_library, onnxruntime_library
 
 RUN = "convattn_export"
 """Under which name a file's metadata say how it is run: its outputs, and how images come in and boxes go out."""
@@ -134,11 +135,23 @@ def needed(package: str, *, install: str = "") -> ModuleType:
         raise UserError(f"this needs the package {package.partition('.')[0]}: pip install {how}") from error
 
 
+def session_options() -> Any:
+    """What onnxruntime opens every file with: our operators where they were built, as many threads as torch."""
+    options = needed("onnxruntime").SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    if has_onnxruntime_library():
+        options.register_custom_ops_library(str(onnxruntime_library()))
+    return options
+
+
 def _open_onnx(path: Path) -> Opened:
     runtime = needed("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(path.read_bytes(), session_options(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if f"{DOMAIN}:" in str(error):  # one of our operators, unknown
+            onnxruntime_library()
+        raise
     name, half = session.get_inputs()[0].name, session.get_inputs()[0].type == "tensor(float16)"
 
     def run(images: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from convattn import ops
 from convattn.errors import UserError
+from convattn.export import kernels
 from convattn.export.program import DetectorProgram, Program
-from convattn.export.report import Precision, Sizes
+from convattn.export.report import Operators, Precision, Sizes
 from convattn.export.runtime import RUN, TORCH_METADATA, needed
 
 OPSETS = range(16, 21)
@@ -33,6 +35,7 @@ class Job:
         precision: of its arithmetic.
         opset: of an ONNX file.
         metadata: what the file says of itself.
+        operators: what the file is made of.
     """
 
     program: Program
@@ -41,6 +44,7 @@ class Job:
     precision: Precision
     opset: int
     metadata: Mapping[str, str]
+    operators: Operators = "standard"
 
     @property
     def free(self) -> dict[int, str]:
@@ -59,7 +63,7 @@ def write_onnx(job: Job, file: Path) -> None:
     free: dict[str, dict[int, str]] = {"images": job.free}
     for name in job.program.names:
         free[name] = {0: "objects"} if isinstance(job.program, DetectorProgram) else {0: "batch"}
-    with _quiet():
+    with _quiet(), kernels.recorded() if job.operators == "convattn" else nullcontext():
         torch.onnx.export(
             job.program,
             (job.example,),
@@ -69,6 +73,7 @@ def write_onnx(job: Job, file: Path) -> None:
             output_names=list(job.program.names),
             dynamic_axes=free,
             opset_version=job.opset,
+            custom_opsets={kernels.DOMAIN: 1} if job.operators == "convattn" else None,
         )
     model = onnx.load(file)
     onnx.helper.set_model_props(model, dict(job.metadata))

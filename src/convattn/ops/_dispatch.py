@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -119,13 +119,41 @@ def chosen(op: str, name: str, inputs: Any) -> str:
     """The backend asked for; under :func:`backend`, what ``"auto"`` means."""
     if _wanted is None or name not in ("auto", _wanted.name):
         return name
-    named, wanted = _backends[op], _wanted.name
-    reasons = named[wanted].not_supported_reasons(inputs) if wanted in named else [f"there is no backend {wanted!r}"]
+    wanted = _wanted.name
+    reasons = reasons_against(wanted, op, inputs)
     if not reasons:
         _wanted.ops.add(op)
         return wanted
     _wanted.refusals[f"{op}: {'; '.join(reasons)}"] = None
     return "eager" if name == "auto" else name
+
+
+Recorder: TypeAlias = Callable[[str, Any, Callable[[], Tensor]], "Tensor | None"]
+"""An operator's name, its inputs and how to compute it -> its output as it is recorded; None: not recorded."""
+
+_recorder: Recorder | None = None
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Ask whether an operator is recorded as one, where else standard operators would be."""
+    global _recorder
+    before, _recorder = _recorder, recorder
+    try:
+        yield
+    finally:
+        _recorder = before
+
+
+def recorded(op: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
+    """What :func:`recording`'s recorder makes of an operator; None without one."""
+    return None if _recorder is None else _recorder(op, inputs, run)
+
+
+def reasons_against(backend: str, op: str, inputs: Any) -> list[str]:
+    """Why a backend cannot run ``op`` on these inputs; empty when it can."""
+    named = _backends[op]
+    return named[backend].not_supported_reasons(inputs) if backend in named else [f"there is no backend {backend!r}"]
 
 
 def is_portable_wanted() -> bool:

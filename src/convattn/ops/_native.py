@@ -32,12 +32,14 @@ class BuildRecord:
         reason: why there is none, in the first line; more of what the compiler wrote in the next.
         compiler: the first line of what the compiler says of itself.
         isas: the instruction sets it was compiled for, best first.
+        no_onnxruntime: why there are no operators for onnxruntime; empty where there are.
     """
 
     built: bool
     reason: str = ""
     compiler: str = ""
     isas: tuple[str, ...] = ()
+    no_onnxruntime: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ def build_record(folder: Path = FOLDER) -> BuildRecord | None:
     try:
         found = json.loads((folder / RECORD).read_text())
         return BuildRecord(
-            bool(found["built"]), str(found["reason"]), str(found["compiler"]), tuple(map(str, found["isas"]))
+            bool(found["built"]),
+            str(found["reason"]),
+            str(found["compiler"]),
+            tuple(map(str, found["isas"])),
+            str(found.get("no_onnxruntime", "they were not built")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -101,7 +101,8 @@ class Operator(Generic[I]):
                 return self.apply(inputs)
         if _dispatch.needs_standard_operators():
             inputs.check()
-            return self.portable(inputs.on_its_map())
+            recorded = _dispatch.recorded(self.name, inputs, lambda: self.through_torch(inputs, "native"))
+            return self.portable(inputs.on_its_map()) if recorded is None else recorded
         if backend == "auto" and _dispatch.is_portable_wanted():
             inputs.check()
             return _laid_out(self.portable(inputs.on_its_map()), inputs.map)

@@ -1,0 +1,160 @@
+"""ONNX files whose operators are ours: onnxruntime computes them by the CPU kernels of ``csrc/``.
+
+The library is registered with the session that opens the file; it needs neither torch nor Python, and runs on the
+session's own threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from convattn.errors import UserError
+from convattn.ops import _dispatch, _native
+from convattn.ops.neighborhood import BORDERS, Neighborhood
+
+DOMAIN = "convattn"
+"""Of our operators in an ONNX file."""
+
+LIBRARY = "libconvattn_onnxruntime.so"
+
+Attributes: TypeAlias = Mapping[str, Any]
+
+_TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def onnxruntime_library() -> Path:
+    """The library that ``SessionOptions.register_custom_ops_library`` needs for a file of our operators.
+
+    Raises:
+        UserError: it was not built on this machine; the message says why.
+
+    Example:
+        >>> from convattn.export import onnxruntime_library
+        >>> onnxruntime_library().name
+        'libconvattn_onnxruntime.so'
+    """
+    if not has_onnxruntime_library():
+        record = _native.build_record()
+        why = _native.reasons() or [record.no_onnxruntime if record else "they were not built"]
+        raise UserError(
+            f"there are no operators of convattn for onnxruntime here: {'; '.join(why)}; "
+            "export with standard operators, or build convattn with GCC"
+        )
+    return _native.FOLDER / LIBRARY
+
+
+def has_onnxruntime_library() -> bool:
+    """Whether the library was built."""
+    return (_native.FOLDER / LIBRARY).is_file()
+
+
+def _of_neighborhood(nbhd: Neighborhood) -> dict[str, Any]:
+    return {
+        "offsets_i": list(nbhd.flat_offsets),
+        "stride_i": list(nbhd.stride),
+        "border_i": BORDERS.index(nbhd.border),
+    }
+
+
+def _acmix(x: Any) -> dict[str, Any]:
+    attributes = {"num_heads_i": x.num_heads, "scale_f": x.softmax_scale, "relu_i": int(x.activation == "relu")}
+    return attributes | _of_neighborhood(x.nbhd)
+
+
+def _attend(x: Any) -> dict[str, Any]:
+    return {"num_heads_i": x.num_heads, "scale_f": x.scale} | _of_neighborhood(x.nbhd)
+
+
+def _products(x: Any) -> dict[str, Any]:
+    heads = x.num_heads if hasattr(x, "num_heads") else int(x.weights.shape[1])
+    return {"num_heads_i": heads} | _of_neighborhood(x.nbhd)
+
+
+def _group_convolution(x: Any) -> dict[str, Any]:
+    return {"stride_i": [int(step) for step in x.steps[:2]]}
+
+
+def _offset_convolution(x: Any) -> dict[str, Any]:
+    return _of_neighborhood(x.nbhd)
+
+
+_ATTRIBUTES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "acmix": _acmix,
+    "attend": _attend,
+    "correlate": _products,
+    "aggregate": _products,
+    "group_convolution": _group_convolution,
+    "offset_convolution": _offset_convolution,
+    "pixel_shift_attention": _attend,
+}
+"""What the library's operators are told beside their tensors; ``csrc/onnxruntime.cpp`` lists them."""
+
+_MAPS = {"attend": 3, "group_convolution": 1, "offset_convolution": 1, "pixel_shift_attention": 3}
+"""How many of the first tensors are maps that the library wants channels-last; so is the output then."""
+
+
+class _Node(torch.autograd.Function):
+    """One of our operators in a program that torch's exporter records; its ``symbolic`` writes the node."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable[[], Tensor], name: str, attributes: Attributes, *tensors: Any) -> Tensor:
+        """The output, for the types of what comes after."""
+        return run()
+
+    @staticmethod
+    def symbolic(g: Any, run: Any, name: str, attributes: Attributes, *tensors: Any) -> Any:
+        """The node, and the transposes around it, which runtimes fuse into the convolutions on both sides."""
+        if name == "acmix":
+            return _acmix_node(g, attributes, tensors)
+        maps = _MAPS.get(name, 0)
+        given = [
+            g.op("Transpose", x, perm_i=_TO_CHANNELS_LAST) if place < maps and x is not None else x
+            for place, x in enumerate(tensors)
+        ]
+        out = _node(g, name, given, attributes)
+        return g.op("Transpose", out, perm_i=_TO_CHANNELS_FIRST) if maps else out
+
+
+def _acmix_node(g: Any, attributes: Attributes, tensors: Sequence[Any]) -> Any:
+    """The projection stays a convolution of the runtime's own."""
+    x, projection, projection_bias, *others = tensors
+    biases = [] if projection_bias is None else [projection_bias]
+    qkv = g.op("Conv", x, projection, *biases, kernel_shape_i=[1, 1])
+    out = _node(g, "acmix", [g.op("Transpose", qkv, perm_i=_TO_CHANNELS_LAST), *others], attributes)
+    return g.op("Transpose", out, perm_i=_TO_CHANNELS_FIRST)
+
+
+def _node(g: Any, name: str, tensors: Sequence[Any], attributes: Attributes) -> Any:
+    """One of our operators; a tensor that is not there is an input without a name, or none at the end."""
+    given = list(tensors)
+    while given and given[-1] is None:
+        given.pop()
+    return g.op(f"{DOMAIN}::{name}", *(_nothing(g) if x is None else x for x in given), **attributes)
+
+
+def _nothing(g: Any) -> Any:
+    value = g.op("prim::Constant")
+    value.setType(torch._C.NoneType.get())
+    return value
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Under it, torch's ONNX exporter (``dynamo=False``) writes our operators as nodes, where a kernel serves them."""
+    onnxruntime_library()
+
+    def record(name: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
+        if name not in _ATTRIBUTES or _dispatch.reasons_against("native", name, inputs):
+            return None
+        attributes = _ATTRIBUTES[name](inputs)
+        out: Tensor = _Node.apply(run, name, attributes, *inputs.tensors)
+        return out
+
+    with _dispatch.recording(record):
+        yield
