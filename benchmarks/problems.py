@@ -138,7 +138,7 @@ def _convolution(case: OpCase, setting: Setting, place: int) -> Callable[[], Run
 
 
 def _acmix(case: OpCase, setting: Setting) -> Problem:
-    theirs = UnfoldACmix(case.channels, case.channels, kernel_size=KERNEL, num_heads=HEADS, stride=case.stride)
+    theirs = UnfoldACmix(case.channels, case.channels, num_heads=HEADS, stride=case.stride)
     ours = ACmix(case.channels, case.channels, kernel_size=KERNEL, num_heads=HEADS, stride=case.stride)
     load_official(ours, theirs.state_dict())
     theirs = theirs.to(setting.device, setting.dtype)

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+KERNEL, WINDOW = 3, 7
+"""k_c and k_a, as the authors have them."""
+
 
 class UnfoldACmix(nn.Module):
     """The arithmetic of the authors' operator over ``F.unfold`` of reflect-padded maps.
@@ -19,8 +22,6 @@ class UnfoldACmix(nn.Module):
     Args:
         in_channels: C_in.
         out_channels: C.
-        kernel_size: k_c, odd.
-        attention_kernel_size: k_a, odd.
         num_heads: N.
         stride: distance between outputs.
 
@@ -29,33 +30,18 @@ class UnfoldACmix(nn.Module):
         torch.Size([1, 8, 6, 7])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        kernel_size: int = 3,
-        attention_kernel_size: int = 7,
-        num_heads: int = 4,
-        stride: int = 1,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, num_heads: int = 4, stride: int = 1) -> None:
         super().__init__()
-        self.window, self.heads, self.stride = attention_kernel_size, num_heads, stride
+        self.heads, self.stride = num_heads, stride
         self.head_dim = out_channels // num_heads
-        taps = kernel_size**2
+        taps = KERNEL**2
         self.conv1 = nn.Conv2d(in_channels, out_channels, 1)
         self.conv2 = nn.Conv2d(in_channels, out_channels, 1)
         self.conv3 = nn.Conv2d(in_channels, out_channels, 1)
         self.conv_p = nn.Conv2d(2, self.head_dim, 1)
         self.fc = nn.Conv2d(3 * num_heads, taps, 1, bias=False)
         self.dep_conv = nn.Conv2d(
-            self.head_dim * taps,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            groups=self.head_dim,
-            bias=False,
+            self.head_dim * taps, out_channels, KERNEL, stride, KERNEL // 2, groups=self.head_dim, bias=False
         )
         self.rate1, self.rate2 = nn.Parameter(torch.full((1,), 0.5)), nn.Parameter(torch.full((1,), 0.5))
 
@@ -88,9 +74,9 @@ class UnfoldACmix(nn.Module):
 
     def _neighbours(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, k_a², Ho, Wo]``."""
-        padded = F.pad(x, [self.window // 2] * 4, mode="reflect")
+        padded = F.pad(x, [WINDOW // 2] * 4, mode="reflect")
         size = [(n - 1) // self.stride + 1 for n in x.shape[-2:]]
-        return F.unfold(padded, self.window, stride=self.stride).view(*x.shape[:2], self.window**2, *size)
+        return F.unfold(padded, WINDOW, stride=self.stride).view(*x.shape[:2], WINDOW**2, *size)
 
     def _position(self, height: int, width: int, *, like: Tensor) -> Tensor:
         along_x = torch.linspace(-1.0, 1.0, width, dtype=like.dtype, device=like.device).expand(height, -1)

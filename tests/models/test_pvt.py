@@ -133,7 +133,7 @@ def test_classifier_can_be_replaced():
     assert net(torch.randn(1, 3, 32, 32)).shape == (1, 7)
     net.reset_classifier(0, "token")
     assert net(torch.randn(1, 3, 32, 32)).shape == (1, 64)
-    with pytest.raises(ValueError, match="built with global_pool='token'"):
+    with pytest.raises(ValueError, match="global_pool must be 'token', got 'avg'; build the network anew"):
         net.reset_classifier(7, "avg")
 
 

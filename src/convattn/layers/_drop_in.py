@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from convattn.layers._base import Geometry, StridedLayer
 from convattn.layers._checks import check_counts, check_division, check_input
 from convattn.layers.path_mix import no_weight_decay
 
@@ -53,20 +54,21 @@ def takes_maps(forward: Callable[[Layer, Tensor], Tensor]) -> Callable[[Layer, T
     return traced_as_one(checked)
 
 
-class DropIn(nn.Module):
+class DropIn(StridedLayer):
     """An operator in a convolution's place, from ``[B, C_in, H, W]``; its ``forward`` is one that :func:`takes_maps`.
 
     Args:
         in_channels: C_in, at least 1.
         out_channels: C, at least 1.
         num_heads: must divide C.
+        **geometry: stride, dilation, device and dtype.
 
     Raises:
-        ValueError: other channels.
+        ValueError: other channels, strides or dilations.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, num_heads: int = 1) -> None:
-        super().__init__()
+    def __init__(self, in_channels: int, out_channels: int, num_heads: int = 1, **geometry: Unpack[Geometry]) -> None:
+        super().__init__(**geometry)
         check_counts(in_channels=in_channels, out_channels=out_channels)
         check_division(out_channels, num_heads)
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Unpack
+
 from torch import Tensor, nn
 
+from convattn.layers._base import Geometry
 from convattn.layers._checks import is_hooked
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.acmix_forms import FORMS, FormChoice, Parts, ReparameterizedACmix, fold, fused_attention
@@ -67,43 +69,31 @@ class ACmix(DropIn, Folds):
         kernel_size: IntPair = 3,
         attention_kernel_size: IntPair = 7,
         num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         position: PositionKind | None = "linear",
         shift: ShiftKind = "learnable",
         mix: MixKind = "free",
         attention: nn.Module | None = None,
         convolution_bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels, num_heads)
+        super().__init__(in_channels, out_channels, num_heads, **geometry)
+        made = self._factory(geometry)
         query_channels = _query_channels(attention, out_channels, out_channels // num_heads)
         self.split = (query_channels, query_channels, out_channels)
-        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, device=device, dtype=dtype)
+        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, **made)
         self.attention = attention or LocalAttention(
-            out_channels,
-            kernel_size=attention_kernel_size,
-            num_heads=num_heads,
-            stride=stride,
-            dilation=dilation,
-            position=position,
-            device=device,
-            dtype=dtype,
+            out_channels, kernel_size=attention_kernel_size, num_heads=num_heads, position=position, **geometry
         )
         self.convolution = ShiftConvolution(
             out_channels,
             kernel_size=kernel_size,
             num_heads=num_heads,
-            stride=stride,
-            dilation=dilation,
             maps=sum(self.split) * num_heads // out_channels,
             bias=convolution_bias,
             shift=shift,
-            device=device,
-            dtype=dtype,
+            **geometry,
         )
-        self.mix = PathMix(mix, device=device, dtype=dtype)
+        self.mix = PathMix(mix, **made)
         self.reparameterized = None
 
     @takes_maps

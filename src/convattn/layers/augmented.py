@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convattn.layers._base import Geometry
 from convattn.layers._checks import check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops._dispatch import dense_attention
@@ -134,16 +135,14 @@ class AugmentedConv2d(DropIn):
         *,
         kernel_size: IntPair = 3,
         num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         key_ratio: float = 0.2,
         value_ratio: float = 0.1,
         position: GlobalPositionKind | None = "relative",
         feature_size: IntPair = 28,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, **geometry)
+        made = self._factory(geometry)
         if not 1 <= num_heads <= out_channels:
             raise ValueError(f"num_heads must lie between 1 and out_channels={out_channels}, got {num_heads}")
         for name, ratio in (("key_ratio", key_ratio), ("value_ratio", value_ratio)):
@@ -151,8 +150,8 @@ class AugmentedConv2d(DropIn):
                 raise ValueError(f"{name} must be above 0 and at most 1, got {ratio}")
         if position not in ("relative", None):
             raise ValueError(f"position must be 'relative' or None, got {position!r}")
-        self.num_heads, self.stride = num_heads, as_pair(stride, "stride")
-        kernel, taps = check_odd(kernel_size), as_pair(dilation, "dilation")
+        self.num_heads = num_heads
+        kernel, taps = check_odd(kernel_size), self.dilation
         head_dim = max(LEAST_KEY_CHANNELS, round(key_ratio * out_channels / num_heads))
         self.key_channels = num_heads * head_dim
         of_value = max(1, min(out_channels // num_heads, round(value_ratio * out_channels / num_heads)))
@@ -161,18 +160,16 @@ class AugmentedConv2d(DropIn):
         padding = (taps[0] * (kernel[0] // 2), taps[1] * (kernel[1] // 2))
         self.convolution: nn.Conv2d | None = None
         if rest:
-            self.convolution = nn.Conv2d(
-                in_channels, rest, kernel, self.stride, padding, taps, bias=False, device=device, dtype=dtype
-            )
+            self.convolution = nn.Conv2d(in_channels, rest, kernel, self.stride, padding, taps, bias=False, **made)
         projected = 2 * self.key_channels + self.value_channels
-        self.projection = nn.Conv2d(in_channels, projected, 1, bias=False, device=device, dtype=dtype)
-        self.out = nn.Conv2d(self.value_channels, self.value_channels, 1, bias=False, device=device, dtype=dtype)
+        self.projection = nn.Conv2d(in_channels, projected, 1, bias=False, **made)
+        self.out = nn.Conv2d(self.value_channels, self.value_channels, 1, bias=False, **made)
         self.rows: nn.Parameter | None = None
         self.columns: nn.Parameter | None = None
         if position is not None:
             height, width = as_pair(feature_size, "feature_size")
-            self.rows = nn.Parameter(torch.empty(2 * height - 1, head_dim, device=device, dtype=dtype))
-            self.columns = nn.Parameter(torch.empty(2 * width - 1, head_dim, device=device, dtype=dtype))
+            self.rows = nn.Parameter(torch.empty(2 * height - 1, head_dim, **made))
+            self.columns = nn.Parameter(torch.empty(2 * width - 1, head_dim, **made))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, Unpack, get_args
 
-import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Geometry, Layer
 from convattn.layers._checks import check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import scale_values
@@ -14,12 +14,12 @@ from convattn.layers.tokens import as_map, as_tokens
 from convattn.ops import Neighborhood
 from convattn.ops._dispatch import dense_attention
 from convattn.ops._layout import memory_format_of
-from convattn.ops.neighborhood import IntPair, as_pair
+from convattn.ops.neighborhood import IntPair
 
 AttentionOutput: TypeAlias = Literal["heads", "projected"]
 
 
-class GlobalAttention(nn.Module):
+class GlobalAttention(Layer):
     r"""An attention path from q, k and v maps, every pixel looking at all of them (ACmix eq. 20).
 
     .. math:: F_{att}(i) = \mathrm{softmax}_j\!\left(q_i \cdot k_j / \sqrt{d}\right) v_j
@@ -55,8 +55,7 @@ class GlobalAttention(nn.Module):
         stride: IntPair = 1,
         query_channels: int | None = None,
         output: AttentionOutput = "heads",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
         super().__init__()
         self.channels, self.num_heads = channels, num_heads
@@ -67,7 +66,7 @@ class GlobalAttention(nn.Module):
         if output not in get_args(AttentionOutput):
             raise ValueError(f"output must be one of {get_args(AttentionOutput)}, got {output!r}")
         self.queries = Neighborhood.window(1, stride=stride)
-        self.proj = nn.Linear(channels, channels, device=device, dtype=dtype) if output == "projected" else None
+        self.proj = nn.Linear(channels, channels, **self._factory(made)) if output == "projected" else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q ``[B, C_qk, H, W]``, k ``[B, C_qk, h, w]``, v ``[B, C, h, w]`` -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
@@ -119,20 +118,11 @@ class GlobalAttention2d(DropIn):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_channels: int, out_channels: int, *, num_heads: int = 4, **geometry: Unpack[Geometry]
     ) -> None:
-        super().__init__(in_channels, out_channels, num_heads)
-        as_pair(dilation, "dilation")
-        self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, bias=False, device=device, dtype=dtype)
-        self.attention = GlobalAttention(out_channels, num_heads=num_heads, stride=stride)
+        super().__init__(in_channels, out_channels, num_heads, **geometry)
+        self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, bias=False, **self._factory(geometry))
+        self.attention = GlobalAttention(out_channels, num_heads=num_heads, stride=self.stride)
 
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from math import gcd
+from typing import Unpack
 
-import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Geometry
 from convattn.layers._checks import check_counts, check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers._pooling import average_pool
@@ -54,28 +55,26 @@ class Involution2d(DropIn):
         out_channels: int,
         *,
         kernel_size: IntPair = 7,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         channels_per_group: int = 16,
         reduction: int = 4,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, **geometry)
+        made = self._factory(geometry)
         check_counts(channels_per_group=channels_per_group, reduction=reduction)
         self.groups = out_channels // gcd(out_channels, channels_per_group)
         kernel = check_odd(kernel_size)
-        self.neighborhood = Neighborhood.window(kernel, dilation=dilation, stride=stride, border="zeros")
+        self.neighborhood = Neighborhood.window(kernel, dilation=self.dilation, stride=self.stride, border="zeros")
         self.projection: nn.Conv2d | None = None
         if in_channels != out_channels:
-            self.projection = nn.Conv2d(in_channels, out_channels, 1, bias=False, device=device, dtype=dtype)
+            self.projection = nn.Conv2d(in_channels, out_channels, 1, bias=False, **made)
         hidden = max(1, in_channels // reduction)
         self.reduce = nn.Sequential(
-            nn.Conv2d(in_channels, hidden, 1, bias=False, device=device, dtype=dtype),
-            nn.BatchNorm2d(hidden, device=device, dtype=dtype),
+            nn.Conv2d(in_channels, hidden, 1, bias=False, **made),
+            nn.BatchNorm2d(hidden, **made),
             nn.ReLU(),
         )
-        self.span = nn.Conv2d(hidden, self.groups * len(self.neighborhood), 1, device=device, dtype=dtype)
+        self.span = nn.Conv2d(hidden, self.groups * len(self.neighborhood), 1, **made)
 
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Geometry, Layer, StridedLayer
 from convattn.layers._checks import check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import batch_norm_line, scale_values
@@ -18,7 +19,7 @@ from convattn.ops.neighborhood import IntPair, as_pair
 PositionKind: TypeAlias = Literal["linear", "table"]
 
 
-class LinearPosition(nn.Module):
+class LinearPosition(Layer):
     r"""A position term linear in the pixel coordinates: :math:`q_i \cdot (p_i - p_j)`, :math:`p = W\,(x, y)`.
 
     Coordinates run from -1 to 1 over the map, as in the authors' code, so what one pixel of distance means depends on
@@ -36,11 +37,9 @@ class LinearPosition(nn.Module):
         torch.Size([4, 5, 7])
     """
 
-    def __init__(
-        self, head_dim: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, head_dim: int, **made: Unpack[Factory]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(head_dim, 2, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(head_dim, 2, **self._factory(made)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -53,7 +52,7 @@ class LinearPosition(nn.Module):
         return linear_position(weight.to(accumulation_dtype(weight.dtype)), height, width)
 
 
-class TablePosition(nn.Module):
+class TablePosition(Layer):
     """A learned vector for every offset, of a row part and a column part (stand-alone self-attention, section 3.1).
 
     Args:
@@ -68,21 +67,12 @@ class TablePosition(nn.Module):
         torch.Size([4, 49, 16])
     """
 
-    def __init__(
-        self,
-        kernel_size: tuple[int, int],
-        *,
-        head_dim: int,
-        num_heads: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, kernel_size: tuple[int, int], *, head_dim: int, num_heads: int, **made: Unpack[Factory]) -> None:
         super().__init__()
         rows, columns = kernel_size
-        self.row = nn.Parameter(torch.empty(num_heads, rows, head_dim // 2, device=device, dtype=dtype))
-        self.column = nn.Parameter(
-            torch.empty(num_heads, columns, head_dim - head_dim // 2, device=device, dtype=dtype)
-        )
+        made = self._factory(made)
+        self.row = nn.Parameter(torch.empty(num_heads, rows, head_dim // 2, **made))
+        self.column = nn.Parameter(torch.empty(num_heads, columns, head_dim - head_dim // 2, **made))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -98,7 +88,7 @@ class TablePosition(nn.Module):
         return torch.cat([row, column], -1).flatten(1, 2)
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(StridedLayer):
     r"""Attention of every ``stride``-th pixel over the window around it (ACmix eq. 9-12; SASA).
 
     See :func:`convattn.ops.attend`. The border is reflected.
@@ -131,23 +121,21 @@ class LocalAttention(nn.Module):
         *,
         kernel_size: IntPair = 7,
         num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         position: PositionKind | None = "linear",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__()
+        super().__init__(**geometry)
+        made = self._factory(geometry)
         check_division(channels, num_heads)
         self.num_heads = num_heads
-        self.neighborhood = Neighborhood.window(kernel_size, dilation=dilation, stride=stride)
+        self.neighborhood = Neighborhood.window(kernel_size, dilation=self.dilation, stride=self.stride)
         head_dim = channels // num_heads
         self.position: LinearPosition | TablePosition | None
         if position == "linear":
-            self.position = LinearPosition(head_dim, device=device, dtype=dtype)
+            self.position = LinearPosition(head_dim, **made)
         elif position == "table":
             window = as_pair(kernel_size, "attention_kernel_size")
-            self.position = TablePosition(window, head_dim=head_dim, num_heads=num_heads, device=device, dtype=dtype)
+            self.position = TablePosition(window, head_dim=head_dim, num_heads=num_heads, **made)
         elif position is None:
             self.position = None
         else:
@@ -207,23 +195,13 @@ class LocalAttention2d(DropIn):
         *,
         kernel_size: IntPair = 7,
         num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         position: PositionKind | None = "table",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels, num_heads)
-        self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, device=device, dtype=dtype)
+        super().__init__(in_channels, out_channels, num_heads, **geometry)
+        self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, **self._factory(geometry))
         self.attention = LocalAttention(
-            out_channels,
-            kernel_size=kernel_size,
-            num_heads=num_heads,
-            stride=stride,
-            dilation=dilation,
-            position=position,
-            device=device,
-            dtype=dtype,
+            out_channels, kernel_size=kernel_size, num_heads=num_heads, position=position, **geometry
         )
 
     @takes_maps

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Geometry, Layer
 from convattn.layers._checks import check_counts, check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops import Neighborhood, aggregate, correlate
@@ -19,7 +20,7 @@ Composability: TypeAlias = Literal["squared_difference", "absolute_difference", 
 PRIOR_WIDTH = 32
 
 
-class GeometricPrior(nn.Module):
+class GeometricPrior(Layer):
     """A number for every offset of a window and every group: two layers with a ReLU between, read off the position.
 
     Positions are rows and columns from the centre in units of the window's reach, so from -1 to 1, whatever the
@@ -36,18 +37,12 @@ class GeometricPrior(nn.Module):
         torch.Size([4, 49])
     """
 
-    def __init__(
-        self,
-        kernel_size: tuple[int, int],
-        groups: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, kernel_size: tuple[int, int], groups: int, **made: Unpack[Factory]) -> None:
         super().__init__()
+        made = self._factory(made)
         self.kernel_size = kernel_size
-        self.hidden = nn.Linear(2, PRIOR_WIDTH, device=device, dtype=dtype)
-        self.out = nn.Linear(PRIOR_WIDTH, groups, device=device, dtype=dtype)
+        self.hidden = nn.Linear(2, PRIOR_WIDTH, **made)
+        self.out = nn.Linear(PRIOR_WIDTH, groups, **made)
 
     def forward(self) -> Tensor:
         """The numbers ``[groups, K]``, offsets row by row."""
@@ -101,24 +96,22 @@ class LocalRelation2d(DropIn):
         out_channels: int,
         *,
         kernel_size: IntPair = 7,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         channels_per_group: int = 8,
         composability: Composability = "squared_difference",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, **geometry)
+        made = self._factory(geometry)
         check_counts(channels_per_group=channels_per_group)
         if composability not in get_args(Composability):
             raise ValueError(f"composability must be one of {get_args(Composability)}, got {composability!r}")
         self.composability = composability
         self.groups = in_channels // gcd(in_channels, channels_per_group)
         kernel = check_odd(kernel_size)
-        self.neighborhood = Neighborhood.window(kernel, dilation=dilation, stride=stride)
-        self.projection = nn.Conv2d(in_channels, 2 * self.groups, 1, device=device, dtype=dtype)
-        self.prior = GeometricPrior(kernel, self.groups, device=device, dtype=dtype)
-        self.transform = nn.Conv2d(in_channels, out_channels, 1, bias=False, device=device, dtype=dtype)
+        self.neighborhood = Neighborhood.window(kernel, dilation=self.dilation, stride=self.stride)
+        self.projection = nn.Conv2d(in_channels, 2 * self.groups, 1, **made)
+        self.prior = GeometricPrior(kernel, self.groups, **made)
+        self.transform = nn.Conv2d(in_channels, out_channels, 1, bias=False, **made)
 
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:

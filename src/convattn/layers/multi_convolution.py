@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Unpack
 
-import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Geometry
 from convattn.layers._checks import check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import Folds
 from convattn.layers.static_convolution import STATIC_FORMS, StaticBranch, StaticFormChoice, fold_static, static_branch
 from convattn.layers.xvolution_forms import ReparameterizedXVolution
-from convattn.ops.neighborhood import IntPair, as_pair
+from convattn.ops.neighborhood import IntPair
 
 DILATED_KERNEL, DILATED_STEP = 5, 2
-
-
-class Factory(TypedDict):
-    """Device and dtype of the parameters."""
-
-    device: torch.device | str | None
-    dtype: torch.dtype | None
 
 
 class MultiConvolution(DropIn, Folds):
@@ -56,19 +49,10 @@ class MultiConvolution(DropIn, Folds):
     _parts: tuple[str, ...] = ("convolution", "convolution_norm", "dilated", "dilated_norm")
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair = 3,
-        *,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_channels: int, out_channels: int, kernel_size: IntPair = 3, **geometry: Unpack[Geometry]
     ) -> None:
-        super().__init__(in_channels, out_channels)
-        made: Factory = {"device": device, "dtype": dtype}
-        self.stride, (step_h, step_w) = as_pair(stride, "stride"), as_pair(dilation, "dilation")
+        super().__init__(in_channels, out_channels, **geometry)
+        made, (step_h, step_w) = self._factory(geometry), self.dilation
 
         def convolution(kernel: tuple[int, int], step: tuple[int, int]) -> nn.Conv2d:
             padding = (step[0] * (kernel[0] // 2), step[1] * (kernel[1] // 2))

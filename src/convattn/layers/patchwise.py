@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Layer
 from convattn.layers._checks import check_counts, check_odd, is_hooked
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import Folds
@@ -18,7 +20,7 @@ from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import Border, IntPair
 
 
-class PatchwiseAttention(Folds):
+class PatchwiseAttention(Layer, Folds):
     r"""Weights for a window from its centre's query and all of its keys together, and a sum of the values by them.
 
     .. math:: F_{c,i} = \sum_j \gamma\big([q_i,\, [k_a]_{a \in \mathcal{N}(i)}]\big)_{c \bmod C/s,\; j}\; v_{c,j}
@@ -63,10 +65,10 @@ class PatchwiseAttention(Folds):
         kernel_size: IntPair = 7,
         share: int | None = None,
         border: Border = "reflect",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
         super().__init__()
+        made = self._factory(made)
         self.channels = channels
         self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
         check_counts(channels=channels, query_channels=self.query_channels)
@@ -78,12 +80,12 @@ class PatchwiseAttention(Folds):
         taps, heads = len(self.neighborhood), channels // self.share
         features = self.query_channels * (taps + 1)
         self.weights = nn.Sequential(
-            nn.BatchNorm2d(features, device=device, dtype=dtype),
+            nn.BatchNorm2d(features, **made),
             nn.ReLU(inplace=True),
-            nn.Conv2d(features, heads, 1, bias=False, device=device, dtype=dtype),
-            nn.BatchNorm2d(heads, device=device, dtype=dtype),
+            nn.Conv2d(features, heads, 1, bias=False, **made),
+            nn.BatchNorm2d(heads, **made),
             nn.ReLU(inplace=True),
-            nn.Conv2d(heads, heads * taps, 1, device=device, dtype=dtype),
+            nn.Conv2d(heads, heads * taps, 1, **made),
         )
         self.reparameterized = None
 
@@ -257,8 +259,7 @@ class PatchwiseAttention2d(DropIn):
         kernel_size: IntPair = 7,
         share: int | None = None,
         border: Border = "reflect",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
         super().__init__(in_channels, out_channels)
         self.attention = PatchwiseAttention(
@@ -267,11 +268,10 @@ class PatchwiseAttention2d(DropIn):
             kernel_size=kernel_size,
             share=share,
             border=border,
-            device=device,
-            dtype=dtype,
+            **made,
         )
         self.split = (self.attention.query_channels, self.attention.query_channels, out_channels)
-        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, device=device, dtype=dtype)
+        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, **made)
 
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Layer
+
 MixKind: TypeAlias = Literal["free", "alpha", "convex", "sum"]
 
 
-class PathMix(nn.Module):
+class PathMix(Layer):
     r"""The weighted sum of the two paths, :math:`\alpha F_{att} + \beta F_{conv}` (ACmix eq. 13, table 6).
 
     Args:
@@ -28,19 +30,18 @@ class PathMix(nn.Module):
         tensor([0.5000], grad_fn=<AddBackward0>)
     """
 
-    def __init__(
-        self, kind: MixKind = "free", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, kind: MixKind = "free", **made: Unpack[Factory]) -> None:
         super().__init__()
+        made = self._factory(made)
         if kind not in get_args(MixKind):
             raise ValueError(f"mix must be one of {', '.join(map(repr, get_args(MixKind)))}, got {kind!r}")
         self.kind = kind
         self.alpha: nn.Parameter | None = None
         self.beta: nn.Parameter | None = None
         if kind != "sum":
-            self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+            self.alpha = nn.Parameter(torch.empty(1, **made))
         if kind == "free":
-            self.beta = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+            self.beta = nn.Parameter(torch.empty(1, **made))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

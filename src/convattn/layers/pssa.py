@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Geometry
 from convattn.layers._checks import check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import Folds, batch_norm_line, check_folds, exact, is_pointwise, parameter_like, scaled
 from convattn.layers.pssa_forms import FoldedProjection, fold_projection
 from convattn.ops import Neighborhood, pixel_shift_attention
-from convattn.ops.neighborhood import IntPair, as_pair
 
 HeadCount: TypeAlias = int | Literal["channels"]
 Reading: TypeAlias = Literal["value", "product"]
@@ -77,27 +77,25 @@ class PSSA(DropIn, Folds):
         reading: Reading = "value",
         lengths: Sequence[int] = (1, 3, 5),
         offsets: Sequence[tuple[int, int]] | None = None,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         position: ShiftPosition | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, **geometry)
+        made = self._factory(geometry)
         self.num_heads = head_count(num_heads, out_channels)
         if reading not in get_args(Reading):
             raise ValueError(f"reading must be one of {get_args(Reading)}, got {reading!r}")
         if position not in ("bias", None):
             raise ValueError(f"position must be 'bias' or None, got {position!r}")
         self.reading = reading
-        self.neighborhood = _neighborhood(lengths, offsets, stride, dilation)
+        self.neighborhood = _neighborhood(lengths, offsets, self.stride, self.dilation)
         maps = 3 if reading == "value" else 2
-        self.projection = nn.Conv2d(in_channels, maps * out_channels, 1, bias=False, device=device, dtype=dtype)
+        self.projection = nn.Conv2d(in_channels, maps * out_channels, 1, bias=False, **made)
         taps = len(self.neighborhood)
-        self.weight = nn.Parameter(torch.empty(taps, out_channels, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(taps, out_channels, **made))
         self.position: nn.Parameter | None = None
         if position is not None:
-            self.position = nn.Parameter(torch.empty(self.num_heads, taps, device=device, dtype=dtype))
+            self.position = nn.Parameter(torch.empty(self.num_heads, taps, **made))
         self.bias: nn.Parameter | None = None
         self.reparameterized = None
         self.reset_parameters()
@@ -212,8 +210,11 @@ def head_count(num_heads: HeadCount, channels: int) -> int:
 
 
 def _neighborhood(
-    lengths: Sequence[int], offsets: Sequence[tuple[int, int]] | None, stride: IntPair, dilation: IntPair
+    lengths: Sequence[int],
+    offsets: Sequence[tuple[int, int]] | None,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
 ) -> Neighborhood:
-    step_h, step_w = as_pair(dilation, "dilation")
+    step_h, step_w = dilation
     steps = Neighborhood.directions(lengths).offsets if offsets is None else offsets
-    return Neighborhood(tuple((dy * step_h, dx * step_w) for dy, dx in steps), as_pair(stride, "stride"), "zeros")
+    return Neighborhood(tuple((dy * step_h, dx * step_w) for dy, dx in steps), stride, "zeros")

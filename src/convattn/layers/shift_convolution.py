@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convattn.layers._base import Geometry, StridedLayer
 from convattn.layers._checks import check_division, check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import scaled
 from convattn.ops import one_hot_kernel, shift_aggregate
-from convattn.ops.neighborhood import IntPair, as_pair
+from convattn.ops.neighborhood import IntPair
 
 ShiftKind: TypeAlias = Literal["learnable", "random", "fixed", "tensor"]
 SHIFTS: tuple[ShiftKind, ...] = ("learnable", "random", "fixed", "tensor")
 
 
-class ShiftConvolution(nn.Module):
+class ShiftConvolution(StridedLayer):
     r"""The convolution path: a fully connected layer over the heads, then shift and sum (ACmix fig. 2c and 3).
 
     The 3N maps of a head channel become k² maps by one matrix that all head channels share, and each of these moves
@@ -58,30 +59,27 @@ class ShiftConvolution(nn.Module):
         *,
         kernel_size: IntPair = 3,
         num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         maps: int | None = None,
         bias: bool = False,
         shift: ShiftKind = "learnable",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__()
+        super().__init__(**geometry)
+        made = self._factory(geometry)
         check_division(channels, num_heads)
         if maps is not None and maps < 1:
             raise ValueError(f"maps must be at least 1, got {maps}; None means 3 for every head")
         if shift not in SHIFTS:
             raise ValueError(f"shift must be one of {', '.join(map(repr, SHIFTS))}, got {shift!r}")
         self.kernel_size = check_odd(kernel_size)
-        self.stride, self.dilation = as_pair(stride, "stride"), as_pair(dilation, "dilation")
         self.num_heads, self.head_dim, self.shift = num_heads, channels // num_heads, shift
         self.maps = 3 * num_heads if maps is None else maps
         taps = self.kernel_size[0] * self.kernel_size[1]
-        self.fc = nn.Parameter(torch.empty(taps, self.maps, device=device, dtype=dtype))
-        self.fc_bias = nn.Parameter(torch.empty(taps, device=device, dtype=dtype)) if bias else None
+        self.fc = nn.Parameter(torch.empty(taps, self.maps, **made))
+        self.fc_bias = nn.Parameter(torch.empty(taps, **made)) if bias else None
         self.kernel: nn.Parameter | None = None
         if shift in ("learnable", "random"):
-            self.kernel = nn.Parameter(torch.empty(channels, taps, *self.kernel_size, device=device, dtype=dtype))
+            self.kernel = nn.Parameter(torch.empty(channels, taps, *self.kernel_size, **made))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -205,20 +203,16 @@ class ShiftConv2d(DropIn):
         out_channels: int,
         kernel_size: IntPair = 3,
         *,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         form: Literal["tensor", "depthwise", "grouped"] = "tensor",
         bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, **geometry)
+        made = self._factory(geometry)
         self.kernel_size = check_odd(kernel_size)
-        self.stride, self.dilation, self.form = as_pair(stride, "stride"), as_pair(dilation, "dilation"), form
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels, *self.kernel_size, device=device, dtype=dtype)
-        )
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.form = form
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size, **made))
+        self.bias = nn.Parameter(torch.empty(out_channels, **made)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

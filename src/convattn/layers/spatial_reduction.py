@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Layer
 from convattn.layers._checks import check_counts
 from convattn.layers._drop_in import traced_as_one
 from convattn.layers.folding import Folds
@@ -27,7 +28,7 @@ from convattn.ops._dispatch import is_exporting
 from convattn.ops.neighborhood import IntPair
 
 
-class SpatialReductionProjection(nn.Module):
+class SpatialReductionProjection(Layer):
     """q from every token, k and v from the map reduced by a strided convolution and a layer norm (PVT).
 
     A map that the ratio does not divide is filled up with zeros at the right and at the bottom.
@@ -50,24 +51,19 @@ class SpatialReductionProjection(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        sr_ratio: int = 1,
-        num_prefix_tokens: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, channels: int, *, sr_ratio: int = 1, num_prefix_tokens: int = 0, **made: Unpack[Factory]
     ) -> None:
         super().__init__()
+        made = self._factory(made)
         check_counts(channels=channels, sr_ratio=sr_ratio)
         self.sr_ratio, self.num_prefix_tokens = sr_ratio, num_prefix_tokens
-        self.q = nn.Linear(channels, channels, device=device, dtype=dtype)
-        self.kv = nn.Linear(channels, 2 * channels, device=device, dtype=dtype)
+        self.q = nn.Linear(channels, channels, **made)
+        self.kv = nn.Linear(channels, 2 * channels, **made)
         self.sr: nn.Conv2d | None = None
         self.norm: nn.LayerNorm | None = None
         if sr_ratio > 1:
-            self.sr = nn.Conv2d(channels, channels, sr_ratio, sr_ratio, device=device, dtype=dtype)
-            self.norm = nn.LayerNorm(channels, device=device, dtype=dtype)
+            self.sr = nn.Conv2d(channels, channels, sr_ratio, sr_ratio, **made)
+            self.norm = nn.LayerNorm(channels, **made)
 
     @traced_as_one
     def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +94,7 @@ class SpatialReductionProjection(nn.Module):
         return f"sr_ratio={self.sr_ratio}, num_prefix_tokens={self.num_prefix_tokens}"
 
 
-class SpatialReductionAttention(nn.Module):
+class SpatialReductionAttention(Layer):
     """Global attention with few keys, the attention of PVT: ``projection``, then ``attention``.
 
     Source: Wang et al., *Pyramid Vision Transformer*, ICCV 2021, section 3.3.
@@ -127,16 +123,13 @@ class SpatialReductionAttention(nn.Module):
         num_heads: int,
         sr_ratio: int = 1,
         num_prefix_tokens: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
         super().__init__()
         self.projection = SpatialReductionProjection(
-            channels, sr_ratio=sr_ratio, num_prefix_tokens=num_prefix_tokens, device=device, dtype=dtype
+            channels, sr_ratio=sr_ratio, num_prefix_tokens=num_prefix_tokens, **made
         )
-        self.attention: nn.Module = GlobalAttention(
-            channels, num_heads=num_heads, output="projected", device=device, dtype=dtype
-        )
+        self.attention: nn.Module = GlobalAttention(channels, num_heads=num_heads, output="projected", **made)
 
     @traced_as_one
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -189,21 +182,13 @@ class SpatialReductionACmix(SpatialReductionAttention, Folds):
         kernel_size: IntPair = 3,
         shift: ShiftKind = "learnable",
         mix: MixKind = "free",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
-        super().__init__(
-            channels,
-            num_heads=num_heads,
-            sr_ratio=sr_ratio,
-            num_prefix_tokens=num_prefix_tokens,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(channels, num_heads=num_heads, sr_ratio=sr_ratio, num_prefix_tokens=num_prefix_tokens, **made)
         self.convolution: nn.Module = ShiftConvolution(
-            channels, kernel_size=kernel_size, num_heads=num_heads, shift=shift, device=device, dtype=dtype
+            channels, kernel_size=kernel_size, num_heads=num_heads, shift=shift, **made
         )
-        self.mix = PathMix(mix, device=device, dtype=dtype)
+        self.mix = PathMix(mix, **made)
         self.reparameterized = None
 
     @traced_as_one

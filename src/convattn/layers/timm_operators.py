@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from timm.layers.halo_attn import HaloAttn
 from timm.layers.lambda_layer import LambdaLayer
 from torch import Tensor
 
+from convattn.layers._base import Geometry, Layer
 from convattn.layers._checks import check_counts, check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers._pooling import average_pool
@@ -20,7 +21,7 @@ from convattn.ops.neighborhood import IntPair, as_pair
 TimmOperatorKind: TypeAlias = Literal["halo", "lambda"]
 
 
-class BottleneckAttention2d(BottleneckAttn):
+class BottleneckAttention2d(Layer, BottleneckAttn):
     r"""The self-attention of Bottleneck Transformers: global, many heads, relative positions.
 
     .. math:: o_i = \sum_j w_{ij} v_j, \quad
@@ -59,15 +60,12 @@ class BottleneckAttention2d(BottleneckAttn):
         out_channels: int,
         *,
         num_heads: int = 4,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         feature_size: IntPair = 14,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
         check_counts(in_channels=in_channels, out_channels=out_channels)
         check_division(out_channels, num_heads)
-        as_pair(dilation, "dilation")
+        as_pair(geometry.get("dilation", 1), "dilation")
         super().__init__(
             in_channels,
             out_channels,
@@ -76,8 +74,9 @@ class BottleneckAttention2d(BottleneckAttn):
             dim_head=out_channels // num_heads,
             scale_pos_embed=True,
         )
-        self.to(device=device, dtype=dtype)  # not every timm >= 1.0.21 takes them
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, as_pair(stride, "stride")
+        self.to(**self._factory(geometry))  # not every timm >= 1.0.21 takes them
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stride = as_pair(geometry.get("stride", 1), "stride")
 
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:
@@ -130,16 +129,15 @@ class TimmOperator2d(DropIn):
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        default_heads = 4 if kind == "lambda" else 8
-        super().__init__(in_channels, out_channels, options.get("num_heads", default_heads))
+        heads = options.get("num_heads", 4 if kind == "lambda" else 8)
+        super().__init__(in_channels, out_channels, heads, stride=stride, dilation=dilation)
         if kind not in get_args(TimmOperatorKind):
             raise ValueError(f"kind must be one of {get_args(TimmOperatorKind)}, got {kind!r}")
-        if as_pair(dilation, "dilation") != (1, 1):
+        if self.dilation != (1, 1):
             raise ValueError(f"timm's {kind} operator has no dilation, got {dilation}; leave output_stride at 32")
         if kind == "lambda" and in_channels != out_channels:
             raise ValueError(f"timm's lambda layer keeps the channels, got {in_channels} to {out_channels}")
         layer = HaloAttn if kind == "halo" else LambdaLayer
-        self.stride = as_pair(stride, "stride")
         self.operator = layer(in_channels, out_channels, **options).to(device=device, dtype=dtype)
 
     @takes_maps

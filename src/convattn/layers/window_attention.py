@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Layer
 from convattn.layers._checks import check_counts, check_division
 from convattn.layers._drop_in import takes_maps
 from convattn.ops._dispatch import dense_attention
 from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Layer):
     r"""Multi-head attention inside the windows of a grid, with a learned bias for every relative position.
 
     .. math:: F(i) = \sum_{j \in w(i)} \mathrm{softmax}_j\left(\frac{q_i \cdot k_j}{\sqrt{d}} + b_{i-j}\right) v_j
@@ -59,10 +60,10 @@ class WindowAttention(nn.Module):
         num_heads: int = 4,
         shift: IntPair = 0,
         output_projection: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
         super().__init__()
+        made = self._factory(made)
         check_division(channels, num_heads)
         self.channels, self.num_heads = channels, num_heads
         self.window_size = as_pair(window_size, "window_size")
@@ -70,8 +71,8 @@ class WindowAttention(nn.Module):
         if any(not 0 <= moved < window for moved, window in zip(self.shift, self.window_size, strict=True)):
             raise ValueError(f"shift must be at least 0 and less than window_size={self.window_size}, got {self.shift}")
         offsets = (2 * self.window_size[0] - 1) * (2 * self.window_size[1] - 1)
-        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads, device=device, dtype=dtype))
-        self.proj = nn.Linear(channels, channels, device=device, dtype=dtype) if output_projection else None
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads, **made))
+        self.proj = nn.Linear(channels, channels, **made) if output_projection else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -181,21 +182,14 @@ class WindowAttention2d(WindowAttention):
         window_size: IntPair = 7,
         num_heads: int = 4,
         shift: IntPair = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **made: Unpack[Factory],
     ) -> None:
         check_counts(channels=channels)
         super().__init__(
-            channels,
-            window_size=window_size,
-            num_heads=num_heads,
-            shift=shift,
-            output_projection=True,
-            device=device,
-            dtype=dtype,
+            channels, window_size=window_size, num_heads=num_heads, shift=shift, output_projection=True, **made
         )
         self.in_channels = channels
-        self.qkv = nn.Linear(channels, 3 * channels, device=device, dtype=dtype)
+        self.qkv = nn.Linear(channels, 3 * channels, **made)
         _start_linear(self.qkv)
 
     @takes_maps

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, TypedDict, get_args
+from typing import Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._base import Factory, Geometry
 from convattn.layers._checks import check_input, is_hooked
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
 from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
-from convattn.layers.multi_convolution import Factory, MultiConvolution
+from convattn.layers.multi_convolution import MultiConvolution
 from convattn.layers.pssa import PSSA, HeadCount, Reading, ShiftPosition, head_count
 from convattn.layers.static_convolution import StaticBranch, StaticFormChoice, fold_static, line
 from convattn.layers.xvolution_forms import ReparameterizedXVolution, fold_gain, fold_inside
@@ -22,13 +23,6 @@ from convattn.ops._layout import memory_format_of
 from convattn.ops.neighborhood import IntPair, as_pair
 
 AttentionKind: TypeAlias = Literal["pssa", "global", "involution"]
-
-
-class Geometry(Factory):
-    """What every attention that replaces a convolution is told."""
-
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
 
 
 class AttentionOptions(TypedDict):
@@ -90,20 +84,15 @@ class XVolution(MultiConvolution):
         out_channels: int,
         kernel_size: IntPair = 3,
         *,
-        stride: IntPair = 1,
-        dilation: IntPair = 1,
         attention: AttentionKind | nn.Module | Callable[..., nn.Module] = "pssa",
         num_heads: HeadCount | None = None,
         reading: Reading = "value",
         position: ShiftPosition | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, device=device, dtype=dtype
-        )
-        made: Factory = {"device": device, "dtype": dtype}
-        geometry: Geometry = {"stride": self.stride, "dilation": as_pair(dilation, "dilation"), **made}
+        super().__init__(in_channels, out_channels, kernel_size, **geometry)
+        made = self._factory(geometry)
+        geometry = {"stride": self.stride, "dilation": self.dilation, **made}
         options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
         self.attention = _make_attention(attention, (in_channels, out_channels), options, geometry)
         self.attention_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
@@ -147,14 +136,14 @@ class XVolution(MultiConvolution):
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"XVolution.around takes an nn.Conv2d, got {type(conv).__name__}")
         like: Factory = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        layer = cls.__new__(cls)
-        DropIn.__init__(layer, conv.in_channels, conv.out_channels)
-        layer.stride = as_pair(conv.stride, "stride")
+        stride, dilation = as_pair(conv.stride, "stride"), as_pair(conv.dilation, "dilation")
+        geometry: Geometry = {"stride": stride, "dilation": dilation, **like}
+        layer, channels = cls.__new__(cls), (conv.in_channels, conv.out_channels)
+        DropIn.__init__(layer, *channels, **geometry)
         layer.convolution, layer.convolution_norm = conv, nn.Identity()
         layer.dilated = layer.dilated_norm = layer.reparameterized = None
-        geometry: Geometry = {"stride": layer.stride, "dilation": as_pair(conv.dilation, "dilation"), **like}
         options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
-        layer.attention = _make_attention(attention, (conv.in_channels, conv.out_channels), options, geometry)
+        layer.attention = _make_attention(attention, channels, options, geometry)
         layer.attention_norm = nn.BatchNorm2d(conv.out_channels, **like)
         nn.init.zeros_(layer.attention_norm.weight)
         layer.origin = _origin(conv)

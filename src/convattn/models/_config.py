@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from timm.models import register_model
+from torch import nn
 
 
 def imagenet_cfg(first_conv: str, classifier: str, *, crop_pct: float = 0.875) -> dict[str, Any]:
@@ -26,3 +30,20 @@ def imagenet_cfg(first_conv: str, classifier: str, *, crop_pct: float = 0.875) -
         "classifier": classifier,
         "license": "apache-2.0",
     }
+
+
+def registered(build: Callable[[str, bool, dict[str, Any]], nn.Module], name: str, what: str) -> Callable[..., Any]:
+    """Register a network with timm; returns the function that makes it, as every model of timm has one.
+
+    Args:
+        build: makes the network, from its name, ``pretrained`` and the other options.
+        name: in timm's registry. ``build``'s module has it in its ``default_cfgs``.
+        what: the function's docstring.
+    """
+
+    def make(pretrained: bool = False, **options: Any) -> nn.Module:
+        return build(name, pretrained, options)
+
+    make.__name__ = make.__qualname__ = name
+    make.__module__, make.__doc__ = build.__module__, what
+    return register_model(make)

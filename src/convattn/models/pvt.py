@@ -6,21 +6,20 @@ timm has PVT v2 alone, so the first version is registered as ``pvt_v1_tiny/small
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
 from convattn.layers._checks import check_rates
-from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
-from convattn.models._config import imagenet_cfg
+from convattn.models._config import imagenet_cfg, registered
+from convattn.models._stages import StagedClassifier
 from convattn.models.pvt_blocks import Block, PatchEmbed, Stage
 
 Stem: TypeAlias = Literal["imagenet", "small"]
@@ -42,7 +41,7 @@ class AttentionFactory(Protocol):
         """A module from ``[B, p + H W, C]`` and ``(H, W)`` to ``[B, p + H W, C]``."""
 
 
-class PVT(nn.Module):
+class PVT(StagedClassifier):
     """Pyramid Vision Transformer, first version, with the attention of its blocks open.
 
     Source: Wang et al., *Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without
@@ -78,6 +77,8 @@ class PVT(nn.Module):
         torch.Size([1, 10])
     """
 
+    classifier = "head"
+
     def __init__(
         self,
         *,
@@ -100,14 +101,14 @@ class PVT(nn.Module):
         per_stage = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
         _check(stem, global_pool, {**per_stage, "sr_ratios": sr_ratios})
         check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
+        self.in_chans, self.global_pool = in_chans, global_pool
         self.num_features = self.head_hidden_size = embed_dims[-1]
         patch_sizes = (4 if stem == "imagenet" else 2, 2, 2, 2)
         size = img_size or (224 if stem == "imagenet" else 32)
         grid = (size, size) if isinstance(size, int) else (size[0], size[1])
         drops = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         stages: list[Stage] = []
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info = []
         for i, (c_in, channels) in enumerate(pairwise((in_chans, *embed_dims))):
             class_token: Literal["first"] | None = "first" if i == 3 and global_pool == "token" else None
             make = partial(
@@ -122,109 +123,43 @@ class PVT(nn.Module):
             stages.append(Stage(patch_embed, blocks, grid=grid, class_token=class_token))
             reduction = math.prod(patch_sizes[: i + 1])
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
-        self.stages: Any = nn.ModuleList(stages)
-        self.norm: nn.Module = nn.LayerNorm(embed_dims[-1], eps=1e-6)
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.LayerNorm(embed_dims[-1], eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Linear(embed_dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.make_classifier(num_classes)
         self.apply(_draw_linear)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """``[B, in_chans, H, W]`` -> the last stage's tokens, normalised: ``[B, T, C]``, the class token first."""
-        tokens, size = self.stages[0](x)
-        for before, stage in pairwise(self.stages):
-            tokens, size = stage(before.pixels(tokens, size))
-        return self.norm(tokens)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens -> logits ``[B, num_classes]``, or with ``pre_logits`` what the classifier reads."""
-        x = self.head_drop(x[:, 0] if self.global_pool == "token" else x.mean(1))
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_chans, H, W]`` -> logits ``[B, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The stages' maps without class token, as timm's feature extraction asks for them.
-
-        Args:
-            x: ``[B, in_chans, H, W]``.
-            indices: which stages; a number: the last so many; None: all.
-            norm: give the last stage's map after the final norm.
-            stop_early: leave out the stages after the last one asked for.
-            output_fmt: ``"NCHW"``.
-            intermediates_only: return the maps alone, else also the last tokens as ``forward_features`` gives them.
-
-        Raises:
-            ValueError: another format.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        taken, last = feature_take_indices(len(self.stages), indices)
+    def run_stages(
+        self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The tokens ``[B, T, C]`` of the last stage that runs, the class token first; the maps are without it."""
         maps: list[Tensor] = []
         tokens, size = self.stages[0](x)
-        stages = list(self.stages)
-        for i, stage in enumerate(stages[: last + 1] if stop_early or intermediates_only else stages):
+        for i, stage in enumerate(self.stages[:count]):
             if i > 0:
-                tokens, size = stage(stages[i - 1].pixels(tokens, size))
+                tokens, size = stage(self.stages[i - 1].pixels(tokens, size))
             if i in taken:
                 maps.append(stage.pixels(self.norm(tokens) if norm and i == 3 else tokens, size))
-        return maps if intermediates_only else (self.norm(tokens), maps)
+        return self.norm(tokens) if count == len(self.stages) else tokens, maps
 
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Take out what the maps of these stages do not need (timm's convention); returns the indices."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        if prune_norm or last < len(self.stages) - 1:
-            self.norm = nn.Identity()
-        self.stages = self.stages[: last + 1]
-        if prune_head:
-            self.reset_classifier(0)
-        return taken
+    def pool(self, x: Tensor) -> Tensor:
+        """The class token, or the mean of the tokens."""
+        return x[:, 0] if self.global_pool == "token" else x.mean(1)
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute every block again in the backward pass instead of keeping its intermediate results."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: Pooling | None = None) -> None:
-        """A new last layer.
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer, drawn as published.
 
         Raises:
             ValueError: another pooling than the network was built for.
         """
-        if global_pool not in (None, self.global_pool):
-            raise ValueError(f"the network was built with global_pool={self.global_pool!r}: build it anew")
-        self.num_classes = num_classes
-        self.head = nn.Identity()
-        if num_classes > 0:
-            like = self.stages[0].pos_embed
-            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            _draw_linear(self.head)
+        super().reset_classifier(num_classes, global_pool)
+        _draw_linear(self.get_classifier())
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
         names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
-        return names | no_weight_decay(self)
+        return names | super().no_weight_decay()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -263,8 +198,11 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(variant: str, operator: AttentionFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    settings: dict[str, Any] = {"depths": DEPTHS[variant.split("_")[-1]], "operator": operator}
+def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """``operator_args`` are options of :class:`SpatialReductionACmix`: ``kernel_size``, ``shift``, ``mix``."""
+    settings: dict[str, Any] = {"depths": DEPTHS[variant.split("_")[-1]]}
+    if variant.startswith("acmix"):
+        settings["operator"] = partial(SpatialReductionACmix, **(options.pop("operator_args", None) or {}))
     if options.get("features_only"):
         settings["global_pool"] = "avg"
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
@@ -283,43 +221,9 @@ def _without_class_token(weights: dict[str, Tensor], model: nn.Module) -> dict[s
     return {**kept, table: weights[table][:, 1:]}
 
 
-def _acmix(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """``operator_args`` are options of :class:`SpatialReductionACmix`: ``kernel_size``, ``shift``, ``mix``."""
-    arguments = options.pop("operator_args", None) or {}
-    return _build(variant, partial(SpatialReductionACmix, **arguments), pretrained, options)
-
-
-@register_model
-def pvt_v1_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PVT-Tiny (published: 13 M, 1.9 G, top-1 75.1)."""
-    return _build("pvt_v1_tiny", SpatialReductionAttention, pretrained, kwargs)
-
-
-@register_model
-def pvt_v1_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PVT-Small (published: 25 M, 3.8 G, top-1 79.8)."""
-    return _build("pvt_v1_small", SpatialReductionAttention, pretrained, kwargs)
-
-
-@register_model
-def pvt_v1_medium(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PVT-Medium (published: 44.2 M, 6.7 G, top-1 81.2)."""
-    return _build("pvt_v1_medium", SpatialReductionAttention, pretrained, kwargs)
-
-
-@register_model
-def pvt_v1_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PVT-Large (published: 61.4 M, 9.8 G, top-1 81.7)."""
-    return _build("pvt_v1_large", SpatialReductionAttention, pretrained, kwargs)
-
-
-@register_model
-def acmix_pvt_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PVT-ACmix-T (published: 13 M, 2.0 G, top-1 78.0)."""
-    return _acmix("acmix_pvt_tiny", pretrained, kwargs)
-
-
-@register_model
-def acmix_pvt_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PVT-ACmix-S (published: 25 M, 3.9 G, top-1 81.7)."""
-    return _acmix("acmix_pvt_small", pretrained, kwargs)
+pvt_v1_tiny = registered(_build, "pvt_v1_tiny", "PVT-Tiny (published: 13 M, 1.9 G, top-1 75.1).")
+pvt_v1_small = registered(_build, "pvt_v1_small", "PVT-Small (published: 25 M, 3.8 G, top-1 79.8).")
+pvt_v1_medium = registered(_build, "pvt_v1_medium", "PVT-Medium (published: 44.2 M, 6.7 G, top-1 81.2).")
+pvt_v1_large = registered(_build, "pvt_v1_large", "PVT-Large (published: 61.4 M, 9.8 G, top-1 81.7).")
+acmix_pvt_tiny = registered(_build, "acmix_pvt_tiny", "PVT-ACmix-T (published: 13 M, 2.0 G, top-1 78.0).")
+acmix_pvt_small = registered(_build, "acmix_pvt_small", "PVT-ACmix-S (published: 25 M, 3.9 G, top-1 81.7).")

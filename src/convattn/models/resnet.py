@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models import resnet as timm_resnet
 from torch import nn
 
@@ -26,7 +26,7 @@ from convattn.layers.local_relation import LocalRelation2d
 from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.pssa import PSSA
 from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
-from convattn.models._config import imagenet_cfg
+from convattn.models._config import imagenet_cfg, registered
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
@@ -196,25 +196,21 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(name: str, depth: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    name, _, depth = variant.partition("_resnet")
     kind = KINDS[name]
-    block = timm_resnet.BasicBlock if depth in BASIC_DEPTHS else timm_resnet.Bottleneck
-    settings: dict[str, Any] = {"block": block, "layers": DEPTHS[depth]}
+    block = timm_resnet.BasicBlock if int(depth) in BASIC_DEPTHS else timm_resnet.Bottleneck
+    settings: dict[str, Any] = {"block": block, "layers": DEPTHS[int(depth)]}
     if kind.operator is not None:
         arguments = kind.arguments | (options.pop("operator_args", None) or {})
         settings |= {"operator": partial(kind.operator, **arguments), "stages": kind.stages}
-    return build_model_with_cfg(ResNet, f"{name}_resnet{depth}", pretrained, **(settings | options))
+    return build_model_with_cfg(ResNet, variant, pretrained, **(settings | options))
 
 
 def _entry(name: str, depth: int, note: str = "") -> Callable[..., ResNet]:
     """Register ``{name}_resnet{depth}``; ``operator_args`` are options of the kind's operator."""
-
-    def build(pretrained: bool = False, **options: Any) -> nn.Module:
-        return _build(name, depth, pretrained, options)
-
-    build.__name__ = build.__qualname__ = f"{name}_resnet{depth}"
-    build.__doc__ = f"ResNet-{depth} with {KINDS[name].what}{note and f' ({note})'}."
-    return register_model(build)
+    what = f"ResNet-{depth} with {KINDS[name].what}{note and f' ({note})'}."
+    return registered(_build, f"{name}_resnet{depth}", what)
 
 
 conv_resnet14 = _entry("conv", 14, "one bottleneck a stage, for small images and quick comparisons")

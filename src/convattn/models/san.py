@@ -11,15 +11,14 @@ from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
-from timm.models._features import feature_take_indices
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_notrace_module
 from torch import Tensor, nn
 
 from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
-from convattn.layers.path_mix import no_weight_decay
-from convattn.models._config import imagenet_cfg
+from convattn.models._config import imagenet_cfg, registered
+from convattn.models._stages import StagedClassifier
 from convattn.models.san_blocks import REDUCTION, Block, HalvingPool, Stage
 from convattn.ops._dispatch import runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
@@ -60,7 +59,7 @@ def patchwise_acmix(in_channels: int, out_channels: int, *, kernel_size: int, **
     return ACmix(in_channels, out_channels, kernel_size=convolution_kernel, attention=attention, **options)
 
 
-class SAN(nn.Module):
+class SAN(StagedClassifier):
     """Self-Attention Network with patchwise attention, the operator of its blocks open.
 
     Source: Zhao et al., *Exploring Self-attention for Image Recognition*, CVPR 2020. Any input size from one pixel on;
@@ -90,6 +89,8 @@ class SAN(nn.Module):
         torch.Size([2, 10])
     """
 
+    classifier, global_pool = "fc", "avg"
+
     def __init__(
         self,
         *,
@@ -106,14 +107,14 @@ class SAN(nn.Module):
         super().__init__()
         _check(stem, layers, kernels, widths)
         check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-        self.num_classes, self.in_chans = num_classes, in_chans
+        self.in_chans = in_chans
         self.num_features = self.head_hidden_size = widths[-1]
         self.conv_in = nn.Conv2d(in_chans, widths[0], 1, bias=False)
         self.bn_in = nn.BatchNorm2d(widths[0])
         self.act_in = nn.ReLU(inplace=True)
         drops = iter(torch.linspace(0, drop_path_rate, sum(layers), device="cpu").tolist())
         stages: list[Stage] = []
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info = []
         reduction = 1
         for i, (c_in, channels) in enumerate(pairwise((widths[0], *widths))):
             pools = stem == "imagenet" or i > 1
@@ -122,92 +123,13 @@ class SAN(nn.Module):
             blocks = [Block(channels, make(), drop_path=next(drops)) for _ in range(layers[i])]
             stages.append(Stage(c_in, channels, blocks, pool=HalvingPool() if pools else nn.Identity()))
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
-        self.stages: Any = nn.ModuleList(stages)
+        self.stages = nn.ModuleList(stages)
         self.head_drop = nn.Dropout(drop_rate)
-        self.fc: nn.Module = nn.Linear(widths[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.make_classifier(num_classes)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """``[B, in_chans, H, W]`` -> the last stage's map."""
-        return self._run(x, len(self.stages))[0]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last stage's map -> logits ``[B, num_classes]``, or with ``pre_logits`` what the classifier reads."""
-        x = self.head_drop(x.mean((2, 3)))
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_chans, H, W]`` -> logits ``[B, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The stages' maps, as timm's feature extraction asks for them.
-
-        Args:
-            x: ``[B, in_chans, H, W]``.
-            indices: which stages; a number: the last so many; None: all.
-            norm: without effect: every stage ends with its batch norm.
-            stop_early: leave out the stages after the last one asked for.
-            output_fmt: ``"NCHW"``.
-            intermediates_only: return the maps alone, else also what ``forward_features`` gives.
-
-        Raises:
-            ValueError: another format.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        taken, last = feature_take_indices(len(self.stages), indices)
-        x, maps = self._run(x, last + 1 if stop_early or intermediates_only else len(self.stages), taken)
-        return maps if intermediates_only else (x, maps)
-
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Take out what the maps of these stages do not need (timm's convention); returns the indices."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        self.stages = self.stages[: last + 1]
-        if prune_head:
-            self.reset_classifier(0)
-        return taken
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute every block again in the backward pass instead of keeping its intermediate results."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer.
-
-        Raises:
-            ValueError: another pooling than ``"avg"``.
-        """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool must be 'avg', got {global_pool!r}")
-        like = self.conv_in.weight
-        self.num_classes, self.fc = num_classes, nn.Identity()
-        if num_classes > 0:
-            self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone: every operator's α and β."""
-        return no_weight_decay(self)
+    def pool(self, x: Tensor) -> Tensor:
+        """The mean of the last stage's map."""
+        return x.mean((2, 3))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -219,8 +141,10 @@ class SAN(nn.Module):
         ]
         return {"stem": r"^(?:conv_in|bn_in)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
-    def _run(self, x: Tensor, count: int, taken: Collection[int] = ()) -> tuple[Tensor, list[Tensor]]:
-        """So many stages: the last one's map and those taken. Step by step, so that no step's input outlives it."""
+    def run_stages(
+        self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last stage's map, and those taken. Step by step, so that no step's input outlives it."""
         maps: list[Tensor] = []
         in_bands = self._has_stem_in_bands(x)
         x = self._pooled_bands(x) if in_bands else self._stem(x)
@@ -280,45 +204,18 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(variant: str, operator: OperatorFactory, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     """``operator_args`` are options of the operator."""
+    operator: OperatorFactory = patchwise_acmix if variant.startswith("acmix") else PatchwiseAttention2d
     arguments = options.pop("operator_args", None) or {}
     settings: dict[str, Any] = {"layers": LAYERS[int(variant[-2:])], "operator": partial(operator, **arguments)}
     feature_cfg: dict[str, Any] = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
     return build_model_with_cfg(SAN, variant, pretrained, feature_cfg=feature_cfg, **(settings | options))
 
 
-@register_model
-def san10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SAN-10, patchwise (published: 11.8 M, 1.9 G, top-1 77.1)."""
-    return _build("san10", PatchwiseAttention2d, pretrained, kwargs)
-
-
-@register_model
-def san15(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SAN-15, patchwise (published: 16.2 M, 2.6 G, top-1 78.0)."""
-    return _build("san15", PatchwiseAttention2d, pretrained, kwargs)
-
-
-@register_model
-def san19(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SAN-19, patchwise (published: 20.5 M, 3.3 G, top-1 78.2)."""
-    return _build("san19", PatchwiseAttention2d, pretrained, kwargs)
-
-
-@register_model
-def acmix_san10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SAN-ACmix-10 (published: 12.1 M, 1.9 G, top-1 77.6)."""
-    return _build("acmix_san10", patchwise_acmix, pretrained, kwargs)
-
-
-@register_model
-def acmix_san15(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SAN-ACmix-15 (published: 16.6 M, 2.7 G, top-1 78.4)."""
-    return _build("acmix_san15", patchwise_acmix, pretrained, kwargs)
-
-
-@register_model
-def acmix_san19(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SAN-ACmix-19 (published: 21.2 M, 3.4 G, top-1 78.7)."""
-    return _build("acmix_san19", patchwise_acmix, pretrained, kwargs)
+san10 = registered(_build, "san10", "SAN-10, patchwise (published: 11.8 M, 1.9 G, top-1 77.1).")
+san15 = registered(_build, "san15", "SAN-15, patchwise (published: 16.2 M, 2.6 G, top-1 78.0).")
+san19 = registered(_build, "san19", "SAN-19, patchwise (published: 20.5 M, 3.3 G, top-1 78.2).")
+acmix_san10 = registered(_build, "acmix_san10", "SAN-ACmix-10 (published: 12.1 M, 1.9 G, top-1 77.6).")
+acmix_san15 = registered(_build, "acmix_san15", "SAN-ACmix-15 (published: 16.6 M, 2.7 G, top-1 78.4).")
+acmix_san19 = registered(_build, "acmix_san19", "SAN-ACmix-19 (published: 21.2 M, 3.4 G, top-1 78.7).")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import torch
 from timm.layers import PatchEmbed
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models import swin_transformer as timm_swin
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ from convattn.layers._checks import check_rates
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
-from convattn.models._config import imagenet_cfg
+from convattn.models._config import imagenet_cfg, registered
 from convattn.ops.neighborhood import IntPair, as_pair
 
 Stem: TypeAlias = Literal["imagenet", "small"]
@@ -309,8 +309,20 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(variant: str, operator: OperatorFactory | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    depths = DEPTHS[variant.rpartition("_")[2]]
+def _operator(variant: str, options: dict[str, Any]) -> OperatorFactory | None:
+    """Taken out of the options: ``compat`` and ``operator_args``, the options of :class:`convattn.ACmix`."""
+    if variant.startswith("conv"):
+        return _convolution
+    if not variant.startswith("acmix"):
+        return None
+    compat = options.pop("compat", None)
+    if compat not in (None, "official"):
+        raise ValueError(f"compat must be None or 'official', got {compat!r}")
+    return partial(_acmix_operator, compat=compat, arguments=options.pop("operator_args", None) or {})
+
+
+def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    depths, operator = DEPTHS[variant.rpartition("_")[2]], _operator(variant, options)
     settings: dict[str, Any] = {"embed_dim": 96, "depths": depths, "num_heads": (3, 6, 12, 24), "operator": operator}
     settings |= options
     out_indices = settings.pop("out_indices", tuple(range(len(settings["depths"]))))
@@ -326,49 +338,37 @@ def _build(variant: str, operator: OperatorFactory | None, pretrained: bool, opt
     )
 
 
-def _acmix(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """``operator_args`` are options of :class:`convattn.ACmix`."""
-    compat = options.pop("compat", None)
-    if compat not in (None, "official"):
-        raise ValueError(f"compat must be None or 'official', got {compat!r}")
-    operator = partial(_acmix_operator, compat=compat, arguments=options.pop("operator_args", None) or {})
-    return _build(variant, operator, pretrained, options)
-
-
-@register_model
-def swin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin-T (published: 29 M, 4.5 G, top-1 81.3): timm's ``swin_tiny_patch4_window7_224`` for images of any size."""
-    return _build("swin_tiny", None, pretrained, kwargs)
-
-
-@register_model
-def swin_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin-S (published: 50 M, 8.7 G, top-1 83.0): timm's ``swin_small_patch4_window7_224`` for images of any size."""
-    return _build("swin_small", None, pretrained, kwargs)
-
-
-@register_model
-def acmix_swin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+swin_tiny = registered(
+    _build,
+    "swin_tiny",
+    "Swin-T (published: 29 M, 4.5 G, top-1 81.3): timm's ``swin_tiny_patch4_window7_224`` for images of any size.",
+)
+swin_small = registered(
+    _build,
+    "swin_small",
+    "Swin-S (published: 50 M, 8.7 G, top-1 83.0): timm's ``swin_small_patch4_window7_224`` for images of any size.",
+)
+acmix_swin_tiny = registered(
+    _build,
+    "acmix_swin_tiny",
     """Swin-ACmix-T (published: 30 M, 4.6 G, top-1 81.9).
 
     ``compat="official"``: the convolution path sees the rolled map, as in the authors' code (:class:`RolledACmix`).
-    """
-    return _acmix("acmix_swin_tiny", pretrained, kwargs)
-
-
-@register_model
-def acmix_swin_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin-ACmix-S (published: 51 M, 9.0 G, top-1 83.5); ``compat`` as in :func:`acmix_swin_tiny`."""
-    return _acmix("acmix_swin_small", pretrained, kwargs)
-
-
-@register_model
-def conv_swin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """,
+)
+acmix_swin_small = registered(
+    _build,
+    "acmix_swin_small",
+    "Swin-ACmix-S (published: 51 M, 9.0 G, top-1 83.5); ``compat`` as in :func:`acmix_swin_tiny`.",
+)
+conv_swin_tiny = registered(
+    _build,
+    "conv_swin_tiny",
     """Conv-Swin-T (table 6; published: 39 M, 4.5 G, top-1 80.5).
 
     The paper does not say what the 3x3 convolution replaces. One dense C -> C in place of window attention *and* its
     two projections meets the published parameters: 39.03 M. Kept projections would give more (before ``proj``: 41.2 M;
     after the value's share of ``qkv`` too: 43.4 M), a grouped convolution less than 30 M. Its multiply-adds are 6.08 G;
     the published 4.5 G, the same as Swin-T's, no definition of 39 M meets.
-    """
-    return _build("conv_swin_tiny", _convolution, pretrained, kwargs)
+    """,
+)
