@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from convattn.models.pvt import PVT
-from convattn.official.pvt import rename
+from convattn.models.pvt_names import rename
 
 DIMS, HEADS, RATIOS, MLP = (8, 16, 20, 24), (1, 2, 5, 3), (8, 4, 2, 1), (8, 8, 4, 4)
 DEPTHS = (1, 2, 1, 1)

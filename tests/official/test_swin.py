@@ -8,7 +8,7 @@ from timm.models.swin_transformer import SwinTransformer
 
 import convattn.models.swin  # noqa: F401  registers the networks
 from convattn import load_official, official
-from convattn.official.swin import rename
+from convattn.models.swin_names import rename
 from tests.official.test_acmix import drawn
 
 DEPTHS, HEADS, WIDTH, WINDOW = (2, 2, 1), (3, 6, 12), 12, 4

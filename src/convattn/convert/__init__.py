@@ -64,7 +64,7 @@ def convert(
     - ``"xvolution"``: the convolution is the operator's convolution branch and the attention branch starts at zero:
       the network computes exactly what it did, then learns.
     - ``"acmix"``: the operator's convolution path starts as the best approximation of the kernel that it can hold
-      (:mod:`convattn.convert.approximation`), with α = 0 and β = 1. The report says how much of each kernel is lost.
+      (:mod:`convattn.models.approximation`), with α = 0 and β = 1. The report says how much of each kernel is lost.
     - a callable: makes the operator, with fresh weights. It is called with the convolution, or, where it has parameters
       ``in_channels`` and ``out_channels``, as the operators of :class:`convattn.models.ResNet` are.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
 Choice: TypeAlias = "str | re.Pattern[str] | type[nn.Module] | int | Callable[[str, nn.Module], bool]"
@@ -53,7 +54,7 @@ def select(model: nn.Module, where: Where | None) -> list[tuple[str, Convolution
 
 def _test(model: nn.Module, choice: Any) -> Callable[[str, nn.Module], bool]:
     if isinstance(choice, str):
-        return lambda name, module: name == choice or name.startswith(f"{choice}.") or fnmatchcase(name, choice)
+        return lambda name, module: any(_means(choice, one) for one in (name, whole_name(model, name)))
     if isinstance(choice, re.Pattern):
         return lambda name, module: choice.search(name) is not None
     if isinstance(choice, type) and issubclass(choice, nn.Module):
@@ -71,6 +72,27 @@ def _test(model: nn.Module, choice: Any) -> Callable[[str, nn.Module], bool]:
         "where takes a name, a glob, a compiled regular expression, a module class, the number of a stage, a function "
         f"of (name, module), or a list of these; got {choice!r}"
     )
+
+
+def _means(choice: str, name: str) -> bool:
+    return name == choice or name.startswith(f"{choice}.") or fnmatchcase(name, choice)
+
+
+def whole_name(model: nn.Module, name: str) -> str:
+    """The name in timm's whole network of a module of one that was made with ``features_only=True``.
+
+    Example:
+        >>> import timm
+        >>> whole_name(timm.create_model("test_convnext", features_only=True), "stages_1.blocks.0")
+        'stages.1.blocks.0'
+        >>> whole_name(timm.create_model("swin_tiny", features_only=True), "model.layers.0")
+        'layers.0'
+    """
+    if isinstance(model, FeatureGetterNet):
+        return name.removeprefix("model.")
+    if isinstance(model, nn.ModuleDict) and hasattr(model, "feature_info"):
+        return re.sub(r"^([a-z]+)_(\d+)(?=\.|$)", r"\1.\2", name)  # timm flattens sequences of stages
+    return name
 
 
 def _names_within(model: nn.Module, kind: type[nn.Module]) -> set[str]:
@@ -97,10 +119,11 @@ def _stages(model: nn.Module) -> dict[int, list[str]]:
         )
     ends = {int(info["reduction"]).bit_length() - 2: str(info["module"]) for info in features}
     names = [name for name, module in model.named_modules() if name and not list(module.children())]
+    whole = [whole_name(model, name) for name in names]
     stages: dict[int, list[str]] = {}
     start = 0
     for stage, end in sorted(ends.items()):
-        stop = max((i for i, name in enumerate(names) if name == end or name.startswith(f"{end}.")), default=start - 1)
+        stop = max((i for i, name in enumerate(whole) if name == end or name.startswith(f"{end}.")), default=start - 1)
         stages[stage] = names[start : stop + 1]
         start = stop + 1
     return {stage: inside for stage, inside in stages.items() if stage >= 1 and inside}

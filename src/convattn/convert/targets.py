@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from convattn.convert.adjusted import AdjustedOperator
-from convattn.convert.approximation import fitting_heads, nearest_heads, write_convolution
 from convattn.convert.grouping import similar_outputs
 from convattn.layers import ACmix
 from convattn.layers._checks import is_hooked
 from convattn.layers.local_attention import PositionKind
 from convattn.layers.xvolution import XVolution
+from convattn.models.approximation import fitting_heads, nearest_heads, write_convolution
 from convattn.models.resnet import OperatorFactory
 
 ToKind: TypeAlias = Literal["acmix", "xvolution"]
@@ -121,7 +121,7 @@ class ToACmix:
 
     Args:
         num_heads: of every operator; where it does not divide the channels, the nearest that does. ``"fit"``: as many
-            as lose least of the kernel, see :func:`convattn.convert.approximation.fitting_heads`.
+            as lose least of the kernel, see :func:`convattn.models.approximation.fitting_heads`.
         grouping: which outputs share a head channel: ``"order"``: neighbours, so that a plain ACmix is in the
             network; ``"similar"``: those that read the input alike, put back into order afterwards.
         attention_kernel_size: the attention's window.

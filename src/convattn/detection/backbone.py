@@ -82,19 +82,28 @@ class FeatureNet(nn.Module):
         normed = self.channels if map_norms == "layer" else ()
         self.norms = nn.ModuleList(LayerNorm2d(width) for width in normed)
         self.image_mean, self.image_std = _statistics(self.net, backbone_args or {})
-        self._fixed: tuple[nn.Module, ...] = tuple(_first_stages(self.net, frozen_stages, name))
-        if batch_norms == "frozen":
-            self._fixed += tuple(m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-        for module in self._fixed:
-            module.requires_grad_(False).eval()
-        if batch_norms == "eval":
-            self._fixed += tuple(m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        names = {module: name for name, module in self.net.named_modules()}
+        norms = tuple(names[m] for m in names if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        self._frozen = tuple(names[module] for module in _first_stages(self.net, frozen_stages, name))
+        self._frozen += norms if batch_norms == "frozen" else ()
+        self._in_eval = self._frozen + (norms if batch_norms == "eval" else ())
+        self._freeze()
+
+    def replace(self, net: nn.Module) -> None:
+        """Put another network, with modules of the same names and the same maps, in place; what is frozen stays so."""
+        self.net = net
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for name in self._frozen:
+            self.net.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> FeatureNet:
         """As torch's; what is frozen stays in eval mode."""
         super().train(mode)
-        for module in self._fixed:
-            module.eval()
+        for name in self._in_eval:
+            self.net.get_submodule(name).eval()
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:

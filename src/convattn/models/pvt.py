@@ -21,6 +21,8 @@ from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialRedu
 from convattn.models._config import imagenet_cfg, registered
 from convattn.models._stages import StagedClassifier
 from convattn.models.pvt_blocks import Block, PatchEmbed, Stage
+from convattn.models.pvt_names import rename
+from convattn.models.starts import from_attention
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 Pooling: TypeAlias = Literal["token", "avg"]
@@ -190,10 +192,20 @@ def _draw_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+PUBLIC = "https://github.com/whai362/PVT/releases/download/v2/pvt_{}.pth"
+"""The authors' weights, trained on ImageNet-1k."""
+
+
+SOURCES = {
+    **{f"pvt_v1_{size}.in1k": size for size in DEPTHS},
+    **{f"acmix_pvt_{size}.init_in1k": size for size in ("tiny", "small")},
+}
+"""Which of them each network takes."""
+
 default_cfgs = generate_default_cfgs(
     {
-        name: imagenet_cfg("stages.0.patch_embed.proj", "head")
-        for name in (*(f"pvt_v1_{size}" for size in DEPTHS), "acmix_pvt_tiny", "acmix_pvt_small")
+        name: imagenet_cfg("stages.0.patch_embed.proj", "head") | {"url": PUBLIC.format(size)}
+        for name, size in SOURCES.items()
     }
 )
 
@@ -206,8 +218,14 @@ def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
     if options.get("features_only"):
         settings["global_pool"] = "avg"
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    settings |= {"feature_cfg": feature_cfg, "pretrained_filter_fn": _without_class_token}
+    settings |= {"feature_cfg": feature_cfg, "pretrained_filter_fn": _from_pvt}
     return build_model_with_cfg(PVT, variant, pretrained, **(settings | options))
+
+
+def _from_pvt(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A PVT's weights, under the public names or the own ones, for a network with or without ACmix."""
+    others = dict(weights)
+    return from_attention(_without_class_token(rename(model, others, {}) | others, model), model)
 
 
 def _without_class_token(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.pssa import PSSA
 from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 from convattn.models._config import imagenet_cfg, registered
+from convattn.models.starts import from_convolutions, tags_of
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
@@ -191,8 +192,22 @@ KINDS: dict[str, Kind] = {
     "xvolution": Kind("X-volution", (14, 18, 34, 50), XVolution, stages=(4,)),
 }
 
+STARTS = ("acmix", "multiconv", "xvolution")
+"""The families whose operator can hold a 3x3 convolution."""
+
+PUBLIC_DEPTHS = (18, 34, 50)
+"""Those at which timm's ResNet is the same network, and has public weights."""
+
+
+def _cfgs(name: str, depth: int) -> dict[str, Any]:
+    """What timm's registry keeps of a network: its pretrained weights, where there are some."""
+    if depth in PUBLIC_DEPTHS and name in ("conv", *STARTS):
+        return tags_of(f"resnet{depth}", f"{name}_resnet{depth}", start=name != "conv")
+    return {f"{name}_resnet{depth}": imagenet_cfg("conv1", "fc")}
+
+
 default_cfgs = generate_default_cfgs(
-    {f"{name}_resnet{depth}": imagenet_cfg("conv1", "fc") for name, kind in KINDS.items() for depth in kind.depths}
+    {tag: cfg for name, kind in KINDS.items() for depth in kind.depths for tag, cfg in _cfgs(name, depth).items()}
 )
 
 
@@ -204,6 +219,7 @@ def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
     if kind.operator is not None:
         arguments = kind.arguments | (options.pop("operator_args", None) or {})
         settings |= {"operator": partial(kind.operator, **arguments), "stages": kind.stages}
+    settings["pretrained_filter_fn"] = from_convolutions if name in STARTS else None
     return build_model_with_cfg(ResNet, variant, pretrained, **(settings | options))
 
 

@@ -22,6 +22,8 @@ from convattn.layers._drop_in import takes_maps
 from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
 from convattn.models._config import imagenet_cfg, registered
+from convattn.models.starts import from_attention, tags_of
+from convattn.models.swin_names import rename
 from convattn.ops.neighborhood import IntPair, as_pair
 
 Stem: TypeAlias = Literal["imagenet", "small"]
@@ -303,10 +305,19 @@ def _convolution(
 
 default_cfgs = generate_default_cfgs(
     {
-        name: imagenet_cfg("patch_embed.proj", "head.fc", crop_pct=0.9)
-        for name in ("swin_tiny", "swin_small", "acmix_swin_tiny", "acmix_swin_small", "conv_swin_tiny")
+        **tags_of("swin_tiny_patch4_window7_224", "swin_tiny"),
+        **tags_of("swin_small_patch4_window7_224", "swin_small"),
+        **tags_of("swin_tiny_patch4_window7_224", "acmix_swin_tiny", start=True),
+        **tags_of("swin_small_patch4_window7_224", "acmix_swin_small", start=True),
+        "conv_swin_tiny": imagenet_cfg("patch_embed.proj", "head.fc", crop_pct=0.9),
     }
 )
+
+
+def _from_swin(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Swin's weights, under timm's names or the public ones, for a Swin-ACmix."""
+    others = dict(weights)
+    return from_attention(rename(model, others, {}) | others, model)
 
 
 def _operator(variant: str, options: dict[str, Any]) -> OperatorFactory | None:
@@ -332,7 +343,7 @@ def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
         SwinTransformer,
         variant,
         pretrained,
-        pretrained_filter_fn=timm_swin.checkpoint_filter_fn if operator is None else None,
+        pretrained_filter_fn=timm_swin.checkpoint_filter_fn if operator is None else _from_swin,
         feature_cfg=features,
         **settings,
     )

@@ -11,8 +11,8 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from convattn.layers import ACmix, LinearPosition
-from convattn.models import PVT, SAN
-from convattn.official import pvt, san, swin
+from convattn.models import PVT, SAN, pvt_names, swin_names
+from convattn.official import san
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,11 @@ class LoadReport:
 
 
 Rename: TypeAlias = Callable[[nn.Module, dict[str, Any], dict[str, str]], dict[str, Tensor]]
-_HOSTS: dict[type[nn.Module], Rename] = {PVT: pvt.rename, SAN: san.rename, SwinTransformer: swin.rename}
+_HOSTS: dict[type[nn.Module], Rename] = {
+    PVT: pvt_names.rename,
+    SAN: san.rename,
+    SwinTransformer: swin_names.rename,
+}
 """What takes the public names of a network out of a checkpoint and returns its tensors under ours."""
 
 _NO_EFFECT = {

@@ -1,7 +1,7 @@
 """The network that a recipe names, checked against the images that it will see."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -10,6 +10,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 import convattn.models  # noqa: F401  registers the models with timm
+from convattn.convert import ConvertReport, convert
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.hub import at_hand, unreachable
@@ -48,6 +49,28 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
         raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {first_line(error)}") from error
 
 
+def converted(network: nn.Module, recipe: Recipe, report: Callable[[ConvertReport], object] | None = None) -> nn.Module:
+    """Return the recipe's ``model`` with operators in place of its convolutions, as the recipe's ``convert`` says.
+
+    Raises:
+        UserError: where ``where`` names no convolution, or none can be replaced.
+
+    Example:
+        >>> from convattn.tasks.config import ConvertConfig
+        >>> recipe = Recipe(model="test_resnet", convert=ConvertConfig("xvolution", where=4))
+        >>> type(converted(build_model(recipe, classes=3), recipe).layer4[0].conv1).__name__
+        'XVolution'
+    """
+    wanted = recipe.convert
+    if wanted.to is None:
+        return network
+    try:
+        return convert(network, wanted.to, where=wanted.where, operator_args=wanted.operator_args, report=report)
+    except REFUSALS as error:
+        lines = "; ".join(filter(None, str(error).splitlines())).replace(":;", ":")
+        raise UserError(f"convert: {recipe.model} to {wanted.to}: {lines or type(error).__name__}") from error
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, with its type where that says more, or why nothing is fetched.
 
@@ -84,7 +107,8 @@ def network_name(recipe: Recipe) -> str:
         >>> network_name(Recipe(model="resnet10t"))
         'resnet10t'
     """
-    return recipe.model if recipe.network.head is None else f"{recipe.network.head} on {recipe.model}"
+    name = recipe.model if recipe.convert.to is None else f"{recipe.model} converted to {recipe.convert.to}"
+    return name if recipe.network.head is None else f"{recipe.network.head} on {name}"
 
 
 def check_image(recipe: Recipe, model: nn.Module, example: Any) -> Any:

@@ -117,6 +117,7 @@ def describe(recipe: Recipe, classes: Sequence[str], more: Mapping[str, Any] | N
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "interpolation": interpolation,
+        **({"convert": json.dumps(asdict(recipe.convert))} if recipe.convert.to is not None else {}),
         "convattn_version": convattn.__version__,
         **{name: json.dumps(value) for name, value in (more or {}).items()},
     }
@@ -125,11 +126,11 @@ def describe(recipe: Recipe, classes: Sequence[str], more: Mapping[str, Any] | N
 def check_same_model(stored: dict[str, Any], recipe: Recipe, classes: Sequence[str], path: Path) -> None:
     """Raise unless a checkpoint belongs to this recipe's model and classes."""
     theirs, ours = stored[DESCRIPTION], describe(recipe, classes)
-    nouns = {"task": "task", "model": "model", "model_args": "model_args", "network": "network", "classes": "classes"}
-    for key, noun in nouns.items():
-        if theirs.get(key) != ours[key]:
+    for key in ("task", "model", "model_args", "convert", "network", "classes"):
+        if theirs.get(key) != ours.get(key):
             raise UserError(
-                f"{path} was written for {noun} {_short(str(theirs.get(key)))}, this run has {_short(ours[key])};"
+                f"{path} was written for {key} {_short(str(theirs.get(key)))}, this run has"
+                f" {_short(str(ours.get(key)))};"
                 " start a new run, or put back the checkpoint, the config.yaml and the images that belong together"
             )
 

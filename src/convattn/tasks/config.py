@@ -16,6 +16,9 @@ HeadName = Literal[
 ]
 
 
+Places: TypeAlias = Text | Whole | tuple[Text | Whole, ...]
+"""Modules of a network: names, globs of names, numbers of stages, one or several."""
+
 MOST_STEPS = 10**9
 """More steps, epochs or images than any run has."""
 
@@ -44,6 +47,19 @@ class NetworkConfig:
 
     head: HeadName | None = None
     args: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class ConvertConfig:
+    """What becomes of the convolutions of ``model`` once it is made, see :func:`convattn.convert`; no ``to``: nothing.
+
+    ``where`` takes the names of timm's ``model``, whatever stands on it: ``layer4``, a glob, the number of a stage, or
+    a list of these; null: all convolutions that can be replaced. ``operator_args`` are options of the operator.
+    """
+
+    to: Literal["acmix", "xvolution"] | None = None
+    where: Places | None = None
+    operator_args: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -175,7 +191,7 @@ class Recipe:
     the order of the file. Resolving a recipe for its model uses the table up. ``published`` is what the papers give
     for each model, in per cent: the top-1 accuracy, or figures by name such as ``{box_AP: 41.9}``. ``network``,
     ``detection_augment``, ``segmentation_augment`` and ``evaluation`` are those of the other tasks, for which
-    ``model`` is the backbone.
+    ``model`` is the backbone. ``convert`` replaces convolutions of ``model`` by operators.
     """
 
     model: Text
@@ -190,6 +206,7 @@ class Recipe:
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"
     pretrained: Flag = False
     model_args: Options = field(default_factory=dict)
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: Augmentation = field(default_factory=Augmentation)
     detection_augment: DetectionAugmentation = field(default_factory=DetectionAugmentation)

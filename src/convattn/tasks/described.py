@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convattn.errors import UserError
 from convattn.tasks.building import REFUSALS, first_line
-from convattn.tasks.config import DataConfig, EvaluationConfig, NetworkConfig, Recipe, TaskName
+from convattn.tasks.config import ConvertConfig, DataConfig, EvaluationConfig, NetworkConfig, Recipe, TaskName
 from convattn.tasks.plain import check_plain, read_json
 from convattn.tasks.reach import reaching
 from convattn.tasks.recipes import build
@@ -22,7 +22,7 @@ NAMED = ("model", "interpolation", "convattn_version", "task")
 
 WRITTEN = (
     *("model_args", "classes", "input_size", "mean", "std", "network", "evaluation"),
-    *("category_ids", "min_score"),
+    *("category_ids", "min_score", "convert"),
 )
 """What they say of themselves as JSON."""
 
@@ -30,6 +30,7 @@ UNSAID = {
     "task": "classification",
     "network": "{}",
     "evaluation": "{}",
+    "convert": "{}",
     "category_ids": "null",
     "min_score": "null",
     "convattn_version": "unknown",
@@ -59,6 +60,7 @@ class Description:
     task: TaskName
     network: NetworkConfig
     evaluation: EvaluationConfig
+    convert: ConvertConfig
     category_ids: list[int]
     min_score: float | None
 
@@ -95,6 +97,7 @@ class Description:
             task=recipe.task,
             network=build(NetworkConfig, values["network"], where, "network."),
             evaluation=build(EvaluationConfig, values["evaluation"], where, "evaluation."),
+            convert=build(ConvertConfig, values["convert"], where, "convert."),
             category_ids=values["category_ids"] or list(range(1, len(values["classes"]) + 1)),
             min_score=values["min_score"],
         )
@@ -121,6 +124,7 @@ class Description:
             network=self.network,
             model_args=self.model_args,
             evaluation=self.evaluation,
+            convert=self.convert,
             data=data,
         )
 

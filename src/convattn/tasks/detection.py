@@ -155,6 +155,12 @@ class DetectionTask(Task):
                 f" {first_line(error)}"
             ) from error
 
+    def with_backbone(self, model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """Return the detector with a changed network below its feature pyramid."""
+        features: Any = model.backbone.features  # type: ignore[union-attr]
+        features.replace(change(features.net))
+        return model
+
     def example(self, recipe: Recipe) -> list[Tensor]:
         """Return a list of one image."""
         return [torch.zeros(3, recipe.data.image_size, recipe.data.image_size)]

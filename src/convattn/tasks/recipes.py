@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from convattn.convert.targets import target_of
 from convattn.data.fields import numbers_in
 from convattn.errors import UserError, user_path
 from convattn.tasks.config import Recipe
@@ -290,8 +291,22 @@ def check_together(recipe: Recipe, source: str) -> None:
         raise UserError(
             f"{source}: schedule.milestones must be rising epochs, such as [30, 60], got {list(milestones)}"
         )
+    _check_convert(recipe, source)
     for key in ("model_args", "network.args"):
         _check_drops(recipe.model_args if key == "model_args" else recipe.network.args, f"{source}: {key}")
+
+
+def _check_convert(recipe: Recipe, source: str) -> None:
+    wanted = recipe.convert
+    if wanted.to is None:
+        given = next((key for key in ("where", "operator_args") if getattr(wanted, key) not in (None, {})), None)
+        if given is not None:
+            raise UserError(f"{source}: convert.{given} does nothing without convert.to: acmix or xvolution")
+        return
+    try:
+        target_of(wanted.to, wanted.operator_args)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: convert.operator_args: {error}") from error
 
 
 def _check_drops(arguments: Mapping[str, Any], where: str) -> None:
@@ -312,6 +327,8 @@ def _describe(hint: Any) -> str:
     if origin is tuple and get_origin(args[0]) is Literal:
         return f"a list of {', '.join(get_args(args[0]))}"
     if origin is tuple:
-        return "a list of numbers" if args[-1] is Ellipsis else f"a list of {len(args)} numbers"
+        if args[-1] is not Ellipsis:
+            return f"a list of {len(args)} numbers"
+        return "a list of numbers" if args[0] is float else f"a list of these: {_describe(args[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, "keys with values")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
@@ -157,6 +157,11 @@ class SegmentationTask(Task):
                 f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
                 f" {first_line(error)}"
             ) from error
+        return model
+
+    def with_backbone(self, model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """Return the segmenter with a changed backbone."""
+        model.backbone = change(cast(nn.Module, model.backbone))
         return model
 
     def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:

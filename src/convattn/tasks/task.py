@@ -19,7 +19,7 @@ from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError
-from convattn.tasks.building import check_image, with_statistics
+from convattn.tasks.building import check_image, converted, with_statistics
 from convattn.tasks.config import HeadName, Recipe, TaskName
 from convattn.tasks.loaders import (
     EvaluationSample,
@@ -175,7 +175,15 @@ class Task(ABC):
 
     @abstractmethod
     def network(self, recipe: Recipe, classes: int) -> nn.Module:
-        """Return the recipe's network for that many classes, freshly made; a :class:`UserError` says what is wrong."""
+        """Return the recipe's network for that many classes, freshly made and not converted.
+
+        Raises:
+            UserError: for what does not fit together in it.
+        """
+
+    def with_backbone(self, model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """Return the network with what ``change`` makes of the recipe's ``model`` in its place."""
+        return change(model)
 
     @abstractmethod
     def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
@@ -265,7 +273,10 @@ class Task(ABC):
 
         A ``model`` that is given takes the place of the recipe's.
         """
-        model = self.network(recipe, len(data.classes)) if model is None else model
+        if model is None:
+            model = build_network(recipe, len(data.classes))
+        elif recipe.convert.to is not None:
+            raise UserError("convert is for a network by name: convert one of your own with convattn.convert(model)")
         output = check_image(recipe, model, self.example(recipe))
         if fault := self.output_fault(output, len(data.classes)):
             raise UserError(f"model {recipe.model} with model_args {recipe.model_args} {fault}")
@@ -371,9 +382,10 @@ def task_of(recipe: Recipe) -> Task:
 
 
 def build_network(recipe: Recipe, classes: int) -> nn.Module:
-    """Return the network that a recipe describes, freshly made.
+    """Return the network that a recipe describes, freshly made and converted.
 
     Raises:
         UserError: for what does not fit together in it.
     """
-    return task_of(recipe).network(recipe, classes)
+    task = task_of(recipe)
+    return task.with_backbone(task.network(recipe, classes), lambda backbone: converted(backbone, recipe))

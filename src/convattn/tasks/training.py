@@ -256,7 +256,7 @@ def _model(recipe: Recipe, data: Data, model: torch.nn.Module | None) -> tuple[t
 
 
 def _run_name(recipe: Recipe) -> str:
-    return recipe.model if recipe.network.head is None else f"{recipe.network.head}-{recipe.model}"
+    return "-".join(filter(None, (recipe.network.head, recipe.model, recipe.convert.to)))
 
 
 def _owes_validation(job: Job) -> bool:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers.tokens import as_map, as_tokens
-from convattn.models.pvt import PVT
 from convattn.models.pvt_blocks import Stage
 
 _PARTS = (
@@ -45,25 +44,25 @@ def rename(model: nn.Module, source: dict[str, Any], ignored: dict[str, str]) ->
         >>> sorted(rename(net, {"block1.0.attn.q.bias": torch.zeros(8), "pos_embed2": torch.zeros(1, 49, 16)}, {}))
         ['stages.0.blocks.0.attn.projection.q.bias', 'stages.1.pos_embed']
     """
-    if not isinstance(model, PVT):
+    stages: Any = getattr(model, "stages", None)
+    if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"expected a PVT, got {type(model).__name__}; a features_only network holds one as .model")
     mapped: dict[str, Tensor] = {}
     target = model.state_dict()
     for name in list(source):
-        renamed = _renamed(name, len(model.stages))
+        renamed = _renamed(name, len(stages))
         if renamed is not None:
             mapped[renamed] = source.pop(name)
         elif name.split(".")[0] in ("norm", "head") and name not in target:
             source.pop(name)
             ignored[name] = "this network gives maps and has no such layer"
-    stages: Any = model.stages
     for i, stage in enumerate(stages, 1):
         if isinstance(source.get(f"pos_embed{i}"), Tensor):
             mapped[f"stages.{i - 1}.pos_embed"] = _table_for(stage, source.pop(f"pos_embed{i}"), i)
     if "cls_token" in source:
         token = source.pop("cls_token")
-        if f"stages.{len(model.stages) - 1}.cls_token" in target:
-            mapped[f"stages.{len(model.stages) - 1}.cls_token"] = token
+        if f"stages.{len(stages) - 1}.cls_token" in target:
+            mapped[f"stages.{len(stages) - 1}.cls_token"] = token
         else:
             ignored["cls_token"] = "this network has no class token"
     return mapped

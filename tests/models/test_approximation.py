@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from convattn.convert.adjusted import AdjustedOperator
-from convattn.convert.approximation import path_rank, write_convolution
 from convattn.convert.grouping import similar_outputs
 from convattn.convert.targets import ToACmix
 from convattn.layers import ACmix
+from convattn.models.approximation import path_rank, write_convolution
 
 
 def kernel_of(layer: ACmix) -> Tensor:
