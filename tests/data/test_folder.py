@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convattn.data import folder as folder_module
-from convattn.data.folder import open_folder, open_held_out
+from convattn.data import files as files_module
+from convattn.data.classes import open_classes, open_held_out
 from convattn.data.types import LabelledImages
 from convattn.errors import UserError
 
@@ -32,7 +32,7 @@ class TestLayouts:
     def test_train_and_val(self, tmp_path: Path, val: str) -> None:
         fill(tmp_path, "train/dog/1.png", "train/cat/1.JPG", "train/cat/deep/er/2.png", f"{val}/cat/3.jpeg")
         fill(tmp_path, "test/bird/1.png")
-        data = open_folder(tmp_path)
+        data = open_classes(tmp_path)
         assert data.classes == ["cat", "dog"]
         assert names(data.train) == ["train/cat/1.JPG", "train/cat/deep/er/2.png", "train/dog/1.png"]
         assert [data.train.label(index) for index in range(3)] == [0, 0, 1]
@@ -51,7 +51,7 @@ class TestLayouts:
     )
     def test_parts_in_any_spelling(self, tmp_path: Path, train: str, val: str) -> None:
         fill(tmp_path, f"{train}/dog/1.png", f"{train}/cat/2.png", f"{val}/cat/3.png", "Testing/cat/4.png")
-        data = open_folder(tmp_path)
+        data = open_classes(tmp_path)
         assert data.classes == ["cat", "dog"]
         assert (names(data.train), names(data.val)) == (
             [f"{train}/cat/2.png", f"{train}/dog/1.png"],
@@ -62,36 +62,36 @@ class TestLayouts:
         ("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("training_set", "test_set"), ("train", "test")]
     )
     def test_test_images_are_not_looked_at(self, tmp_path: Path, train: str, test: str) -> None:
-        data = open_folder(fill(tmp_path, *numbered(f"{train}/a", 5), *numbered(f"{train}/b", 5), f"{test}/a/1.png"))
+        data = open_classes(fill(tmp_path, *numbered(f"{train}/a", 5), *numbered(f"{train}/b", 5), f"{test}/a/1.png"))
         assert (data.classes, len(data.train), len(data.val)) == (["a", "b"], 8, 2)
 
     @pytest.mark.parametrize("parts", [("seg_train/seg_train", "seg_test/seg_test"), ("fold1", "fold2", "fold3")])
     def test_folders_that_hold_the_same_folders_are_no_classes(self, tmp_path: Path, parts: tuple[str, ...]) -> None:
         fill(tmp_path, *(f"{part}/{name}/{i}.png" for part in parts for name in ("cat", "dog") for i in range(2)))
         with pytest.raises(UserError, match=r"each with the same folders, 'cat', 'dog': these look like the classes"):
-            open_folder(tmp_path)
+            open_classes(tmp_path)
 
     def test_classes_may_hold_a_folder_of_one_name(self, tmp_path: Path) -> None:
-        assert open_folder(fill(tmp_path, *numbered("a/images", 3), *numbered("b/images", 3))).classes == ["a", "b"]
+        assert open_classes(fill(tmp_path, *numbered("a/images", 3), *numbered("b/images", 3))).classes == ["a", "b"]
 
     def test_two_folders_for_one_part(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="found 'Training', 'train' for one part"):
-            open_folder(fill(tmp_path, "train/a/1.png", "Training/a/1.png", "train/b/1.png"))
+            open_classes(fill(tmp_path, "train/a/1.png", "Training/a/1.png", "train/b/1.png"))
 
     def test_train_alone_is_split(self, tmp_path: Path) -> None:
-        data = open_folder(fill(tmp_path, *numbered("train/a", 5), *numbered("train/b", 5)))
+        data = open_classes(fill(tmp_path, *numbered("train/a", 5), *numbered("train/b", 5)))
         assert (len(data.train), len(data.val)) == (8, 2)
         assert {name.split("/")[0] for name in names(data.val)} == {"train"}
 
     def test_a_class_may_be_called_train(self, tmp_path: Path) -> None:
-        data = open_folder(fill(tmp_path, *numbered("train", 4), *numbered("bus", 4)))
+        data = open_classes(fill(tmp_path, *numbered("train", 4), *numbered("bus", 4)))
         assert data.classes == ["bus", "train"]
 
     def test_what_is_passed_over(self, tmp_path: Path) -> None:
         fill(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png", "cat/.hidden.png", ".cache/1.png")
         (tmp_path / "cat" / "notes.txt").write_text("mine")
         (tmp_path / "labels.csv").write_text("a,b")
-        data = open_folder(tmp_path)
+        data = open_classes(tmp_path)
         assert (data.classes, len(data.train), len(data.val)) == (["cat", "dog"], 2, 2)
         assert data.skipped == []
 
@@ -100,17 +100,19 @@ class TestLayouts:
         fill(tmp_path / "data", "b/1.png", "b/2.png")
         (tmp_path / "data" / "a").symlink_to(tmp_path / "store" / "a")
         (tmp_path / "store" / "a" / "again").symlink_to(tmp_path / "store" / "a")
-        data = open_folder(tmp_path / "data")
+        data = open_classes(tmp_path / "data")
         assert sorted(names(data.train) + names(data.val)) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
 
     def test_odd_class_names(self, tmp_path: Path) -> None:
         fill(tmp_path, "<b>/1.png", "<b>/2.png", "日本 語/1.png", "日本 語/2.png")
-        assert open_folder(tmp_path).classes == ["<b>", "日本 語"]
+        assert open_classes(tmp_path).classes == ["<b>", "日本 語"]
 
 
 class TestSplit:
     def test_every_class_gives_its_part(self, tmp_path: Path) -> None:
-        data = open_folder(fill(tmp_path, *numbered("a", 40), *numbered("b", 10), *numbered("c", 2), *numbered("d", 1)))
+        data = open_classes(
+            fill(tmp_path, *numbered("a", 40), *numbered("b", 10), *numbered("c", 2), *numbered("d", 1))
+        )
         held_out = [name.split("/")[0] for name in names(data.val)]
         assert {name: held_out.count(name) for name in "abcd"} == {"a": 8, "b": 2, "c": 1, "d": 0}
         assert not set(names(data.train)) & set(names(data.val))
@@ -118,24 +120,24 @@ class TestSplit:
 
     def test_it_depends_on_paths_and_seed_alone(self, tmp_path: Path) -> None:
         files = [*numbered("a", 20), *numbered("b", 20)]
-        first = open_folder(fill(tmp_path / "one", *files))
-        second = open_folder(fill(tmp_path / "two", *reversed(files)))
+        first = open_classes(fill(tmp_path / "one", *files))
+        second = open_classes(fill(tmp_path / "two", *reversed(files)))
         assert names(first.val) == names(second.val)
-        assert names(open_folder(tmp_path / "one", seed=1).val) != names(first.val)
+        assert names(open_classes(tmp_path / "one", seed=1).val) != names(first.val)
 
     def test_it_is_the_same_for_ever(self, tmp_path: Path) -> None:
-        data = open_folder(fill(tmp_path, *numbered("a", 10), *numbered("b", 10)))
+        data = open_classes(fill(tmp_path, *numbered("a", 10), *numbered("b", 10)))
         assert names(data.val) == HELD_OUT
 
     def test_a_new_file_moves_hardly_any_other(self, tmp_path: Path) -> None:
-        before = set(names(open_folder(fill(tmp_path, *numbered("a", 50), *numbered("b", 50))).val))
-        after = set(names(open_folder(fill(tmp_path, "a/new.png")).val))
+        before = set(names(open_classes(fill(tmp_path, *numbered("a", 50), *numbered("b", 50))).val))
+        after = set(names(open_classes(fill(tmp_path, "a/new.png")).val))
         assert len(before ^ after) <= 2
 
     @pytest.mark.parametrize("part", [0.0, 1.0, -0.5, 2])
     def test_a_part_outside_0_to_1(self, tmp_path: Path, part: float) -> None:
         with pytest.raises(UserError, match="between 0 and 1"):
-            open_folder(fill(tmp_path, "a/1.png", "b/1.png"), val_fraction=part)
+            open_classes(fill(tmp_path, "a/1.png", "b/1.png"), val_fraction=part)
 
 
 class TestSkipped:
@@ -147,7 +149,7 @@ class TestSkipped:
         content = (tmp_path / "b" / "cut.png").read_bytes()
         (tmp_path / "b" / "cut.png").write_bytes(content[: len(content) // 2])
         seen: list[tuple[int, int]] = []
-        data = open_folder(tmp_path, progress=lambda done, total: seen.append((done, total)))
+        data = open_classes(tmp_path, progress=lambda done, total: seen.append((done, total)))
         assert [(file.path, file.reason.split(":")[0]) for file in data.skipped] == [
             ("a/empty.png", "the file is empty"),
             ("b/cut.png", "truncated or damaged"),
@@ -157,10 +159,10 @@ class TestSkipped:
         assert seen == [(done, 13) for done in range(1, 14)]
 
     def test_a_large_set_is_checked_by_its_marks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(folder_module, "FULL_CHECK_BYTES", 0)
+        monkeypatch.setattr(files_module, "FULL_CHECK_BYTES", 0)
         fill(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
         (tmp_path / "a" / "cut.jpg").write_bytes((tmp_path / "a" / "1.jpg").read_bytes()[:-30])
-        assert [file.path for file in open_folder(tmp_path).skipped] == ["a/cut.jpg"]
+        assert [file.path for file in open_classes(tmp_path).skipped] == ["a/cut.jpg"]
 
     def test_a_class_without_a_readable_image(self, tmp_path: Path) -> None:
         fill(tmp_path, *numbered("a", 3))
@@ -169,13 +171,13 @@ class TestSkipped:
         with pytest.raises(
             UserError, match=r"no image of the class 'b' can be read; 1 skipped.*b/1\.png: the file is empty"
         ):
-            open_folder(tmp_path)
+            open_classes(tmp_path)
 
     def test_no_readable_image_to_validate_on(self, tmp_path: Path) -> None:
         fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
         (tmp_path / "val" / "a" / "1.png").write_bytes(b"")
         with pytest.raises(UserError, match=r"no readable image is left to validate on.*val/a/1\.png"):
-            open_folder(tmp_path)
+            open_classes(tmp_path)
 
 
 class TestLayoutErrors:
@@ -224,7 +226,7 @@ class TestLayoutErrors:
     def flat(self, root: Path) -> None:
         """Open ``root``; the message on one line, for patterns."""
         try:
-            open_folder(root)
+            open_classes(root)
         except UserError as error:
             raise UserError(" ".join(str(error).split())) from error
 

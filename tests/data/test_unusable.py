@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from convattn.data.checks import check_data
+from convattn.data.classes import open_classes
 from convattn.data.coco import DetectionData, open_coco, open_detection
-from convattn.data.folder import TRAINED_ON, open_folder
+from convattn.data.folder import TRAINED_ON
 from convattn.data.problems import BadData, errors
 from convattn.data.segmentation import SegmentationData, open_segmentation, write_label_map
 from convattn.errors import UserError
@@ -242,11 +243,11 @@ class TestNamesInAnotherSpelling:
                 folder = tmp_path / part / unicodedata.normalize(form, name)  # type: ignore[arg-type]
                 folder.mkdir(parents=True)
                 Image.new("RGB", (4, 4)).save(folder / "1.png")
-        data = open_folder(tmp_path)
+        data = open_classes(tmp_path)
         assert (data.classes, [data.val.label(index) for index in range(len(data.val))]) == ([CAFE, "tea"], [0, 1])
         (tmp_path / "train" / unicodedata.normalize("NFD", CAFE)).mkdir()
         with pytest.raises(UserError, match=r"two folders are called .*, in two Unicode forms"):
-            open_folder(tmp_path)
+            open_classes(tmp_path)
 
 
 class TestNotes:
@@ -286,13 +287,13 @@ def test_images_that_train_are_not_validated_on(tmp_path: Path) -> None:
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", (4, 4)).save(tmp_path / part / name / "1.png")
     (tmp_path / "val/cat/2.png").symlink_to(tmp_path / "train/cat/1.png")
-    data = open_folder(tmp_path)
+    data = open_classes(tmp_path)
     assert (len(data.train), len(data.val)) == (2, 2)
     assert [(one.path, one.reason) for one in data.skipped] == [("val/cat/2.png", TRAINED_ON)]
     shutil.rmtree(tmp_path / "val")
     (tmp_path / "val").symlink_to("train")
     with pytest.raises(UserError, match=r"no readable image is left to validate on.*among the training images"):
-        open_folder(tmp_path)
+        open_classes(tmp_path)
 
 
 def test_json_files_of_which_training_would_not_know(tmp_path: Path) -> None:

@@ -1,17 +1,22 @@
 """Look through a data set before training does: every problem by file and id, and what there is."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convattn.data.coco import DetectionImages, check_coco
+from convattn.data.classes import open_classes
+from convattn.data.coco import Annotations, DetectionImages, check_coco
 from convattn.data.coco import check_parts as check_coco_parts
 from convattn.data.coco_file import CocoFile, Wanted
 from convattn.data.coco_layout import annotation_files, find_annotations, split_of
-from convattn.data.folder import Progress, name_some, open_folder
+from convattn.data.folder import Progress, name_some
+from convattn.data.formats import Format, coco_parts, format_of, pair_list
+from convattn.data.forms import CocoContent
+from convattn.data.images import is_image_name
 from convattn.data.names import counted
 from convattn.data.problems import BadData, Problem
-from convattn.data.segmentation import check_pairs, check_parts, find_pair_folders, read_classes
+from convattn.data.segmentation import check_pairs, check_parts
 from convattn.errors import UserError, user_path
 
 
@@ -44,7 +49,9 @@ class CheckOptions:
 def check_data(
     path: str | os.PathLike[str], options: CheckOptions | None = None, *, progress: Progress | None = None
 ) -> list[Checked]:
-    """Check a COCO annotation file, or all that a folder holds: COCO annotations, label PNGs, or class folders.
+    """Check a data set of any format that training reads, or all that a folder holds.
+
+    A folder may hold COCO annotations and label PNGs, else class folders.
 
     Raises:
         UserError: There is no such path, or nothing in it is known as data.
@@ -57,7 +64,9 @@ def check_data(
         /.../train.json: the file: is truncated: it ends at line 1, column 13 (fetch or write the file again)
     """
     options = options or CheckOptions()
-    root = user_path(path)
+    root, form = user_path(path), format_of(path)
+    if form is not None:
+        return _check_format(form, root, options, progress)
     if root.is_file():
         part, found = _check_coco(root, options, progress)
         if found is not None and split_of(root.parent, root) != "val":
@@ -67,13 +76,42 @@ def check_data(
         raise UserError(f"{root}: no such file or folder; name a data folder or a COCO annotation file")
     checked = _check_coco_folder(root, options, progress)
     try:
-        find_pair_folders(root)
+        pairs = _check_pairs(root, "label PNGs", options, progress)
     except UserError as error:
-        if not checked:
-            checked = [_check_classes(root, error, progress)]
-    else:
-        checked.append(_check_pairs(root, options, progress))
+        return checked or [_check_class_folders(root, error, progress)]
+    return [*checked, pairs]
+
+
+def _check_format(form: Format, root: Path, options: CheckOptions, progress: Progress | None) -> list[Checked]:
+    """Check data of a format that is none of COCO, label PNGs and class folders, as every task reads it."""
+    checked: list[Checked] = []
+    faults: list[UserError] = []
+    ways: list[Callable[[], list[Checked]]] = []
+    if form.boxes is not None:
+        ways.append(lambda: _check_boxes(root, form, options, progress))
+    if form.maps is not None:
+        ways.append(lambda: [_check_pairs(root, form.name, options, progress)])
+    if form.classes is not None:
+        ways.append(lambda: [_check_classes(root, form.name, progress)])
+    for check in ways:
+        try:
+            checked += check()
+        except BadData as error:
+            checked.append(Checked(f"{root} ({form.name})", {}, error.problems))
+        except UserError as error:
+            faults.append(error)
+    if not checked:
+        raise faults[-1]
     return checked
+
+
+def _check_boxes(root: Path, form: Format, options: CheckOptions, progress: Progress | None) -> list[Checked]:
+    sources = coco_parts(root)
+    looks = {split: _check_coco(sources[split], options, progress, f"{form.name}, {split}") for split in sources}
+    train, val = looks["train"][1], looks["val"][1] if "val" in looks else None
+    if train is not None and ("val" not in looks or val is not None):
+        looks["val" if "val" in looks else "train"][0].problems.extend(check_coco_parts(train, val)[2])
+    return [part for part, _ in looks.values()]
 
 
 def _check_coco_folder(root: Path, options: CheckOptions, progress: Progress | None) -> list[Checked]:
@@ -84,9 +122,10 @@ def _check_coco_folder(root: Path, options: CheckOptions, progress: Progress | N
     if not files:
         return checked
     try:
-        train, val = find_annotations(root)
+        parts = find_annotations(root)
     except UserError as error:
         return [*checked, Checked(f"{root} (COCO)", {}, [_problem(root, error)])]
+    train, val = parts["train"], parts.get("val")
     last, found, held_out = looks[val or train][0], looks[train][1], None if val is None else looks[val][1]
     if found is not None and (val is None or held_out is not None):
         last.problems.extend(check_coco_parts(found, held_out)[2])
@@ -94,14 +133,15 @@ def _check_coco_folder(root: Path, options: CheckOptions, progress: Progress | N
 
 
 def _check_coco(
-    path: Path, options: CheckOptions, progress: Progress | None
+    source: Annotations, options: CheckOptions, progress: Progress | None, kind: str = "COCO"
 ) -> tuple[Checked, tuple[CocoFile, DetectionImages] | None]:
-    name = f"{path} (COCO)"
+    path = source.path if isinstance(source, CocoContent) else user_path(source)
+    name = f"{path} ({kind})"
     try:
         wanted = options.wanted or "masks"
-        file, images, problems = check_coco(path, images=options.images, wanted=wanted, progress=progress)
+        file, images, problems = check_coco(source, images=options.images, wanted=wanted, progress=progress)
         if options.wanted is None and not file.has_masks:
-            file, images, problems = check_coco(path, images=options.images, wanted="boxes", progress=progress)
+            file, images, problems = check_coco(source, images=options.images, wanted="boxes", progress=progress)
     except BadData as error:
         return Checked(name, {}, error.problems), None
     except UserError as error:
@@ -121,29 +161,37 @@ def _problem(place: Path, error: UserError) -> Problem:
     return Problem(str(place), None, "", str(error).removeprefix(f"{place}: "), "", level="fatal")
 
 
-def _check_pairs(root: Path, options: CheckOptions, progress: Progress | None) -> Checked:
-    folders = find_pair_folders(root)
-    reduce = folders.ade20k if options.reduce_zero_label is None else options.reduce_zero_label
-    classes = list(options.classes) if options.classes is not None else read_classes(root)
-    *parts, problems = check_pairs(folders, classes, reduce_zero_label=reduce, progress=progress)
-    train, val, more = check_parts(folders, *parts)
+def _check_pairs(root: Path, kind: str, options: CheckOptions, progress: Progress | None) -> Checked:
+    found = pair_list(root)
+    reduce = found.zero_is_unlabelled if options.reduce_zero_label is None else options.reduce_zero_label
+    classes = list(options.classes) if options.classes is not None else found.classes
+    *parts, problems = check_pairs(found, classes, reduce_zero_label=reduce, progress=progress)
+    train, val, more = check_parts(found, *parts)
     counts = {"training pairs": len(train), "validation pairs": len(val), "classes": train.num_classes}
-    return Checked(f"{root} (label PNGs)", counts, [*problems, *more])
+    return Checked(f"{root} ({kind})", counts, [*problems, *more])
 
 
-def _check_classes(root: Path, otherwise: UserError, progress: Progress | None) -> Checked:
+def _check_class_folders(root: Path, otherwise: UserError, progress: Progress | None) -> Checked:
     try:
-        data = open_folder(root, progress=progress)
+        return _check_classes(root, "class folders", progress)
     except UserError as error:
         raise UserError(
             f"{root}: found no COCO annotations, no label PNGs and no class folders; as COCO: annotations/*.json; "
             f"as label PNGs: {otherwise}; as classes: {error}"
         ) from error
+
+
+def _check_classes(root: Path, kind: str, progress: Progress | None) -> Checked:
+    data = open_classes(root, progress=progress)
     counts = {"training images": len(data.train), "validation images": len(data.val), "classes": len(data.classes)}
-    problems = [Problem(str(root / one.path), None, "image", one.reason, "mend or remove it") for one in data.skipped]
+    home = root.parent if root.is_file() else root
+    problems = [
+        Problem(str(home / one.path), None, "image" * is_image_name(one.path), one.reason, "mend or remove it")
+        for one in data.skipped
+    ]
     labels = {data.val.label(index) for index in range(len(data.val))}
     unseen = [name for label, name in enumerate(data.classes) if label not in labels]
     if unseen:
         what = f"{counted(len(unseen), 'class')} without an image to validate on: {name_some(unseen)}"
         problems.append(Problem(str(root), None, "", what, "add images: nothing tells how well it is known", "note"))
-    return Checked(f"{root} (class folders)", counts, problems)
+    return Checked(f"{root} ({kind})", counts, problems)

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from convattn.data.coco_file import CocoFile, CocoImage, Wanted, read_coco_file
-from convattn.data.coco_layout import find_annotations, find_images, image_file, image_folders, similar_files
-from convattn.data.files import decode_all, image_fault, in_threads, upright_size
+from convattn.data.coco_layout import find_images, image_file, image_folders, similar_files
+from convattn.data.files import decode_all, image_fault, in_threads, readable_size, upright_size
 from convattn.data.folder import TRAINED_ON, Progress, file_key, name_some, shared_files
+from convattn.data.formats import coco_parts
+from convattn.data.forms import CocoContent
 from convattn.data.images import MAX_PIXELS, open_image
 from convattn.data.masks import decode_mask
 from convattn.data.names import counted, validation_names
+from convattn.data.packed import Folder
 from convattn.data.problems import Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, user_path
@@ -26,6 +29,8 @@ from convattn.errors import UserError, user_path
 Target = dict[str, Tensor]
 """An image's objects: boxes [N, 4] (x1, y1, x2, y2) float32, labels [N] int64 from 1, image_id, area [N], iscrowd [N];
 with masks also masks [N, H, W] uint8."""
+
+Annotations: TypeAlias = str | os.PathLike[str] | CocoContent
 
 Checked = tuple[CocoFile, "DetectionImages"]
 """What an annotation file says, and the images that can be used."""
@@ -40,7 +45,7 @@ class DetectionImages:
     ``category_ids[label - 1]`` is the file's id of a label, ``annotations`` the file to compare results with.
     """
 
-    root: Path
+    root: Folder
     annotations: Path
     entries: tuple[CocoImage, ...]
     category_ids: tuple[int, ...]
@@ -111,7 +116,7 @@ class DetectionData:
 
 
 def open_coco(
-    annotations: str | os.PathLike[str],
+    annotations: Annotations,
     *,
     images: str | os.PathLike[str] | None = None,
     wanted: Wanted = "masks",
@@ -121,7 +126,8 @@ def open_coco(
     """Open one annotation file with its images: the classes, the images and what was left out.
 
     Args:
-        annotations: The JSON file: boxes, polygons, run lengths (compressed or not), crowds.
+        annotations: The JSON file: boxes, polygons, run lengths (compressed or not), crowds; or what
+            :func:`~convattn.data.formats.coco_parts` made of another format.
         images: The folder of its images; without it the usual places are looked through.
         wanted: "boxes", or "masks" for both.
         skip_bad: Go on without what is wrong: a wrong annotation leaves its image in training without that object, a
@@ -138,7 +144,7 @@ def open_coco(
 
 
 def check_coco(
-    annotations: str | os.PathLike[str],
+    annotations: Annotations,
     *,
     images: str | os.PathLike[str] | None = None,
     wanted: Wanted = "masks",
@@ -150,18 +156,19 @@ def check_coco(
         BadData: The file as a whole cannot be used.
         UserError: The images are not found.
     """
-    path = user_path(annotations)
-    folders: list[Path] = [] if images is None else [_folder(user_path(images))]
+    source = annotations if isinstance(annotations, CocoContent) else user_path(annotations)
+    path = source.path if isinstance(source, CocoContent) else source
+    folders: list[Folder] = [source.images] if isinstance(source, CocoContent) else []
+    if images is not None:
+        folders = [_folder(user_path(images))]
 
     def size_of(name: str) -> tuple[int, int] | None:
         candidates = folders or image_folders(path)
         places = (folder / found for folder in candidates if (found := image_file(folder, name)) is not None)
         place = next(places, None)
-        if place is None or image_fault(place, decode=False) is not None:
-            return None
-        return upright_size(place)
+        return None if place is None else readable_size(place)
 
-    file = read_coco_file(path, wanted, size_of=size_of)
+    file = read_coco_file(source, wanted, size_of=size_of)
     root = folders[0] if folders else find_images(path, [image.file for image in file.images])
     found = [replace(image, file=image_file(root, image.file) or image.file) for image in file.images]
     faults = [*_listed_twice(path, root, found), *_file_faults(root, found, progress)]
@@ -218,9 +225,10 @@ def open_detection(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> DetectionData:
-    """Open a folder of images with COCO annotations, or one annotation file, as training and validation images.
+    """Open images with boxes, and masks where they are wanted, as training and validation images.
 
-    A single annotation file is split by a hash of each image's name, so that the split is the same everywhere.
+    COCO's annotations, YOLO's ``data.yaml``, Pascal VOC's folders and data sets of Hugging Face ``datasets`` are
+    read. Data without a validation split is split by a hash of each image's name, the same everywhere.
 
     Raises:
         UserError: There is no such layout, or the two files name different classes.
@@ -228,7 +236,9 @@ def open_detection(
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction={val_fraction}: the held-out part of the images lies between 0 and 1, as in 0.2")
-    found = [check_coco(file, wanted=wanted, progress=progress) for file in find_annotations(root) if file is not None]
+    sources = coco_parts(root)
+    files = [sources["train"], *([sources["val"]] if "val" in sources else [])]
+    found = [check_coco(file, wanted=wanted, progress=progress) for file in files]
     parts = [(file, images) for file, images, _ in found]
     train, val, problems = check_parts(parts[0], parts[1] if len(parts) > 1 else None, val_fraction)
     skipped = refuse_or_skip([problem for one in found for problem in one[2]] + problems, skip_bad=skip_bad)
@@ -240,7 +250,7 @@ def has_objects(images: DetectionImages) -> bool:
     return any(not one.crowd for image in images.entries for one in image.objects)
 
 
-def _file_faults(root: Path, images: Sequence[CocoImage], progress: Progress | None) -> list[Problem]:
+def _file_faults(root: Folder, images: Sequence[CocoImage], progress: Progress | None) -> list[Problem]:
     """Check the image files themselves: there, whole, of the size that the annotations say."""
     decode, similar = decode_all([root / image.file for image in images]), similar_files()
 
@@ -265,7 +275,7 @@ def _file_faults(root: Path, images: Sequence[CocoImage], progress: Progress | N
     return [problem for problem in in_threads(check, images, progress) if problem is not None]
 
 
-def _listed_twice(path: Path, root: Path, images: Sequence[CocoImage]) -> list[Problem]:
+def _listed_twice(path: Path, root: Folder, images: Sequence[CocoImage]) -> list[Problem]:
     """Name the entries that lead to one file, however it is spelled or linked: each has a part of its objects."""
     entries: dict[tuple[int, int], list[CocoImage]] = defaultdict(list)
     for image in images:

@@ -3,11 +3,12 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from convattn.data.forms import CocoContent
 from convattn.data.images import is_file_name, is_text
 from convattn.data.masks import LARGEST, OUTSIDE, Fault, is_number, segmentation_fault
 from convattn.data.problems import BadData, Problem
@@ -57,12 +58,15 @@ class CocoFile:
 
 
 def read_coco_file(
-    path: Path, wanted: Wanted = "masks", *, size_of: Callable[[str], tuple[int, int] | None] | None = None
+    source: Path | CocoContent,
+    wanted: Wanted = "masks",
+    *,
+    size_of: Callable[[str], tuple[int, int] | None] | None = None,
 ) -> CocoFile:
     """Read an annotation file; problems of its entries are listed, and the entries left out.
 
     Args:
-        path: The JSON file.
+        source: The JSON file, or what another format's reader brought into its form.
         wanted: Whether a segmentation has to be there, and right; where an object has a box alone that is no problem
             for "boxes".
         size_of: Gives (width, height) of an image file whose entry does not say it.
@@ -70,7 +74,8 @@ def read_coco_file(
     Raises:
         BadData: The file as a whole cannot be used.
     """
-    content = _load(path)
+    known_as = source if isinstance(source, CocoContent) else CocoContent(source, _load(source), source.parent)
+    path, content, lines = known_as.path, known_as.lists, known_as.lines
     categories = _Entries(path, "categories", content["categories"]).read(_category_fault)
     if not categories.kept:
         raise BadData(
@@ -83,14 +88,15 @@ def read_coco_file(
     labels = {one["id"]: label for label, one in enumerate(sorted(categories.kept, key=lambda one: one["id"]), 1)}
     sizes = {one["id"]: _size(one, size_of) for one in images.kept}
     known = _Known(labels, sizes, {one["id"]: one["file_name"] for one in images.kept}, wanted)
-    annotations = _Entries(path, "annotations", content["annotations"]).read(known.fault)
+    annotations = _Entries(path, "annotations", content["annotations"], lines).read(known.fault)
     objects: dict[int, list[CocoObject]] = defaultdict(list)
     for one in annotations.kept:
         objects[one["image_id"]].append(known.object(one))
     entries = tuple(
         CocoImage(one["id"], one["file_name"], *sizes[one["id"]], tuple(objects[one["id"]])) for one in images.kept
     )
-    problems = [*categories.bad, *images.bad, *annotations.bad, *_empty(path, entries, annotations.bad)]
+    problems = [*known_as.problems, *categories.bad, *images.bad, *annotations.bad]
+    problems += _empty(path, entries, problems)
     names = {one["id"]: one["name"] for one in categories.kept}
     has_masks = any(isinstance(one, dict) and one.get("segmentation") for one in content["annotations"])
     return CocoFile(path, tuple((id, names[id]) for id in labels), entries, has_masks, problems)
@@ -135,6 +141,7 @@ class _Entries:
     path: Path
     name: str
     entries: list[Any]
+    lines: Mapping[int, str] = field(default_factory=dict)
     kept: list[dict[str, Any]] = field(default_factory=list)
     bad: list[Problem] = field(default_factory=list)
 
@@ -161,6 +168,9 @@ class _Entries:
         return self
 
     def _add(self, id: int | None, part: str, fault: Fault) -> None:
+        if id is not None and id in self.lines:  # the id is ours, the line is what a person finds
+            self.bad.append(Problem(self.lines[id], None, part, *fault))
+            return
         self.bad.append(Problem(str(self.path), id, f"{self.name}.{part}" if part else self.name, *fault))
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 from convattn.data.folder import VAL_NAMES
 from convattn.data.names import counted
+from convattn.data.packed import Folder, ImageFile
+from convattn.data.types import Split
 from convattn.errors import UserError, user_path
 
 FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -22,24 +24,27 @@ COCO_LAYOUT = """expected one of
   one annotations.json                     (a fixed part of its images is held out)"""
 
 
-def find_annotations(root: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """Return the annotation files to train and to validate on; the second is None where one file holds all.
+def find_annotations(root: str | os.PathLike[str]) -> dict[Split, Path]:
+    """Return the annotation file of each split; where one file holds all it is that of "train".
 
     Raises:
         UserError: There are none, or it is not clear which are meant.
     """
     path = user_path(root)
     if path.is_file():
-        return path, None
+        return {"train": path}
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; give a folder or an annotation file, {COCO_LAYOUT}")
     files = annotation_files(path)
-    train = [file for file in files if split_of(path, file) == "train"]
-    val = [file for file in files if split_of(path, file) == "val"]
+    parts: dict[Split | None, list[Path]] = {}
+    for file in files:
+        parts.setdefault(split_of(path, file), []).append(file)
+    test: dict[Split, Path] = {"test": parts["test"][0]} if len(parts.get("test", ())) == 1 else {}
+    train, val, others = (parts.get(split, []) for split in ("train", "val", None))
     if len(train) == 1 and len(val) == 1:
-        return train[0], val[0]
-    if len(files) == 1 and not val:
-        return files[0], None
+        return {"train": train[0], "val": val[0], **test}
+    if not val and (len(train) + len(others) == 1 or len(files) == 1):
+        return {**test, "train": [*train, *others, *files][0]}
     found = ", ".join(str(file.relative_to(path)) for file in files[:8]) or "no JSON file"
     raise UserError(f"{path}: found {found}; {COCO_LAYOUT}; or name one annotation file")
 
@@ -49,7 +54,7 @@ def annotation_files(root: Path) -> list[Path]:
 
     COCO's captions and key points beside the instances are passed over.
     """
-    folders = [root, root / "annotations", *(root / name for name in ("train", *VAL_NAMES))]
+    folders = [root, root / "annotations", *(root / name for name in ("train", *VAL_NAMES, "test"))]
     found = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.json"))]
     found = [file for file in found if not file.name.startswith(".") and file.name != "scenes.json"]
     instances = [file for file in found if file.name.startswith("instances_")]
@@ -59,7 +64,9 @@ def annotation_files(root: Path) -> list[Path]:
 def image_folders(annotations: Path) -> list[Path]:
     """Return the folders that may hold an annotation file's images, the likeliest first."""
     stem = annotations.stem
-    names = dict.fromkeys([stem, stem.partition("_")[2], *re.findall(r"train\d*|val\d*|valid|validation", stem)])
+    names = dict.fromkeys(
+        [stem, stem.partition("_")[2], *re.findall(r"train\d*|val\d*|valid|validation|test\d*", stem)]
+    )
     near = [annotations.parent, annotations.parent.parent]
     below = [base / folder / name for base in near for folder in ("images", "") for name in names if name]
     return [folder for folder in [*below, *(base / "images" for base in near), *near] if folder.is_dir()]
@@ -87,7 +94,7 @@ def find_images(annotations: Path, names: Sequence[str]) -> Path:
     return folders[counts.index(max(counts))]
 
 
-def image_file(folder: Path, name: str) -> str | None:
+def image_file(folder: Folder, name: str) -> str | None:
     """Return the path below a folder of the image that an annotation file calls so, None where there is none.
 
     Where no file has the very name, a backslash parts folders, and an accent may be one character or two.
@@ -108,7 +115,7 @@ def image_file(folder: Path, name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def similar_files() -> Callable[[Path, str], Path | None]:
+def similar_files() -> Callable[[Folder, str], Path | None]:
     """Return what finds a file that may be meant by a name that none has.
 
     It has the name's last part, in any case, and lies in that folder or where the name says. Each folder is read once.
@@ -121,7 +128,9 @@ def similar_files() -> Callable[[Path, str], Path | None]:
         except OSError:
             return {}
 
-    def similar(folder: Path, name: str) -> Path | None:
+    def similar(folder: Folder, name: str) -> Path | None:
+        if not isinstance(folder, Path):
+            return None
         slashed = Path(name.replace("\\", "/"))
         places = (place for place in ((folder / slashed).parent, folder) if slashed.name.lower() in listing(place))
         place = next(places, None)
@@ -130,7 +139,7 @@ def similar_files() -> Callable[[Path, str], Path | None]:
     return similar
 
 
-def is_file(path: Path) -> bool:
+def is_file(path: ImageFile) -> bool:
     """Tell whether a path leads to a file that can be looked at."""
     try:
         return path.is_file()
@@ -138,9 +147,9 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def split_of(root: Path, file: Path) -> str | None:
-    """Return "train" or "val" where the path of an annotation file below ``root`` says so."""
+def split_of(root: Path, file: Path) -> Split | None:
+    """Return the split that the path of an annotation file below ``root`` names."""
     words = set(re.split(r"[^a-z]+", "/".join(file.relative_to(root).with_suffix("").parts).lower()))
     if words & set(VAL_NAMES):
         return "val"
-    return "train" if "train" in words else None
+    return next((split for split in ("train", "test") if split in words), None)

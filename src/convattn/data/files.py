@@ -3,17 +3,20 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from PIL import TiffImagePlugin
 
-from convattn.data.folder import FULL_CHECK_BYTES, Progress
+from convattn.data.folder import Progress
 from convattn.data.images import ImageError, check_image, open_file, read_header
+from convattn.data.packed import ImageFile
 from convattn.data.pixels import orientation
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+FULL_CHECK_BYTES = 500_000_000
+"""Data sets up to this size are decoded whole when they are opened; of larger ones JPEGs are checked by their marks."""
 
 SIDEWAYS = (5, 6, 7, 8)
 """The EXIF orientations that exchange width and height."""
@@ -38,7 +41,15 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if orientation(image) in SIDEWAYS else (width, height)
 
 
-def image_fault(path: Path, *, decode: bool) -> tuple[str, str] | None:
+def readable_size(path: ImageFile) -> tuple[int, int] | None:
+    """Return the upright (width, height) of an image file, None where it cannot be read."""
+    try:
+        return upright_size(path)
+    except ImageError:
+        return None
+
+
+def image_fault(path: ImageFile, *, decode: bool) -> tuple[str, str] | None:
     """Return what is wrong with an image file, and what to do; None where it is good."""
     try:
         check_image(path, decode=decode)
@@ -47,7 +58,7 @@ def image_fault(path: Path, *, decode: bool) -> tuple[str, str] | None:
     return None
 
 
-def decode_all(paths: Sequence[Path]) -> bool:
+def decode_all(paths: Sequence[ImageFile]) -> bool:
     """Tell whether that many bytes are decoded whole when a data set is opened."""
     return sum(_bytes(path) for path in paths) <= FULL_CHECK_BYTES
 
@@ -70,7 +81,7 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | 
     return done
 
 
-def _bytes(path: Path) -> int:
+def _bytes(path: ImageFile) -> int:
     try:
         return path.stat().st_size
     except OSError:

@@ -1,31 +1,29 @@
-"""Folders of images, one subfolder per class, as a data set."""
+"""Folders of images, one subfolder per class: where the splits and classes are."""
 
 import os
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from PIL import Image
-
-from convattn.data.images import ImageError, check_image, is_image_name, open_image
-from convattn.data.names import composed, counted, validation_names
-from convattn.data.types import ClassificationData, SkippedFile
+from convattn.data.forms import ClassList
+from convattn.data.images import is_image_name
+from convattn.data.names import composed, counted
+from convattn.data.packed import ImageFile
+from convattn.data.types import Named, Split
 from convattn.errors import UserError, user_path
+
+File = TypeVar("File", bound=ImageFile)
 
 VAL_NAMES = ("val", "valid", "validation")
 """Folder names that hold the held-out images beside ``train/``."""
 
-SPLIT_WORDS = {
+SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(VAL_NAMES, "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What the names of folders say of their part of a data set, in lower case."""
-
-FULL_CHECK_BYTES = 500_000_000
-"""Data sets up to this size are decoded whole when they are opened; of larger ones JPEGs are checked by their marks."""
 
 LAYOUT = """expected one of
   ROOT/train/CLASS/*.jpg with ROOT/val/CLASS/*.jpg   (your own split)
@@ -34,103 +32,34 @@ LAYOUT = """expected one of
 TRAINED_ON = "it is among the training images too, under this or another name"
 """Why an image is not validated on."""
 
-Item = tuple[str, int]
-"""An image's path below the data folder, and its label."""
-
 Progress = Callable[[int, int], None]
 """Called with (images checked, images in all) while a folder is opened."""
 
 
-@dataclass(frozen=True)
-class FolderImages:
-    """The images of a folder, in the order of their paths; each is opened when it is asked for."""
+def list_class_folders(root: str | os.PathLike[str], held_out: Split | None = None) -> ClassList:
+    """Return the images of ``root/train/CLASS/*``, ``root/val/CLASS/*`` and ``root/test``, or of ``root/CLASS/*``.
 
-    root: Path
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def image(self, index: int) -> Image.Image:
-        """Return image ``index`` as upright RGB."""
-        return open_image(self.root / self.files[index])
-
-    def label(self, index: int) -> int:
-        """Return the class of image ``index``."""
-        return self.labels[index]
-
-    def name(self, index: int) -> str:
-        """Return the path of image ``index`` below the data folder."""
-        return self.files[index]
-
-
-def open_folder(
-    root: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int = 0, progress: Progress | None = None
-) -> ClassificationData:
-    """Open ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or ``root/CLASS/*`` with a fixed split.
-
-    The names of the parts may have any case and spelling, as ``Training/`` or ``validation_set/``. Subfolders of a
-    class belong to it, endings count in any case, hidden files and files that are no images are passed
-    over, links are followed. Every image is checked; the bad ones are left out and listed in ``skipped``.
-
-    The split takes ``val_fraction`` of each class (at least one image of two), by a hash of the path and the seed: the
-    same on every machine, and hardly changed by a file that comes or goes.
+    With ``held_out`` the images of that split are wanted alone; of a folder without it, all.
 
     Raises:
         UserError: The folder or its layout cannot be used; the message says what was found.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
-        ...     (root / name).parent.mkdir(exist_ok=True)
-        ...     Image.new("RGB", (8, 8)).save(root / name)
-        >>> data = open_folder(root, val_fraction=0.5)
-        >>> data.classes, len(data.train), len(data.val)
-        (['cat', 'dog'], 2, 2)
-    """
-    if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction={val_fraction}: the held-out part of each class lies between 0 and 1, as in 0.2")
-    root = _existing_folder(root)
-    train_name, val_name = _split_names(root)
-    if not (root / train_name).is_dir():
-        raise UserError(f"{root}: found {val_name}/ but no train/; {LAYOUT}")
-    classes = _class_folders(root / train_name, chosen=train_name != ".")
-    items = _list_items(root, train_name, classes)
-    _require_images(root / train_name, classes, items)
-    held_out = [] if val_name is None else _held_out_items(root, val_name, classes, f"{train_name}/")
-    skipped = _find_bad(root, [*items, *held_out], progress)
-    bad = {file.path for file in skipped}
-    items = [item for item in items if item[0] not in bad]
-    _require_readable(root / train_name, classes, items, skipped)
-    if val_name is None:
-        items, held_out = _split(items, len(classes), val_fraction, seed)
-    held_out = [item for item in held_out if item[0] not in bad]
-    trained = shared_files((root / file for file, _ in items), (root / file for file, _ in held_out))
-    skipped += [SkippedFile(file, TRAINED_ON) for file, _ in held_out if root / file in trained]
-    held_out = [item for item in held_out if root / item[0] not in trained]
-    if not held_out:
-        raise UserError(f"{root}: no readable image is left to validate on; add images{_first(skipped)}")
-    return ClassificationData(classes, _images(root, items), _images(root, held_out), skipped)
-
-
-def open_held_out(
-    root: str | os.PathLike[str], classes: list[str], *, progress: Progress | None = None
-) -> tuple[FolderImages, list[SkippedFile]]:
-    """Open the images of known classes to validate on: those of ``root/val`` if there is one, else all of ``root``.
-
-    Raises:
-        UserError: The folder cannot be used, or holds a class that is not among ``classes``.
     """
     root = _existing_folder(root)
-    items = _held_out_items(root, _split_names(root)[1] or ".", classes, "the model")
-    skipped = _find_bad(root, items, progress)
-    bad = {file.path for file in skipped}
-    good = [item for item in items if item[0] not in bad]
-    if not good:
-        raise UserError(f"{root}: none of its {counted(len(items), 'image')} can be read{_first(skipped)}")
-    return _images(root, good), skipped
+    names = _split_names(root)
+    train, classes = names.get("train", "train" if names else "."), []
+    if held_out is None:
+        if not (root / train).is_dir():
+            raise UserError(f"{root}: found {names['val']}/ but no train/; {LAYOUT}")
+        classes = _class_folders(root / train, chosen=train != ".")
+        names = {"train": train} | {split: name for split, name in names.items() if split == "val"}
+    else:
+        names = {held_out: names[held_out]} if held_out in names else {"train": train}
+    parts = {split: _list_items(root, name) for split, name in names.items()}
+    if held_out is None:
+        _require_images(root / train, classes, parts["train"])
+    places = {split: root / name for split, name in names.items() if name != "."}
+    wording = ("in folders named after the classes", "rename or remove the folder")
+    return ClassList(root, root, "class folders", classes, parts, places, wording=wording)
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
@@ -158,7 +87,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(found)
 
 
-def file_key(path: Path) -> tuple[int, int] | None:
+def file_key(path: ImageFile) -> tuple[int, int] | None:
     """Return what a file is known by whatever its name, None where it is not there."""
     try:
         found = path.stat()
@@ -167,7 +96,7 @@ def file_key(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def shared_files(train: Iterable[Path], val: Iterable[Path]) -> set[Path]:
+def shared_files(train: Iterable[ImageFile], val: Iterable[File]) -> set[File]:
     """Return the paths of ``val`` that lead to a file of ``train``, by another name or a link.
 
     Example:
@@ -199,22 +128,25 @@ def _subfolders(folder: Path) -> list[str]:
         raise UserError(f"{folder}: no permission to list it; change its permissions, as in chmod +rx") from error
 
 
-def _split_names(root: Path) -> tuple[str, str | None]:
-    """Return the folders below ``root`` that hold the classes to train and to validate on.
+def _split_names(root: Path) -> dict[Split, str]:
+    """Return the folders below ``root`` that hold the classes of each split; none where it holds the classes itself.
 
     ``train`` or ``val`` without subfolders is a class of that name, not a split.
     """
-    parts = {name: role for name in _subfolders(root) if (role := split_role(name)) and _subfolders(root / name)}
-    train = [name for name, role in parts.items() if role == "train"]
-    val = [name for name, role in parts.items() if role == "val"]
-    if len(train) > 1 or len(val) > 1:
-        raise UserError(f"{root}: found {name_some(train if len(train) > 1 else val)} for one part; {LAYOUT}")
-    if train or (val and all(split_role(name) in ("val", "test") for name in _subfolders(root))):
-        return _undoubled(root, train[0]) if train else "train", _undoubled(root, val[0]) if val else None
-    return ".", None
+    found: dict[Split, list[str]] = {}
+    for name in _subfolders(root):
+        if (role := split_role(name)) and _subfolders(root / name):
+            found.setdefault(role, []).append(name)
+    twice = next((names for split, names in found.items() if len(names) > 1 and split != "test"), None)
+    if twice:
+        raise UserError(f"{root}: found {name_some(twice)} for one part; {LAYOUT}")
+    only_held_out = all(split_role(name) in ("val", "test") for name in _subfolders(root))
+    if "train" in found or ("val" in found and only_held_out):
+        return {split: _undoubled(root, names[0]) for split, names in found.items() if len(names) == 1}
+    return {}
 
 
-def split_role(name: str) -> str | None:
+def split_role(name: str) -> Split | None:
     """Return the part of a data set that a folder's name says it is, in any case and spelling; None for other names.
 
     Example:
@@ -262,103 +194,23 @@ def _class_folders(folder: Path, *, chosen: bool) -> list[str]:
     raise UserError(f"{folder}: found {found}; {LAYOUT}")
 
 
-def _list_items(root: Path, below: str, classes: list[str]) -> list[Item]:
-    """List the images of ``root/below/CLASS`` by class and path; accents may be written in either Unicode form."""
-    labels = {composed(name): label for label, name in enumerate(classes)}
-    folders = sorted((labels[composed(name)], name) for name in _subfolders(root / below) if composed(name) in labels)
+def _list_items(root: Path, below: str) -> list[Named]:
+    """List the images of ``root/below/CLASS`` by class and path."""
     return [
-        ((Path(below) / name / file).as_posix(), label)
-        for label, name in folders
+        ((Path(below) / name / file).as_posix(), name)
+        for name in _subfolders(root / below)
         for file in list_images(root / below / name)
     ]
 
 
-def _held_out_items(root: Path, below: str, classes: list[str], owner: str) -> list[Item]:
-    """List the images to validate on; a class with images that ``owner`` does not know is an error."""
-    folder = root / below
-    known = set(map(composed, classes))
-    strange = [name for name in _subfolders(folder) if composed(name) not in known and list_images(folder / name)]
-    if strange:
-        raise UserError(
-            f"{folder}: {name_some(strange)} not among the {len(classes)} classes of {owner} ({name_some(classes)}); "
-            "rename or remove the folder"
-        )
-    items = _list_items(root, below, classes)
-    if not items:
-        raise UserError(f"{folder}: found no images in folders named after the classes ({name_some(classes)})")
-    return items
-
-
-def _require_images(folder: Path, classes: list[str], items: list[Item]) -> None:
+def _require_images(folder: Path, classes: list[str], items: Sequence[Named]) -> None:
     """Raise where a class folder has no image."""
-    present = {label for _, label in items}
-    empty = [name for label, name in enumerate(classes) if label not in present]
+    present = {name for _, name in items}
+    empty = [name for name in classes if name not in present]
     if len(empty) == len(classes):
         raise UserError(f"{folder}: found {counted(len(classes), 'folder')} but no image in them; {LAYOUT}")
     if empty:
         raise UserError(f"{folder}: no images in the class folder {name_some(empty)}; add images or remove the folder")
-
-
-def _require_readable(folder: Path, classes: list[str], items: list[Item], skipped: list[SkippedFile]) -> None:
-    """Raise where none of a class's images can be read."""
-    present = {label for _, label in items}
-    lost = [name for label, name in enumerate(classes) if label not in present]
-    if lost:
-        raise UserError(f"{folder}: no image of the class {name_some(lost)} can be read{_first(skipped)}")
-
-
-def _find_bad(root: Path, items: list[Item], progress: Progress | None) -> list[SkippedFile]:
-    """Check every image in threads and return those that cannot be read."""
-    decode = sum(_size(root / file) for file, _ in items) <= FULL_CHECK_BYTES
-
-    def check(file: str) -> SkippedFile | None:
-        try:
-            check_image(root / file, decode=decode)
-        except ImageError as error:
-            return SkippedFile(file, error.reason)
-        return None
-
-    def check_all(files: list[str]) -> list[SkippedFile | None]:
-        return [check(file) for file in files]
-
-    # Some files per task: the pool queues all its tasks at once, and there may be millions of files.
-    step = min(256, 1 + len(items) // 64)
-    tasks = ([file for file, _ in items[start : start + step]] for start in range(0, len(items), step))
-    bad, done = [], 0
-    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for results in pool.map(check_all, tasks):
-            bad += [result for result in results if result is not None]
-            done += len(results)
-            if progress is not None:
-                progress(done, len(items))
-    return bad
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _split(items: list[Item], classes: int, val_fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Split the images of each class; those with the smallest hashes are held out."""
-    by_class: list[list[Item]] = [[] for _ in range(classes)]
-    for item in items:
-        by_class[item[1]].append(item)
-    chosen: set[str] = set()
-    for members in by_class:
-        chosen |= validation_names([file for file, _ in members], val_fraction, salt=f"{seed}/")
-    return [item for item in items if item[0] not in chosen], [item for item in items if item[0] in chosen]
-
-
-def _images(root: Path, items: list[Item]) -> FolderImages:
-    return FolderImages(root, tuple(file for file, _ in items), tuple(label for _, label in items))
-
-
-def _first(skipped: list[SkippedFile]) -> str:
-    """Name the first of the skipped files, to follow a message."""
-    return f"; {len(skipped)} skipped, the first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
 
 
 def name_some(names: list[str], limit: int = 5) -> str:

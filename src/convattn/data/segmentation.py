@@ -1,45 +1,32 @@
-"""Images with a label map each: ADE20K's folders, and any folder of images beside a folder of label PNGs."""
+"""Images with a label map each, from any format: checked and split."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
-from convattn.data.folder import TRAINED_ON, VAL_NAMES, Progress, list_images, name_some, shared_files
+from convattn.data.folder import TRAINED_ON, Progress, name_some, shared_files
+from convattn.data.formats import pair_list
+from convattn.data.forms import PairList
 from convattn.data.images import ImageError, open_ids, open_image
-from convattn.data.names import composed, counted, read_names, validation_names
+from convattn.data.names import counted, validation_names
+from convattn.data.packed import Folder
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
-from convattn.data.types import SkippedFile
-from convattn.errors import UserError, names_its_file, user_path
+from convattn.data.types import Pair, SkippedFile, Split
+from convattn.errors import UserError, names_its_file
 
 IGNORE = 255
 """The id of pixels that count nowhere, neither in the loss nor in the mIoU."""
-
-LABEL_FOLDERS = ("annotations", "labels", "masks")
-"""Folder names that hold the label PNGs beside ``images/``."""
-
-TRAIN_NAMES = ("training", "train")
-
-PAIR_LAYOUT = """expected one of
-  ROOT/images/training/*.jpg with ROOT/annotations/training/*.png, and both again for validation/   (ADE20K)
-  ROOT/images/train/*.jpg with ROOT/labels/train/*.png, and both again for val/
-  ROOT/train/images/*.jpg with ROOT/train/labels/*.png, and both again for val/
-  ROOT/images/*.jpg with ROOT/labels/*.png         (a fixed part is held out)
-  labels/ may be called masks/ or annotations/; a label PNG has its image's name and one channel: each pixel's class"""
-
-Pair = tuple[str, str]
-"""An image's path below the data folder, and its label PNG's."""
 
 
 @dataclass(frozen=True)
 class SegmentationImages:
     """Images and their label PNGs; each is opened when it is asked for."""
 
-    root: Path
+    root: Folder
     pairs: tuple[Pair, ...]
     num_classes: int
     reduce_zero_label: bool = False
@@ -57,11 +44,11 @@ class SegmentationImages:
         Raises:
             BadData: The file is no label map, or holds an id that is no class.
         """
-        file = str(self.root / self.pairs[index][1])
+        file = self.root / self.pairs[index][1]
         labels = reduce_zero(read_label_map(file)) if self.reduce_zero_label else read_label_map(file)
         fault = ids_fault(label_ids(labels), self.num_classes, int(self.reduce_zero_label))
         if fault is not None:
-            raise BadData([Problem(file, None, "ids", *fault)])
+            raise BadData([Problem(str(file), None, "ids", *fault)])
         return labels
 
     def name(self, index: int) -> str:
@@ -79,19 +66,6 @@ class SegmentationData:
     skipped: list[SkippedFile] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PairFolders:
-    """Where the pairs of a data folder lie: folders of images and of labels, for training and validation.
-
-    ``val`` is None where one part holds all; ``ade20k`` says that the folders are called as ADE20K's.
-    """
-
-    root: Path
-    train: Pair
-    val: Pair | None
-    ade20k: bool = False
-
-
 def open_segmentation(
     root: str | os.PathLike[str],
     *,
@@ -104,7 +78,7 @@ def open_segmentation(
     """Open a folder of images and label PNGs.
 
     Args:
-        root: The folder, in one of the layouts of ``PAIR_LAYOUT``.
+        root: The folder, in one of the layouts of ``PAIR_LAYOUT`` or as Pascal VOC's, or a table.
         classes: The classes by id; without them those of ``classes.txt`` (one a line) or ADE20K's ``objectInfo150.txt``
             in ``root``, else as many as the ids in the training labels ask for.
         reduce_zero_label: Whether id 0 means "not labelled" and the classes count from 1, as in ADE20K; None takes it
@@ -119,33 +93,30 @@ def open_segmentation(
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction={val_fraction}: the held-out part of the pairs lies between 0 and 1, as in 0.2")
-    folders = find_pair_folders(root)
-    reduce = folders.ade20k if reduce_zero_label is None else reduce_zero_label
-    names = list(classes) if classes is not None else read_classes(folders.root)
-    *parts, problems = check_pairs(folders, names, reduce_zero_label=reduce, progress=progress)
-    train, val, more = check_parts(folders, *parts, val_fraction=val_fraction)
+    found = pair_list(root)
+    reduce = found.zero_is_unlabelled if reduce_zero_label is None else reduce_zero_label
+    names = list(classes) if classes is not None else found.classes
+    *parts, problems = check_pairs(found, names, reduce_zero_label=reduce, progress=progress)
+    train, val, more = check_parts(found, *parts, val_fraction=val_fraction)
     skipped = refuse_or_skip([*problems, *more], skip_bad=skip_bad)
     return SegmentationData(names or [f"class {id}" for id in range(train.num_classes)], train, val, skipped)
 
 
 def check_pairs(
-    folders: PairFolders,
+    found: PairList,
     classes: Sequence[str] | None,
     *,
     reduce_zero_label: bool = False,
     progress: Progress | None = None,
 ) -> tuple[SegmentationImages, SegmentationImages, list[Problem]]:
     """Return the usable training and validation pairs, and every problem of the others; every file is read."""
-    parts, problems = [], []
-    for part in (folders.train, folders.val):
-        pairs, alone = ((), []) if part is None else _pairs(folders.root, *part)
-        parts.append(pairs)
-        problems += alone
+    parts = [found.parts.get("train", ()), found.parts.get("val", ())]
+    problems = [problem for split in ("train", "val") for problem in found.problems.get(split, ())]
     every = [*parts[0], *parts[1]]
-    decode = decode_all([folders.root / image for image, _ in every])
+    decode = decode_all([found.root / image for image, _ in every])
 
     def look(pair: Pair) -> "_Look":
-        return _look(folders.root, pair, decode, reduce_zero_label)
+        return _look(found.root, pair, decode, reduce_zero_label)
 
     looks = dict(zip(every, in_threads(look, every, progress), strict=True))
     problems += [problem for one in looks.values() for problem in one.problems]
@@ -153,39 +124,67 @@ def check_pairs(
     for (_, label), one in looks.items():
         fault = ids_fault(one.ids, count, int(reduce_zero_label))
         if fault is not None:
-            one.problems.append(Problem(str(folders.root / label), None, "ids", *fault))
+            one.problems.append(Problem(str(found.root / label), None, "ids", *fault))
             problems.append(one.problems[-1])
     good = [tuple(pair for pair in part if not errors(looks[pair].problems)) for part in parts]
     names = classes if classes is not None else [str(id + reduce_zero_label) for id in range(count)]
-    problems += _class_problems(folders, names, [looks[pair].ids for pair in good[0]])
-    train, val = (SegmentationImages(folders.root, pairs, count, reduce_zero_label) for pairs in good)
+    problems += _class_problems(found.labels, names, [looks[pair].ids for pair in good[0]])
+    train, val = (SegmentationImages(found.root, pairs, count, reduce_zero_label) for pairs in good)
     return train, val, problems
 
 
 def check_parts(
-    folders: PairFolders, train: SegmentationImages, val: SegmentationImages, *, val_fraction: float = 0.2
+    found: PairList, train: SegmentationImages, val: SegmentationImages, *, val_fraction: float = 0.2
 ) -> tuple[SegmentationImages, SegmentationImages, list[Problem]]:
     """Return the pairs to train and to validate on, and what is wrong between them.
 
-    Where the folder has one part, ``val_fraction`` of its pairs is held out.
+    Where the data has one part, ``val_fraction`` of its pairs is held out.
     """
     problems = []
-    if folders.val is None:
+    root = found.root
+    if "val" not in found.parts:
         chosen = validation_names([image for image, _ in train.pairs], val_fraction)
         parts = [tuple(pair for pair in train.pairs if (pair[0] in chosen) == held) for held in (False, True)]
     else:
-        shared = shared_files(
-            (folders.root / image for image, _ in train.pairs), [folders.root / image for image, _ in val.pairs]
-        )
+        shared = shared_files((root / image for image, _ in train.pairs), [root / image for image, _ in val.pairs])
         remedy = "remove it from one of the two parts"
-        problems = [Problem(str(place), None, "image", TRAINED_ON, remedy) for place in sorted(shared)]
-        parts = [train.pairs, tuple(pair for pair in val.pairs if folders.root / pair[0] not in shared)]
+        problems = [Problem(str(place), None, "image", TRAINED_ON, remedy) for place in sorted(shared, key=str)]
+        parts = [train.pairs, tuple(pair for pair in val.pairs if root / pair[0] not in shared)]
     for part, pairs in zip(("training", "validation"), parts, strict=True):
         if not pairs:
             what = f"no {part} pair is left"
-            problems.append(Problem(str(folders.root), None, "", what, "add images with label maps", level="fatal"))
+            problems.append(Problem(str(found.source), None, "", what, "add images with label maps", level="fatal"))
     training, validating = (replace(train, pairs=pairs) for pairs in parts)
     return training, validating, problems
+
+
+def open_part(
+    root: str | os.PathLike[str],
+    classes: Sequence[str],
+    *,
+    split: Split = "val",
+    reduce_zero_label: bool | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[str], SegmentationImages, list[SkippedFile]]:
+    """Open one split to measure on, for "val" all pairs where there is no such split.
+
+    ``classes`` are those of the network; classes that the data names take their place.
+
+    Raises:
+        UserError: There are no such pairs.
+    """
+    found = pair_list(root)
+    part: Split = "train" if split == "val" and "val" not in found.parts else split
+    if part not in found.parts:
+        raise UserError(f"{found.source}: has no {split} images; it has {', '.join(found.parts)}")
+    names = found.classes or list(classes)
+    reduce = found.zero_is_unlabelled if reduce_zero_label is None else reduce_zero_label
+    alone = replace(found, parts={"train": found.parts[part]}, problems={"train": found.problems.get(part, ())})
+    images, _, problems = check_pairs(alone, names, reduce_zero_label=reduce, progress=progress)
+    skipped = refuse_or_skip(problems, skip_bad=True)
+    if not len(images):
+        raise UserError(f"{found.source}: no pair is left to measure on" + (f"; {problems[0]}" if problems else ""))
+    return names, images, skipped
 
 
 def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
@@ -255,49 +254,6 @@ def ids_fault(ids: np.ndarray, num_classes: int, first: int = 0) -> tuple[str, s
     return f"{found} no class: {known}", "mend the ids, or name all classes in classes.txt"
 
 
-def find_pair_folders(root: str | os.PathLike[str]) -> PairFolders:
-    """Return where the images and labels lie.
-
-    Raises:
-        UserError: The folder is in none of the known layouts.
-    """
-    path = user_path(root)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a folder of images and label PNGs, {PAIR_LAYOUT}")
-    for labels in LABEL_FOLDERS:
-        for train in TRAIN_NAMES:
-            for pattern in ("{kind}/{split}", "{split}/{kind}"):
-                both = _both(path, pattern, train, labels)
-                if both is not None:
-                    vals = (_both(path, pattern, val, labels) for val in VAL_NAMES)
-                    val = next((pair for pair in vals if pair is not None), None)
-                    ade20k = both == ("images/training", "annotations/training")
-                    return PairFolders(path, both, val, ade20k)
-        if list_images_in(path / "images") and list_images_in(path / labels):
-            return PairFolders(path, ("images", labels), None)
-    raise UserError(f"{path}: found no images with label PNGs; {PAIR_LAYOUT}")
-
-
-def read_classes(root: Path) -> list[str] | None:
-    """Return the classes that a file of the folder names: ``classes.txt``, or ADE20K's ``objectInfo150.txt``."""
-    plain, ade20k = root / "classes.txt", root / "objectInfo150.txt"
-    try:
-        if plain.is_file():
-            lines = (line.strip() for line in plain.read_text(encoding="utf-8").split("\n"))
-            return read_names("\n".join(line for line in lines if line))
-        if ade20k.is_file():
-            rows = [line.split("\t") for line in ade20k.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
-            return [row[-1].split(",")[0].strip() for row in rows]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{plain if plain.is_file() else ade20k}: cannot be read: {error}") from error
-    return None
-
-
-def list_images_in(folder: Path) -> list[str]:
-    """Return the images below a folder, none where it does not exist."""
-    return list_images(folder) if folder.is_dir() else []
-
-
 @dataclass(frozen=True)
 class _Look:
     """What a pair holds: its ids, counted from 0, and its problems."""
@@ -306,7 +262,7 @@ class _Look:
     problems: list[Problem]
 
 
-def _look(root: Path, pair: Pair, decode: bool, reduce: bool) -> _Look:
+def _look(root: Folder, pair: Pair, decode: bool, reduce: bool) -> _Look:
     image, label = root / pair[0], root / pair[1]
     problems = []
     fault = image_fault(image, decode=decode)
@@ -319,7 +275,7 @@ def _look(root: Path, pair: Pair, decode: bool, reduce: bool) -> _Look:
     height, width = labels.shape
     if fault is None and upright_size(image) != (width, height):
         size = "{}×{}".format(*upright_size(image))
-        what = f"the label map is {width}×{height}, its image {image.name} is {size}"
+        what = f"the label map is {width}×{height}, its image {os.path.basename(image)} is {size}"
         problems.append(Problem(str(label), None, "size", what, "save the label map at its image's size"))
     ids = label_ids(reduce_zero(labels) if reduce else labels)
     if not (ids != IGNORE).any():
@@ -334,10 +290,9 @@ def _count_classes(ids: Sequence[np.ndarray]) -> int:
     return int(found[found < IGNORE].max(initial=-1)) + 1
 
 
-def _class_problems(folders: PairFolders, classes: Sequence[str], ids: Sequence[np.ndarray]) -> list[Problem]:
+def _class_problems(folder: str, classes: Sequence[str], ids: Sequence[np.ndarray]) -> list[Problem]:
     """Tell which classes the label maps to train on teach: none, one alone, or not all."""
     found = set(np.concatenate([np.zeros(0, np.int64), *ids]).tolist()) - {IGNORE}
-    folder = str(folders.root / folders.train[1])
     if not ids:
         return []
     if not found:
@@ -351,33 +306,3 @@ def _class_problems(folders: PairFolders, classes: Sequence[str], ids: Sequence[
     what = f"{len(unused)} of {counted(len(classes), 'class')} without a pixel: {name_some(unused)}"
     remedy = "nothing to do, if that is meant: none is learned"
     return [Problem(folder, None, "ids", what, remedy, level="note")] if unused else []
-
-
-def _both(root: Path, pattern: str, split: str, labels: str) -> Pair | None:
-    pair = pattern.format(kind="images", split=split), pattern.format(kind=labels, split=split)
-    return pair if all((root / folder).is_dir() for folder in pair) else None
-
-
-def _pairs(root: Path, images: str, labels: str) -> tuple[tuple[Pair, ...], list[Problem]]:
-    """Pair the images and labels of two folders by their names without endings."""
-    first = _by_stem(root, images)
-    second = _by_stem(root, labels)
-    problems = []
-    for stem, files in sorted([*first.items(), *second.items()]):
-        if len(files) > 1:
-            what = f"{len(files)} files of the name {stem}, as {os.path.basename(files[0])}"
-            problems.append(Problem(str(root / files[1]), None, "pair", what, "keep one of them"))
-    for stem in sorted(first.keys() ^ second.keys()):
-        file = (first.get(stem) or second[stem])[0]
-        other = "label map" if stem in first else "image"
-        what = f"no {other} of the name {stem} in {labels if stem in first else images}/"
-        problems.append(Problem(str(root / file), None, "pair", what, f"add the {other}, or remove the file"))
-    both = sorted(stem for stem in first.keys() & second.keys() if len(first[stem]) == len(second[stem]) == 1)
-    return tuple((first[stem][0], second[stem][0]) for stem in both), problems
-
-
-def _by_stem(root: Path, folder: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for file in list_images_in(root / folder):
-        found.setdefault(composed(os.path.splitext(file)[0]), []).append(f"{folder}/{file}")
-    return found

@@ -1,9 +1,21 @@
 """What a data set of labelled images is, for everything that reads one."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
+
+Split = Literal["train", "val", "test"]
+"""A part of a data set."""
+
+Item = tuple[str, int]
+"""An image's path below the data folder, and its label."""
+
+Pair = tuple[str, str]
+"""An image's path below the data folder, and its label map's."""
+
+Named = tuple[str, str]
+"""An image's path below the data folder, and the name of its class."""
 
 
 @runtime_checkable

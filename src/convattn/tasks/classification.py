@@ -14,10 +14,11 @@ from timm.data import Mixup, resolve_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
+from convattn.data.classes import open_classes, open_held_out
 from convattn.data.digits import open_digits
-from convattn.data.folder import Progress, open_folder, open_held_out
+from convattn.data.folder import Progress
 from convattn.data.transforms import Transform, eval_transform, train_transform
-from convattn.data.types import ClassificationData, LabelledImages, SkippedFile
+from convattn.data.types import ClassificationData, LabelledImages, SkippedFile, Split
 from convattn.errors import UserError
 from convattn.tasks.building import build_model, check_finite, device_of, in_layout
 from convattn.tasks.config import Recipe
@@ -105,7 +106,7 @@ class ClassificationTask(Task):
         """Return the folder's images or the digits."""
         if recipe.data.folder is not None:
             where = recipe.data.folder
-            data = open_folder(where, val_fraction=recipe.data.val_fraction, progress=progress)
+            data = open_classes(where, val_fraction=recipe.data.val_fraction, progress=progress)
         elif recipe.data.embedded == "digits":
             where = "the digits"
             data = open_digits(recipe.data.image_size)
@@ -121,10 +122,10 @@ class ClassificationTask(Task):
         return data
 
     def open_other(
-        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None, split: Split = "val"
     ) -> tuple[list[str], LabelledImages, list[SkippedFile]]:
-        """Return the images of the model's classes: those of ``root/val``, or all of ``root``."""
-        return classes, *open_held_out(root, classes, progress=progress)
+        """Return the images of the model's classes: those of the split, or all to validate on."""
+        return classes, *open_held_out(root, classes, split=split, progress=progress)
 
     def network(self, recipe: Recipe, classes: int) -> nn.Module:
         """Return the classifier."""

@@ -16,7 +16,7 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn import detection
 from convattn.data.coco import DetectionData, DetectionImages, Target, has_objects, open_coco, open_detection
 from convattn.data.coco_file import Wanted
-from convattn.data.coco_layout import COCO_LAYOUT, annotation_files, find_annotations
+from convattn.data.coco_layout import annotation_files
 from convattn.data.dense_transforms import (
     collate_detection,
     detection_eval_transform,
@@ -24,10 +24,11 @@ from convattn.data.dense_transforms import (
     image_transform,
 )
 from convattn.data.folder import Progress
+from convattn.data.formats import coco_part, format_of
 from convattn.data.masks import encode_mask
-from convattn.data.types import SkippedFile
+from convattn.data.types import SkippedFile, Split
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, measure, named_figures
-from convattn.errors import UserError, user_path
+from convattn.errors import UserError
 from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.hub import at_hand
@@ -118,20 +119,16 @@ class DetectionTask(Task):
         return checked(found, recipe)
 
     def open_other(
-        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None, split: Split = "val"
     ) -> tuple[list[str], DetectionImages, list[SkippedFile]]:
-        """Return the images of an annotation file; of a folder its validation images, all where it has no split."""
-        file = user_path(root)
-        if file.is_dir():
-            files = annotation_files(file)
-            train, val = (files[0], None) if len(files) == 1 else find_annotations(file)
-            file = val or train
-        elif not file.is_file():
-            raise UserError(f"{file}: no such file or folder; give a folder or an annotation file, {COCO_LAYOUT}")
-        return open_coco(file, wanted=self.wanted, skip_bad=True, progress=progress)
+        """Return the images of a split; of an annotation file, and of data without a split to validate on, all."""
+        return open_coco(coco_part(root, split), wanted=self.wanted, skip_bad=True, progress=progress)
 
     def recognises(self, root: Path) -> str:
         """Return whether there are COCO annotations."""
+        form = format_of(root)
+        if form is not None:
+            return form.name if form.boxes is not None and form.classes is None else ""
         return "COCO annotations" if _has_annotations(root) else ""
 
     def remark(self, data: DetectionData) -> str:

@@ -17,18 +17,15 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn import segmentation
 from convattn.data.dense_transforms import image_transform, segmentation_eval_transform, segmentation_train_transform
 from convattn.data.folder import Progress
-from convattn.data.problems import refuse_or_skip
+from convattn.data.pair_layout import find_pair_folders
 from convattn.data.segmentation import (
-    PairFolders,
     SegmentationData,
     SegmentationImages,
-    check_pairs,
-    find_pair_folders,
+    open_part,
     open_segmentation,
-    read_classes,
     write_label_map,
 )
-from convattn.data.types import SkippedFile
+from convattn.data.types import SkippedFile, Split
 from convattn.errors import UserError
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
@@ -116,23 +113,11 @@ class SegmentationTask(Task):
         return checked(found, recipe)
 
     def open_other(
-        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None, split: Split = "val"
     ) -> tuple[list[str], SegmentationImages, list[SkippedFile]]:
-        """Return a folder's validation pairs, all where it has no split; its ids are the model's classes by default."""
-        folders = find_pair_folders(root)
-        part = folders.train if folders.val is None else folders.val
-        names = read_classes(folders.root) or classes
-        wanted = recipe.data.reduce_zero_label
-        images, _, problems = check_pairs(
-            PairFolders(folders.root, part, None, folders.ade20k),
-            names,
-            reduce_zero_label=folders.ade20k if wanted is None else wanted,
-            progress=progress,
-        )
-        skipped = refuse_or_skip(problems, skip_bad=True)
-        if not len(images):
-            raise UserError(f"{folders.root}: no pair is left to measure on" + (f"; {problems[0]}" if problems else ""))
-        return names, images, skipped
+        """Return the pairs of a split; the ids are the model's classes where the data names none."""
+        reduce = recipe.data.reduce_zero_label
+        return open_part(root, classes, split=split, reduce_zero_label=reduce, progress=progress)
 
     def recognises(self, root: Path) -> str:
         """Return whether there are images with label PNGs."""

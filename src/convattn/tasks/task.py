@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
-from convattn.data.types import SkippedFile
+from convattn.data.types import SkippedFile, Split
 from convattn.errors import UserError
 from convattn.tasks.building import check_image, converted, with_statistics
 from convattn.tasks.config import HeadName, Recipe, TaskName
@@ -166,11 +166,12 @@ class Task(ABC):
 
     @abstractmethod
     def open_other(
-        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None
+        self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None, split: Split = "val"
     ) -> tuple[list[str], Any, list[SkippedFile]]:
-        """Return the classes and the annotated images of a folder to measure on, and what was left out.
+        """Return the classes and the annotated images of a split to measure on, and what was left out.
 
-        ``classes`` are the network's; ``recipe`` says how the images are to be read.
+        ``classes`` are the network's; ``recipe`` says how the images are to be read. Of data without a split "val" all
+        images are taken for it.
         """
 
     @abstractmethod

@@ -1,0 +1,163 @@
+"""Which format a data set is in. Each format's reader brings it into the forms of :mod:`convattn.data.forms`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from convattn.data import hub, shards, tables, voc, yolo
+from convattn.data.coco_layout import annotation_files, find_annotations
+from convattn.data.folder import list_class_folders
+from convattn.data.forms import ClassList, CocoContent, PairList
+from convattn.data.pair_layout import list_pairs
+from convattn.data.types import Split
+from convattn.errors import UserError, user_path
+
+CocoParts: TypeAlias = Mapping[Split, Path | CocoContent]
+"""The annotations of each split."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: how it is recognised, and what it is read as; None for a task whose annotations it does not have.
+
+    Args:
+        name: What a person knows it by.
+        is_here: Whether a file or folder is in this format.
+        classes: Reads a class for each image.
+        boxes: Reads boxes, and masks where the format has them.
+        maps: Reads label maps.
+    """
+
+    name: str
+    is_here: Callable[[Path], bool]
+    classes: Callable[[Path], ClassList] | None = None
+    boxes: Callable[[Path], CocoParts] | None = None
+    maps: Callable[[Path], PairList] | None = None
+
+    @property
+    def tasks(self) -> str:
+        """The tasks that it is for, as a person types them."""
+        each = {"classification": self.classes, "detection": self.boxes, "segmentation": self.maps}
+        return " or ".join(f"--task {task}" for task, reader in each.items() if reader is not None)
+
+
+FORMATS = (
+    Format("Hugging Face datasets", hub.is_here, hub.read_classes, hub.read_boxes, hub.read_maps),
+    Format("YOLO labels", yolo.is_here, boxes=yolo.read_boxes),
+    Format("Pascal VOC annotations", voc.is_here, boxes=voc.read_boxes, maps=voc.read_maps),
+    Format("a table of images", tables.is_here, tables.read_classes, maps=tables.read_maps),
+    Format("tar shards", shards.is_here, shards.read_classes),
+)
+
+UNPACK = "unpack it, and give the folder"
+NOT_TAKEN = {
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z"), f"a packed file; {UNPACK}"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines, which are not read; write a CSV file with path and label"),
+    **dict.fromkeys((".tfrecord", ".tfrecords"), "TFRecords, which are not read; write tar shards or images"),
+    **dict.fromkeys((".xls", ".xlsx"), "a spreadsheet; save it as CSV, with the columns path and label"),
+    ".xml": "one annotation; give the folder above Annotations/ and JPEGImages/",
+    ".lmdb": "an LMDB, which is not read; write tar shards or images",
+}
+"""What people have and is not read, by the ending of its name, and what would do."""
+
+STREAMS = ("hfids", "wds", "tfds")
+"""Prefixes of timm's readers whose images come in the order of a stream."""
+
+
+def format_of(root: str | os.PathLike[str]) -> Format | None:
+    """Return the format of a data set, None for class folders, label PNGs and COCO's annotations.
+
+    COCO's annotations come first where a folder holds two formats; naming the file, as ``data.yaml``, chooses.
+
+    Raises:
+        UserError: It is of a known kind that is not read; the message says what would do.
+    """
+    path = user_path(root)
+    remedy = NOT_TAKEN.get(path.suffix.lower())
+    if remedy and not path.is_dir():
+        raise UserError(f"{path}: {remedy}")
+    if path.parts and path.parts[0] in STREAMS and not path.exists():
+        raise UserError(
+            f"{path}: {path.parts[0]}/ is a stream, and training takes images in an order of its own: give hfds/NAME,"
+            " a folder of datasets.save_to_disk, or a folder of tar shards"
+        )
+    found = next((one for one in FORMATS if one.is_here(path)), None)
+    if found is not None and path.is_dir() and found.name != FORMATS[0].name and annotation_files(path):
+        return None
+    return found
+
+
+def class_list(root: str | os.PathLike[str], held_out: Split | None = None) -> ClassList:
+    """Return a data set's images with a class each; ``held_out`` is the split that is wanted alone.
+
+    Raises:
+        UserError: The data has no classes, or cannot be read.
+    """
+    found = format_of(root)
+    if found is None:
+        return list_class_folders(root, held_out)
+    if found.classes is None:
+        raise _other_task(root, found, "a class for each image")
+    return found.classes(user_path(root))
+
+
+def coco_parts(root: str | os.PathLike[str]) -> CocoParts:
+    """Return a data set's boxes and masks by split: COCO files, or what was read of another format.
+
+    Raises:
+        UserError: The data has no boxes, or cannot be read.
+    """
+    found = format_of(root)
+    if found is None:
+        return find_annotations(root)
+    if found.boxes is None:
+        raise _other_task(root, found, "boxes")
+    return found.boxes(user_path(root))
+
+
+def coco_part(root: str | os.PathLike[str], split: Split) -> Path | CocoContent:
+    """Return the boxes and masks of one split to measure on; for "val" the only ones where there is no such split.
+
+    Raises:
+        UserError: The data has no such split, or no boxes, or cannot be read.
+    """
+    path = user_path(root)
+    files = annotation_files(path) if path.is_dir() and format_of(path) is None else []
+    parts = {"train": files[0]} if len(files) == 1 else coco_parts(root)
+    if split == "val" and "val" not in parts:
+        split = "train"
+    if split not in parts:
+        raise UserError(f"{root}: has no {split} images; it has {', '.join(parts)}")
+    return parts[split]
+
+
+def pair_list(root: str | os.PathLike[str]) -> PairList:
+    """Return a data set's images with label maps.
+
+    Raises:
+        UserError: The data has no label maps, or cannot be read.
+    """
+    found = format_of(root)
+    if found is None:
+        return list_pairs(root)
+    if found.maps is None:
+        raise _other_task(root, found, "label maps")
+    return found.maps(user_path(root))
+
+
+def is_name(folder: str) -> bool:
+    """Tell whether a setting names a data set of a hub rather than a place on the disk.
+
+    Example:
+        >>> is_name("hfds/cifar10"), is_name("photos/")
+        (True, False)
+    """
+    return hub.is_name(Path(folder))
+
+
+def _other_task(root: str | os.PathLike[str], found: Format, wanted: str) -> UserError:
+    return UserError(f"{root}: holds {found.name}, which do not say {wanted}: they are for {found.tasks}")
