@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 // Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
-#define CONVATTN_ABI_VERSION 4
+#define CONVATTN_ABI_VERSION 5
 
 // A map [B, C, H, W] anywhere in memory; strides in floats.
 struct ConvattnMap {
@@ -24,6 +24,7 @@ struct ConvattnWindow {
     int32_t relu;    // forward: apply ReLU last
     int32_t threads;
     float softmax_scale;
+    int32_t type;  // of qkv and out in convattn_acmix_forward: 0 float32, 1 bfloat16, 2 float16
 };
 
 // Any set of offsets. Position (y*stride_y + dy, x*stride_x + dx) for every offset, under a border rule.
@@ -57,8 +58,8 @@ struct ConvattnOffsetConv {
 #define CONVATTN_FUNCTIONS(X)                                                                                          \
     /* out = bias + convolution + scale * attention, then ReLU if asked for. weight [3N][9][N][d], position [d][2] */  \
     X(convattn_acmix_forward,                                                                                          \
-      (const ConvattnWindow* s, const float* qkv, const float* position, const float* scale, const float* weight,      \
-       const float* bias, float* out),                                                                                 \
+      (const ConvattnWindow* s, const void* qkv, const float* position, const float* scale, const float* weight,       \
+       const float* bias, void* out),                                                                                  \
       (s, qkv, position, scale, weight, bias, out))                                                                    \
     /* dqkv is written; the rest is added to, one copy per thread: dposition [d][2], dweight, dalpha */                \
     X(convattn_acmix_backward,                                                                                         \

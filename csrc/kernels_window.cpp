@@ -1,5 +1,6 @@
 // Entry points over a 7x7 window, and of the group convolution. OpenMP calls stay unresolved in the library and bind to the runtime torch has loaded.
 #include "group_conv.h"
+#include "half.h"
 #include "window_backward.h"
 #include "window_forward.h"
 
@@ -7,10 +8,19 @@ namespace {
 
 GroupConv convolution_of(const Problem& p) { return GroupConv(p.H, p.W, p.S, 3 * p.N, p.N, p.d); }
 
-// Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache.
-template <int L, int S>
-void acmix_rows(const Problem& p, const View& qkv, const float* scale, const float* weight, const float* bias, const View& out,
-                int b, int y_begin, int y_end) {
+// What follows both paths and the maps they read: scale [C], weight [3N][9][N][d], bias [C] or null.
+struct Tables {
+    const float *scale, *weight, *bias;
+};
+
+// The last row of q, k and v that some output rows read.
+int last_row_read(const Problem& p, int last_output) { return smaller(p.H - 1, larger(reach, p.S * last_output + reach)); }
+
+// Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache. Before a block
+// `read(last row)` is called; `written(first row, rows)` after it. out_at(first row) is where its outputs go.
+template <int L, int S, class Read, class OutAt, class Written>
+void acmix_rows(const Problem& p, const View& qkv, const Tables& tables, int b, int y_begin, int y_end, Read read, OutAt out_at,
+                Written written) {
     typedef ForwardAttention<L, S> Attention;
     const size_t input = 3 * (size_t)p.C;
     if (!scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + input, 32 + 2 * p.N)) return;
@@ -22,14 +32,17 @@ void acmix_rows(const Problem& p, const View& qkv, const float* scale, const flo
     PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
     auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
         constexpr int V = v.value;
-        Vec<V> result = load<V>(o) + sum * load<V>(scale + c);
+        Vec<V> result = load<V>(o) + sum * load<V>(tables.scale + c);
         if (p.relu) result = result < 0.f ? Vec<V>{} : result;
         store<V>(o, result);
     };
     for (int y = y_begin; y < y_end; y += block_rows) {
         const int rows = smaller(block_rows, y_end - y);
-        conv_forward_rows(conv, qkv, b, weight, bias, zeros, row, out, y, y + rows);
+        read(last_row_read(p, y + rows - 1));
+        const View out = out_at(y);
+        conv_forward_rows(conv, qkv, b, tables.weight, tables.bias, zeros, row, out, y, y + rows);
         for (int n = 0; n < p.N; n++) Attention::block(p, buffers, keys[n], out, b, n, y, rows, finish);
+        written(y, rows);
     }
 }
 
@@ -55,18 +68,50 @@ void read_packed(Problem& p, const View& qkv, View& q, View& k, View& v) {
     v = View(qkv.data + 2 * p.C, qkv.image, qkv.row, qkv.pixel);
 }
 
+constexpr size_t widened_floats = 768 * 1024;  // rows of a band in float32: what a second-level cache and some of the third hold
+
+template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s, const float* position, const T* qkv, const Tables& tables, T* out) {
+    const size_t row = (size_t)whole.W * 3 * whole.C, out_row = (size_t)whole.Wo * whole.C;
+    const int limit = larger(4 * block_rows, (int)smaller((int64_t)whole.Ho, (int64_t)(widened_floats / row) / whole.S));
+    choose_window(whole, [&](auto L, auto S) {
+        over_bands(whole, [&](int b, int y_begin, int y_end) {
+            Problem p(s, position);
+            const int first = larger(0, p.S * y_begin - reach), rows = last_row_read(p, y_end - 1) - first + 1;
+            if (!p.fits || !widened_rows.reserve(rows * row + block_rows * out_row)) return;
+            WidenedRows<T> from = {qkv + (size_t)b * p.H * row, widened_rows.take(rows * row), row, first, first};
+            float* block = widened_rows.take(block_rows * out_row);
+            const View maps(from.data - (ptrdiff_t)first * (ptrdiff_t)row, 0, row, 3 * p.C);
+            read_packed(p, maps, p.q, p.k, p.v);
+            acmix_rows<decltype(L)::value, decltype(S)::value>(
+                p, maps, tables, b, y_begin, y_end, [&](int last) { from.until(last); },
+                [&](int y) { return View(block - (ptrdiff_t)y * (ptrdiff_t)out_row, 0, out_row, p.C); },
+                [&](int y, int count) { narrow(block, out + ((size_t)b * p.Ho + y) * out_row, count * out_row); });
+        }, limit);
+    });
+}
+
 }  // namespace
 
-ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const float* qkv, const float* position, const float* scale, const float* weight,
-                              const float* bias, float* out) {
+ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const void* qkv, const float* position, const float* scale, const float* weight,
+                              const float* bias, void* out) {
     const int64_t before = failures;
     Problem p(*s, position);
     if (!p.fits) return 1;
-    const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), out_map = packed(out, p.Ho, p.Wo, p.C);
+    const Tables tables = {scale, weight, bias};
+    if (s->type == 1) {
+        acmix_half(p, *s, position, (const BFloat16*)qkv, tables, (BFloat16*)out);
+        return failures != before;
+    }
+    if (s->type == 2) {
+        acmix_half(p, *s, position, (const Float16*)qkv, tables, (Float16*)out);
+        return failures != before;
+    }
+    const View qkv_map = packed((const float*)qkv, p.H, p.W, 3 * p.C), out_map = packed((float*)out, p.Ho, p.Wo, p.C);
     read_packed(p, qkv_map, p.q, p.k, p.v);
     choose_window(p, [&](auto L, auto S) {
         over_bands(p, [&](int b, int y_begin, int y_end) {
-            acmix_rows<decltype(L)::value, decltype(S)::value>(p, qkv_map, scale, weight, bias, out_map, b, y_begin, y_end);
+            acmix_rows<decltype(L)::value, decltype(S)::value>(
+                p, qkv_map, tables, b, y_begin, y_end, [](int) {}, [&](int) { return out_map; }, [](int, int) {});
         });
     });
     return failures != before;

@@ -65,10 +65,10 @@ template <class F> void choose_window(const Problem& p, F f) {
     else narrow ? f(Index<half>{}, Index<2>{}) : f(Index<L>{}, Index<2>{});
 }
 
-// Calls f(image, first row, last row) in parallel: images, cut into bands where there are few.
-template <class F> void over_bands(const Problem& p, F f) {
-    const int bands = p.whole_images() ? 1 : smaller(p.threads, ceil_div(p.Ho, block_rows));
-    const int blocks = ceil_div(p.Ho, block_rows);
+// Calls f(image, first row, last row) in parallel: images, cut into bands where there are few, or of more rows than `limit`.
+template <class F> void over_bands(const Problem& p, F f, int limit = 0x7fffffff) {
+    const int blocks = ceil_div(p.Ho, block_rows), most = larger(1, limit / block_rows);
+    const int bands = larger(p.whole_images() ? 1 : smaller(p.threads, blocks), ceil_div(blocks, most));
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
     for (int64_t u = 0; u < (int64_t)p.B * bands; u++) {
         const int64_t band = u % bands;

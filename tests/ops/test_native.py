@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import convattn
 from convattn.ops import Neighborhood, _native, acmix, aggregate, attend, correlate, scatter
+from convattn.ops._abi import TYPES, Window, call
 from convattn.ops.acmix import reference as acmix_reference
 from tests.ops.cases import Acmix, Geometry
 
@@ -153,3 +155,57 @@ def test_autocast_and_half_types_keep_their_dtype():
     halves = layer.half()(x.half())
     assert halves.dtype == torch.float16
     torch.testing.assert_close(halves.float(), expected, rtol=0.01, atol=0.01)
+
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("height", "width", "stride"), [(9, 7, 1), (1, 1, 2), (150, 130, 1), (130, 150, 2)])
+def test_half_precision_is_float32_rounded_at_the_end(dtype, height, width, stride):
+    """To the bit, on maps of one band and of many, from q, k and v that are rounded themselves."""
+    draw, heads, head_dim = torch.Generator().manual_seed(3), 3, 17
+    channels, nbhd = heads * head_dim, Neighborhood.window(7, stride=stride)
+    x = torch.randn(2, 3 * channels, height, width, generator=draw).to(dtype)
+    position, weight = torch.randn(head_dim, 2, generator=draw), torch.randn(9, 3, 3, heads, head_dim, generator=draw)
+    tables = (position.to(dtype).float(), (weight / 9).to(dtype).float(), torch.ones(1))
+    eye = torch.eye(3 * channels)[:, :, None, None]
+    with torch.no_grad():
+        wide = acmix(x.float(), eye, None, *tables, nbhd=nbhd, num_heads=heads, backend="native")
+        half = (table.to(dtype) for table in tables)
+        found = acmix(x, eye.to(dtype), None, *half, nbhd=nbhd, num_heads=heads, backend="native")
+    assert found.dtype == dtype
+    assert torch.equal(found, wide.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+def test_half_precision_rounds_every_number_as_torch_does(dtype, isa):
+    """Every bit pattern read, and floats between all of them written: ties, subnormals, overflow, infinities, NaN."""
+    environment = {**os.environ, "CONVATTN_CPU_ISA": isa}
+    code = f"from tests.ops.test_native import rounds_as_torch; rounds_as_torch({str(dtype)!r})"
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[2], check=True)
+
+
+def rounds_as_torch(name):
+    """One convolution tap of weight one beside attention of scale zero: out = first map + bias."""
+    dtype = getattr(torch, name.removeprefix("torch."))
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    finite = patterns[patterns.isfinite()]
+    channels = 16
+    for values, shift in ((patterns, 0.0), (finite, 0.37), (finite, 1e-6), (finite, -250.1), (finite, 60.0)):
+        pixels = values[: len(values) // channels * channels].view(1, -1, 1, channels).permute(0, 3, 1, 2)
+        qkv = torch.cat([pixels, torch.zeros_like(pixels), torch.zeros_like(pixels)], 1)
+        weight = torch.zeros(3, 3, 3, 1, channels)
+        weight[0, 1, 1, 0] = 1
+        bias = torch.full((channels,), shift)
+        size = (1, qkv.shape[2], 1, 1, channels, 1, 0, 1, 0.0, TYPES[dtype])
+        out = torch.empty_like(pixels, memory_format=torch.channels_last)
+        maps = qkv.contiguous(memory_format=torch.channels_last)
+        call("convattn_acmix_forward", Window(*size), maps, None, torch.zeros(channels), weight, bias, out)
+        expected = (pixels.float() + shift).to(dtype)
+        around_nan = expected.isnan() | out.isnan()  # 0 times infinity in a neighbour's tap is NaN
+        assert torch.equal(out[~around_nan], expected[~around_nan])
+        assert bool(out[expected.isnan()].isnan().all())
+        if shift:
+            assert not around_nan.any()

@@ -35,7 +35,12 @@ class Window(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("batch", "height", "width", "heads", "head_dim", "stride", "relu")),
         ("threads", ctypes.c_int32),
         ("softmax_scale", ctypes.c_float),
+        ("type", ctypes.c_int32),
     )
+
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""``type`` of a :class:`Window`."""
 
 
 class Offsets(ctypes.Structure):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._abi import Window, call, float_table, is_fast_window
+from convattn.ops._abi import TYPES, Window, call, float_table, is_fast_window
 from convattn.ops._layout import empty_channels_last
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs
@@ -60,10 +60,8 @@ def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     qkv = _project(x, _ALL) if x.keep else None
     for part in _chunks(x, CHUNK_BYTES):
         maps = _project(x, part) if qkv is None else qkv[part]
-        target = _of(out, part).float()
-        call("convattn_acmix_forward", _window(x, len(target)), maps.float(), *tables, target)
-        if out.dtype != torch.float32:
-            out[part] = target
+        target = _of(out, part)
+        call("convattn_acmix_forward", _window(x, len(target), TYPES[maps.dtype]), maps, *tables, target)
         del maps  # before the next are made: two at a time would be fresh memory every time
     return out, x.x.new_empty(0) if qkv is None else qkv
 
@@ -127,7 +125,8 @@ def _project(x: AcmixInputs, part: slice) -> Tensor:
     return qkv.contiguous(memory_format=torch.channels_last)
 
 
-def _window(x: AcmixInputs, batch: int) -> Window:
+def _window(x: AcmixInputs, batch: int, type_of_maps: int = 0) -> Window:
     relu = int(x.activation == "relu")
     head_dim, stride = x.channels // x.num_heads, x.nbhd.stride[0]
-    return Window(batch, *x.x.shape[-2:], x.num_heads, head_dim, stride, relu, torch.get_num_threads(), x.softmax_scale)
+    threads, size = torch.get_num_threads(), x.x.shape[-2:]
+    return Window(batch, *size, x.num_heads, head_dim, stride, relu, threads, x.softmax_scale, type_of_maps)
