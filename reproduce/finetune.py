@@ -176,7 +176,7 @@ class Program:
         if not path.is_file():
             net = fresh(seed)
             self._train(net, seed, min(self.epochs, SOURCE_EPOCHS), None)
-            save_file(net.state_dict(), path)
+            save_file({name: value.contiguous() for name, value in net.state_dict().items()}, path)
         return load_file(path)
 
     def _train(self, net: nn.Module, seed: int, epochs: int, folder: Path | None) -> float:
@@ -190,12 +190,10 @@ class Program:
 def read_records(path: Path) -> list[Trained]:
     """The runs that a file holds."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Trained(
-                **row | {"seed": int(row["seed"]), "before": float(row["before"]), "accuracy": float(row["accuracy"])}
-            )
-            for row in csv.DictReader(file)
-        ]
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row |= {"seed": int(row["seed"]), "before": float(row["before"]), "accuracy": float(row["accuracy"])}
+    return [Trained(**row) for row in rows]
 
 
 def write_records(path: Path, runs: Sequence[Trained]) -> None:
@@ -229,7 +227,7 @@ def table(runs: Sequence[Trained], task: Task) -> list[str]:
                     f"{name}, {start}",
                     f"{statistics.fmean(before):.1f}" if before else "",
                     f"{statistics.fmean(accuracies):.1f} ± {deviation(accuracies) or 0:.1f}",
-                    "baseline" if is_base else signed(gain and gain.mean),
+                    "baseline" if is_base else signed(None if gain is None else gain.mean),
                     "" if is_base else " / ".join("–" if p is None else f"{p:.3f}" for p in tests),
                     str(len(of_seed)),
                 ]
