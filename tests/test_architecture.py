@@ -21,15 +21,17 @@ CHECKOUT = ("benchmarks", "reproduce")
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(path for name in CHECKOUT for path in ROOT.glob(f"{name}/**/*.py"))])
 SURFACE = Path(__file__).parent / "api_surface.json"
 
-# ops <- layers <- models <- official, cost <- convert, optimize, detection, segmentation <- export, ultralytics <-
+# ops <- layers <- models <- official, cost <- optimize, detection, segmentation <- export <- convert <- ultralytics <-
 # tasks <- cli
 CHAIN = (
     {"ops"},
     {"layers"},
     {"models"},
     {"official", "cost"},
-    {"convert", "optimize", "detection", "segmentation"},
-    {"export", "ultralytics"},
+    {"optimize", "detection", "segmentation"},
+    {"export"},
+    {"convert"},
+    {"ultralytics"},
     {"tasks"},
     {"cli"},
 )

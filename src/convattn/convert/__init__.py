@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from convattn.convert.accounting import Observed, macs_of, observe, parameters_of
+from convattn.convert.budget import Budget, choose
 from convattn.convert.report import ConvertedLayer, ConvertReport
 from convattn.convert.selection import Convolution, Where, select
 from convattn.convert.targets import Maker, Target, ToKind, general_refusal, target_of
 from convattn.layers._checks import check_network
 
-__all__ = ["ConvertReport", "ConvertedLayer", "convert"]
+__all__ = ["Budget", "ConvertReport", "ConvertedLayer", "convert"]
 
 _log = logging.getLogger("convattn.convert")
 _PLAIN = set(vars(nn.Conv2d(1, 1, 1)))
@@ -32,6 +34,7 @@ def convert(
     example: Tensor | tuple[Any, ...] | None = ...,
     dry_run: Literal[False] = ...,
     report: Callable[[ConvertReport], object] | None = ...,
+    budget: float | Budget | None = ...,
 ) -> nn.Module: ...
 
 
@@ -45,6 +48,7 @@ def convert(
     example: Tensor | tuple[Any, ...] | None = ...,
     dry_run: Literal[True],
     report: Callable[[ConvertReport], object] | None = ...,
+    budget: float | Budget | None = ...,
 ) -> ConvertReport: ...
 
 
@@ -58,6 +62,7 @@ def convert(
     example: Tensor | tuple[Any, ...] | None = None,
     dry_run: bool = False,
     report: Callable[[ConvertReport], object] | None = None,
+    budget: float | Budget | None = None,
 ) -> nn.Module | ConvertReport:
     """A copy of a network with operators in place of its convolutions, which keeps their weights.
 
@@ -85,10 +90,14 @@ def convert(
             timm network names, else 224².
         dry_run: change nothing and return the report.
         report: is called with what was done; ``print`` will do.
+        budget: how long the converted network may take, as a ratio: 1.1 is 10 % longer than the network as it came,
+            both in their inference form on the ``example``, which must be an image batch then. Of the layers that
+            ``where`` means, those are converted that gain most for each millisecond, and the report says which. A
+            :class:`Budget` measures in another runtime. None: all are converted.
 
     Raises:
         ValueError: an unknown ``to``; ``where`` means no convolution; none can be replaced, with the reasons; a
-            callable makes an operator of another output size.
+            callable makes an operator of another output size; a budget without an example, or that no layer fits.
         TypeError: a compiled, scripted or exported network, or options that the operator does not have.
 
     Example:
@@ -103,20 +112,20 @@ def convert(
         ['layer4.0.conv1', 'layer4.0.conv2']
     """
     check_network(model, "convert")
-    target = target_of(to, operator_args)
-    chosen = select(model, where)
-    named = where is not None
-    seen = observe(model, [name for name, _ in chosen], example)
-    if dry_run:
+    target, chosen = target_of(to, operator_args), select(model, where)
+    job = _Job(model, target, chosen, observe(model, [name for name, _ in chosen], example), where is not None)
+    latency = None
+    if budget is not None:
+        limit = budget if isinstance(budget, Budget) else Budget(budget)
         with torch.random.fork_rng():
-            done = _replace(None, chosen, target, seen, named=named)
+            choice = choose(model, lambda names: job.replace(set(names))[0], job.preview(), example, limit)
+        rows, latency = choice.rows, choice.latency_ms
+        converted = model if dry_run else job.replace({row.name for row in rows if row.reason is None})[0]
+    elif dry_run:
+        converted, rows = model, job.preview()
     else:
-        copied = copy.deepcopy(model)
-        modules: dict[str, Any] = dict(copied.named_modules())
-        holder = nn.ModuleDict({"model": copied})
-        done = _replace(holder, [(name, modules[name]) for name, _ in chosen], target, seen, named=named)
-    rows = tuple(done)
-    result = _summary(model, rows, seen)
+        converted, rows = job.replace({name for name, _ in chosen})
+    result = _summary(model, tuple(rows), job.seen, latency)
     _log.info("%s", result)
     if report is not None:
         report(result)
@@ -124,8 +133,39 @@ def convert(
         return result
     if not result.replaced:
         raise ValueError(f"nothing can be replaced:\n{result}")
-    converted: nn.Module = holder["model"]
     return converted
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A conversion, checked and ready.
+
+    Args:
+        model: the network; it is left as it is.
+        target: what the convolutions become.
+        chosen: the convolutions that are meant.
+        seen: what they see.
+        named: whether the user named them.
+    """
+
+    model: nn.Module
+    target: Target
+    chosen: list[tuple[str, Convolution]]
+    seen: Observed
+    named: bool
+
+    def preview(self) -> list[ConvertedLayer]:
+        """A row for every convolution; nothing is changed."""
+        with torch.random.fork_rng():
+            return _replace(None, self.chosen, self.target, self.seen, named=self.named)
+
+    def replace(self, names: set[str]) -> tuple[nn.Module, list[ConvertedLayer]]:
+        """A copy of the network in which these are replaced, and a row for every one of them."""
+        holder = nn.ModuleDict({"model": copy.deepcopy(self.model)})
+        modules: dict[str, Any] = dict(holder["model"].named_modules())
+        convs = [(name, modules[name]) for name, _ in self.chosen if name in names]
+        rows = _replace(holder, convs, self.target, self.seen, named=self.named)
+        return holder["model"], rows
 
 
 def _replace(
@@ -201,11 +241,13 @@ def _is_within(module: nn.Module, whole: nn.Module) -> bool:
     return any(part is module for part in whole.modules())
 
 
-def _summary(model: nn.Module, rows: tuple[ConvertedLayer, ...], seen: Observed) -> ConvertReport:
+def _summary(
+    model: nn.Module, rows: tuple[ConvertedLayer, ...], seen: Observed, latency_ms: tuple[float, float] | None
+) -> ConvertReport:
     done = [row for row in rows if row.reason is None]
     parameters = parameters_of(model)
     after = parameters + sum(row.parameters[1] - row.parameters[0] for row in done)
     macs = None
     if seen.macs is not None and all(row.macs is not None for row in done):
         macs = (seen.macs, seen.macs + sum(row.macs[1] - row.macs[0] for row in done if row.macs is not None))
-    return ConvertReport(rows, (parameters, after), macs, seen.input_size)
+    return ConvertReport(rows, (parameters, after), macs, seen.input_size, latency_ms)

@@ -13,10 +13,10 @@ from torch import nn
 from convattn.convert.adjusted import AdjustedOperator
 from convattn.convert.grouping import similar_outputs
 from convattn.layers import ACmix
-from convattn.layers._checks import is_hooked
+from convattn.layers._checks import is_hooked, nearest_heads
 from convattn.layers.local_attention import PositionKind
 from convattn.layers.xvolution import XVolution
-from convattn.models.approximation import fitting_heads, nearest_heads, write_convolution
+from convattn.models.approximation import fitting_heads, write_convolution
 from convattn.models.resnet import OperatorFactory
 
 ToKind: TypeAlias = Literal["acmix", "xvolution"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import _has_any_global_hook
 
 from convattn.ops.neighborhood import IntPair, as_pair
+
+DEFAULT_HEADS = 4
 
 
 def check_odd(kernel_size: IntPair) -> tuple[int, int]:
@@ -35,6 +37,34 @@ def check_division(channels: int, num_heads: int) -> None:
         raise ValueError(f"out_channels={channels} must be divisible by num_heads, got {num_heads}; {fitting} would do")
 
 
+def nearest_heads(channels: int, num_heads: int) -> int:
+    """Return the divisor of the channels that is nearest to a number of heads, the smaller one of two.
+
+    Example:
+        >>> nearest_heads(64, 4), nearest_heads(90, 4), nearest_heads(7, 4)
+        (4, 3, 1)
+    """
+    fitting = [heads for heads in range(1, channels + 1) if channels % heads == 0]
+    return min(fitting, key=lambda heads: (abs(heads - num_heads), heads))
+
+
+def heads_of(channels: int, num_heads: int | None) -> int:
+    """Return a number of heads that divides the channels; for None that is 4, or the divisor nearest to it.
+
+    Raises:
+        ValueError: a given number does not divide the channels.
+
+    Example:
+        >>> heads_of(64, None), heads_of(66, None), heads_of(66, 6)
+        (4, 3, 6)
+    """
+    if num_heads is None:
+        check_counts(out_channels=channels)
+        return nearest_heads(channels, DEFAULT_HEADS)
+    check_division(channels, num_heads)
+    return num_heads
+
+
 def check_counts(**counts: int) -> None:
     """Integers of at least 1.
 
@@ -44,6 +74,35 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not hasattr(count, "__index__") or count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def check_conv2d_words(padding: Any, same: tuple[int, int], groups: int, padding_mode: str) -> None:
+    """Check the words of ``nn.Conv2d`` that an operator takes at one value alone.
+
+    Args:
+        padding: None, ``"same"`` or what keeps the size of the map.
+        same: the padding with which a convolution keeps the size of the map.
+        groups: 1.
+        padding_mode: ``"zeros"``.
+
+    Raises:
+        ValueError: another value; the message says what would do.
+    """
+    if padding not in (None, "same") and (padding == "valid" or as_pair(padding, "padding", 0) != same):
+        raise ValueError(
+            f"padding must be {same}, which keeps the size of the map, got {padding!r}: leave it out and crop or pad "
+            "the map, or take XVolution.around(conv), which keeps any padding"
+        )
+    if groups != 1:
+        raise ValueError(
+            f"groups must be 1, since every output reads all inputs, got {groups}: leave it out, or take "
+            "XVolution.around(conv), which keeps a convolution's groups"
+        )
+    if padding_mode != "zeros":
+        raise ValueError(
+            f"padding_mode must be 'zeros', got {padding_mode!r}: leave it out, or take XVolution.around(conv), "
+            "which keeps a convolution's border"
+        )
 
 
 def check_rates(**rates: object) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, Unpack
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convattn.layers._base import Geometry, StridedLayer
-from convattn.layers._checks import check_counts, check_division, check_input
+from convattn.layers._checks import check_conv2d_words, check_counts, check_division, check_input, check_odd
 from convattn.layers.path_mix import no_weight_decay
+from convattn.ops.neighborhood import IntPair
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Forward = TypeVar("Forward", bound=Callable[..., Any])
+Padding: TypeAlias = IntPair | Literal["same"] | None
 
 
 def traced_as_one(forward: Forward) -> Forward:
@@ -72,6 +74,17 @@ class DropIn(StridedLayer):
         check_counts(in_channels=in_channels, out_channels=out_channels)
         check_division(out_channels, num_heads)
         self.in_channels, self.out_channels = in_channels, out_channels
+
+    def _set_conv2d_words(self, kernel_size: IntPair, padding: Padding, groups: int, padding_mode: str) -> None:
+        """Set the attributes that ``nn.Conv2d`` has under these names.
+
+        Raises:
+            ValueError: an even kernel, or what an operator cannot be told, see :func:`check_conv2d_words`.
+        """
+        self.kernel_size = check_odd(kernel_size)
+        rows, columns = (step * (size // 2) for step, size in zip(self.dilation, self.kernel_size, strict=True))
+        check_conv2d_words(padding, (rows, columns), groups, padding_mode)
+        self.padding, self.groups, self.padding_mode = (rows, columns), groups, padding_mode
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: α and β (timm's convention)."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
-from convattn.layers._base import Geometry
-from convattn.layers._checks import is_hooked
-from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers._base import Factory, Geometry
+from convattn.layers._checks import heads_of, is_hooked
+from convattn.layers._drop_in import DropIn, Padding, takes_maps
 from convattn.layers.acmix_forms import FORMS, FormChoice, Parts, ReparameterizedACmix, fold, fused_attention
 from convattn.layers.folding import Folds, check_folds
 from convattn.layers.local_attention import LocalAttention, PositionKind
@@ -24,7 +24,9 @@ class ACmix(DropIn, Folds):
     .. math:: F_{out} = \alpha\, F_{att}(q, k, v) + \beta\, F_{conv}(q, k, v), \qquad [q; k; v] = W x + b
 
     Replaces ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
-    dilation=dilation)``: same output size for every H, W >= 1, same dtypes, devices and layouts.
+    dilation=dilation)``: same output size for every H, W >= 1, same dtypes, devices and layouts. The first arguments
+    are those of ``nn.Conv2d``, and so are the attributes ``kernel_size``, ``stride``, ``padding``, ``dilation``,
+    ``groups`` and ``padding_mode``.
 
     Four parts: ``projection`` (stage I), ``attention`` and ``convolution`` (stage II), ``mix``.
 
@@ -32,10 +34,14 @@ class ACmix(DropIn, Folds):
         in_channels: C_in.
         out_channels: C.
         kernel_size: the convolution's kernel, odd.
-        attention_kernel_size: the attention's window.
-        num_heads: N; must divide ``out_channels``.
         stride: distance between outputs.
+        padding: None, ``"same"`` or ``dilation * (kernel_size // 2)``, which keep the size of the map.
         dilation: distance between the taps of the kernel and between the keys of the window.
+        groups: 1; every output reads all inputs.
+        bias: the projection has a bias. A batch norm that follows makes it superfluous, as it does a convolution's.
+        padding_mode: ``"zeros"``, what lies beyond the border of the convolution; the attention's is reflected.
+        attention_kernel_size: the attention's window.
+        num_heads: N; must divide ``out_channels``. None: 4, or the divisor of ``out_channels`` that is nearest to 4.
         position: the attention's position term: ``"linear"`` (the authors' code), ``"table"`` (a learned vector for
             every offset, as in stand-alone self-attention) or None.
         shift: how the convolution path shifts (table 7), see :class:`ShiftConvolution`.
@@ -49,12 +55,12 @@ class ACmix(DropIn, Folds):
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``out_channels``, an even ``kernel_size``, an unknown option; in
-            ``forward``, an input of another shape.
+        ValueError: ``num_heads`` does not divide ``out_channels``, an even ``kernel_size``, another padding, groups or
+            padding mode, an unknown option; in ``forward``, an input of another shape.
 
     Example:
         >>> import torch
-        >>> ACmix(64, 128, stride=2)(torch.randn(1, 64, 15, 15)).shape
+        >>> ACmix(64, 128, 3, stride=2, padding=1, bias=False)(torch.randn(1, 64, 15, 15)).shape
         torch.Size([1, 128, 8, 8])
     """
 
@@ -65,22 +71,30 @@ class ACmix(DropIn, Folds):
         self,
         in_channels: int,
         out_channels: int,
-        *,
         kernel_size: IntPair = 3,
+        stride: IntPair = 1,
+        padding: Padding = None,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        *,
         attention_kernel_size: IntPair = 7,
-        num_heads: int = 4,
+        num_heads: int | None = None,
         position: PositionKind | None = "linear",
         shift: ShiftKind = "learnable",
         mix: MixKind = "free",
         attention: nn.Module | None = None,
         convolution_bias: bool = False,
-        **geometry: Unpack[Geometry],
+        **made: Unpack[Factory],
     ) -> None:
-        super().__init__(in_channels, out_channels, num_heads, **geometry)
-        made = self._factory(geometry)
+        geometry: Geometry = {"stride": stride, "dilation": dilation, **made}
+        super().__init__(in_channels, out_channels, **geometry)
+        self._set_conv2d_words(kernel_size, padding, groups, padding_mode)
+        self.num_heads = num_heads = heads_of(out_channels, num_heads)
         query_channels = _query_channels(attention, out_channels, out_channels // num_heads)
         self.split = (query_channels, query_channels, out_channels)
-        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, **made)
+        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, bias=bias, **made)
         self.attention = attention or LocalAttention(
             out_channels, kernel_size=attention_kernel_size, num_heads=num_heads, position=position, **geometry
         )
@@ -126,6 +140,17 @@ class ACmix(DropIn, Folds):
             kernel_size=path.kernel_size,
             dilation=path.dilation,
         )
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The projection's bias, ``[3C]``; None for ``bias=False``."""
+        projection: nn.Conv2d = (self.reparameterized or self).projection
+        return projection.bias
+
+    def extra_repr(self) -> str:
+        """What the constructor got, and the number of heads."""
+        words = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"{words}, dilation={self.dilation}, num_heads={self.num_heads}"
 
     def reparameterize(self, form: FormChoice = "auto", *, example: Tensor | None = None) -> None:
         """Fold all that is linear, for inference: same outputs, fewer and cheaper steps. In place and for good.

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, Unpack, get_args
 from torch import Tensor, nn
 
 from convattn.layers._base import Factory, Geometry, Layer
-from convattn.layers._checks import check_division
+from convattn.layers._checks import check_division, heads_of
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import scale_values
 from convattn.layers.tokens import as_map, as_tokens
@@ -102,7 +102,7 @@ class GlobalAttention2d(DropIn):
     Args:
         in_channels: C_in.
         out_channels: C.
-        num_heads: N; must divide ``out_channels``.
+        num_heads: N; must divide ``out_channels``. None: 4, or the divisor that is nearest to 4.
         stride: distance between queries.
         dilation: has no effect: every pixel sees every other.
         device: device of the parameters.
@@ -118,9 +118,10 @@ class GlobalAttention2d(DropIn):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, num_heads: int = 4, **geometry: Unpack[Geometry]
+        self, in_channels: int, out_channels: int, *, num_heads: int | None = None, **geometry: Unpack[Geometry]
     ) -> None:
-        super().__init__(in_channels, out_channels, num_heads, **geometry)
+        super().__init__(in_channels, out_channels, **geometry)
+        num_heads = heads_of(out_channels, num_heads)
         self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, bias=False, **self._factory(geometry))
         self.attention = GlobalAttention(out_channels, num_heads=num_heads, stride=self.stride)
 

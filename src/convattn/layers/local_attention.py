@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._base import Factory, Geometry, Layer, StridedLayer
-from convattn.layers._checks import check_division
+from convattn.layers._checks import check_division, heads_of
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import batch_norm_line, scale_values
 from convattn.ops import Neighborhood, attend
@@ -172,7 +172,7 @@ class LocalAttention2d(DropIn):
         in_channels: C_in.
         out_channels: C.
         kernel_size: the window.
-        num_heads: N; must divide ``out_channels``.
+        num_heads: N; must divide ``out_channels``. None: 4, or the divisor that is nearest to 4.
         stride: distance between queries.
         dilation: distance between the keys of a window.
         position: ``"table"`` (as in the source), ``"linear"`` (as in ACmix) or None.
@@ -194,11 +194,12 @@ class LocalAttention2d(DropIn):
         out_channels: int,
         *,
         kernel_size: IntPair = 7,
-        num_heads: int = 4,
+        num_heads: int | None = None,
         position: PositionKind | None = "table",
         **geometry: Unpack[Geometry],
     ) -> None:
-        super().__init__(in_channels, out_channels, num_heads, **geometry)
+        super().__init__(in_channels, out_channels, **geometry)
+        num_heads = heads_of(out_channels, num_heads)
         self.projection = nn.Conv2d(in_channels, 3 * out_channels, 1, **self._factory(geometry))
         self.attention = LocalAttention(
             out_channels, kernel_size=kernel_size, num_heads=num_heads, position=position, **geometry

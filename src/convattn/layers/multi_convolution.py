@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
-from convattn.layers._base import Geometry
-from convattn.layers._checks import check_odd
-from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers._base import Factory
+from convattn.layers._drop_in import DropIn, Padding, takes_maps
 from convattn.layers.folding import Folds
 from convattn.layers.static_convolution import STATIC_FORMS, StaticBranch, StaticFormChoice, fold_static, static_branch
 from convattn.layers.xvolution_forms import ReparameterizedXVolution
@@ -31,12 +30,17 @@ class MultiConvolution(DropIn, Folds):
         kernel_size: k, odd; figure 3a goes from 1 to 9. The dilated branch stays 5 by 5 whatever k is, as the paper
             varies one kernel and names the other once.
         stride: distance between outputs.
+        padding: None, ``"same"`` or ``dilation * (kernel_size // 2)``, which keep the size of the map.
         dilation: distance between the taps of ``convolution``; those of ``dilated`` lie twice as far apart.
+        groups: 1.
+        bias: True: the batch norms' shifts are the bias.
+        padding_mode: ``"zeros"``.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: an even ``kernel_size``; in ``forward``, an input of another shape.
+        ValueError: an even ``kernel_size``, another padding, groups, bias or padding mode; in ``forward``, an input
+            of another shape.
 
     Example:
         >>> import torch
@@ -49,18 +53,32 @@ class MultiConvolution(DropIn, Folds):
     _parts: tuple[str, ...] = ("convolution", "convolution_norm", "dilated", "dilated_norm")
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: IntPair = 3, **geometry: Unpack[Geometry]
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair = 3,
+        stride: IntPair = 1,
+        padding: Padding = None,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: Literal[True] = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        **made: Unpack[Factory],
     ) -> None:
-        super().__init__(in_channels, out_channels, **geometry)
-        made, (step_h, step_w) = self._factory(geometry), self.dilation
+        super().__init__(in_channels, out_channels, stride=stride, dilation=dilation, **made)
+        self._set_conv2d_words(kernel_size, padding, groups, padding_mode)
+        if not bias:
+            raise ValueError(
+                "bias must be True: the batch norms of the branches add a constant in any case; leave bias out"
+            )
 
         def convolution(kernel: tuple[int, int], step: tuple[int, int]) -> nn.Conv2d:
             padding = (step[0] * (kernel[0] // 2), step[1] * (kernel[1] // 2))
             return nn.Conv2d(in_channels, out_channels, kernel, self.stride, padding, step, bias=False, **made)
 
-        self.convolution: nn.Module = convolution(check_odd(kernel_size), (step_h, step_w))
+        self.convolution: nn.Module = convolution(self.kernel_size, self.dilation)
         self.convolution_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
-        apart = (DILATED_STEP * step_h, DILATED_STEP * step_w)
+        apart = (DILATED_STEP * self.dilation[0], DILATED_STEP * self.dilation[1])
         self.dilated: nn.Module | None = convolution((DILATED_KERNEL, DILATED_KERNEL), apart)
         self.dilated_norm: nn.Module | None = nn.BatchNorm2d(out_channels, **made)
         self.reparameterized = None
@@ -77,6 +95,14 @@ class MultiConvolution(DropIn, Folds):
         if self.dilated is not None and self.dilated_norm is not None:
             out = out + self.dilated_norm(self.dilated(x))
         return out
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The convolution's own bias, ``[C]``; None where the batch norms' shifts are the bias."""
+        if self.reparameterized is not None:
+            return self.reparameterized.static.a_bias()
+        bias: Tensor | None = getattr(self.convolution, "bias", None)
+        return bias
 
     def static_branches(self) -> list[StaticBranch]:
         """The convolutions, each with the line that its batch norm is in eval mode.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convattn.layers._base import Factory, Geometry
 from convattn.layers._checks import check_input, is_hooked
-from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers._drop_in import DropIn, Padding, takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
 from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
@@ -40,7 +40,8 @@ class XVolution(MultiConvolution):
 
     Replaces ``Conv2d(in_channels, out_channels, kernel_size, stride, padding=dilation * (kernel_size // 2),
     dilation=dilation)``: same output size for every H, W >= 1, same dtypes, devices and layouts. A batch norm
-    usually followed it: leave that where it is.
+    usually followed it: leave that where it is. The first arguments are those of ``nn.Conv2d``, and so are the
+    attributes ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode``.
 
     Three branches: ``convolution``, ``dilated`` (5 by 5, taps twice as far apart; see :class:`MultiConvolution`) and
     ``attention``, each with its batch norm: ``convolution_norm``, ``dilated_norm``, ``attention_norm``.
@@ -53,21 +54,25 @@ class XVolution(MultiConvolution):
         out_channels: C.
         kernel_size: of ``convolution``, odd; figure 3a goes from 1 to 9.
         stride: distance between outputs.
+        padding: None, ``"same"`` or ``dilation * (kernel_size // 2)``, which keep the size of the map.
         dilation: distance between the taps of ``convolution``; it multiplies those of ``dilated`` and the offsets of
             the attention too.
+        groups: 1; :meth:`around` keeps the groups, padding and border of a convolution.
+        bias: True: the batch norms' shifts are the bias.
+        padding_mode: ``"zeros"``.
         attention: ``"pssa"``: :class:`PSSA`; ``"global"``: :class:`GlobalAttention2d`, the paper's X-volution(SA);
             ``"involution"``: :class:`Involution2d`, the paper's X-volution(Inv); or a module from
             ``[B, C_in, H, W]`` to ``[B, C, ceil(H/stride), ceil(W/stride)]``; or what makes one, called with
             ``(in_channels, out_channels, stride=, dilation=, device=, dtype=)``.
-        num_heads: of ``"pssa"`` and ``"global"``; None: the default of each, 1 and 4.
+        num_heads: of ``"pssa"`` and ``"global"``; None: 1 and, of ``"global"``, 4 or the divisor nearest to 4.
         reading: of ``"pssa"``.
         position: of ``"pssa"``; None, as the paper's standard operator.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: an even ``kernel_size``, ``num_heads`` that does not divide ``out_channels``, an unknown option;
-            in ``forward``, an input of another shape.
+        ValueError: an even ``kernel_size``, another padding, groups, bias or padding mode, ``num_heads`` that does
+            not divide ``out_channels``, an unknown option; in ``forward``, an input of another shape.
         TypeError: an ``attention`` that is neither a kind, a module nor a function.
 
     Example:
@@ -83,16 +88,22 @@ class XVolution(MultiConvolution):
         in_channels: int,
         out_channels: int,
         kernel_size: IntPair = 3,
+        stride: IntPair = 1,
+        padding: Padding = None,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: Literal[True] = True,
+        padding_mode: Literal["zeros"] = "zeros",
         *,
         attention: AttentionKind | nn.Module | Callable[..., nn.Module] = "pssa",
         num_heads: HeadCount | None = None,
         reading: Reading = "value",
         position: ShiftPosition | None = None,
-        **geometry: Unpack[Geometry],
+        **made: Unpack[Factory],
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, **geometry)
-        made = self._factory(geometry)
-        geometry = {"stride": self.stride, "dilation": self.dilation, **made}
+        words = (kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        super().__init__(in_channels, out_channels, *words, **made)
+        geometry: Geometry = {"stride": self.stride, "dilation": self.dilation, **made}
         options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
         self.attention = _make_attention(attention, (in_channels, out_channels), options, geometry)
         self.attention_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
@@ -140,6 +151,8 @@ class XVolution(MultiConvolution):
         geometry: Geometry = {"stride": stride, "dilation": dilation, **like}
         layer, channels = cls.__new__(cls), (conv.in_channels, conv.out_channels)
         DropIn.__init__(layer, *channels, **geometry)
+        for name in ("kernel_size", "padding", "groups", "padding_mode"):
+            setattr(layer, name, getattr(conv, name))
         layer.convolution, layer.convolution_norm = conv, nn.Identity()
         layer.dilated = layer.dilated_norm = layer.reparameterized = None
         options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
@@ -248,8 +261,8 @@ def _make_attention(
         heads = 1 if num_heads is None else num_heads
         return PSSA(*channels, num_heads=heads, reading=reading, position=position, **geometry)
     if attention == "global":
-        heads = 4 if num_heads is None else head_count(num_heads, channels[1])
-        return GlobalAttention2d(*channels, num_heads=heads, **geometry)
+        given = None if num_heads is None else head_count(num_heads, channels[1])
+        return GlobalAttention2d(*channels, num_heads=given, **geometry)
     if attention == "involution":
         return Involution2d(*channels, **geometry)
     if isinstance(attention, str):

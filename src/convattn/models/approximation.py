@@ -47,17 +47,6 @@ def fitting_heads(channels: int, kernel_size: tuple[int, int]) -> int:
     return max(heads for heads in range(1, min(most, channels) + 1) if channels % heads == 0)
 
 
-def nearest_heads(channels: int, num_heads: int) -> int:
-    """The divisor of the channels that is nearest to a number of heads, the smaller one of two.
-
-    Example:
-        >>> nearest_heads(64, 4), nearest_heads(90, 4), nearest_heads(7, 4)
-        (4, 3, 1)
-    """
-    fitting = [heads for heads in range(1, channels + 1) if channels % heads == 0]
-    return min(fitting, key=lambda heads: (abs(heads - num_heads), heads))
-
-
 @dataclass(frozen=True)
 class Factors:
     """The truncated singular value decomposition of every head channel's ``[C_in, N k²]`` matrix.

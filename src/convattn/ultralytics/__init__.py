@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from convattn.convert import ConvertReport
+from convattn.convert import Budget, ConvertReport
 from convattn.convert import convert as convert_network
 from convattn.convert.selection import Where
 from convattn.convert.targets import Maker, ToKind
@@ -32,6 +32,7 @@ def convert(
     operator_args: Mapping[str, Any] | None = None,
     example: Tensor | None = None,
     report: Callable[[ConvertReport], object] | None = None,
+    budget: float | Budget | None = None,
 ) -> Model:
     """Return a YOLO with operators in place of its network's convolutions, which keeps their weights.
 
@@ -48,6 +49,8 @@ def convert(
         operator_args: Options of the operator, see :func:`convattn.convert`.
         example: An image batch ``[B, 3, H, W]`` on which the report counts multiply-adds. None: one of 224².
         report: Is called with what was done; ``print`` will do.
+        budget: How long the converted network may take, such as 1.1 for 10 % longer, measured on the example, see
+            :func:`convattn.convert`.
 
     Raises:
         ImportError: ultralytics is missing or too old.
@@ -64,7 +67,7 @@ def convert(
     network = _network(yolo)
     done: list[ConvertReport] = []
     converted = convert_network(
-        network, to, where=where, operator_args=operator_args, example=example, report=done.append
+        network, to, where=where, operator_args=operator_args, example=example, report=done.append, budget=budget
     )
     _check_blocks(converted, [row.name for row in done[0].replaced])
     if report is not None:

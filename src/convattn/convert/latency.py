@@ -1,0 +1,112 @@
+"""How long networks and layers take, measured in turns."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from convattn.layers import XVolution
+from convattn.optimize import optimize
+
+Runtime: TypeAlias = Literal["pytorch", "onnxruntime"]
+Run: TypeAlias = Callable[[], object]
+
+SHORTEST = 2e-3
+"""Seconds: shorter calls are repeated within a sample."""
+LEAST, MOST = 5, 60
+"""Samples of each subject."""
+
+
+def runner(module: nn.Module, example: Tensor, runtime: Runtime) -> Run:
+    """Return a call of a module in its inference form.
+
+    The attention branch of an X-volution that :func:`convattn.convert` has just made adds zeros, and its inference form
+    leaves it out. Here it counts, as it will once the network is trained.
+
+    Args:
+        module: a network or a layer; it is left as it is.
+        example: what it is called on.
+        runtime: ``"pytorch"``: :func:`convattn.optimize`; ``"onnxruntime"``: exported, and run there.
+
+    Raises:
+        UserError: the runtime does not take the module.
+    """
+    module = _as_trained(module)
+    if runtime == "onnxruntime":
+        return _in_onnxruntime(module, example)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rounding, which is no matter here
+        fast = optimize(module, example)
+    x = example.contiguous(memory_format=torch.channels_last)
+    return lambda: fast(x)
+
+
+def in_turns(runs: Sequence[Run], seconds: float) -> list[list[float]]:
+    """Time calls in turns, A B A B, so that what the machine does meanwhile meets all of them.
+
+    Args:
+        runs: the calls.
+        seconds: that all samples may take together; :data:`LEAST` samples are taken in any case.
+
+    Returns:
+        For each call its samples in seconds; the n-th samples of all belong together.
+
+    Example:
+        >>> [len(samples) for samples in in_turns([list, dict], seconds=0.0)]
+        [5, 5]
+    """
+    from torch.utils.benchmark import Timer  # loads torch's tools for building extensions, which nobody else needs
+
+    threads = torch.get_num_threads()
+    timers: list[Any] = [Timer("run()", globals={"run": run}, num_threads=threads) for run in runs]
+    for timer in timers:
+        timer.timeit(1)
+    once = [min(timer.timeit(1).mean for _ in range(2)) for timer in timers]
+    calls = [max(1, math.ceil(SHORTEST / max(time, 1e-7))) for time in once]
+    turn = sum(time * count for time, count in zip(once, calls, strict=True))
+    rounds = max(LEAST, min(MOST, int(seconds / turn)))
+    samples: list[list[float]] = [[] for _ in timers]
+    for _ in range(rounds):
+        for timer, count, taken in zip(timers, calls, samples, strict=True):
+            taken.append(timer.timeit(count).mean)
+    return samples
+
+
+def ratio_of(plain: Sequence[float], other: Sequence[float]) -> float:
+    """Return the median ratio of samples that were taken in turns.
+
+    Example:
+        >>> ratio_of([1.0, 2.0, 4.0], [1.1, 2.2, 8.0])
+        1.1
+    """
+    return median(b / a for a, b in zip(plain, other, strict=True))
+
+
+def _as_trained(module: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(module).eval()
+    for operator in copied.modules():
+        if isinstance(operator, XVolution) and isinstance(operator.attention_norm, nn.BatchNorm2d):
+            nn.init.ones_(operator.attention_norm.weight)
+    return copied
+
+
+def _in_onnxruntime(module: nn.Module, example: Tensor) -> Run:
+    from convattn.export import FORMATS, open_exported
+    from convattn.export.program import program_of
+    from convattn.export.writers import Job
+
+    job = Job(program_of(module, example), example, "batch", "float32", 18, {})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        FORMATS["onnx"].write(job, file)
+        network, _ = open_exported(file)
+    return lambda: network(example)
