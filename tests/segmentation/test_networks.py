@@ -161,7 +161,7 @@ class TestDefinitions:
         """The decoder in plain steps of twice the size, from its own weights."""
         torch.manual_seed(0)
         levels = FeatureLevels((4, 6, 8, 10), (4, 8, 16, 32))
-        decoder = SemanticFPNDecoder(levels, 3, pyramid_channels=8, channels=6).double().eval()
+        decoder = SemanticFPNDecoder(levels, 3, 8, 6, "batch", 0.1).double().eval()
         maps = [torch.randn(1, c, 64 // r, 96 // r).double() for c, r in zip(*self.of(levels), strict=True)]
         laterals = [conv(level) for conv, level in zip(decoder.fpn.inner_blocks, maps, strict=True)]
         for i in (2, 1, 0):
@@ -181,7 +181,7 @@ class TestDefinitions:
     def test_upernet_on_whole_multiples(self):
         torch.manual_seed(0)
         levels = FeatureLevels((4, 6, 8, 10), (4, 8, 16, 32))
-        decoder = UPerNetDecoder(levels, 3, channels=6).double().eval()
+        decoder = UPerNetDecoder(levels, 3, channels=6, norm="batch", dropout=0.1).double().eval()
         maps = [torch.randn(1, c, 192 // r, 384 // r).double() for c, r in zip(*self.of(levels), strict=True)]
         pooled = [maps[3]]
         for side, branch in zip((1, 2, 3, 6), decoder.pooling.scales, strict=True):

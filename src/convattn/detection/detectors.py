@@ -185,14 +185,7 @@ def faster_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any
 def mask_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any) -> RCNN:
     """Mask R-CNN (He et al., ICCV 2017): :func:`faster_rcnn` and a mask for each object.
 
-    Args:
-        backbone: a name of timm's registry, or a network that publishes ``feature_info``.
-        num_classes: of objects; labels are 1 to ``num_classes``.
-        **options: of :class:`convattn.detection.RCNNOptions`.
-
-    Raises:
-        ValueError: a backbone that does not fit a pyramid, an option out of range.
-        TypeError: an unknown option.
+    Arguments and errors are those of :func:`faster_rcnn`.
 
     Example:
         >>> from convattn.detection import mask_rcnn
@@ -205,14 +198,7 @@ def mask_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any) 
 def cascade_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any) -> RCNN:
     """Cascade R-CNN (Cai and Vasconcelos, TPAMI 2019): three stages that ask for an IoU of 0.5, 0.6 and 0.7.
 
-    Args:
-        backbone: a name of timm's registry, or a network that publishes ``feature_info``.
-        num_classes: of objects; labels are 1 to ``num_classes``.
-        **options: of :class:`convattn.detection.RCNNOptions`; boxes are class-agnostic unless told.
-
-    Raises:
-        ValueError: a backbone that does not fit a pyramid, an option out of range.
-        TypeError: an unknown option.
+    Arguments and errors are those of :func:`faster_rcnn`; boxes are class-agnostic unless told.
 
     Example:
         >>> from convattn.detection import cascade_rcnn
@@ -226,14 +212,7 @@ def cascade_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: An
 def cascade_mask_rcnn(backbone: str | nn.Module, num_classes: int = 80, **options: Any) -> RCNN:
     """Cascade Mask R-CNN: :func:`cascade_rcnn` with a mask head in every stage.
 
-    Args:
-        backbone: a name of timm's registry, or a network that publishes ``feature_info``.
-        num_classes: of objects; labels are 1 to ``num_classes``.
-        **options: of :class:`convattn.detection.RCNNOptions`; boxes are class-agnostic unless told.
-
-    Raises:
-        ValueError: a backbone that does not fit a pyramid, an option out of range.
-        TypeError: an unknown option.
+    Arguments and errors are those of :func:`cascade_rcnn`.
 
     Example:
         >>> from convattn.detection import cascade_mask_rcnn

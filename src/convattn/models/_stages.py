@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from convattn.layers.path_mix import no_weight_decay
+
+Maps: TypeAlias = tuple[Tensor, list[Tensor]]
 
 
 class StagedClassifier(nn.Module):
@@ -29,9 +31,7 @@ class StagedClassifier(nn.Module):
     num_classes: int
     global_pool: str
 
-    def run_stages(
-        self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
+    def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
         """Run the first ``count`` stages on ``[B, in_chans, H, W]``.
 
         Args:
@@ -77,7 +77,7 @@ class StagedClassifier(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    ) -> list[Tensor] | Maps:
         """The stages' maps, as timm's feature extraction asks for them.
 
         Args:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convattn.layers._checks import check_rates
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.models._config import imagenet_cfg, registered
-from convattn.models._stages import StagedClassifier
+from convattn.models._stages import Maps, StagedClassifier
 from convattn.models.pvt_blocks import Block, PatchEmbed, Stage
 from convattn.models.pvt_names import rename
 from convattn.models.starts import from_attention
@@ -131,9 +131,7 @@ class PVT(StagedClassifier):
         self.make_classifier(num_classes)
         self.apply(_draw_linear)
 
-    def run_stages(
-        self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
+    def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
         """The tokens ``[B, T, C]`` of the last stage that runs, the class token first; the maps are without it."""
         maps: list[Tensor] = []
         tokens, size = self.stages[0](x)

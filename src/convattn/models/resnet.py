@@ -161,35 +161,117 @@ class Kind:
 
     Args:
         what: what replaces the 3x3 convolution, in words.
-        depths: those registered.
+        depths: those registered, and what is to be said of each.
         operator: makes it; None: the 3x3 convolution itself.
         arguments: the operator's options in this family; ``operator_args`` goes over them.
         stages: which have the operator, see :class:`ResNet`.
     """
 
     what: str
-    depths: tuple[int, ...]
+    depths: dict[int, str]
     operator: Callable[..., nn.Module] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     stages: tuple[int, ...] | None = None
 
 
 KINDS: dict[str, Kind] = {
-    "conv": Kind("the 3x3 convolution", (14, 18, 26, 34, 38, 50)),
-    "sasa": Kind("stand-alone self-attention", (14, 18, 26, 38, 50), LocalAttention2d, {"num_heads": 4}),
-    "acmix": Kind("ACmix", (14, 18, 26, 38, 50), ACmix, {"num_heads": 4}),
-    "lr": Kind("the local relation layer", (14, 26, 38, 50), LocalRelation2d),
-    "aa": Kind(
-        "attention-augmented convolution", (14, 18, 26, 34, 38, 50), AugmentedConv2d, {"num_heads": 8}, (2, 3, 4)
+    "conv": Kind(
+        "the 3x3 convolution",
+        {
+            14: "one bottleneck a stage, for small images and quick comparisons",
+            18: "basic blocks: timm's ``resnet18`` with this module's options",
+            26: "the papers' depths 1, 2, 4, 1",
+            34: "basic blocks: timm's ``resnet34`` with this module's options",
+            38: "depths 2, 3, 5, 2",
+            50: "depths 3, 4, 6, 3: timm's ``resnet50`` with this module's options",
+        },
     ),
-    "bot": Kind("bottleneck self-attention", (14, 18, 26, 38, 50), BottleneckAttention2d, stages=(4,)),
-    "involution": Kind("involution", (14, 18, 26, 34, 38, 50), Involution2d),
-    "halo": Kind("timm's halo attention", (14, 26, 38, 50), TimmOperator2d, {"kind": "halo"}),
-    "lambda": Kind("timm's lambda layer", (14, 26, 38, 50), TimmOperator2d, {"kind": "lambda"}),
-    "global": Kind("self-attention over the whole map", (14, 18, 34, 50), GlobalAttention2d, stages=(4,)),
-    "pssa": Kind("pixel shift self-attention", (14, 18, 34, 50), PSSA, stages=(4,)),
-    "multiconv": Kind("X-volution's convolutions alone", (14, 18, 34, 50), MultiConvolution, stages=(4,)),
-    "xvolution": Kind("X-volution", (14, 18, 34, 50), XVolution, stages=(4,)),
+    "sasa": Kind(
+        "stand-alone self-attention", {14: "", 18: "", 26: "", 38: "", 50: ""}, LocalAttention2d, {"num_heads": 4}
+    ),
+    "acmix": Kind(
+        "ACmix",
+        {
+            14: "",
+            18: "",
+            26: "published: 10.6 M, 2.3 G, top-1 76.1",
+            38: "published: 14.6 M, 2.9 G, top-1 77.4",
+            50: "published: 18.6 M, 3.6 G, top-1 77.8",
+        },
+        ACmix,
+        {"num_heads": 4},
+    ),
+    "lr": Kind(
+        "the local relation layer",
+        {
+            14: "",
+            26: "``layers=(2, 2, 2, 2), base_width=100``: LR-Net-26 but for its stem, 14.7 M published",
+            38: "",
+            50: "``base_width=100``: LR-Net-50 but for its stem, 23.3 M published",
+        },
+        LocalRelation2d,
+    ),
+    "aa": Kind(
+        "attention-augmented convolution",
+        {14: "", 18: "", 26: "", 34: "", 38: "", 50: "in conv3_x to conv5_x as in the source: 25.8 M published"},
+        AugmentedConv2d,
+        {"num_heads": 8},
+        (2, 3, 4),
+    ),
+    "bot": Kind(
+        "bottleneck self-attention",
+        {14: "", 18: "", 26: "", 38: "", 50: "in conv5_x as in the source, BoT50: 20.8 M published"},
+        BottleneckAttention2d,
+        stages=(4,),
+    ),
+    "involution": Kind(
+        "involution",
+        {
+            14: "",
+            18: "",
+            26: "RedNet-26 but for the stem, a convolution here: 9.2 M published",
+            34: "",
+            38: "RedNet-38 but for the stem, a convolution here: 12.4 M published",
+            50: "RedNet-50 but for the stem, a convolution here: 15.5 M published",
+        },
+        Involution2d,
+    ),
+    "halo": Kind("timm's halo attention", {14: "", 26: "", 38: "", 50: ""}, TimmOperator2d, {"kind": "halo"}),
+    "lambda": Kind("timm's lambda layer", {14: "", 26: "", 38: "", 50: ""}, TimmOperator2d, {"kind": "lambda"}),
+    "global": Kind(
+        "self-attention over the whole map",
+        {14: "", 18: "", 34: "in conv5_x, as X-volution's comparison", 50: "in conv5_x, as X-volution's comparison"},
+        GlobalAttention2d,
+        stages=(4,),
+    ),
+    "pssa": Kind(
+        "pixel shift self-attention",
+        {
+            14: "",
+            18: "",
+            34: "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4",
+            50: "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4",
+        },
+        PSSA,
+        stages=(4,),
+    ),
+    "multiconv": Kind(
+        "X-volution's convolutions alone",
+        {14: "", 18: "", 34: "in conv5_x", 50: "in conv5_x, table 2's second row"},
+        MultiConvolution,
+        stages=(4,),
+    ),
+    "xvolution": Kind(
+        "X-volution",
+        {
+            14: "",
+            18: "",
+            34: "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)",
+            50: "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)",
+        },
+        XVolution,
+        stages=(4,),
+    ),
 }
 
 STARTS = ("acmix", "multiconv", "xvolution")
@@ -223,70 +305,32 @@ def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
     return build_model_with_cfg(ResNet, variant, pretrained, **(settings | options))
 
 
-def _entry(name: str, depth: int, note: str = "") -> Callable[..., ResNet]:
-    """Register ``{name}_resnet{depth}``; ``operator_args`` are options of the kind's operator."""
-    what = f"ResNet-{depth} with {KINDS[name].what}{note and f' ({note})'}."
-    return registered(_build, f"{name}_resnet{depth}", what)
+def _entries(name: str) -> list[Callable[..., ResNet]]:
+    """Register ``{name}_resnet{depth}`` of all depths; ``operator_args`` are options of the kind's operator."""
+    kind = KINDS[name]
+    return [
+        registered(_build, f"{name}_resnet{depth}", f"ResNet-{depth} with {kind.what}{note and f' ({note})'}.")
+        for depth, note in kind.depths.items()
+    ]
 
 
-conv_resnet14 = _entry("conv", 14, "one bottleneck a stage, for small images and quick comparisons")
-conv_resnet18 = _entry("conv", 18, "basic blocks: timm's ``resnet18`` with this module's options")
-conv_resnet26 = _entry("conv", 26, "the papers' depths 1, 2, 4, 1")
-conv_resnet34 = _entry("conv", 34, "basic blocks: timm's ``resnet34`` with this module's options")
-conv_resnet38 = _entry("conv", 38, "depths 2, 3, 5, 2")
-conv_resnet50 = _entry("conv", 50, "depths 3, 4, 6, 3: timm's ``resnet50`` with this module's options")
-sasa_resnet14 = _entry("sasa", 14)
-sasa_resnet18 = _entry("sasa", 18)
-sasa_resnet26 = _entry("sasa", 26)
-sasa_resnet38 = _entry("sasa", 38)
-sasa_resnet50 = _entry("sasa", 50)
-acmix_resnet14 = _entry("acmix", 14)
-acmix_resnet18 = _entry("acmix", 18)
-acmix_resnet26 = _entry("acmix", 26, "published: 10.6 M, 2.3 G, top-1 76.1")
-acmix_resnet38 = _entry("acmix", 38, "published: 14.6 M, 2.9 G, top-1 77.4")
-acmix_resnet50 = _entry("acmix", 50, "published: 18.6 M, 3.6 G, top-1 77.8")
-lr_resnet14 = _entry("lr", 14)
-lr_resnet26 = _entry("lr", 26, "``layers=(2, 2, 2, 2), base_width=100``: LR-Net-26 but for its stem, 14.7 M published")
-lr_resnet38 = _entry("lr", 38)
-lr_resnet50 = _entry("lr", 50, "``base_width=100``: LR-Net-50 but for its stem, 23.3 M published")
-aa_resnet14 = _entry("aa", 14)
-aa_resnet18 = _entry("aa", 18)
-aa_resnet26 = _entry("aa", 26)
-aa_resnet38 = _entry("aa", 38)
-aa_resnet50 = _entry("aa", 50, "in conv3_x to conv5_x as in the source: 25.8 M published")
-aa_resnet34 = _entry("aa", 34)
-bot_resnet14 = _entry("bot", 14)
-bot_resnet18 = _entry("bot", 18)
-bot_resnet26 = _entry("bot", 26)
-bot_resnet38 = _entry("bot", 38)
-bot_resnet50 = _entry("bot", 50, "in conv5_x as in the source, BoT50: 20.8 M published")
-involution_resnet14 = _entry("involution", 14)
-involution_resnet18 = _entry("involution", 18)
-involution_resnet26 = _entry("involution", 26, "RedNet-26 but for the stem, a convolution here: 9.2 M published")
-involution_resnet34 = _entry("involution", 34)
-involution_resnet38 = _entry("involution", 38, "RedNet-38 but for the stem, a convolution here: 12.4 M published")
-involution_resnet50 = _entry("involution", 50, "RedNet-50 but for the stem, a convolution here: 15.5 M published")
-halo_resnet14 = _entry("halo", 14)
-halo_resnet26 = _entry("halo", 26)
-halo_resnet38 = _entry("halo", 38)
-halo_resnet50 = _entry("halo", 50)
-lambda_resnet14 = _entry("lambda", 14)
-lambda_resnet26 = _entry("lambda", 26)
-lambda_resnet38 = _entry("lambda", 38)
-lambda_resnet50 = _entry("lambda", 50)
-global_resnet14 = _entry("global", 14)
-global_resnet18 = _entry("global", 18)
-global_resnet34 = _entry("global", 34, "in conv5_x, as X-volution's comparison")
-global_resnet50 = _entry("global", 50, "in conv5_x, as X-volution's comparison")
-pssa_resnet14 = _entry("pssa", 14)
-pssa_resnet18 = _entry("pssa", 18)
-pssa_resnet34 = _entry("pssa", 34, "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4")
-pssa_resnet50 = _entry("pssa", 50, "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4")
-multiconv_resnet14 = _entry("multiconv", 14)
-multiconv_resnet18 = _entry("multiconv", 18)
-multiconv_resnet34 = _entry("multiconv", 34, "in conv5_x")
-multiconv_resnet50 = _entry("multiconv", 50, "in conv5_x, table 2's second row")
-xvolution_resnet14 = _entry("xvolution", 14)
-xvolution_resnet18 = _entry("xvolution", 18)
-xvolution_resnet34 = _entry("xvolution", 34, "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)")
-xvolution_resnet50 = _entry("xvolution", 50, "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)")
+conv_resnet14, conv_resnet18, conv_resnet26, conv_resnet34, conv_resnet38, conv_resnet50 = _entries("conv")
+sasa_resnet14, sasa_resnet18, sasa_resnet26, sasa_resnet38, sasa_resnet50 = _entries("sasa")
+acmix_resnet14, acmix_resnet18, acmix_resnet26, acmix_resnet38, acmix_resnet50 = _entries("acmix")
+lr_resnet14, lr_resnet26, lr_resnet38, lr_resnet50 = _entries("lr")
+aa_resnet14, aa_resnet18, aa_resnet26, aa_resnet34, aa_resnet38, aa_resnet50 = _entries("aa")
+bot_resnet14, bot_resnet18, bot_resnet26, bot_resnet38, bot_resnet50 = _entries("bot")
+(
+    involution_resnet14,
+    involution_resnet18,
+    involution_resnet26,
+    involution_resnet34,
+    involution_resnet38,
+    involution_resnet50,
+) = _entries("involution")
+halo_resnet14, halo_resnet26, halo_resnet38, halo_resnet50 = _entries("halo")
+lambda_resnet14, lambda_resnet26, lambda_resnet38, lambda_resnet50 = _entries("lambda")
+global_resnet14, global_resnet18, global_resnet34, global_resnet50 = _entries("global")
+pssa_resnet14, pssa_resnet18, pssa_resnet34, pssa_resnet50 = _entries("pssa")
+multiconv_resnet14, multiconv_resnet18, multiconv_resnet34, multiconv_resnet50 = _entries("multiconv")
+xvolution_resnet14, xvolution_resnet18, xvolution_resnet34, xvolution_resnet50 = _entries("xvolution")

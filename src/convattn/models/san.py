@@ -18,7 +18,7 @@ from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.models._config import imagenet_cfg, registered
-from convattn.models._stages import StagedClassifier
+from convattn.models._stages import Maps, StagedClassifier
 from convattn.models.san_blocks import REDUCTION, Block, HalvingPool, Stage
 from convattn.ops._dispatch import runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
@@ -141,9 +141,7 @@ class SAN(StagedClassifier):
         ]
         return {"stem": r"^(?:conv_in|bn_in)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
-    def run_stages(
-        self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
+    def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
         """The last stage's map, and those taken. Step by step, so that no step's input outlives it."""
         maps: list[Tensor] = []
         in_bands = self._has_stem_in_bands(x)

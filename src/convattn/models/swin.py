@@ -7,7 +7,7 @@ of image is taken at run time. ``timm.create_model`` knows them after ``import c
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias, Unpack, cast
 
 import torch
 from timm.layers import PatchEmbed
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convattn.layers import ACmix
+from convattn.layers._base import Factory
 from convattn.layers._checks import check_rates
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.path_mix import no_weight_decay
@@ -42,8 +43,7 @@ class OperatorFactory(Protocol):
         num_heads: int,
         window_size: tuple[int, int],
         shift: tuple[int, int],
-        device: torch.device,
-        dtype: torch.dtype,
+        **made: Unpack[Factory],
     ) -> nn.Module:
         """A module from ``[B, C, H, W]`` to ``[B, C, H, W]``; every second block's windows are shifted."""
 
@@ -274,15 +274,13 @@ def _start_projection(operator: ACmix) -> None:
 def _acmix_operator(
     channels: int,
     *,
-    num_heads: int,
-    window_size: tuple[int, int],
-    shift: tuple[int, int],
     compat: Compat | None,
     arguments: dict[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
+    window_size: tuple[int, int],
+    shift: tuple[int, int],
+    **like: Any,
 ) -> ACmix:
-    like: dict[str, Any] = {"num_heads": num_heads, "device": device, "dtype": dtype}
+    """What is ``like`` another operator goes to both paths: ``num_heads``, ``device`` and ``dtype``."""
     path = RolledWindowAttention if compat == "official" else WindowAttention
     attention = path(channels, window_size=window_size, shift=shift, output_projection=True, **like)
     settings: dict[str, Any] = {"attention": attention, "convolution_bias": True} | like | arguments
@@ -291,16 +289,8 @@ def _acmix_operator(
     return layer
 
 
-def _convolution(
-    channels: int,
-    *,
-    num_heads: int,
-    window_size: tuple[int, int],
-    shift: tuple[int, int],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
+def _convolution(channels: int, *, num_heads: int, window_size: IntPair, shift: IntPair, **made: Any) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, padding=1, **made)
 
 
 default_cfgs = generate_default_cfgs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,16 @@ from convattn.segmentation._blocks import resize, size_of
 Mode: TypeAlias = Literal["whole", "sliding"]
 
 
-def predict(
-    model: nn.Module,
-    image: Tensor,
-    *,
-    mode: Mode = "whole",
-    window: IntPair = 512,
-    stride: IntPair | None = None,
-    output_size: tuple[int, int] | None = None,
-) -> Tensor:
+class Windows(TypedDict, total=False):
+    """The options of :func:`predict_logits`."""
+
+    mode: Mode
+    window: IntPair
+    stride: IntPair | None
+    output_size: tuple[int, int] | None
+
+
+def predict(model: nn.Module, image: Tensor, **windows: Unpack[Windows]) -> Tensor:
     """The most probable class of every pixel: the argmax of :func:`predict_logits`, whose arguments these are.
 
     Returns:
@@ -35,8 +36,7 @@ def predict(
         >>> predict(model, torch.zeros(3, 70, 40), mode="sliding", window=48).shape
         torch.Size([70, 40])
     """
-    logits = predict_logits(model, image, mode=mode, window=window, stride=stride, output_size=output_size)
-    return logits.argmax(-3)
+    return predict_logits(model, image, **windows).argmax(-3)
 
 
 def predict_logits(

@@ -15,36 +15,29 @@ IGNORE_INDEX = 255
 
 
 class AuxiliaryHead(nn.Module):
-    """A small fully convolutional head on one map of the backbone, for training only: 3x3, norm, ReLU, 1x1.
+    """A small fully convolutional head on the backbone's last map but one, for training only: 3x3, norm, ReLU, 1x1.
 
     Args:
-        in_channels: of the map.
+        levels: the backbone's maps. Where there is one alone, the head is on that.
         num_classes: K.
         channels: between the two convolutions.
-        level: which of the backbone's maps, -2 for the last but one.
         weight: of its loss.
         norm: ``"batch"`` or ``"group"``.
         dropout: of the channels before the 1x1.
 
     Example:
-        >>> AuxiliaryHead(8, 3, channels=4)([torch.zeros(1, 8, 5, 5), torch.zeros(1, 16, 3, 3)]).shape
+        >>> levels = FeatureLevels((8, 16), (4, 8))
+        >>> head = AuxiliaryHead(levels, 3, channels=4, weight=0.4, norm="batch", dropout=0.1)
+        >>> head([torch.zeros(1, 8, 5, 5), torch.zeros(1, 16, 3, 3)]).shape
         torch.Size([1, 3, 5, 5])
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        channels: int = 256,
-        level: int = -2,
-        weight: float = 0.4,
-        norm: Norm = "batch",
-        dropout: float = 0.1,
+        self, levels: FeatureLevels, num_classes: int, *, channels: int, weight: float, norm: Norm, dropout: float
     ) -> None:
         super().__init__()
-        self.level, self.weight = level, weight
-        self.conv = conv_norm_relu(in_channels, channels, 3, norm)
+        self.level, self.weight = max(-2, -len(levels.channels)), weight
+        self.conv = conv_norm_relu(levels.channels[self.level], channels, 3, norm)
         self.classifier = classifier(channels, num_classes, dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:

@@ -60,20 +60,13 @@ class SemanticFPNDecoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> decoder = SemanticFPNDecoder(FeatureLevels((8, 16), (4, 8)), 3, pyramid_channels=8, channels=4)
+        >>> decoder = SemanticFPNDecoder(FeatureLevels((8, 16), (4, 8)), 3, 8, 4, "batch", 0.1)
         >>> decoder([torch.zeros(1, 8, 9, 5), torch.zeros(1, 16, 5, 3)]).shape
         torch.Size([1, 3, 9, 5])
     """
 
     def __init__(
-        self,
-        levels: FeatureLevels,
-        num_classes: int,
-        *,
-        pyramid_channels: int = 256,
-        channels: int = 128,
-        norm: Norm = "batch",
-        dropout: float = 0.1,
+        self, levels: FeatureLevels, num_classes: int, pyramid_channels: int, channels: int, norm: Norm, dropout: float
     ) -> None:
         super().__init__()
         self.fpn = FeaturePyramidNetwork(list(levels.channels), pyramid_channels)
@@ -131,8 +124,6 @@ def semantic_fpn(
     check_positive(num_classes=num_classes, pyramid_channels=pyramid_channels, channels=channels)
 
     def decoder(levels: FeatureLevels) -> nn.Module:
-        return SemanticFPNDecoder(
-            levels, num_classes, pyramid_channels=pyramid_channels, channels=channels, norm=norm, dropout=dropout
-        )
+        return SemanticFPNDecoder(levels, num_classes, pyramid_channels, channels, norm, dropout)
 
     return Segmenter(backbone, decoder, num_classes=num_classes, ignore_index=ignore_index)

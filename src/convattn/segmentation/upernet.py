@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,29 +53,19 @@ class UPerNetDecoder(nn.Module):
         levels: the backbone's maps.
         num_classes: K.
         channels: of every convolution.
-        pool_scales: see :class:`PyramidPooling`.
         norm: ``"batch"`` or ``"group"``.
         dropout: of the channels before the classifier.
 
     Example:
-        >>> decoder = UPerNetDecoder(FeatureLevels((8, 16), (4, 8)), 3, channels=4)
+        >>> decoder = UPerNetDecoder(FeatureLevels((8, 16), (4, 8)), 3, channels=4, norm="batch", dropout=0.1)
         >>> decoder([torch.zeros(2, 8, 9, 5), torch.zeros(2, 16, 5, 3)]).shape
         torch.Size([2, 3, 9, 5])
     """
 
-    def __init__(
-        self,
-        levels: FeatureLevels,
-        num_classes: int,
-        *,
-        channels: int = 512,
-        pool_scales: Sequence[int] = POOL_SCALES,
-        norm: Norm = "batch",
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, levels: FeatureLevels, num_classes: int, *, channels: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         *fine, coarsest = levels.channels
-        self.pooling = PyramidPooling(coarsest, channels, pool_scales, norm)
+        self.pooling = PyramidPooling(coarsest, channels, norm=norm)
         self.laterals = nn.ModuleList(conv_norm_relu(width, channels, 1, norm) for width in fine)
         self.outputs = nn.ModuleList(conv_norm_relu(channels, channels, 3, norm) for _ in fine)
         self.fusion = conv_norm_relu(len(levels.channels) * channels, channels, 3, norm)
@@ -140,16 +131,8 @@ def upernet(
         return UPerNetDecoder(levels, num_classes, channels=channels, norm=norm, dropout=dropout)
 
     def auxiliary(levels: FeatureLevels) -> AuxiliaryHead:
-        level = max(-2, -len(levels.channels))
-        return AuxiliaryHead(
-            levels.channels[level],
-            num_classes,
-            channels=auxiliary_channels,
-            level=level,
-            weight=auxiliary_weight,
-            norm=norm,
-            dropout=dropout,
-        )
+        options: dict[str, Any] = {"weight": auxiliary_weight, "norm": norm, "dropout": dropout}
+        return AuxiliaryHead(levels, num_classes, channels=auxiliary_channels, **options)
 
     return Segmenter(
         backbone,
