@@ -185,6 +185,7 @@ class Recipe:
     """A whole training run; ``batch_size`` is the global batch, whatever the number of devices.
 
     ``accumulate``: the optimizer steps after that many batches, by their mean gradient, and at an epoch's end.
+    ``weights``: a run folder or a weights file to start from, see :mod:`convattn.tasks.starting`.
     ``patience``: the run ends after so many epochs without a better score; null trains all ``epochs``.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
@@ -205,6 +206,7 @@ class Recipe:
     label_smoothing: Annotated[Number, between(0, 0.99)] = 0.0
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"
     pretrained: Flag = False
+    weights: Text | None = None
     model_args: Options = field(default_factory=dict)
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -68,10 +68,12 @@ def prepare(
         UserError: for whatever a person can mend.
     """
     check_names(recipe)
+    # a resume may come from another place
     if recipe.data.folder is not None:
-        # a resume may come from another place
         folder = str(user_path(recipe.data.folder).absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
+    if recipe.weights is not None:
+        recipe = replace(recipe, weights=str(user_path(recipe.weights).absolute()))
     data = task_of(recipe).open_data(recipe, progress)
     model, recipe = _model(recipe, data, model)
 
@@ -102,7 +104,7 @@ def prepare_resume(
     check_resume_overrides(overrides or {}, run.path)
     checkpoint = run.last if run.last.is_file() else None
     # the weights come from the checkpoint: there is nothing to fetch again
-    fetched = {"pretrained": False} if checkpoint is not None else {}
+    fetched = {"pretrained": False, "weights": None} if checkpoint is not None else {}
     recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
     data = task_of(recipe).open_data(recipe, progress)
     with naming_file(run.classes):
