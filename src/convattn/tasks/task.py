@@ -279,6 +279,10 @@ class Task(ABC):
             model = start(recipe, len(data.classes))
         elif recipe.convert.to is not None or recipe.weights is not None:
             raise UserError("convert and weights are for a network by name: convert or load your own before")
+        if recipe.freeze is not None:
+            from convattn.tasks.finetuning import freeze  # which imports Lightning
+
+            freeze(self, model, recipe.freeze)
         output = check_image(recipe, model, self.example(recipe))
         if fault := self.output_fault(output, len(data.classes)):
             raise UserError(f"model {recipe.model} with model_args {recipe.model_args} {fault}")
