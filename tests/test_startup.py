@@ -17,7 +17,10 @@ import convattn
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "lightning", "matplotlib", "scipy")
 HELP = [
     *(["--help"], ["trian"], ["train", "--epohcs", "3"]),
-    *([verb, "--help"] for verb in ("train", "val", "predict", "export", "info", "list", "cost", "check-data")),
+    *(
+        [verb, "--help"]
+        for verb in ("train", "val", "predict", "export", "convert", "info", "list", "cost", "check-data")
+    ),
     *(["bench", "--help"], ["bench", "op", "--help"]),
 ]
 

@@ -15,6 +15,7 @@ from convattn import __version__
 from convattn.cli._faults import give_up_stdout, message_of
 from convattn.cli.bench import bench
 from convattn.cli.check_data import check_data
+from convattn.cli.convert import convert
 from convattn.cli.cost import cost
 from convattn.cli.export import export
 from convattn.cli.info import info
@@ -55,6 +56,7 @@ app.command()(train)
 app.command()(val)
 app.command()(predict)
 app.command()(export)
+app.command()(convert)
 app.command()(info)
 app.command(name="list")(list_models)
 app.command()(cost)

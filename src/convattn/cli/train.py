@@ -23,7 +23,7 @@ PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn",
 SMALL = "-small"
 """What follows the name of a folder's recipe in that of the one that a CPU gets: a network and images of its size."""
 
-SIZES = ("model", "model_args", "pretrained", "network", "data.image_size", "segmentation_augment")
+SIZES = ("model", "model_args", "pretrained", "weights", "network", "data.image_size", "segmentation_augment")
 """The settings that say how large the network and its images are: who gives one gets the recipe for a GPU."""
 
 HELP = """Train a classifier, a detector or a segmenter and write a report with pictures.
@@ -149,6 +149,10 @@ train.__doc__ = HELP
 def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool) -> None:
     from convattn.tasks.recipes import load_recipe, recipe_names
 
+    if task is None and recipe_name is None and overrides.get("weights"):
+        from convattn.tasks.starting import settings_of
+
+        task = settings_of(str(overrides["weights"]), trust=trust)["task"]
     if task is None and recipe_name is None:
         _check_task_is_meant(overrides)
     name = recipe_name or _own_recipe(task or "classification", overrides)

@@ -54,7 +54,7 @@ def select(model: nn.Module, where: Where | None) -> list[tuple[str, Convolution
 
 def _test(model: nn.Module, choice: Any) -> Callable[[str, nn.Module], bool]:
     if isinstance(choice, str):
-        return lambda name, module: any(_means(choice, one) for one in (name, whole_name(model, name)))
+        return lambda name, module: any(is_meant(choice, one) for one in (name, whole_name(model, name)))
     if isinstance(choice, re.Pattern):
         return lambda name, module: choice.search(name) is not None
     if isinstance(choice, type) and issubclass(choice, nn.Module):
@@ -74,7 +74,8 @@ def _test(model: nn.Module, choice: Any) -> Callable[[str, nn.Module], bool]:
     )
 
 
-def _means(choice: str, name: str) -> bool:
+def is_meant(choice: str, name: str) -> bool:
+    """Whether a name, or a glob of names, means a module or a parameter: it, or what it is inside of."""
     return name == choice or name.startswith(f"{choice}.") or fnmatchcase(name, choice)
 
 

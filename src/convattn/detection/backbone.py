@@ -84,7 +84,7 @@ class FeatureNet(nn.Module):
         self.image_mean, self.image_std = _statistics(self.net, backbone_args or {})
         names = {module: name for name, module in self.net.named_modules()}
         norms = tuple(names[m] for m in names if isinstance(m, nn.modules.batchnorm._BatchNorm))
-        self._frozen = tuple(names[module] for module in _first_stages(self.net, frozen_stages, name))
+        self._frozen = tuple(names[module] for module in first_stages(self.net, frozen_stages, name))
         self._frozen += norms if batch_norms == "frozen" else ()
         self._in_eval = self._frozen + (norms if batch_norms == "eval" else ())
         self._freeze()
@@ -225,7 +225,7 @@ def _statistics(net: nn.Module, arguments: Mapping[str, Any]) -> tuple[list[floa
     return mean, std
 
 
-def _first_stages(net: nn.Module, count: int, name: str) -> Iterator[nn.Module]:
+def first_stages(net: nn.Module, count: int, name: str) -> Iterator[nn.Module]:
     """The modules up to the end of a stage; timm's registration order is the order of execution."""
     info: Any = net.feature_info
     modules = [entry["module"] for entry in getattr(info, "info", info)]

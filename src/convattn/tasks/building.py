@@ -49,8 +49,15 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
         raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {first_line(error)}") from error
 
 
-def converted(network: nn.Module, recipe: Recipe, report: Callable[[ConvertReport], object] | None = None) -> nn.Module:
+def converted(
+    network: nn.Module,
+    recipe: Recipe,
+    example: torch.Tensor | None = None,
+    report: Callable[[ConvertReport], object] | None = None,
+) -> nn.Module:
     """Return the recipe's ``model`` with operators in place of its convolutions, as the recipe's ``convert`` says.
+
+    ``report`` is called with what was done, its multiply-adds counted on ``example``.
 
     Raises:
         UserError: where ``where`` names no convolution, or none can be replaced.
@@ -65,7 +72,8 @@ def converted(network: nn.Module, recipe: Recipe, report: Callable[[ConvertRepor
     if wanted.to is None:
         return network
     try:
-        return convert(network, wanted.to, where=wanted.where, operator_args=wanted.operator_args, report=report)
+        options = {"where": wanted.where, "operator_args": wanted.operator_args, "example": example}
+        return convert(network, wanted.to, **options, report=report)
     except REFUSALS as error:
         lines = "; ".join(filter(None, str(error).splitlines())).replace(":;", ":")
         raise UserError(f"convert: {recipe.model} to {wanted.to}: {lines or type(error).__name__}") from error

@@ -107,6 +107,8 @@ class OptimizerConfig:
 
     ``decayed`` says what ``weight_decay`` acts on: ``"matrices"`` spares biases and norms, ``"all"`` does not. Both
     spare what the model's ``no_weight_decay()`` names. ``clip_grad`` is the largest norm of the whole gradient.
+    ``layer_decay`` multiplies the learning rate of each layer by that more often the deeper the layer lies below the
+    last, as timm groups layers; null: all have the same.
     """
 
     name: Text = "adamw"
@@ -114,6 +116,7 @@ class OptimizerConfig:
     weight_decay: Annotated[Number, between(0, 1000)] = 0.05
     decayed: Literal["matrices", "all"] = "matrices"
     momentum: Annotated[Number, between(0, 0.9999)] = 0.9
+    layer_decay: Annotated[Number, between(0.01, 1)] | None = None
     clip_grad: Annotated[Number, between(1e-6)] | None = None
 
 
@@ -185,6 +188,10 @@ class Recipe:
     """A whole training run; ``batch_size`` is the global batch, whatever the number of devices.
 
     ``accumulate``: the optimizer steps after that many batches, by their mean gradient, and at an epoch's end.
+    ``weights``: a run folder or a weights file to start from, see :mod:`convattn.tasks.starting`.
+    ``freeze``: what of ``model`` is not trained: names or globs as for ``convert.where``; a number: all up to the end
+    of that stage. ``norm_images``: on so many training images the batch norms are estimated anew before the first
+    epoch; null: 512 where an ACmix starts from a convolution, else 0.
     ``patience``: the run ends after so many epochs without a better score; null trains all ``epochs``.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
@@ -205,7 +212,10 @@ class Recipe:
     label_smoothing: Annotated[Number, between(0, 0.99)] = 0.0
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"
     pretrained: Flag = False
+    weights: Text | None = None
     model_args: Options = field(default_factory=dict)
+    freeze: Places | None = None
+    norm_images: Annotated[Whole, between(0, MOST_STEPS)] | None = None
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: Augmentation = field(default_factory=Augmentation)

@@ -121,9 +121,9 @@ def export_run(run: str | Path, options: ExportOptions) -> Exported:
     return Exported(report, source.name, name, before, after)
 
 
-def network_by_name(name: str) -> LoadedModel:
-    """A network of timm's registry with fresh weights, as if it had been trained on ImageNet's classes."""
-    recipe = Recipe(model=name)
+def network_by_name(name: str, *, pretrained: bool = False) -> LoadedModel:
+    """A network of timm's registry with ImageNet's classes, and fresh or pretrained weights."""
+    recipe = Recipe(model=name, pretrained=pretrained)
     check_backbone(recipe)
     settings = resolve_data_config(timm.get_pretrained_cfg(name).to_dict() if timm.get_pretrained_cfg(name) else {})
     info = ImageNetInfo()

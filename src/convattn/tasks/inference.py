@@ -120,13 +120,10 @@ def load_model(
         model, description = open_exported(source, target)
         fields = Description.parse(description, source)
     else:
-        read = _read_safetensors if source.suffix == ".safetensors" else _read_checkpoint
-        description, weights = read(source)
-        fields = Description.parse(description, source)
-        refuse_reaching(str(source), fields.reaching(), trust=trust)
+        description, fields, weights = read_weights(source, trust=trust)
         target = _torch_device(device)
         model = fields.build(source) if model is None else model
-        _load_weights(model, weights, fields.name, source)
+        load_weights(model, weights, fields.name, source)
     return LoadedModel(
         model=model.eval().to(target),
         classes=fields.classes,
@@ -140,6 +137,15 @@ def load_model(
         min_score=fields.min_score,
         description=description,
     )
+
+
+def read_weights(source: Path, *, trust: bool = False) -> tuple[dict[str, str], Description, dict[str, Tensor]]:
+    """Return what a weights file or a checkpoint says of itself, as it is and checked, and its tensors."""
+    read = _read_safetensors if source.suffix == ".safetensors" else _read_checkpoint
+    description, weights = read(source)
+    fields = Description.parse(description, source)
+    refuse_reaching(str(source), fields.reaching(), trust=trust)
+    return description, fields, weights
 
 
 def run_of(path: Path) -> Path:
@@ -287,7 +293,7 @@ def _read_checkpoint(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return description, shipped_weights(stored)
 
 
-def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: Path) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: Path) -> None:
     """Copy the weights into the model; raise with what does not fit, and where training diverged."""
     expected = model.state_dict()
     problems = {

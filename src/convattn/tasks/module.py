@@ -11,11 +11,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from convattn.errors import UserError
 from convattn.tasks.archives import optimizer_fault
 from convattn.tasks.config import OptimizerConfig, Recipe
+from convattn.tasks.layers import learning_rate_scales
 from convattn.tasks.loaders import EvaluationSample
 from convattn.tasks.randomness import Stream, seed_all, share_drop_path, share_sampling
 from convattn.tasks.task import Objective
@@ -72,8 +74,16 @@ class TrainingModule(LightningModule):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the latest step."""
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        """The learning rate of the latest step, that of the last layer."""
+        return max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups)
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """As torch's; a batch norm that is frozen keeps its statistics."""
+        super().train(mode)
+        for module in self.trained.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def setup(self, stage: str) -> None:
         """Learn how many processes there are."""
@@ -135,6 +145,11 @@ class TrainingModule(LightningModule):
         for ema in self._ema:
             ema.update(self.trained, step=self.step)
 
+    def follow_anew(self) -> None:
+        """Let the moving average begin with the weights and statistics as they are now."""
+        for ema in self._ema:
+            ema.set(self.trained)
+
     def loss(self, batch: Any) -> Tensor:
         """Return what is to be minimised of a batch of the training loader."""
         return self.objective.loss(self.trained, batch)
@@ -182,16 +197,23 @@ def make_optimizer(model: nn.Module, wanted: OptimizerConfig) -> Optimizer:
 
 
 def parameter_groups(model: nn.Module, wanted: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the parameters that are trained in two groups, those that decay and those that must not."""
+    """Return the parameters that are trained in groups: those that decay and those that must not, of each layer.
+
+    Without ``layer_decay`` all layers are one; ``lr_scale`` is what timm's schedules multiply the learning rate by.
+    """
     spared = _spared(model)
-    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    scales = {} if wanted.layer_decay is None else learning_rate_scales(model, wanted.layer_decay)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_spared = name in spared or (
                 wanted.decayed == "matrices" and (parameter.ndim <= 1 or name.endswith(".bias"))
             )
-            groups[is_spared]["params"].append(parameter)
-    return [group for group in groups if group["params"]]
+            group = groups.setdefault((scales.get(name, 1.0), is_spared), {"params": []})
+            group["params"].append(parameter)
+    for (scale, is_spared), group in groups.items():
+        group |= ({"lr_scale": scale} if scales else {}) | ({"weight_decay": 0.0} if is_spared else {})
+    return [groups[key] for key in sorted(groups)]
 
 
 def _spared(model: nn.Module) -> set[str]:

@@ -15,6 +15,7 @@ class Stream(IntEnum):
 
     SAMPLE = 1
     STEP = 2
+    NORMS = 3
 
 
 def seed_all(seed: int, stream: Stream, *position: int) -> None:

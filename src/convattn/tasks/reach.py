@@ -5,8 +5,8 @@ from typing import Any
 
 from convattn.errors import UserError
 
-OPENS = ("checkpoint_path", "pretrained")
-"""The options of ``timm.create_model`` that open a file or fetch weights."""
+OPENS = ("checkpoint_path", "pretrained", "weights")
+"""The options of a recipe and of ``timm.create_model`` that open a file or fetch weights."""
 
 FROM_WHERE = ("pretrained_", "cache_dir")
 """How those begin that say where ``pretrained`` weights come from and go to; without it they do nothing."""

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from convattn.convert.targets import target_of
 from convattn.data.fields import numbers_in
 from convattn.errors import UserError, user_path
-from convattn.tasks.config import Recipe
+from convattn.tasks.config import ConvertConfig, Recipe
 from convattn.tasks.plain import read_settings, read_yaml
 from convattn.tasks.reach import fetches, reaching, refuse_reaching
 
@@ -82,6 +82,10 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, trust
 def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
     """Return the recipe that a YAML text holds; ``source`` names it in errors, ``trust`` as for :func:`load_recipe`."""
     overrides = overrides or {}
+    if overrides.get("weights"):
+        from convattn.tasks.starting import settings_of  # which reads recipes
+
+        overrides = {**settings_of(str(overrides["weights"]), trust=trust), **overrides}
     recipe = build(Recipe, _extended(read_yaml(text, source), source), source)
     recipe = for_model(recipe, str(overrides.get("model", recipe.model)), source)
     by_file = recipe
@@ -126,7 +130,8 @@ def _own_text(name: str) -> str:
 
 
 def _network_options(recipe: Recipe) -> dict[str, Any]:
-    return {"pretrained": recipe.pretrained, "model_args": recipe.model_args, "network.args": recipe.network.args}
+    started = {"pretrained": recipe.pretrained, "weights": recipe.weights}
+    return {**started, "model_args": recipe.model_args, "network.args": recipe.network.args}
 
 
 def _not_replaced(found: Iterable[tuple[str, Any]], overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -291,13 +296,26 @@ def check_together(recipe: Recipe, source: str) -> None:
         raise UserError(
             f"{source}: schedule.milestones must be rising epochs, such as [30, 60], got {list(milestones)}"
         )
-    _check_convert(recipe, source)
+    _check_convert(recipe.convert, source)
     for key in ("model_args", "network.args"):
         _check_drops(recipe.model_args if key == "model_args" else recipe.network.args, f"{source}: {key}")
 
 
-def _check_convert(recipe: Recipe, source: str) -> None:
-    wanted = recipe.convert
+def checked_convert(to: str, where: Iterable[str | int], operator_args: Mapping[str, Any]) -> ConvertConfig:
+    """Return the settings of a conversion that the command line asks for.
+
+    Example:
+        >>> checked_convert("acmix", [4], {"num_heads": "fit"}).where
+        4
+    """
+    first, *others = [*where] or [None]
+    mapping = {"to": to, "where": [first, *others] if others else first, "operator_args": dict(operator_args)}
+    wanted = build(ConvertConfig, mapping, COMMAND_LINE)
+    _check_convert(wanted, COMMAND_LINE)
+    return wanted
+
+
+def _check_convert(wanted: ConvertConfig, source: str) -> None:
     if wanted.to is None:
         given = next((key for key in ("where", "operator_args") if getattr(wanted, key) not in (None, {})), None)
         if given is not None:

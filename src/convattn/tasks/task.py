@@ -275,9 +275,15 @@ class Task(ABC):
         A ``model`` that is given takes the place of the recipe's.
         """
         if model is None:
-            model = build_network(recipe, len(data.classes))
-        elif recipe.convert.to is not None:
-            raise UserError("convert is for a network by name: convert one of your own with convattn.convert(model)")
+            from convattn.tasks.starting import start  # which reads weights, and builds the networks that they are of
+
+            model = start(recipe, len(data.classes))
+        elif recipe.convert.to is not None or recipe.weights is not None:
+            raise UserError("convert and weights are for a network by name: convert or load your own before")
+        if recipe.freeze is not None:
+            from convattn.tasks.finetuning import freeze  # which imports Lightning
+
+            freeze(self, model, recipe.freeze)
         output = check_image(recipe, model, self.example(recipe))
         if fault := self.output_fault(output, len(data.classes)):
             raise UserError(f"model {recipe.model} with model_args {recipe.model_args} {fault}")

@@ -1,11 +1,13 @@
 """A training run from its recipe to its report."""
 
 import logging
+import math
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from convattn.tasks.checkpoints import (
     read_checkpoint,
 )
 from convattn.tasks.config import Recipe
+from convattn.tasks.finetuning import NormEstimate, norm_images
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
 from convattn.tasks.loaders import SkipLog
@@ -68,10 +71,12 @@ def prepare(
         UserError: for whatever a person can mend.
     """
     check_names(recipe)
+    # a resume may come from another place
     if recipe.data.folder is not None:
-        # a resume may come from another place
         folder = str(user_path(recipe.data.folder).absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
+    if recipe.weights is not None:
+        recipe = replace(recipe, weights=str(user_path(recipe.weights).absolute()))
     data = task_of(recipe).open_data(recipe, progress)
     model, recipe = _model(recipe, data, model)
 
@@ -102,7 +107,7 @@ def prepare_resume(
     check_resume_overrides(overrides or {}, run.path)
     checkpoint = run.last if run.last.is_file() else None
     # the weights come from the checkpoint: there is nothing to fetch again
-    fetched = {"pretrained": False} if checkpoint is not None else {}
+    fetched = {"pretrained": False, "weights": None} if checkpoint is not None else {}
     recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
     data = task_of(recipe).open_data(recipe, progress)
     with naming_file(run.classes):
@@ -164,11 +169,12 @@ def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> 
     recipe, task, skip_log = job.recipe, task_of(job.recipe), SkipLog()
     with quiet_lightning(), StopRequest() as stop:
         description = describe(recipe, job.data.classes, task.describe(job.data))
+        trainer_callbacks = [*callbacks, *_norm_estimate(job, skip_log)]
         facts = RunFacts(description, task.figures, task.score, recipe.checkpoint)
         recorder = RunRecorder(job.open_folder, facts, stop, skip_log)
         trainer = make_trainer(
             recipe,
-            callbacks=[*callbacks, recorder],
+            callbacks=[*trainer_callbacks, recorder],
             logger=list(loggers),
             num_sanity_val_steps=-1 if _owes_validation(job) else 0,
         )
@@ -197,6 +203,24 @@ def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> 
     if stop.received:
         raise RunInterrupted
     return trainer, recorder.run
+
+
+def _norm_estimate(job: Job, skip_log: SkipLog) -> list[Callback]:
+    """Return what estimates the batch norms anew, where the run begins with that."""
+    count = 0 if job.checkpoint is not None else norm_images(job.recipe, job.model)
+    if not count:
+        return []
+    recipe = replace(job.recipe, data=replace(job.recipe.data, workers=0))
+
+    def batches() -> Iterator[Any]:
+        here = Shard.here()
+        sampler = GlobalBatchSampler(
+            len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=here.rank, world=here.world
+        )
+        loader = task_of(recipe).training_loader(recipe, job.data, sampler, skip_log)
+        return islice(loader, math.ceil(count / sampler.batch_size))
+
+    return [NormEstimate(batches)]
 
 
 def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
