@@ -31,8 +31,8 @@ from benchmarks.machine import commit
 from convattn.cli import main
 from convattn.cli._tables import make_console
 from convattn.convert import convert
+from convattn.data.classes import open_classes
 from convattn.data.digits import open_digits
-from convattn.data.folder import open_folder
 from convattn.data.transforms import eval_transform
 from convattn.data.types import ClassificationData
 from convattn.layers import ACmix
@@ -162,7 +162,7 @@ class Program:
             if start == STARTS[0]:
                 net.load_state_dict(self._source(seed))
                 net = trained(net)
-                before = settled(net, open_folder(folder))
+                before = settled(net, open_classes(folder))
             else:
                 net = untrained(net)
             accuracy = self._train(net, seed, self.epochs, folder)

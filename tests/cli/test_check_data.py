@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from convattn.data.coco import open_detection
 from tests.cli.conftest import Command
-from tests.data import test_coco, test_segmentation
+from tests.data import same_data, test_coco, test_segmentation
 
 
 def test_a_right_data_set(command: Command, tmp_path: Path) -> None:
@@ -69,3 +72,27 @@ def test_no_data(command: Command, tmp_path: Path) -> None:
     result = command("check-data", tmp_path / "nowhere")
     assert result.code == 2
     assert "no such file or folder" in result.err
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc", "hub"])
+def test_boxes_are_written_as_coco(command: Command, tmp_path: Path, form: str) -> None:
+    data = same_data.BOX_FORMATS[form](tmp_path / "data")
+    result = command("check-data", data, "--to", "coco", tmp_path / "out")
+    assert (result.code, result.err.count("written: ")) == (0, 3)
+    wanted = "masks" if form == "coco" else "boxes"
+    before, after = open_detection(data, wanted=wanted), open_detection(tmp_path / "out", wanted=wanted)
+    assert before.classes == after.classes
+    for old, new in ((before.train, after.train), (before.val, after.val)):
+        truth, written = old.coco_dataset(), new.coco_dataset()
+        assert truth["annotations"] == written["annotations"]
+        assert truth["categories"] == written["categories"]
+        assert [old.image(i).tobytes() for i in range(len(old))] == [new.image(i).tobytes() for i in range(len(new))]
+
+
+def test_polygons_are_written_as_coco(command: Command, tmp_path: Path) -> None:
+    data = same_data.yolo_polygons(tmp_path / "data")
+    assert command("check-data", data, "--to", "coco", tmp_path / "out").code == 0
+    assert open_detection(tmp_path / "out").train.coco_dataset()["annotations"][0]["segmentation"]
+    assert "holds other files; give --to a new" in command("check-data", data, "--to", "coco", tmp_path / "out").err
+    classes = same_data.class_folders(tmp_path / "classes")
+    assert command("check-data", classes, "--to", "coco", tmp_path / "more").code == 2

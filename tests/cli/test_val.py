@@ -83,3 +83,20 @@ def test_no_run(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     result = command("val")
     assert (result.code, result.out) == (2, "")
     assert "runs/latest: no such run or weights; train a model first" in result.err
+
+
+def test_the_test_images_of_a_run_and_of_other_data(command: Command, trained: Path, tmp_path: Path) -> None:
+    for part, names in (("train", COLORS), ("test", ("blue", "red"))):
+        for name in names:
+            for index in range(2):
+                paint(tmp_path / "data" / part / name / f"{index}.png", COLORS[name], index)
+    run = tmp_path / "run"
+    shutil.copytree(trained.resolve(), run)
+    config = (run / "config.yaml").read_text()
+    own = next(line for line in config.splitlines() if "folder:" in line)
+    (run / "config.yaml").write_text(config.replace(own, f"  folder: {tmp_path / 'data'}"))
+    for more in ([], ["--data", tmp_path / "data"]):
+        scores = json.loads(command("val", "--run", run, "--split", "test", "--json", *more).out)
+        assert (scores["images"], scores["data"]) == (4, f"{tmp_path / 'data'}, its test images")
+    other = command("val", "--run", trained, "--split", "test")
+    assert (other.code, "has no test images; it has train" in other.err) == (2, True)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,13 +17,20 @@ if TYPE_CHECKING:
     from convattn.data.checks import Checked
     from convattn.data.problems import Problem
 
+
+class Conversion(str, Enum):
+    """What a data set can be written as."""
+
+    COCO = "coco"
+
+
 NOTES = 5
 """How many notes of each part are shown, unless all are asked for."""
 
 HELP = """Look through a data set before training does, and list what is wrong by file and id.
 
-Known are COCO annotations (boxes, masks), images with label PNGs, and folders of images by class. The exit code is 1
-where something is wrong.
+Known are COCO annotations, YOLO's data.yaml, Pascal VOC, images with label PNGs, folders of images by class, tables
+(CSV, Parquet), tar shards and Hugging Face data sets. The exit code is 1 where something is wrong.
 
 [bold]Examples[/]
 
@@ -31,9 +39,19 @@ where something is wrong.
   convattn check-data coco/annotations/instances_val2017.json --images val2017/
 
   convattn check-data photos/ --json > problems.json
+
+  convattn check-data data.yaml --to coco out/       write boxes and masks as COCO
 """
 
-Data = Annotated[Path, typer.Argument(help="Data folder or COCO annotation file.", show_default=False)]
+Data = Annotated[
+    Path, typer.Argument(help="Data folder, COCO file, data.yaml, table, tar file or hfds/NAME.", show_default=False)
+]
+To = Annotated[
+    tuple[Conversion, Path] | None,
+    typer.Option(
+        "--to", metavar="coco OUT", help="Write the boxes and masks as COCO into a new folder.", show_default=False
+    ),
+]
 Images = Annotated[Path | None, typer.Option(help="Folder of a COCO file's images.", show_default=False)]
 BoxesOnly = Annotated[bool, typer.Option("--boxes", help="Ask for boxes alone, as --task detection does.")]
 Reduce = Annotated[
@@ -55,12 +73,15 @@ def check_data(
     reduce_zero_label: Reduce = None,
     limit: Limit = 50,
     as_json: AsJson = False,
+    to: To = None,
 ) -> None:
     """Look through a data set before training does, and list what is wrong by file and id."""
     from convattn.data.checks import CheckOptions
     from convattn.data.checks import check_data as check
     from convattn.data.problems import errors
 
+    if to is not None:
+        _write(data, to[1], boxes)
     options = CheckOptions(images, "boxes" if boxes else None, reduce_zero_label)
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -75,6 +96,21 @@ def check_data(
 
 
 check_data.__doc__ = HELP
+
+
+def _write(data: Path, out: Path, boxes: bool) -> None:
+    from convattn.data.coco_writing import write_coco
+
+    console = make_console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing", total=None)
+        files = write_coco(
+            data,
+            out,
+            wanted="boxes" if boxes else None,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print("\n".join(f"written: {file}" for file in files), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_parts(found: list["Checked"], limit: int) -> None:

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from convattn.data.names import counted
 from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
-    from convattn.data.types import SkippedFile
+    from convattn.data.types import SkippedFile, Split
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.task import Scores
 
@@ -35,6 +36,8 @@ HELP = """Measure a trained model on labelled images.
 
   convattn val --data photos/                on other images
 
+  convattn val --split test                  its test images
+
   convattn val --json > scores.json
 
 A classifier is measured by its accuracy on photos/<class>/*.jpg, a detector by
@@ -42,9 +45,18 @@ COCO's twelve figures on COCO annotations, a segmenter by its mIoU on images
 with label PNGs: on the validation part of a folder, on all where it has none.
 """
 
+
+class Part(str, Enum):
+    """The split that is measured on."""
+
+    VAL = "val"
+    TEST = "test"
+
+
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
 Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
+PartOption = Annotated[Part, typer.Option("--split", help="Part of the data: validation or test images.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; else 64, or 1 where sizes differ.")]
@@ -53,6 +65,7 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; el
 def val(
     run: Run = Path("runs/latest"),
     data: Data = None,
+    split: PartOption = Part.VAL,
     as_json: AsJson = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -67,7 +80,7 @@ def val(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)
         images, left_out, source = _open(
-            loaded, run, data, lambda done, total: bar.update(looking, completed=done, total=total)
+            loaded, run, data, split.value, lambda done, total: bar.update(looking, completed=done, total=total)
         )
         bar.update(looking, visible=False)
         measuring = bar.add_task("measuring", total=len(images))
@@ -90,7 +103,7 @@ val.__doc__ = HELP
 
 
 def _open(
-    loaded: "LoadedModel", run: Path, data: Path | None, progress: Callable[[int, int], None]
+    loaded: "LoadedModel", run: Path, data: Path | None, split: "Split", progress: Callable[[int, int], None]
 ) -> tuple[Any, list["SkippedFile"], str]:
     """Return the images to measure on, what was left out and where the images come from."""
     from convattn.tasks.inference import run_of
@@ -102,12 +115,16 @@ def _open(
     # of the recipe the images are taken, no network is built
     recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
-    if data is not None and (own is None or user_path(data).resolve() != user_path(own).resolve()):
-        classes, images, skipped = task.open_other(data, loaded.classes, recipe or loaded.recipe, progress)
-        _check_classes(loaded, str(data), classes)
-        return images, skipped, str(data)
+    is_own = own is not None and (data is None or user_path(data).resolve() == user_path(own).resolve())
+    other = Path(own) if is_own and split != "val" and own is not None else None if is_own else data
+    if other is not None:
+        classes, images, skipped = task.open_other(other, loaded.classes, recipe or loaded.recipe, progress, split)
+        _check_classes(loaded, str(other), classes)
+        return images, skipped, str(other) if split == "val" else f"{other}, its {split} images"
     if recipe is None:
         raise UserError(f"{run}: no run's config.yaml is beside it, so its images are not known; give some with --data")
+    if split != "val":
+        raise UserError(f"{data_name(recipe)} have no {split} images; give some with --data")
     found = task.open_data(recipe, progress)
     _check_classes(loaded, data_name(recipe), found.classes)
     return found.val, found.skipped, f"{data_name(recipe)}, its validation images"

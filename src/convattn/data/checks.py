@@ -13,7 +13,6 @@ from convattn.data.coco_layout import annotation_files, find_annotations, split_
 from convattn.data.folder import Progress, name_some
 from convattn.data.formats import Format, coco_parts, format_of, pair_list
 from convattn.data.forms import CocoContent
-from convattn.data.images import is_image_name
 from convattn.data.names import counted
 from convattn.data.problems import BadData, Problem
 from convattn.data.segmentation import check_pairs, check_parts
@@ -186,7 +185,7 @@ def _check_classes(root: Path, kind: str, progress: Progress | None) -> Checked:
     counts = {"training images": len(data.train), "validation images": len(data.val), "classes": len(data.classes)}
     home = root.parent if root.is_file() else root
     problems = [
-        Problem(str(home / one.path), None, "image" * is_image_name(one.path), one.reason, "mend or remove it")
+        Problem(str(home / one.path), None, "image" * (home / one.path).is_file(), one.reason, "mend or remove it")
         for one in data.skipped
     ]
     labels = {data.val.label(index) for index in range(len(data.val))}

@@ -45,13 +45,13 @@ def list_class_folders(root: str | os.PathLike[str], held_out: Split | None = No
         UserError: The folder or its layout cannot be used; the message says what was found.
     """
     root = _existing_folder(root)
-    names = _split_names(root)
-    train, classes = names.get("train", "train" if names else "."), []
+    names, classes = _split_names(root), list[str]()
+    train = names.get("train", "train" if names else ".")
     if held_out is None:
         if not (root / train).is_dir():
             raise UserError(f"{root}: found {names['val']}/ but no train/; {LAYOUT}")
         classes = _class_folders(root / train, chosen=train != ".")
-        names = {"train": train} | {split: name for split, name in names.items() if split == "val"}
+        names = {"train": train, **({"val": names["val"]} if "val" in names else {})}
     else:
         names = {held_out: names[held_out]} if held_out in names else {"train": train}
     parts = {split: _list_items(root, name) for split, name in names.items()}

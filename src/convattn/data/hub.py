@@ -61,7 +61,7 @@ class RowPack:
         stored = self.parts[split][int(row)][column]  # type: ignore[index]
         if stored is None:
             raise FileNotFoundError(name)
-        return stored["bytes"] or Path(stored["path"]).read_bytes()
+        return Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
 
     def __truediv__(self, name: str) -> PackedFile:
         return PackedFile(self, name)

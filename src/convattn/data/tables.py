@@ -56,6 +56,10 @@ def read_classes(path: Path) -> ClassList:
     """
     rows, skipped = _rows(path)
     folder = path if path.is_dir() else path.parent
+    if _are_files(folder, rows):
+        raise UserError(
+            f"{path}: its labels are files, as {rows[0][3]}, and not classes: --task segmentation reads them"
+        )
     trained = [label for split, _, _, label in rows if split == "train"]
     classes, names = class_names(trained or [label for *_, label in rows], named_classes(folder), str(path))
     parts: dict[Split, list[Named]] = {}
@@ -77,6 +81,9 @@ def read_maps(path: Path) -> PairList:
     """
     rows, skipped = _rows(path)
     folder = path if path.is_dir() else path.parent
+    if not _are_files(folder, rows):
+        first = f", as {rows[0][3]!r}," if rows else ""
+        raise UserError(f"{path}: its labels{first} are no files of label maps: --task classification reads classes")
     parts: dict[Split, list[Pair]] = {}
     problems = [Problem(str(folder / one.path), None, "", one.reason, "mend or remove the row") for one in skipped]
     for split, place, file, label in rows:
@@ -87,6 +94,11 @@ def read_maps(path: Path) -> PairList:
             problems.append(Problem(place, None, "label", f"no file {label}", "name the image's label map"))
     parts.setdefault("train", [])
     return PairList(path, folder, parts, {"train": problems}, str(path), named_classes(folder))
+
+
+def _are_files(folder: Path, rows: Sequence[Row]) -> bool:
+    """Tell whether the first labels name files: a table has paths of label maps or classes."""
+    return any((folder / label).is_file() for *_, label in rows[:100])
 
 
 @dataclass

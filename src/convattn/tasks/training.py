@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from convattn.data.folder import Progress
+from convattn.data.formats import is_name
 from convattn.data.names import read_names
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError, naming_file, user_path
@@ -72,7 +73,7 @@ def prepare(
     """
     check_names(recipe)
     # a resume may come from another place
-    if recipe.data.folder is not None:
+    if recipe.data.folder is not None and not is_name(recipe.data.folder):
         folder = str(user_path(recipe.data.folder).absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
     if recipe.weights is not None:

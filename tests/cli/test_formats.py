@@ -1,0 +1,25 @@
+"""Data sets of other formats than folders and COCO, as a person gives them to the commands."""
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Command
+from tests.data import same_data
+from tests.tasks.test_formats import SETTINGS
+
+
+def test_what_is_to_be_learned_of_a_format_is_asked(command: Command, tmp_path: Path) -> None:
+    result = command("train", "--data", same_data.yolo(tmp_path))
+    assert result.code == 2
+    assert "data.yaml holds YOLO labels: say what is to be learned: --task detection, instances or" in result.err
+    wrong = command("train", "--data", tmp_path / "data.yaml", "--task", "classification")
+    assert "holds YOLO labels, which do not say a class for each image" in wrong.err
+
+
+def test_a_run_on_a_table_is_trained_and_measured(command: Command, tmp_path: Path) -> None:
+    data = same_data.table(tmp_path / "data")
+    settings = [*SETTINGS["classification"][1], "data.image_size=16", "trainer.loggers=[csv]"]
+    done = command("train", "--data", data, "--out", tmp_path / "runs", "--epochs", 1, *settings)
+    assert done.code == 0, done.err
+    scores = json.loads(command("val", "--run", tmp_path / "runs/latest", "--split", "test", "--json").out)
+    assert (scores["images"], scores["skipped"]) == (12, [])
