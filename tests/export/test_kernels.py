@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import convattn
 from convattn.errors import UserError
-from convattn.export import kernels, onnxruntime_library, open_exported
+from convattn.export import OnnxOptions, kernels, onnxruntime_library, open_exported
 from convattn.ops import _native
 from tests.export.networks import CLASSIFIERS, classifier, detector
 from tests.export.test_export import images
@@ -41,6 +41,8 @@ if not (_native.FOLDER / kernels.LIBRARY).is_file():
     pytest.skip("the library for onnxruntime was not built", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's, about how it works
+
+OURS = OnnxOptions(operators="convattn")
 
 BY_OFFSETS = [Attend, Correlate, Aggregate, PixelShift, PixelShiftProduct, OffsetConvolution]
 OTHERS = [o for o in RESIZED if o.name.split("-")[0] in ("attend", "correlate", "aggregate", "offset_convolution")]
@@ -183,14 +185,14 @@ def _unshaped(model: Any) -> Any:
 
 @pytest.mark.parametrize("name", slow_but(["acmix_resnet14", "xvolution_resnet14"], CLASSIFIERS))
 def test_networks(name: str, tmp_path: Path) -> None:
-    report = convattn.export(classifier(name), tmp_path / "net.onnx", images(), operators="convattn")
+    report = convattn.export(classifier(name), tmp_path / "net.onnx", images(), onnx=OURS)
     assert report.difference is not None
     assert report.difference < 1e-4
 
 
 def test_a_network_on_images_of_any_size(tmp_path: Path) -> None:
     net = classifier()
-    report = convattn.export(net, tmp_path / "net.onnx", images(), operators="convattn", sizes="image")
+    report = convattn.export(net, tmp_path / "net.onnx", images(), onnx=OURS, sizes="image")
     file, _ = open_exported(report.file)
     x = images(3, (57, 44))
     with torch.no_grad():
@@ -198,7 +200,7 @@ def test_a_network_on_images_of_any_size(tmp_path: Path) -> None:
 
 
 def test_a_detector(tmp_path: Path) -> None:
-    report = convattn.export(detector("mask_rcnn"), tmp_path / "net.onnx", images(1), operators="convattn")
+    report = convattn.export(detector("mask_rcnn"), tmp_path / "net.onnx", images(1), onnx=OURS)
     assert ours(onnx.load(report.file))
     assert report.difference is not None
     assert report.difference < 1e-3
@@ -206,7 +208,7 @@ def test_a_detector(tmp_path: Path) -> None:
 
 def test_eight_bits_leave_our_operators_in_float32(tmp_path: Path) -> None:
     net, batch = classifier(), images(8)
-    options: dict[str, Any] = {"precision": "int8", "calibration": [batch], "operators": "convattn"}
+    options: dict[str, Any] = {"precision": "int8", "calibration": [batch], "onnx": OURS}
     report = convattn.export(net, tmp_path / "net.onnx", batch, **options)
     model = onnx.load(report.file)
     assert ours(model)
@@ -237,12 +239,12 @@ def test_sessions_in_many_threads() -> None:
 @pytest.mark.parametrize(("name", "precision"), [("net.xml", "float32"), ("net.onnx", "float16")])
 def test_other_files_do_not_take_our_operators(name: str, precision: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"onnx files of float32 or int8"):
-        convattn.export(classifier(), tmp_path / name, images(), precision=precision, operators="convattn")
+        convattn.export(classifier(), tmp_path / name, images(), precision=precision, onnx=OURS)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_the_library_the_message_says_what_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=r"export with standard operators, or build convattn with GCC"):
-        convattn.export(classifier(), tmp_path / "net.onnx", images(), operators="convattn")
+        convattn.export(classifier(), tmp_path / "net.onnx", images(), onnx=OURS)
     assert not list(tmp_path.iterdir())

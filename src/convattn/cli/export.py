@@ -87,7 +87,7 @@ def export(
         raise UserError("give one of --int8 and --half")
     if size is not None and min(size) < 1:
         raise UserError(f"--size must be a height and a width of at least 1, got {size[0]} {size[1]}")
-    from convattn.export import onnxruntime_library
+    from convattn.export import OnnxOptions, onnxruntime_library
     from convattn.tasks.exporting import ExportOptions, export_run
 
     options = ExportOptions(
@@ -95,8 +95,7 @@ def export(
         precision="int8" if int8 else "float16" if half else "float32",
         size=size,
         sizes="image" if dynamic else None,
-        opset=opset,
-        operators=operators.value,
+        onnx=OnnxOptions(opset=opset, operators=operators.value),
         out=out,
         data=data,
         trust=trust,

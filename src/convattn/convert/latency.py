@@ -100,11 +100,11 @@ def _as_trained(module: nn.Module) -> nn.Module:
 
 
 def _in_onnxruntime(module: nn.Module, example: Tensor) -> Run:
-    from convattn.export import FORMATS, open_exported
+    from convattn.export import FORMATS, OnnxOptions, open_exported
     from convattn.export.program import program_of
     from convattn.export.writers import Job
 
-    job = Job(program_of(module, example), example, "batch", "float32", 18, {})
+    job = Job(program_of(module, example), example, "batch", "float32", OnnxOptions(), {})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         FORMATS["onnx"].write(job, file)

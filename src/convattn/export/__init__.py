@@ -21,12 +21,14 @@ from convattn.export.comparison import TOLERANCE, difference, latency_ms
 from convattn.export.kernels import onnxruntime_library
 from convattn.export.program import DetectorProgram, answers, program_of, refusals_named
 from convattn.export.quantization import quantize
-from convattn.export.report import ExportReport, Operators, Precision, Sizes
+from convattn.export.report import ExportReport, OnnxOptions, Operators, Precision, Sizes
 from convattn.export.runtime import OPENERS, RUN, RuntimeDetector, batcher_options, open_exported
 from convattn.export.writers import FORMATS, OPSETS, Job
 from convattn.layers._checks import check_network
 
-__all__ = ["FORMATS", "ExportReport", "export", "onnxruntime_library", "open_exported"]
+__all__ = ["FORMATS", "ExportReport", "OnnxOptions", "export", "onnxruntime_library", "open_exported"]
+
+STANDARD = OnnxOptions()
 
 
 def export(
@@ -36,10 +38,9 @@ def export(
     *,
     precision: Precision = "float32",
     sizes: Sizes | None = None,
-    opset: int = 18,
     metadata: Mapping[str, str] | None = None,
     calibration: Sequence[Tensor] = (),
-    operators: Operators = "standard",
+    onnx: OnnxOptions = STANDARD,
 ) -> ExportReport:
     """Write a network for another runtime, run the file there, and compare it with PyTorch.
 
@@ -56,12 +57,9 @@ def export(
         precision: ``"float16"`` for ONNX, OpenVINO and CoreML; ``"int8"`` for ONNX.
         sizes: ``"batch"``: the file takes any number of images of the example's size. ``"image"``: also any size.
             None: ``"image"`` for detectors, which see every size, else ``"batch"``.
-        opset: of an ONNX file.
         metadata: is written into the file, beside how it is run.
         calibration: images ``[B, 3, H, W]`` that set the ranges of ``"int8"``.
-        operators: what an ONNX file is made of. ``"standard"``: ONNX's operators alone, for every runtime.
-            ``"convattn"``: also our own, which onnxruntime computes by our CPU kernels once
-            :func:`convattn.export.onnxruntime_library` is registered with its session.
+        onnx: how an ONNX file is written.
 
     Returns:
         The differences and latencies; ``print`` shows them.
@@ -82,8 +80,7 @@ def export(
     """
     path = Path(file)
     check_network(model, "export")
-    name = _format_of(path, precision, opset)
-    _check_operators(name, precision, operators)
+    name = _format_of(path, precision, onnx)
     _check_example(example)
     model = copy.deepcopy(model).eval()
     program = program_of(model, example)
@@ -94,9 +91,8 @@ def export(
         example=example[:1] if detects else example,
         sizes=sizes or ("image" if detects else "batch"),
         precision=precision,
-        opset=opset,
+        onnx=onnx,
         metadata={**(metadata or {}), RUN: json.dumps(how)},
-        operators=operators,
     )
     if precision == "int8" and not calibration:
         raise UserError("int8 needs images to set its ranges: give some as calibration")
@@ -109,7 +105,7 @@ def export(
     return report
 
 
-def _format_of(path: Path, precision: str, opset: int) -> str:
+def _format_of(path: Path, precision: str, onnx: OnnxOptions) -> str:
     """The name of the format, after a check of what it is to hold."""
     name = next((name for name, one in FORMATS.items() if one.suffix == path.suffix), None)
     if name is None:
@@ -120,8 +116,9 @@ def _format_of(path: Path, precision: str, opset: int) -> str:
     if precision not in FORMATS[name].precisions:
         able = ", ".join(other for other, one in FORMATS.items() if precision in one.precisions)
         raise UserError(f"{name} files are not written in {precision} here; take {able}")
-    if opset not in OPSETS:
-        raise UserError(f"opset {opset}: the operators need {OPSETS[0]} to {OPSETS[-1]}; give one of these")
+    if onnx.opset not in OPSETS:
+        raise UserError(f"opset {onnx.opset}: the operators need {OPSETS[0]} to {OPSETS[-1]}; give one of these")
+    _check_operators(name, precision, onnx.operators)
     return name
 
 

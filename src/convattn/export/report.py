@@ -12,6 +12,21 @@ Operators: TypeAlias = Literal["standard", "convattn"]
 
 
 @dataclass(frozen=True)
+class OnnxOptions:
+    """How an ONNX file is written.
+
+    Args:
+        opset: the version of ONNX's operators, 16 to 20.
+        operators: ``"standard"``: ONNX's operators alone, for every runtime. ``"convattn"``: also our own, which
+            onnxruntime computes by our CPU kernels once :func:`convattn.export.onnxruntime_library` is registered
+            with its session.
+    """
+
+    opset: int = 18
+    operators: Operators = "standard"
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """What was written, and how the file compares with the network in PyTorch.
 

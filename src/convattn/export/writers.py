@@ -17,7 +17,7 @@ from convattn import ops
 from convattn.errors import UserError
 from convattn.export import kernels
 from convattn.export.program import DetectorProgram, Program
-from convattn.export.report import Operators, Precision, Sizes
+from convattn.export.report import OnnxOptions, Precision, Sizes
 from convattn.export.runtime import RUN, TORCH_METADATA, needed
 
 OPSETS = range(16, 21)
@@ -33,18 +33,16 @@ class Job:
         example: ``[B, 3, H, W]``.
         sizes: which sizes it is to take.
         precision: of its arithmetic.
-        opset: of an ONNX file.
+        onnx: how an ONNX file is written.
         metadata: what the file says of itself.
-        operators: what the file is made of.
     """
 
     program: Program
     example: Tensor
     sizes: Sizes
     precision: Precision
-    opset: int
+    onnx: OnnxOptions
     metadata: Mapping[str, str]
-    operators: Operators = "standard"
 
     @property
     def free(self) -> dict[int, str]:
@@ -63,7 +61,7 @@ def write_onnx(job: Job, file: Path) -> None:
     free: dict[str, dict[int, str]] = {"images": job.free}
     for name in job.program.names:
         free[name] = {0: "objects"} if isinstance(job.program, DetectorProgram) else {0: "batch"}
-    with _quiet(), kernels.recorded() if job.operators == "convattn" else nullcontext():
+    with _quiet(), kernels.recorded() if job.onnx.operators == "convattn" else nullcontext():
         torch.onnx.export(
             job.program,
             (job.example,),
@@ -72,8 +70,8 @@ def write_onnx(job: Job, file: Path) -> None:
             input_names=["images"],
             output_names=list(job.program.names),
             dynamic_axes=free,
-            opset_version=job.opset,
-            custom_opsets={kernels.DOMAIN: 1} if job.operators == "convattn" else None,
+            opset_version=job.onnx.opset,
+            custom_opsets={kernels.DOMAIN: 1} if job.onnx.operators == "convattn" else None,
         )
     model = onnx.load(file)
     onnx.helper.set_model_props(model, dict(job.metadata))

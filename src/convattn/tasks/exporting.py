@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from convattn.data.folder import list_images
 from convattn.data.images import ImageError, open_image
 from convattn.errors import UserError
 from convattn.export import FORMATS, ExportReport, export
-from convattn.export.report import Operators, Precision, Sizes
+from convattn.export.report import OnnxOptions, Precision, Sizes
 from convattn.tasks.building import build_model, check_backbone, with_statistics
 from convattn.tasks.checkpoints import describe
 from convattn.tasks.config import DataConfig, Recipe
@@ -40,8 +40,7 @@ class ExportOptions:
         precision: of the file's arithmetic.
         size: height and width of the images; None: as the run was trained.
         sizes: see :func:`convattn.export`.
-        opset: of an ONNX file.
-        operators: see :func:`convattn.export`.
+        onnx: see :func:`convattn.export`.
         out: the file; None: beside the run.
         data: images to compare on, and to calibrate int8 with; None: the run's own.
         trust: whether the weights may name a network that opens other files.
@@ -51,8 +50,7 @@ class ExportOptions:
     precision: Precision = "float32"
     size: tuple[int, int] | None = None
     sizes: Sizes | None = None
-    opset: int = 18
-    operators: Operators = "standard"
+    onnx: OnnxOptions = field(default_factory=OnnxOptions)
     out: Path | None = None
     data: Path | None = None
     trust: bool = False
@@ -110,8 +108,7 @@ def export_run(run: str | Path, options: ExportOptions) -> Exported:
         _examples(loaded, source, options.size),
         precision=options.precision,
         sizes=_sizes(loaded, options),
-        opset=options.opset,
-        operators=options.operators,
+        onnx=options.onnx,
         metadata=loaded.description,
         calibration=_calibration(loaded, source, options.size) if options.precision == "int8" else (),
     )
