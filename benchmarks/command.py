@@ -58,6 +58,19 @@ MODEL_HELP = """Compare networks in turns, time and peak memory: inference, all 
   python -m benchmarks model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
 """
 
+RUNTIME_HELP = """Exported networks in onnxruntime or OpenVINO beside a plain network that is exported alike.
+
+[bold]Examples[/]
+
+  python -m benchmarks runtime acmix_resnet50 --operators convattn
+
+  python -m benchmarks runtime acmix_swin_tiny --against swin_tiny --batch 1,8
+
+  python -m benchmarks runtime acmix_resnet50 --runtime openvino
+
+  python -m benchmarks runtime san10 --against san10@pytorch
+"""
+
 MEMORY_HELP = """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
 
 [bold]Examples[/]
@@ -156,6 +169,36 @@ def model(
     _run([(f"{mode} batch {run.batch}", partial(measure, kind, run)) for run in runs], out, as_json)
 
 
+def runtime(
+    models: Models,
+    against: Against = "conv_resnet50",
+    runtime_name: Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")] = "onnxruntime",
+    operators: Annotated[str, typer.Option(help="Of ONNX files: standard or convattn.")] = "standard",
+    precision: Annotated[str, typer.Option(help="Of the files: float32, float16 or int8.")] = "float32",
+    size: Size = 224,
+    batch: Batch = "1",
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes for each file.")] = 5,
+    allow_busy: AllowBusy = False,
+    out: Out = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare exported networks."""
+    from benchmarks.runtimes import RuntimeRun, measure
+
+    for name, value, known in (
+        ("--runtime", runtime_name, ("onnxruntime", "openvino")),
+        ("--operators", operators, ("standard", "convattn")),
+        ("--precision", precision, ("float32", "float16", "int8")),
+    ):
+        if value not in known:
+            raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    common: dict[str, Any] = {"size": size, "rounds": rounds, "allow_busy": allow_busy, "dtype": precision}
+    common |= {"threads": choose_threads(threads), "runtime": runtime_name, "operators": operators}
+    runs = [RuntimeRun(models=tuple(models), base=against, batch=images, **common) for images in _batches(batch)]
+    _run([(f"{runtime_name} batch {run.batch}", partial(measure, run)) for run in runs], out, as_json)
+
+
 def memory(
     batch: Annotated[int, typer.Option(min=1, help="Images.")] = 8,
     channels: Annotated[int, typer.Option(min=4, help="Channels, divisible by 4.")] = 64,
@@ -197,6 +240,7 @@ def docs(
 VERBS: dict[Callable[..., None], str] = {
     op: OP_HELP,
     model: MODEL_HELP,
+    runtime: RUNTIME_HELP,
     memory: MEMORY_HELP,
     docs: DOCS_HELP,
 }
@@ -290,6 +334,7 @@ def _next(record: Record) -> str:
         "op": "python -m benchmarks model acmix_resnet50   (a whole network beside the plain one)",
         "memory": "python -m benchmarks op 'acmix*' --mode train   (what the layer costs in time)",
         "model": f"python -m benchmarks model {networks} --mode train   (their training steps)",
+        "runtime": f"python -m benchmarks model {networks}   (the same in PyTorch)",
         "train": f"convattn cost {networks} {base}   (parameters and multiply-adds)",
     }
     return steps[record.kind] + "\nthen: python -m benchmarks docs   (the page of all records)"

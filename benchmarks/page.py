@@ -23,6 +23,8 @@ python -m benchmarks model acmix_resnet50 --batch 8
 python -m benchmarks model acmix_resnet50 --batch 1,8 --threads 1 --processes 0
 python -m benchmarks model acmix_resnet50 --batch 1,8 --isa avx2 --processes 0
 python -m benchmarks model acmix_resnet50 --mode train --batch 8
+python -m benchmarks model acmix_resnet50 --batch 1,8 --dtype bfloat16 --processes 0
+python -m benchmarks runtime acmix_resnet50 --batch 1,8 --operators convattn
 python -m benchmarks docs"""
 HEAD = """# Benchmarks
 
@@ -44,6 +46,10 @@ INTROS = {
         "the floor, the time to move every byte once and to do every product at full speed.",
     ],
     "Networks": ["Networks are folded by `convattn.optimize` for inference; `@trained` marks those that are not."],
+    "Other runtimes": [
+        "Each file runs in a process of its own, in turns, with as many threads. `@pytorch` marks a network that is no",
+        "file: it is folded and runs in PyTorch.",
+    ],
     "Memory of one layer": ["Forward and backward, each in a fresh process."],
 }
 """What is said above the tables of records."""
@@ -142,6 +148,7 @@ def tables(
     for title, kinds, make in (
         ("Operators", ("op",), _operators),
         ("Networks", ("model", "train"), _networks),
+        ("Other runtimes", ("runtime",), _runtimes),
         ("Memory of one layer", ("memory",), _layers),
     ):
         of_kind = [record for record in records if record.kind in kinds]
@@ -248,6 +255,18 @@ def _network_cells(record: Record, subject: str) -> list[str]:
     return [*cells, _mib(peak.median), "1" if base else _marked(record.ratio(subject, PEAK).median)]
 
 
+def _runtimes(records: list[Record]) -> Rows:
+    rows = []
+    for record in records:
+        case = [str(record.case["runtime"]), str(record.case["operators"]), str(record.case["batch"]), _setting(record)]
+        for subject in record.results:
+            ratio = "1" if subject == record.base else _marked(record.ratio(subject).median)
+            error = record.checks[subject].error
+            difference = "–" if error is None else f"{error:.0e}"
+            rows.append((record, [*case, subject, *_milliseconds(record, subject), ratio, difference]))
+    return ["runtime", "operators", "batch", "setting", "network", "ms", "quartiles", "ratio", "difference"], rows
+
+
 def _layers(records: list[Record]) -> Rows:
     rows = []
     for record in records:
@@ -263,7 +282,7 @@ def charts_of(records: Sequence[Record]) -> list[Chart]:
     networks = Chart("benchmarks-networks", "ACmix-ResNet-50 over ResNet-50", "ratio")
     for finding in findings:
         wanted = finding.requirement
-        if finding.value is not None and wanted.record.kind != "op" and wanted.group.startswith("ACmix"):
+        if finding.value is not None and wanted.record.kind in ("model", "train") and wanted.group.startswith("ACmix"):
             step = "training" if wanted.record.kind == "train" else "inference"
             name = "peak" if wanted.figure == "peak ratio" else "time"
             label = f"{step}\n{name}\n" + wanted.what.replace("224², ", "").replace(" at most", "").replace(", ", "\n")

@@ -22,7 +22,7 @@ TIME, PEAK = "time", "peak growth"
 
 Isa: TypeAlias = Literal["default", "avx512", "avx2", "baseline"]
 Verdict: TypeAlias = Literal["right", "wrong", "absent"]
-Kind: TypeAlias = Literal["memory", "op", "model", "train"]
+Kind: TypeAlias = Literal["memory", "op", "model", "train", "runtime"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 
 _NETWORKS = ("models", "base", "size", "batch", "dtype")
@@ -31,6 +31,7 @@ KINDS: dict[Kind, tuple[str, ...]] = {
     "op": ("case", "mode", "batch", "dtype", "base"),
     "model": _NETWORKS,
     "train": _NETWORKS,
+    "runtime": (*_NETWORKS, "runtime", "operators"),
 }
 """What the case of every kind of record must hold."""
 
@@ -261,6 +262,8 @@ class Record:
         if self.kind == "memory":
             return self.kind
         parts = [self.case["case"], self.case["mode"]] if self.kind == "op" else [self.case["models"]]
+        if self.kind == "runtime":
+            parts += [self.case["runtime"], self.case["operators"], self.case["dtype"]]
         return "-".join([self.kind, *map(str, parts), f"b{self.case['batch']}"])
 
     @property

@@ -199,12 +199,43 @@ def _gpu() -> Iterator[Requirement]:
         yield Requirement(f"GPU: {ACMIX}, {name}", "224², batch 64, bf16", "time ratio", selector, gate, goal)
 
 
+def _runtimes() -> Iterator[Requirement]:
+    """Standard operators are what every runtime takes; ours are what onnxruntime runs with our library."""
+    acmix, limits = ("acmix_resnet50", "conv_resnet50", ACMIX), (1.8, 1.3)
+    others = (
+        ("acmix_swin_tiny", "swin_tiny", "Swin-ACmix-T / Swin-T", (1.2, 1.0)),
+        ("acmix_pvt_tiny", "pvt_v1_tiny", "PVT-ACmix-T / PVT-T", (1.2, 1.0)),
+        ("xvolution_resnet50", "conv_resnet50", "X-volution-ResNet-50 / ResNet-50", (1.4, 1.0)),
+        ("san10", "san10@pytorch", "SAN-10 / SAN-10 in PyTorch", (2.0, 1.0)),
+    )
+    for operators, name in (("convattn", "our operators"), ("standard", "standard operators")):
+        for ours, base, group, (gate, goal) in ((*acmix, limits), *others):
+            for batch in (1, 8):
+                selector = _exported(ours, base, batch, "onnxruntime", operators)
+                what = f"224², batch {batch}, {name}"
+                yield Requirement(f"onnxruntime: {group}", what, "time ratio", selector, gate, goal)
+    selector = _exported(*acmix[:2], 1, "openvino", "standard")
+    yield Requirement(f"OpenVINO: {ACMIX}", "224², batch 1", "time ratio", selector, 1.5, 1.2)
+
+
+def _exported(ours: str, base: str, batch: int, runtime: str, operators: str) -> Selector:
+    nets = ("models", ours), ("base", base), ("size", 224), ("batch", batch), ("dtype", "float32")
+    return Selector("runtime", (*nets, ("runtime", runtime), ("operators", operators)))
+
+
+def _half() -> Iterator[Requirement]:
+    for batch in (1, 8):
+        selector = _network(batch, dtype="bfloat16")
+        yield Requirement(f"{ACMIX}, latency", f"224², batch {batch}, bfloat16", "time ratio", selector, 1.05, 0.95)
+
+
 FORWARD_LIMITS = ((1.15, 0.95), (0.90, 0.75), (0.70, 0.55), (0.62, 0.50), (1.9, 1.6), (1.5, 1.2), (1.1, 0.9))
 TRAIN_LIMITS = ((1.65, 1.3), (1.1, 0.9), (0.75, 0.6), (0.65, 0.5), (2.4, 1.7), (2.0, 1.5), (1.4, 1.2))
 _STEP = _network(8, "train")
 
 REQUIREMENTS: tuple[Requirement, ...] = (
     *_networks(),
+    *_half(),
     *_operators("forward", (1, 8), FORWARD_LIMITS),
     Requirement(f"{ACMIX}, inference peak memory", "224², batch 8", "peak ratio", _network(8), 1.6, 1.2),
     *_operators("train", (8,), TRAIN_LIMITS),
@@ -212,6 +243,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     Requirement(f"{ACMIX}, training peak memory", "224², batch 8", "peak ratio", _STEP, 1.2, 1.0),
     *_floors(),
     *_folding(),
+    *_runtimes(),
     *_gpu(),
 )
 """The gates and goals; ratios are over the plain convolution, the plain network, or the network as trained."""
