@@ -86,7 +86,7 @@ def export(
     _check_operators(name, precision, operators)
     _check_example(example)
     model = copy.deepcopy(model).eval()
-    program = program_of(model, example)
+    program = program_of(model, example, operators)
     detects = isinstance(program, DetectorProgram)
     how = {"outputs": program.names, "precision": precision} | ({"batcher": batcher_options(model)} if detects else {})
     job = Job(
