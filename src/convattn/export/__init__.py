@@ -83,7 +83,7 @@ def export(
     name = _format_of(path, precision, onnx)
     _check_example(example)
     model = copy.deepcopy(model).eval()
-    program = program_of(model, example)
+    program = program_of(model, example, onnx.operators)
     detects = isinstance(program, DetectorProgram)
     how = {"outputs": program.names, "precision": precision} | ({"batcher": batcher_options(model)} if detects else {})
     job = Job(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from convattn import ops
 from convattn.errors import UserError
+from convattn.export.report import Operators
 from convattn.optimize import optimize
 
 DETECTORS = (RetinaNet, GeneralizedRCNN)
@@ -94,12 +96,13 @@ def answers(network: nn.Module, images: Tensor, *, detects: bool) -> tuple[Tenso
         return tuple(leaf for leaf in tree_leaves(network(images)) if isinstance(leaf, Tensor))
 
 
-def program_of(model: nn.Module, example: Tensor) -> Program:
+def program_of(model: nn.Module, example: Tensor, operators: Operators = "standard") -> Program:
     """A folded copy of a network as a program.
 
     Args:
         model: in eval mode.
         example: ``[B, C, H, W]``.
+        operators: what the program will be made of: the forms of the folded network are the cheapest for these.
 
     Raises:
         UserError: the network does not take the example, or gives no tensors.
@@ -107,7 +110,7 @@ def program_of(model: nn.Module, example: Tensor) -> Program:
     detects = isinstance(model, DETECTORS)
     with refusals_named(example):
         outputs = answers(model, example, detects=detects)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ops.backend("portable") if operators == "standard" else nullcontext():
             # the file is compared with the network as it came, so a difference is found there
             warnings.simplefilter("ignore")
             folded = optimize(model, ([example[0]] if detects else example,))

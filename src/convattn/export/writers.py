@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from convattn.export import kernels
 from convattn.export.program import DetectorProgram, Program
 from convattn.export.report import OnnxOptions, Precision, Sizes
 from convattn.export.runtime import RUN, TORCH_METADATA, needed
+from convattn.ops._dispatch import fixed_sizes
 
 OPSETS = range(16, 21)
 """What the exporter writes for every network here: RoIAlign with aligned pixels is new in 16."""
@@ -61,7 +62,7 @@ def write_onnx(job: Job, file: Path) -> None:
     free: dict[str, dict[int, str]] = {"images": job.free}
     for name in job.program.names:
         free[name] = {0: "objects"} if isinstance(job.program, DetectorProgram) else {0: "batch"}
-    with _quiet(), kernels.recorded() if job.onnx.operators == "convattn" else nullcontext():
+    with _recording(job), kernels.recorded() if job.onnx.operators == "convattn" else nullcontext():
         torch.onnx.export(
             job.program,
             (job.example,),
@@ -132,17 +133,19 @@ def write_coreml(job: Job, file: Path) -> None:
 
 
 def _traced(job: Job) -> Any:
-    with _quiet(), torch.no_grad():
+    with _recording(job), torch.no_grad():
         return torch.jit.trace(job.program, (job.example,), check_trace=False)
 
 
-class _quiet(warnings.catch_warnings):
-    """The exporters' warnings are about how they work; the comparison afterwards finds what is wrong."""
+@contextmanager
+def _recording(job: Job) -> Iterator[None]:
+    """How a run is recorded: sizes that the file fixes are numbers in it.
 
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
+    The exporters' warnings are about how they work; the comparison afterwards finds what is wrong.
+    """
+    with warnings.catch_warnings(), fixed_sizes() if job.sizes == "batch" else nullcontext():
         warnings.simplefilter("ignore")
-        return entered
+        yield
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from convattn.ops._dispatch import map_size, size_of
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops.neighborhood import Neighborhood
 
@@ -42,6 +44,36 @@ def neighbours(nbhd: Neighborhood, x: Tensor) -> Iterator[Tensor]:
     pixels = padded.flatten(-2)
     for place in places:
         yield pixels.index_select(-1, place.flatten()).unflatten(-1, sizes)
+
+
+def neighbourhoods(nbhd: Neighborhood, x: Tensor, num_heads: int) -> Tensor:
+    """Every output pixel's neighbours side by side, ``[B, N * d, H, W]`` -> ``[B, N, Ho * Wo, D, d]``."""
+    size, along = map_size(x), []
+    for axis, outputs in enumerate(nbhd.output_size(*size)):
+        distances = torch.tensor([offset[axis] for offset in nbhd.offsets], device=x.device)
+        centres = torch.arange(outputs, device=x.device) * nbhd.stride[axis]
+        along.append(nbhd.sources(centres[:, None] + distances, size[axis]))
+    places = pixel_places(along[0][:, None], along[1], size[1], nbhd)
+    return gather_pixels(pixels_of(x, num_heads), places, nbhd).unflatten(2, (-1, len(nbhd)))
+
+
+def pixels_of(x: Tensor, num_heads: int) -> Tensor:
+    """``[B, N * d, H, W]`` -> ``[B, N, H * W, d]``: the channels of a head lie together."""
+    height, width = map_size(x)
+    return x.reshape(-1, num_heads, size_of(x, 1) // num_heads, height * width).transpose(-2, -1)
+
+
+def pixel_places(rows: Tensor, columns: Tensor, width: Any, nbhd: Neighborhood) -> Tensor:
+    """Where pixels of a map lie among all, row by row; -1 where a row or column is: that reads zero."""
+    places = rows * width + columns
+    return places if nbhd.border != "zeros" else places.masked_fill((rows < 0) | (columns < 0), -1)
+
+
+def gather_pixels(pixels: Tensor, places: Tensor, nbhd: Neighborhood) -> Tensor:
+    """``[B, N, H * W, d]`` -> ``[B, N, P, d]``: whole pixels, at those places."""
+    if nbhd.border == "zeros":
+        pixels, places = F.pad(pixels, [0, 0, 1, 0]), places + 1
+    return pixels.index_select(2, places.flatten())
 
 
 def correlate(x: CorrelateInputs) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._dispatch import Backend
 from convattn.ops._operator import Operator
-from convattn.ops.acmix import composed, native, triton
+from convattn.ops.acmix import composed, native, portable, triton
 from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import IntPair, Neighborhood, as_pair
 
@@ -19,6 +19,7 @@ operator = Operator(
     "acmix",
     AcmixInputs,
     composed=composed.acmix,
+    portable=portable.acmix,
     backends={
         "native": Backend(native.acmix, native.acmix_backward, native.not_supported_reasons),
         "triton": Backend(triton.acmix, triton.acmix_backward, triton.not_supported_reasons),

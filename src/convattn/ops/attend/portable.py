@@ -1,19 +1,23 @@
 """``attend`` out of standard operators of torch alone, for any size of map, fast in runtimes without kernels of ours.
 
-By tiles of queries against the halo of keys around them, as :mod:`convattn.ops.attend.eager`: one gather an axis and
-two batched products, no tensor of more than five dimensions. The tiles are counted in arithmetic that a symbolic size
-goes through.
+By tiles of queries against the halo of keys around them, as :mod:`convattn.ops.attend.eager`: whole pixels are gathered
+into tiles, and two batched products follow, of tensors of at most five dimensions. The tiles are counted in arithmetic
+that a symbolic size goes through. A small map of known size is one tile, so nothing is gathered.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
+from math import inf, log
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from convattn.ops._dispatch import map_size, size_of
 from convattn.ops._layout import accumulation_dtype
+from convattn.ops._portable import gather_pixels, pixel_places, pixels_of
 from convattn.ops.attend import offsets
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.tiles import Axis, axis_of, keys_of
@@ -23,20 +27,21 @@ TILE = 4
 """Queries of a tile along an axis: measured in onnxruntime and OpenVINO, 4 beats 7 on all but the smallest maps."""
 LEAST_DENSITY = 0.25
 """Which share of the pixels that a tile's window spans must be neighbours; of fewer, offset by offset is cheaper."""
+LOGITS_OF_WHOLE_MAP = 2
+"""How many times the logits of tiles a map may have that is one tile: measured, no gathers save as much."""
 
 
 class _Places(NamedTuple):
     """The ``n`` tiles along one axis of a map; sizes are written out, since symbolic ones are hard to infer."""
 
     n: Any
-    tile: int
     halo: int
     queries: Tensor
     """The output of each query, ``[n * tile]``; past the end the last."""
     keys: Tensor
     """The pixel that each key reads, ``[n * halo]``; -1 reads zero."""
-    outputs: Any
-    """Where each output is among the queries: how many of the first, or which."""
+    outputs: Tensor
+    """Where each output is among the queries."""
 
 
 def attend(x: AttendInputs) -> Tensor:
@@ -45,20 +50,61 @@ def attend(x: AttendInputs) -> Tensor:
     spanned = [(axis.last - axis.first) // axis.grid + 1 for axis in axes]
     if len(x.nbhd) < LEAST_DENSITY * spanned[0] * spanned[1]:
         return offsets.attend(x)
-    sizes = x.nbhd.output_size(x.k.shape[2], x.k.shape[3])
-    rows, columns = (_places(x.nbhd, axis, x.k.shape[2 + i], sizes[i], x.k.device) for i, axis in enumerate(axes))
-    dtype, (batch, channels) = accumulation_dtype(x.q.dtype), x.q.shape[:2]
-    planes, head_dim = batch * x.num_heads, channels // x.num_heads
-    q, k, v = (t.to(dtype).reshape(planes, head_dim, *t.shape[2:]).permute(0, 2, 3, 1) for t in (x.q, x.k, x.v))
-    queries = q.index_select(1, rows.queries).index_select(2, columns.queries)
-    queries = _cut(queries, (rows.n, rows.tile), (columns.n, columns.tile))
-    keys, values = (
-        _cut(_read(t, rows.keys, columns.keys, x.nbhd), (rows.n, rows.halo), (columns.n, columns.halo)) for t in (k, v)
-    )
-    table = torch.tensor(_offsets_of(x.nbhd, *axes), device=x.k.device)
-    weights = _logits(x, queries, keys, table).softmax(-1)
-    out = _joined(weights @ values, planes, rows, columns)
-    return out.permute(0, 3, 1, 2).reshape(batch, channels, *sizes).to(x.q.dtype)
+    dtype, size = accumulation_dtype(x.q.dtype), map_size(x.k)
+    q, k, v = (pixels_of(t.to(dtype), x.num_heads) for t in (x.q, x.k, x.v))
+    out = attend_pixels(x, (q, k, v), size)
+    return out.transpose(-2, -1).reshape(-1, size_of(x.q, 1), *x.nbhd.output_size(*size)).to(x.q.dtype)
+
+
+def attend_pixels(x: AttendInputs, pixels: tuple[Tensor, Tensor, Tensor], size: tuple[Any, Any]) -> Tensor:
+    """The same on pixels, row by row.
+
+    Args:
+        x: what is asked for; its maps are not read.
+        pixels: queries ``[B, N, Ho * Wo, d]``, keys and values ``[B, N, H * W, d]``.
+        size: H and W, numbers where the program serves one size.
+
+    Returns:
+        ``[B, N, Ho * Wo, d]``.
+    """
+    q, k, v = pixels
+    if _is_one_tile(x, size):
+        times = torch.tensor(_log_meetings(x.nbhd, *size), dtype=q.dtype, device=q.device)
+        return ((q * x.scale) @ k.transpose(-2, -1) + times).softmax(-1) @ v
+    axes = axis_of(x.nbhd, 0, TILE), axis_of(x.nbhd, 1, TILE)
+    sizes = x.nbhd.output_size(*size)
+    rows, columns = (_places(x.nbhd, axis, size[i], sizes[i], k.device) for i, axis in enumerate(axes))
+    queries = rows.queries.view(-1, 1, TILE, 1) * sizes[1] + columns.queries.view(-1, 1, TILE)
+    keys = pixel_places(rows.keys.view(-1, 1, rows.halo, 1), columns.keys.view(-1, 1, columns.halo), size[1], x.nbhd)
+    of_head, d, window = rows.n * columns.n, size_of(q, 3), rows.halo * columns.halo
+    q = q.index_select(2, queries.flatten()).reshape(-1, TILE**2, d)
+    k, v = (gather_pixels(t, keys, x.nbhd).reshape(-1, window, d) for t in (k, v))
+    out = _logits(x, q, k, of_head, _offsets_of(x.nbhd, *axes)).softmax(-1) @ v
+    return out.reshape(-1, x.num_heads, of_head * TILE**2, d).index_select(2, _outputs(rows, columns))
+
+
+def _is_one_tile(x: AttendInputs, size: tuple[Any, Any]) -> bool:
+    """Whether all queries meet all keys, a key counted as often as a window meets it at the border."""
+    depends = x.bias is not None or x.key_offsets is not None or x.nbhd.border == "zeros"
+    if depends or not all(isinstance(side, int) for side in size):
+        return False
+    whole, of_tiles = size[0] * size[1], 1
+    for i, count in enumerate(x.nbhd.output_size(*size)):
+        axis = axis_of(x.nbhd, i, TILE)
+        whole *= count
+        of_tiles *= axis.spacing * ((count - 1) // (axis.spacing * TILE) + 1) * TILE * axis.halo
+    return whole <= LOGITS_OF_WHOLE_MAP * of_tiles
+
+
+@lru_cache(maxsize=64)
+def _log_meetings(nbhd: Neighborhood, height: int, width: int) -> list[list[float]]:
+    """How often the window of every output meets every pixel, as logarithms, ``[Ho * Wo, H * W]``."""
+    found, (rows, columns) = [], nbhd.output_size(height, width)
+    for row, column in ((i * nbhd.stride[0], j * nbhd.stride[1]) for i in range(rows) for j in range(columns)):
+        met = Counter((nbhd.source(row + dy, height), nbhd.source(column + dx, width)) for dy, dx in nbhd.offsets)
+        pixels = (met.get((y, z), 0) for y in range(height) for z in range(width))
+        found.append([log(times) if times else -inf for times in pixels])
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -84,54 +130,37 @@ def _places(nbhd: Neighborhood, axis: Axis, size: Any, count: Any, device: torch
     bases = (torch.arange(phases, device=device)[:, None] + base).flatten()
     queries = (bases[:, None] + torch.arange(tile, device=device) * phases).flatten()
     positions = bases[:, None] * axis.stride + axis.first + torch.arange(axis.halo, device=device) * axis.grid
-    outputs = count
+    outputs = torch.arange(count, device=device)
     if phases > 1:
-        step = torch.arange(count, device=device).div(phases, rounding_mode="floor")
-        outputs = (torch.arange(count, device=device) - step * phases) * (n * tile) + step
+        step = outputs.div(phases, rounding_mode="floor")
+        outputs = (outputs - step * phases) * (n * tile) + step
     last = torch.zeros_like(queries) + (count - 1)
-    return _Places(
-        phases * n, tile, axis.halo, torch.minimum(queries, last), nbhd.sources(positions.flatten(), size), outputs
-    )
+    keys = nbhd.sources(positions.flatten(), size)
+    return _Places(phases * n, axis.halo, torch.minimum(queries, last), keys, outputs)
 
 
-def _read(x: Tensor, rows: Tensor, columns: Tensor, nbhd: Neighborhood) -> Tensor:
-    """``[P, H, W, d]`` at those rows and columns; a place of -1 reads zero."""
-    if nbhd.border != "zeros":
-        return x.index_select(1, rows).index_select(2, columns)
-    found = x.index_select(1, rows.clamp(min=0)).index_select(2, columns.clamp(min=0))
-    inside = (rows >= 0)[:, None] & (columns >= 0)
-    return found.masked_fill(~inside[..., None], 0)
+def _outputs(rows: _Places, columns: _Places) -> Tensor:
+    """The place of every output among the queries of all tiles."""
+    (down, row), (along, column) = ((p.outputs.div(TILE, rounding_mode="floor"), p.outputs) for p in (rows, columns))
+    of_tile = down[:, None] * columns.n + along
+    return (of_tile * TILE + (row - down * TILE)[:, None]).mul(TILE).add(column - along * TILE).flatten()
 
 
-def _cut(x: Tensor, rows: tuple[Any, int], columns: tuple[Any, int]) -> Tensor:
-    """``[P, n h, m w, d]`` -> ``[P n m, h w, d]``."""
-    (planes, _, _, d), (n, h), (m, w) = x.shape, rows, columns
-    return x.reshape(planes * n, h, m, w, d).transpose(1, 2).reshape(planes * n * m, h * w, d)
-
-
-def _joined(out: Tensor, planes: Any, rows: _Places, columns: _Places) -> Tensor:
-    """``[P n m, h w, d]`` -> ``[P, Ho, Wo, d]``."""
-    (n, h), (m, w), d = (rows.n, rows.tile), (columns.n, columns.tile), out.shape[2]
-    together = out.reshape(planes * n, m, h, w, d).transpose(1, 2).reshape(planes, n * h, m * w, d)
-    for dim, outputs in ((1, rows.outputs), (2, columns.outputs)):
-        in_order = not isinstance(outputs, Tensor) or outputs.dim() == 0
-        together = together.narrow(dim, 0, outputs) if in_order else together.index_select(dim, outputs)
-    return together
-
-
-def _logits(x: AttendInputs, queries: Tensor, keys: Tensor, table: Tensor) -> Tensor:
+def _logits(x: AttendInputs, queries: Tensor, keys: Tensor, of_head: Any, table: list[list[int]]) -> Tensor:
     """``[B N n m, tile², halo²]``, minus infinity where a key is no neighbour of a query."""
-    logits = (queries * x.scale) @ keys.transpose(1, 2)
-    outside, place = table < 0, table.clamp(min=0)
-    (tiles, queries_of, keys_of), batch, heads = logits.shape, x.q.shape[0], x.num_heads
-    of_head = tiles // (batch * heads) if batch else 0
+    queries = queries * x.scale
+    logits, heads = queries @ keys.transpose(-2, -1), x.num_heads
+    added = [[0.0 if offset >= 0 else -inf for offset in row] for row in table]
+    outside = torch.tensor(added, dtype=logits.dtype, device=logits.device)
+    count, window = len(table), len(table[0])
+    place = torch.tensor(table, device=keys.device).clamp(min=0)
     vectors = x.vectors(queries)
     if vectors is not None:
-        toward = (queries * x.scale).reshape(batch, heads, of_head * queries_of, queries.shape[2])
-        toward = (toward @ vectors.transpose(1, 2)).reshape(tiles, queries_of, len(x.nbhd))
-        logits = logits + toward.gather(2, place.expand(tiles, queries_of, keys_of))
+        toward = queries.reshape(-1, heads, of_head * count, queries.shape[2]) @ vectors.transpose(-2, -1)
+        toward = toward.reshape(-1, count, len(x.nbhd))
+        logits = logits + toward.gather(2, place.expand(toward.shape[0], count, window))
     if x.bias is None:
-        return logits.masked_fill(outside, -torch.inf)
-    bias = x.bias.to(logits.dtype).expand(heads, -1)[:, place].masked_fill(outside, -torch.inf)
-    by_head = logits.reshape(batch, heads, of_head, queries_of * keys_of) + bias.reshape(heads, 1, -1)
-    return by_head.reshape(tiles, queries_of, keys_of)
+        return logits + outside
+    bias = x.bias.to(logits.dtype).expand(heads, -1)[:, place] + outside
+    by_head = logits.reshape(-1, heads, of_head, count * window) + bias.reshape(heads, 1, -1)
+    return by_head.reshape(-1, count, window)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from convattn.ops._dispatch import Backend
 from convattn.ops._operator import Operator
-from convattn.ops.group_convolution import eager, native
+from convattn.ops.group_convolution import eager, native, portable
 from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
 from convattn.ops.neighborhood import IntPair, as_pair
 
@@ -14,6 +14,7 @@ operator = Operator(
     "group_convolution",
     GroupConvolutionInputs,
     composed=eager.group_convolution,
+    portable=portable.group_convolution,
     backends={
         "native": Backend(native.group_convolution, native.group_convolution_backward, native.not_supported_reasons),
         "eager": Backend(eager.group_convolution, eager.group_convolution_backward),
