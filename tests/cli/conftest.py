@@ -1,15 +1,18 @@
 """The command called as a person calls it, and a run that it can use."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 
 from convattn.cli import app, main
+from tests.cli.dense import BOXES, PIXELS, SMALL, TASKS
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,48 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     train(prepare(load_recipe("folder", settings), out))
     return out / "latest"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that the command is called in."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes with boxes, masks and label maps."""
+    from convattn.data.scenes import SceneSettings, write_scenes
+
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(root, SceneSettings(train=8, val=4))
+    return root
+
+
+@pytest.fixture(scope="session")
+def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each task that was really trained."""
+    from convattn.tasks.recipes import load_recipe, parse_overrides
+    from convattn.tasks.training import prepare, train
+
+    torch.set_num_threads(1)
+    found = {}
+    for task in TASKS:
+        words = [*SMALL, *(PIXELS if task == "segmentation" else BOXES), f"data.folder={scenes}"]
+        out = tmp_path_factory.mktemp(task)
+        train(prepare(load_recipe(f"scenes-{task}", parse_overrides(words)), out))
+        found[task] = (out / "latest").resolve()
+    return found
+
+
+@pytest.fixture
+def images(scenes: Path, here: Path) -> Path:
+    """Two images of the same name in different folders, one of another size, and one that cannot be read."""
+    for folder, number in (("a", 1), ("b", 2)):
+        (here / "new" / folder).mkdir(parents=True)
+        shutil.copy(scenes / "images" / "val" / f"0000{number}.png", here / "new" / folder / "photo.png")
+    Image.new("RGB", (61, 37), "green").save(here / "new" / "odd one.jpg")
+    (here / "new" / "broken.png").write_text("<html>")
+    return here / "new"

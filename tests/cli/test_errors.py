@@ -1,15 +1,12 @@
 """What the command does with an error that a person can mend."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.cli.conftest import Command
 
 
 @pytest.mark.parametrize("path", ["[/red]x", "[red]nowhere"])
-def test_a_path_that_looks_like_markup_is_shown_as_it_is(path):
-    run = [sys.executable, "-c", "from convattn.cli import main; main()", "predict", "x.jpg", "--run", path]
-    done = subprocess.run(run, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert path in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_path_that_looks_like_markup_is_shown_as_it_is(command: Command, path: str) -> None:
+    result = command("predict", "x.jpg", "--run", path)
+    assert result.code == 2
+    assert path in result.err

@@ -17,7 +17,7 @@ from convattn.tasks.inference import load_model
 from convattn.tasks.run_folder import open_run
 from convattn.tasks.training import prepare_resume
 from tests.cli.conftest import Command, paint
-from tests.cli.test_dense_commands import BOXES
+from tests.cli.dense import BOXES
 
 LATIN = os.fsdecode(b"caf\xe9")
 """A name of a file system of another time."""

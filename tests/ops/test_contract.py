@@ -29,7 +29,6 @@ from tests.ops.cases import (
     WindowAttend,
     lay_out,
 )
-from tests.quick import sampled
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
@@ -113,12 +112,22 @@ def products(geometry):
     return out[0] * out[1] * len(geometry.neighborhood)
 
 
-SMALL = [case for case in MATRIX if products(case[1]) <= 1500]
-LARGE = [case for case in MATRIX if case not in SMALL]
-SAMPLE = [
-    *sampled(SMALL, 5),
-    *(pytest.param(*case, marks=() if case[3:] == (torch.float32, "strided") else pytest.mark.slow) for case in LARGE),
-]
+SMALL, LARGE = {}, {}
+for operator, geometry in EVERYTHING:
+    (SMALL if products(geometry) <= 1500 else LARGE).setdefault(operator, []).append(geometry)
+
+
+def is_quick(operator, geometry, backend, dtype, layout):
+    """Two small maps for each operator and dtype by all backends, others for another dtype; of the large ones one."""
+    if geometry in LARGE.get(operator, []):
+        return geometry is LARGE[operator][0] and (dtype, layout) == (torch.float32, "strided")
+    number, small = DTYPES.index(dtype), SMALL[operator]
+    first = EVERY_OPERATOR.index(operator) + 2 * number
+    chosen = [small[(first + n) % len(small)] for n in (0, 1)]
+    return geometry in chosen and layout == LAYOUTS[(number + chosen.index(geometry)) % len(LAYOUTS)]
+
+
+SAMPLE = [pytest.param(*case, marks=() if is_quick(*case) else pytest.mark.slow) for case in MATRIX]
 
 
 @pytest.mark.parametrize(

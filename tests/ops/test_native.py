@@ -130,6 +130,7 @@ class _Operators(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow  # tests/layers/test_reparameterize.py compiles and exports the same form, at one size
 def test_a_reparameterized_layer_compiles_and_exports_with_free_sizes():
     torch.manual_seed(0)
     layer = convattn.ACmix(16, 64, stride=2).eval()

@@ -71,21 +71,19 @@ ZEROS = Neighborhood.window(7, border="zeros")
 RESNET = ((64, 56), (128, 28), (256, 14), (512, 7))
 STRIDED_RESNET = ((128, 56), (256, 28), (512, 14))
 GATE = {
-    **{f"attend-{c}@{s}-bf16": (attention(c, s, WINDOW, BFLOAT), 90) for c, s in (RESNET[0], RESNET[3])},
+    "attend-512@7-bf16": (attention(512, 7, WINDOW, BFLOAT), 90),
     "attend-128@28-fp32-sm80": (attention(128, 28, WINDOW, FLOAT), 80),
-    "attend-128@56-stride2-bf16": (attention(128, 56, STRIDED, BFLOAT), 90),
     "attend-tables-256@14-bf16": (attention(256, 14, ZEROS, BFLOAT, tables=True), 90),
     "san-64@56-bf16": (offset_wise(64, 8, 56, WINDOW, BFLOAT), 90),
-    "pixel-shift-64@56-bf16": (pixel_shift_attention(64, 1, 56, BFLOAT), 90),
     "pixel-shift-512@7-fp32-sm80": (pixel_shift_attention(512, 1, 7, FLOAT), 80),
 }
 REST = {
-    **{f"attend-{c}@{s}-bf16": (attention(c, s, WINDOW, BFLOAT), 90) for c, s in RESNET[1:3]},
+    **{f"attend-{c}@{s}-bf16": (attention(c, s, WINDOW, BFLOAT), 90) for c, s in RESNET[:3]},
     **{f"attend-{c}@{s}-bf16-sm80": (attention(c, s, WINDOW, BFLOAT), 80) for c, s in RESNET},
     **{f"attend-{c}@{s}-fp16": (attention(c, s, WINDOW, HALF), 90) for c, s in RESNET},
     **{f"attend-{c}@{s}-fp32": (attention(c, s, WINDOW, FLOAT), 90) for c, s in RESNET},
     **{f"attend-{c}@{s}-fp32-sm80": (attention(c, s, WINDOW, FLOAT), 80) for c, s in (RESNET[0], *RESNET[2:])},
-    **{f"attend-{c}@{s}-stride2-bf16": (attention(c, s, STRIDED, BFLOAT), 90) for c, s in STRIDED_RESNET[1:]},
+    **{f"attend-{c}@{s}-stride2-bf16": (attention(c, s, STRIDED, BFLOAT), 90) for c, s in STRIDED_RESNET},
     **{f"attend-{c}@{s}-stride2-bf16-sm80": (attention(c, s, STRIDED, BFLOAT), 80) for c, s in STRIDED_RESNET},
     **{f"attend-{c}@{s}-stride2-fp32": (attention(c, s, STRIDED, FLOAT), 90) for c, s in STRIDED_RESNET},
     "attend-64@56-zeros-bf16": (attention(64, 56, ZEROS, BFLOAT), 90),
@@ -94,7 +92,7 @@ REST = {
     "attend-tables-512@7-fp32-sm80": (attention(512, 7, ZEROS, FLOAT, tables=True), 80),
     "san-64@56-fp32-sm80": (offset_wise(64, 8, 56, WINDOW, FLOAT), 80),
     "pssa-96@56-bf16": (offset_wise(96, 1, 56, Neighborhood(SCATTERED), BFLOAT), 90),
-    **{f"pixel-shift-{c}@{s}-bf16": (pixel_shift_attention(c, 1, s, BFLOAT), 90) for c, s in RESNET[1:]},
+    **{f"pixel-shift-{c}@{s}-bf16": (pixel_shift_attention(c, 1, s, BFLOAT), 90) for c, s in RESNET},
     **{f"pixel-shift-{c}@{s}-fp32": (pixel_shift_attention(c, 1, s, FLOAT), 90) for c, s in RESNET},
     "pixel-shift-64@56-bf16-sm80": (pixel_shift_attention(64, 1, 56, BFLOAT), 80),
     "pixel-shift-by-channels-64@56-fp16": (pixel_shift_attention(64, 64, 56, HALF, reading="product"), 90),
