@@ -27,6 +27,7 @@ NOWHERE = "http://127.0.0.1:1"
 @pytest.fixture(autouse=True)
 def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A hub that refuses every call, and an empty cache."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", NOWHERE)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOWHERE + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

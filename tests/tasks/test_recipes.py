@@ -12,7 +12,7 @@ from convattn.tasks.recipes import load_recipe, parse_overrides, parse_recipe, r
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_parses_and_its_model_builds(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, {"pretrained": False})
     check_names(recipe)
     with torch.device("meta"):
         size = recipe.data.image_size

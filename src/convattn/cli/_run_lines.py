@@ -31,6 +31,8 @@ def job_lines(job: "Job", origin: str, why: str = "") -> list[str]:
         f" {task.image_size(recipe, job.model)}, seed {recipe.seed}",
         f"on {device_name(recipe.trainer.accelerator)}{why}",
     ]
+    if job.checkpoint is None and (recipe.weights is not None or recipe.pretrained):
+        lines.append(f"starting from {recipe.weights or _pretrained(recipe.model)}")
     if data.skipped:
         first = data.skipped[0]
         lines.append(
@@ -39,6 +41,13 @@ def job_lines(job: "Job", origin: str, why: str = "") -> list[str]:
         )
     remark = task.remark(data)
     return [*lines, remark] if remark else lines
+
+
+def _pretrained(model: str) -> str:
+    import timm
+
+    cfg = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    return f"the pretrained weights {(cfg.hf_hub_id or cfg.url) if cfg is not None else model}"
 
 
 def faster(job: "Job", small: str = "") -> str:

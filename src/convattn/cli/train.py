@@ -23,6 +23,9 @@ PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn",
 SMALL = "-small"
 """What follows the name of a folder's recipe in that of the one that a CPU gets: a network and images of its size."""
 
+FOLDER, FINETUNE = "folder", "finetune"
+"""The recipes for a folder of photos: from random weights, and from pretrained ones."""
+
 SIZES = ("model", "model_args", "pretrained", "weights", "network", "data.image_size", "segmentation_augment")
 """The settings that say how large the network and its images are: who gives one gets the recipe for a GPU."""
 
@@ -33,6 +36,12 @@ HELP = """Train a classifier, a detector or a segmenter and write a report with 
   convattn train                                     real digits, no download
 
   convattn train --data photos/                      photos/<class>/*.jpg
+
+  convattn train --data photos/ pretrained=false     from random weights
+
+  convattn train --data photos/ weights=runs/latest  from an earlier run's
+
+  convattn train --data photos/ --model resnet18 convert.to=xvolution
 
   convattn train --task detection                    boxes on embedded scenes
 
@@ -155,7 +164,9 @@ def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, 
         task = settings_of(str(overrides["weights"]), trust=trust)["task"]
     if task is None and recipe_name is None:
         _check_task_is_meant(overrides)
-    name = recipe_name or _own_recipe(task or "classification", overrides)
+    name, remark = recipe_name or _own_recipe(task or "classification", overrides), ""
+    if recipe_name is None and name == FOLDER:
+        name, remark = _folder_recipe(overrides, trust)
     recipe = load_recipe(name, overrides, trust=trust)
     why, small = "", f"{name}{SMALL}" if f"{name}{SMALL}" in recipe_names() else ""
     if recipe_name is None and small and _is_for_cpu(recipe, overrides):
@@ -168,7 +179,23 @@ def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, 
     console = _console()
     with _looking(console) as progress:
         job = prepare(recipe, out, progress)
-    _go(job, f"recipe {name}", console, why=why, small=small)
+    _go(job, f"recipe {name}", console, why=why, small=small, remark=remark)
+
+
+def _folder_recipe(overrides: dict[str, Any], trust: bool) -> tuple[str, str]:
+    """Return the recipe for a folder of photos: from pretrained weights where they can be had, else what to say."""
+    from convattn.tasks.hub import why_no_weights
+    from convattn.tasks.recipes import load_recipe
+
+    if overrides.get("weights") or overrides.get("pretrained"):
+        return FINETUNE, ""
+    if "pretrained" in overrides or any(key.partition(".")[0] == "model_args" for key in overrides):
+        return FOLDER, ""  # a network of another form than the one that has weights
+    recipe = load_recipe(FINETUNE, overrides, trust=trust)
+    small = _is_for_cpu(recipe, overrides)
+    model = load_recipe(f"{FINETUNE}{SMALL}", overrides).model if small else recipe.model
+    why = why_no_weights(model)
+    return (FOLDER, f"starting from random weights: {why}") if why else (FINETUNE, "")
 
 
 def _is_for_cpu(recipe: "Recipe", overrides: dict[str, Any]) -> bool:
@@ -234,12 +261,12 @@ def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
         _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
 
 
-def _go(job: "Job", origin: str, console: Console, *, why: str = "", small: str = "") -> None:
+def _go(job: "Job", origin: str, console: Console, *, why: str = "", small: str = "", remark: str = "") -> None:
     from convattn.tasks.progress import ProgressBar
     from convattn.tasks.task import task_of
     from convattn.tasks.training import train as run_training
 
-    _print(job_lines(job, origin, why), console)
+    _print([*job_lines(job, origin, why), *filter(None, [remark])], console)
     bar = ProgressBar(console, faster(job, small))
     try:
         result = run_training(job, [bar])

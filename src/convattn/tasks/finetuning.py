@@ -1,6 +1,7 @@
 """Fine-tuning: what of a network is not trained, and batch norms that are estimated anew before it is."""
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -47,12 +48,16 @@ def _at(backbone: nn.Module, place: str | int) -> list[nn.Parameter]:
         except (AttributeError, ValueError) as error:
             raise UserError(f"freeze: no stage {place}: {str(error).removeprefix('frozen_stages: ')}") from error
         return [parameter for module in modules for parameter in module.parameters()]
-    named = {whole_name(backbone, name): parameter for name, parameter in backbone.named_parameters()}
-    found = [parameter for name, parameter in named.items() if is_meant(place, name)]
+    # by every module that a parameter is inside of: a glob of modules means all that they hold
+    around = {
+        parameter: list(accumulate(whole_name(backbone, name).split("."), "{}.{}".format))
+        for name, parameter in backbone.named_parameters()
+    }
+    found = [parameter for parameter, names in around.items() if any(is_meant(place, name) for name in names)]
     if not found:
-        parts = dict.fromkeys(name.rpartition(".")[0] for name in named)
+        parts = list(dict.fromkeys(name for names in around.values() for name in names[:-1]))
         hint = nearest(place, parts, "").partition("?")[0]
-        where = f"{hint}?" if hint.startswith("did you mean") else f"it has {', '.join([*parts][:5])} ..."
+        where = f"{hint}?" if hint.startswith("did you mean") else f"it has {', '.join(parts[:5])} ..."
         raise UserError(f"freeze: nothing in {type(backbone).__name__} is called {place!r}: {where}")
     return found
 
