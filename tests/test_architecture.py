@@ -44,7 +44,7 @@ BESIDE = {
     "publishing": {"errors"},
     "data": set(),
     "report": {"data"},
-    "benchmarks": {"ops", "layers", "models", "convert", "official", "cost", "detection", "cli"},
+    "benchmarks": {"ops", "layers", "models", "convert", "official", "cost", "detection", "export", "cli"},
     "reproduce": {
         *("ops", "layers", "models", "convert", "official", "cost", "benchmarks"),
         *("detection", "segmentation", "data", "tasks", "report", "cli"),

@@ -147,3 +147,15 @@ def test_callbacks_of_lightning_monitor_the_figures(photos: Path, tmp_path: Path
     result = train("digits", {**SETTINGS, "epochs": 9}, data=photos, out=tmp_path, callbacks=[early])
     assert result is not None
     assert result.epochs == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_what_it_learns_otherwise(photos: Path, tmp_path: Path) -> None:
+    """Its weights have the same names; they differ by rounding."""
+    plain = {**SETTINGS, "ema.decay": None, "optimizer": {"name": "momentum", "lr": 0.01}}
+    train("digits", plain, data=photos, out=tmp_path / "plain")
+    train("digits", {**plain, "compile": True}, data=photos, out=tmp_path / "compiled")
+    ours, theirs = (load_file(open_run(tmp_path / name / "latest").last_weights) for name in ("compiled", "plain"))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-2, atol=1e-3, msg=name)

@@ -260,3 +260,15 @@ class TestEvaluating:
         broken = replace(loaded, model=nn.Sequential(loaded.model, nn.Threshold(math.inf, math.nan)))
         with pytest.raises(UserError, match="output is not finite, its training diverged"):
             evaluate(broken, Noise([0]))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_answers_in_float32(run: Path, precision: Any) -> None:
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole, half = load_model(run).model, load_model(run, precision=precision).model
+    with torch.no_grad():
+        expected, found = whole(x), half(x)
+    assert type(half) is type(whole)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from convattn.cli._precision import Precision, PrecisionOption
 from convattn.cli._tables import make_console, print_table
 from convattn.data.names import counted
 from convattn.errors import UserError, user_path
@@ -69,13 +70,14 @@ def val(
     as_json: AsJson = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
+    precision: PrecisionOption = Precision.FLOAT32,
     trust: Trust = False,
 ) -> None:
     """Measure a trained model on labelled images."""
     from convattn.tasks.inference import evaluate, load_model
     from convattn.tasks.task import task_of
 
-    loaded = load_model(run, device=device, trust=trust)
+    loaded = load_model(run, device=device, trust=trust, precision=precision.value)
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)

@@ -192,6 +192,7 @@ class Recipe:
     ``freeze``: what of ``model`` is not trained: names or globs as for ``convert.where``; a number: all up to the end
     of that stage. ``norm_images``: on so many training images the batch norms are estimated anew before the first
     epoch; null: 512 where an ACmix starts from a convolution, else 0.
+    ``compile``: the network, of a detector its backbone, is compiled by ``torch.compile`` for training.
     ``patience``: the run ends after so many epochs without a better score; null trains all ``epochs``.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
@@ -211,6 +212,7 @@ class Recipe:
     seed: Seed = 0
     label_smoothing: Annotated[Number, between(0, 0.99)] = 0.0
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"
+    compile: Flag = False
     pretrained: Flag = False
     weights: Text | None = None
     model_args: Options = field(default_factory=dict)

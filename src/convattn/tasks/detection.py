@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -244,6 +244,10 @@ class DetectionTask(Task):
             [match_image(place, entry, found, self.kinds[-1]) for place, (entry, found) in pairs]
         )
         return {"min_score": threshold} if f1 else {}
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """Return the backbone: how many boxes there are is known only when the rest runs."""
+        return cast(nn.Module, model.backbone)
 
     def as_seen(self, model: nn.Module, recipe: Recipe, image: Tensor) -> Tensor:
         """Return the image at the size to which the detector resizes it."""

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.images import open_image
@@ -30,6 +31,9 @@ from convattn.tasks.task import Answer, Scores, task_of
 
 FEW = 256
 """With fewer images than this no processes are started to load them."""
+
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+HALVES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 EXPORTED = (".onnx", ".xml", ".pt2", ".torchscript")
 """How files of ``convattn export`` end. What opens them is imported for these alone."""
@@ -91,7 +95,12 @@ class Prediction:
 
 
 def load_model(
-    path: str | Path, *, device: str = "cpu", trust: bool = False, model: nn.Module | None = None
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    trust: bool = False,
+    model: nn.Module | None = None,
+    precision: Precision = "float32",
 ) -> LoadedModel:
     """Load a model from a run folder, a ``weights.safetensors``, a checkpoint or a file of ``convattn export``.
 
@@ -102,6 +111,7 @@ def load_model(
         device: Where the model is to run; "auto" is a GPU where there is one.
         trust: Whether the file may name a network that opens other files or the network: ``hf-hub:owner/name``.
         model: The network that the weights are for, where it was given to :func:`convattn.tasks.train` too.
+        precision: "bf16" or "fp16": the network computes under ``torch.autocast``, its answers are float32.
 
     Raises:
         UserError: There is nothing there yet, or it is damaged, no checkpoint, or that of another model.
@@ -124,8 +134,13 @@ def load_model(
         target = _torch_device(device)
         model = fields.build(source) if model is None else model
         load_weights(model, weights, fields.name, source)
+    model = model.eval().to(target)
+    if precision != "float32":
+        if source.suffix in EXPORTED:
+            raise UserError(f"{source}: a file has the precision that it was exported with; leave --precision out")
+        _compute_in(model, HALVES[precision], target)
     return LoadedModel(
-        model=model.eval().to(target),
+        model=model,
         classes=fields.classes,
         transform=fields.transform(),
         input_size=fields.input_size,
@@ -137,6 +152,16 @@ def load_model(
         min_score=fields.min_score,
         description=description,
     )
+
+
+def _compute_in(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Have a network compute in half precision; it stays of its class, by which others tell what it is."""
+    forward = torch.autocast(device.type, dtype)(model.forward)
+
+    def in_half(*inputs: Any) -> Any:
+        return tree_map_only(Tensor, lambda found: found.float() if found.dtype == dtype else found, forward(*inputs))
+
+    model.forward = in_half
 
 
 def read_weights(source: Path, *, trust: bool = False) -> tuple[dict[str, str], Description, dict[str, Tensor]]:

@@ -230,6 +230,10 @@ class Task(ABC):
         """Return an image ``[1, 3, H, W]`` as the network's own scaling makes it."""
         return image
 
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """Return the part of a network that ``compile`` of a recipe compiles."""
+        return model
+
     def takes_any_size(self, recipe: Recipe) -> bool:
         """Return whether the network sees each image at the size that it has."""
         return False

@@ -188,6 +188,8 @@ def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> 
             world=shard.world,
             repeats=recipe.data.repeats,
         )
+        if recipe.compile:
+            task.compiled(job.model).compile()
         try:
             trainer.fit(
                 task.module(job.model, recipe, job.data, sampler.batches_per_epoch),
