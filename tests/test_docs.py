@@ -60,7 +60,8 @@ def refusal(words: list[str]) -> str | None:
     if result.exit_code != 0:
         return result.output or str(result.exception)
     if words and words[0] == "train":
-        return wrong_settings([word for word in words if re.fullmatch(r"[a-z_.]+=.*", word)])
+        # the weights of a run bring settings with them, and there is no run
+        return wrong_settings([word for word in words if re.fullmatch(r"(?!weights=)[a-z_.]+=.*", word)])
     return None
 
 

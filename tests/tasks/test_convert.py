@@ -75,7 +75,7 @@ def test_frozen_stages_stay_frozen_once_they_are_converted() -> None:
         ("convert.to=xvoluton", "command line: convert.to must be one of acmix, xvolution or null, got 'xvoluton'"),
         ("convert.wher=4", "command line: unknown key 'convert.wher': did you mean where? keys: operator_args, to, wh"),
         ("convert=acmix", "command line: convert is a section; its keys: convert.to, convert.where, convert.operator_"),
-        ("convert.where=4", "recipe digits: convert.where does nothing without convert.to: acmix or xvolution"),
+        ("convert.where=4", "recipe digits: convert.where must be left out where convert.to is not set, got 4"),
         ("convert.to=acmix convert.where=1.5", "command line: convert.where must be text or a whole number or a list"),
         (
             "convert.to=acmix convert.operator_args.heads=2",

@@ -158,10 +158,8 @@ train.__doc__ = HELP
 def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool) -> None:
     from convattn.tasks.recipes import load_recipe, recipe_names
 
-    if task is None and recipe_name is None and overrides.get("weights"):
-        from convattn.tasks.starting import settings_of
-
-        task = settings_of(str(overrides["weights"]), trust=trust)["task"]
+    if task is None and recipe_name is None and isinstance(overrides.get("weights"), str):
+        task = load_recipe("digits", overrides, trust=trust).task  # that of the weights
     if task is None and recipe_name is None:
         _check_task_is_meant(overrides)
     name, remark = recipe_name or _own_recipe(task or "classification", overrides), ""

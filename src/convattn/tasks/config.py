@@ -16,7 +16,8 @@ HeadName = Literal[
 ]
 
 
-Places: TypeAlias = Text | Whole | tuple[Text | Whole, ...]
+Stage: TypeAlias = Annotated[Whole, between(0, 1000)]
+Places: TypeAlias = Text | Stage | tuple[Text | Stage, ...]
 """Modules of a network: names, globs of names, numbers of stages, one or several."""
 
 MOST_STEPS = 10**9

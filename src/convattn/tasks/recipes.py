@@ -82,10 +82,15 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, trust
 def parse_recipe(text: str, source: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
     """Return the recipe that a YAML text holds; ``source`` names it in errors, ``trust`` as for :func:`load_recipe`."""
     overrides = overrides or {}
-    if overrides.get("weights"):
+    if isinstance(weights := overrides.get("weights"), str):
         from convattn.tasks.starting import settings_of  # which reads recipes
 
-        overrides = {**settings_of(str(overrides["weights"]), trust=trust), **overrides}
+        try:
+            overrides = {**settings_of(weights, trust=trust), **overrides}
+        except UserError as error:
+            raise UserError(
+                f"{COMMAND_LINE}: weights must be a run or its weights, got {weights!r}: {error}"
+            ) from error
     recipe = build(Recipe, _extended(read_yaml(text, source), source), source)
     recipe = for_model(recipe, str(overrides.get("model", recipe.model)), source)
     by_file = recipe
@@ -319,7 +324,8 @@ def _check_convert(wanted: ConvertConfig, source: str) -> None:
     if wanted.to is None:
         given = next((key for key in ("where", "operator_args") if getattr(wanted, key) not in (None, {})), None)
         if given is not None:
-            raise UserError(f"{source}: convert.{given} does nothing without convert.to: acmix or xvolution")
+            value = getattr(wanted, given)
+            raise UserError(f"{source}: convert.{given} must be left out where convert.to is not set, got {value!r}")
         return
     try:
         target_of(wanted.to, wanted.operator_args)
