@@ -23,8 +23,11 @@ from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.tiles import Axis, axis_of, keys_of
 from convattn.ops.neighborhood import Neighborhood
 
-TILE = 4
-"""Queries of a tile along an axis: measured in onnxruntime and OpenVINO, 4 beats 7 on all but the smallest maps."""
+TILE = (4, 4)
+"""Rows and columns of a tile of queries: measured in onnxruntime and OpenVINO, 4 beats 7 on all but small maps."""
+TILE_OF_NARROW_HEADS = (4, 8)
+"""The same where a key has so few channels that gathering it costs more than a logit: keys are gathered less often."""
+NARROW = 16
 LEAST_DENSITY = 0.25
 """Which share of the pixels that a tile's window spans must be neighbours; of fewer, offset by offset is cheaper."""
 LOGITS_OF_WHOLE_MAP = 2
@@ -35,6 +38,7 @@ class _Places(NamedTuple):
     """The ``n`` tiles along one axis of a map; sizes are written out, since symbolic ones are hard to infer."""
 
     n: Any
+    tile: int
     halo: int
     queries: Tensor
     """The output of each query, ``[n * tile]``; past the end the last."""
@@ -46,7 +50,7 @@ class _Places(NamedTuple):
 
 def attend(x: AttendInputs) -> Tensor:
     """See :func:`convattn.ops.attend`."""
-    axes = axis_of(x.nbhd, 0, TILE), axis_of(x.nbhd, 1, TILE)
+    axes = _axes(x.nbhd, x.k.shape[1] // x.num_heads)
     spanned = [(axis.last - axis.first) // axis.grid + 1 for axis in axes]
     if len(x.nbhd) < LEAST_DENSITY * spanned[0] * spanned[1]:
         return offsets.attend(x)
@@ -68,31 +72,35 @@ def attend_pixels(x: AttendInputs, pixels: tuple[Tensor, Tensor, Tensor], size: 
         ``[B, N, Ho * Wo, d]``.
     """
     q, k, v = pixels
-    if _is_one_tile(x, size):
+    axes = _axes(x.nbhd, q.shape[3])
+    if _is_one_tile(x, size, axes):
         times = torch.tensor(_log_meetings(x.nbhd, *size), dtype=q.dtype, device=q.device)
         return ((q * x.scale) @ k.transpose(-2, -1) + times).softmax(-1) @ v
-    axes = axis_of(x.nbhd, 0, TILE), axis_of(x.nbhd, 1, TILE)
     sizes = x.nbhd.output_size(*size)
     rows, columns = (_places(x.nbhd, axis, size[i], sizes[i], k.device) for i, axis in enumerate(axes))
-    queries = rows.queries.view(-1, 1, TILE, 1) * sizes[1] + columns.queries.view(-1, 1, TILE)
+    queries = rows.queries.view(-1, 1, rows.tile, 1) * sizes[1] + columns.queries.view(-1, 1, columns.tile)
     keys = pixel_places(rows.keys.view(-1, 1, rows.halo, 1), columns.keys.view(-1, 1, columns.halo), size[1], x.nbhd)
-    of_head, d, window = rows.n * columns.n, size_of(q, 3), rows.halo * columns.halo
-    q = q.index_select(2, queries.flatten()).reshape(-1, TILE**2, d)
-    k, v = (gather_pixels(t, keys, x.nbhd).reshape(-1, window, d) for t in (k, v))
+    of_head, tile, d = rows.n * columns.n, rows.tile * columns.tile, size_of(q, 3)
+    q = q.index_select(2, queries.flatten()).reshape(-1, tile, d)
+    k, v = (gather_pixels(t, keys, x.nbhd).reshape(-1, rows.halo * columns.halo, d) for t in (k, v))
     out = _logits(x, q, k, of_head, _offsets_of(x.nbhd, *axes)).softmax(-1) @ v
-    return out.reshape(-1, x.num_heads, of_head * TILE**2, d).index_select(2, _outputs(rows, columns))
+    return out.reshape(-1, x.num_heads, of_head * tile, d).index_select(2, _outputs(rows, columns))
 
 
-def _is_one_tile(x: AttendInputs, size: tuple[Any, Any]) -> bool:
+def _axes(nbhd: Neighborhood, head_dim: Any) -> tuple[Axis, Axis]:
+    tile = TILE_OF_NARROW_HEADS if int(head_dim) <= NARROW else TILE
+    return axis_of(nbhd, 0, tile[0]), axis_of(nbhd, 1, tile[1])
+
+
+def _is_one_tile(x: AttendInputs, size: tuple[Any, Any], axes: tuple[Axis, Axis]) -> bool:
     """Whether all queries meet all keys, a key counted as often as a window meets it at the border."""
     depends = x.bias is not None or x.key_offsets is not None or x.nbhd.border == "zeros"
     if depends or not all(isinstance(side, int) for side in size):
         return False
     whole, of_tiles = size[0] * size[1], 1
-    for i, count in enumerate(x.nbhd.output_size(*size)):
-        axis = axis_of(x.nbhd, i, TILE)
+    for count, axis in zip(x.nbhd.output_size(*size), axes, strict=True):
         whole *= count
-        of_tiles *= axis.spacing * ((count - 1) // (axis.spacing * TILE) + 1) * TILE * axis.halo
+        of_tiles *= axis.spacing * ((count - 1) // (axis.spacing * axis.tile) + 1) * axis.tile * axis.halo
     return whole <= LOGITS_OF_WHOLE_MAP * of_tiles
 
 
@@ -136,14 +144,20 @@ def _places(nbhd: Neighborhood, axis: Axis, size: Any, count: Any, device: torch
         outputs = (outputs - step * phases) * (n * tile) + step
     last = torch.zeros_like(queries) + (count - 1)
     keys = nbhd.sources(positions.flatten(), size)
-    return _Places(phases * n, axis.halo, torch.minimum(queries, last), keys, outputs)
+    return _Places(phases * n, tile, axis.halo, torch.minimum(queries, last), keys, outputs)
 
 
 def _outputs(rows: _Places, columns: _Places) -> Tensor:
     """The place of every output among the queries of all tiles."""
-    (down, row), (along, column) = ((p.outputs.div(TILE, rounding_mode="floor"), p.outputs) for p in (rows, columns))
-    of_tile = down[:, None] * columns.n + along
-    return (of_tile * TILE + (row - down * TILE)[:, None]).mul(TILE).add(column - along * TILE).flatten()
+    (down, row), (along, column) = (_in_tiles(places) for places in (rows, columns))
+    of_tile = (down[:, None] * columns.n + along) * (rows.tile * columns.tile)
+    return (of_tile + row[:, None] * columns.tile + column).flatten()
+
+
+def _in_tiles(places: _Places) -> tuple[Tensor, Tensor]:
+    """The tile of every output along an axis, and its place in it."""
+    tile = places.outputs.div(places.tile, rounding_mode="floor")
+    return tile, places.outputs - tile * places.tile
 
 
 def _logits(x: AttendInputs, queries: Tensor, keys: Tensor, of_head: Any, table: list[list[int]]) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops._dispatch import is_exporting
-from convattn.ops._layout import accumulation_dtype
+from convattn.ops._layout import accumulation_dtype, convolution_dtype
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.offset_convolution.inputs import OffsetConvolutionInputs
 
@@ -19,6 +20,8 @@ OFFSETS_AT_ONCE = 8
 def offset_convolution(x: OffsetConvolutionInputs) -> Tensor:
     """See :func:`convattn.ops.offset_convolution`; made of differentiable operators that ONNX has too."""
     x = x.on_its_map()
+    if is_exporting() and x.nbhd.offsets == ((0, 0),):
+        return _pointwise(x)
     of_offsets = _at_centres if x.nbhd.offsets == ((0, 0),) else _at_offsets
     out = of_offsets(x.x, x.weight, x.nbhd)
     size = (x.x.shape[0], *x.nbhd.output_size(x.x.shape[2], x.x.shape[3]))
@@ -32,6 +35,13 @@ def _product(pixels: Tensor, weight: Tensor) -> Tensor:
         return torch.matmul(pixels, weight)
     wide = weight.transpose(0, 1).flatten(1)
     return torch.matmul(pixels, wide).unflatten(1, (weight.shape[0], -1)).transpose(0, 1)
+
+
+def _pointwise(x: OffsetConvolutionInputs) -> Tensor:
+    """A 1x1 convolution as one: runtimes keep the map as it lies between two convolutions."""
+    dtype = convolution_dtype(x.x)
+    weight, bias = x.weight.to(dtype).transpose(1, 2).flatten(0, 1), None if x.bias is None else x.bias.to(dtype)
+    return F.conv2d(x.x.to(dtype), weight[..., None, None], bias, list(x.nbhd.stride)).to(x.x.dtype)
 
 
 def _at_centres(x: Tensor, weight: Tensor, nbhd: Neighborhood) -> Tensor:
