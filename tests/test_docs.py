@@ -25,6 +25,8 @@ CHECKOUT = {"benchmarks": benchmarks.command.app, "reproduce": reproduce.command
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / f"{name}/README.md" for name in CHECKOUT)])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\((?P<target>[^)\s]+)\)")
+OPTIONAL = {"peft", "segmentation_models_pytorch", "transformers", "ultralytics"}
+"""Packages that a page shows beside this one; it is skipped where they are missing."""
 # The brackets keep the patterns from matching themselves.
 MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:[h]ome|[r]oot|[w]ork|[t]mp|[o]pt|[U]sers|[m]nt)/")
 
@@ -108,7 +110,12 @@ def test_python_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, body in blocks(text, "python", "py"):
         # the blank lines make a traceback point into the page
-        exec(compile("\n" * line + body, str(path), "exec"), namespace)
+        try:
+            exec(compile("\n" * line + body, str(path), "exec"), namespace)
+        except ModuleNotFoundError as error:
+            if error.name not in OPTIONAL:
+                raise
+            pytest.skip(f"needs {error.name}: pip install 'convattn[dev]'")
 
 
 @each_page
