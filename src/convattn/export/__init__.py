@@ -166,7 +166,8 @@ def _write(name: str, job: Job, file: Path, calibration: Sequence[Tensor]) -> No
     except Exception as error:  # each exporter has kinds of its own
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         network = type(job.program.network).__name__
-        raise UserError(f"{name} does not take this network ({network}): {why}; try another format") from error
+        other = "leave --dynamic out, or try another format" if job.sizes == "image" else "try another format"
+        raise UserError(f"{name} does not take this network ({network}): {why}; {other}") from error
 
 
 def _compared(model: nn.Module, job: Job, written: Path, final: Path) -> ExportReport:
@@ -188,7 +189,11 @@ def _compared(model: nn.Module, job: Job, written: Path, final: Path) -> ExportR
         with refusals_named(images):
             expected = answers(model, images, detects=detects)
         some |= not isinstance(expected, dict) or len(expected["boxes"]) > 0
-        worst = max(worst, difference(expected, answers(file, images, detects=detects)))
+        try:
+            found = answers(file, images, detects=detects)
+        except UserError as error:
+            raise UserError(f"{final.name}: {_refused(job, images, error)}") from error
+        worst = max(worst, difference(expected, found))
     if not worst <= TOLERANCE.get(job.precision, float("inf")):
         raise UserError(
             f"{final.name}: its answers differ from PyTorch's by {worst:.1e} of the largest, rounding explains "
@@ -202,6 +207,15 @@ def _compared(model: nn.Module, job: Job, written: Path, final: Path) -> ExportR
         torch_latency_ms=torch_latency,
         note="" if some else "not compared: the detector finds nothing on these images; give others that show objects",
     )
+
+
+def _refused(job: Job, images: Tensor, error: UserError) -> str:
+    """Why the file was not kept whose runtime does not take some images."""
+    why = (str(error.__cause__ or error).strip() or "no reason given").splitlines()[0]
+    size = "x".join(map(str, images.shape))
+    if job.sizes == "image":
+        return f"no file of this network takes images of any size: on {size} it fails ({why}); leave --dynamic out"
+    return f"the file does not run on {size}: {why}; try another format"
 
 
 def _cases(job: Job) -> list[Tensor]:

@@ -46,14 +46,18 @@ def relative_logits(q: Tensor, rows: Tensor, columns: Tensor, width: int) -> Ten
     places = torch.arange(q.shape[2], device=q.device)
     row = places.div(width, rounding_mode="floor")
     # by the row: ONNX has no remainder by a size that is not known yet
-    return _by_distance(q, rows, row) + _by_distance(q, columns, places - row * width)
+    return _by_distance(q, rows, row, places) + _by_distance(q, columns, places - row * width, places)
 
 
-def _by_distance(q: Tensor, table: Tensor, places: Tensor) -> Tensor:
-    """A product for each distance, then the one of every key: no reshape, which would tie an exported size."""
-    products, reach = q @ table.to(q.dtype).t(), table.shape[0] // 2
-    distances = (places - places[:, None]).clamp(-reach, reach) + reach
-    return products.gather(3, distances.expand(q.shape[0], q.shape[1], -1, -1))
+def _by_distance(q: Tensor, table: Tensor, along: Tensor, places: Tensor) -> Tensor:
+    """A product for each distance, then the one of every key, by one index for all images and heads.
+
+    An index that is expanded over them would tie ONNX files to the example's batch.
+    """
+    products, reach, pixels = q @ table.to(q.dtype).t(), table.shape[0] // 2, q.shape[2]
+    distances = (along - along[:, None]).clamp(-reach, reach) + reach
+    index = (places[:, None] * table.shape[0] + distances).flatten()
+    return products.flatten(2).index_select(2, index).unflatten(2, (pixels, -1))
 
 
 def attend_everywhere(q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor, Tensor] | None, num_heads: int) -> Tensor:
