@@ -14,7 +14,9 @@ import convattn
 from convattn.errors import UserError
 from convattn.export import FORMATS, open_exported
 from convattn.export.comparison import difference_of_detections, difference_of_tensors
+from convattn.export.program import program_of
 from convattn.export.runtime import OPENERS, RUN
+from convattn.layers.static_convolution import StaticConvolution
 from convattn.tasks.inference import EXPORTED
 from tests.export.networks import CLASSIFIERS, HEADS, SEGMENTERS, SUFFIXES, classifier, detector, needs, segmenter_of
 from tests.quick import slow_but
@@ -157,13 +159,25 @@ def test_int8(tmp_path: Path) -> None:
     assert RUN in {one.key for one in model.metadata_props}
 
 
+def forms_of(network: nn.Module) -> set[str]:
+    return {module.form for module in network.modules() if isinstance(module, StaticConvolution)}
+
+
 @each_suffix
 def test_x_volution_folded_over_gathered_offsets(suffix: str, tmp_path: Path) -> None:
     """On its small maps the offsets that fall outside are left out; the rest is a product of one matrix."""
     needs(suffix)
-    report = convattn.export(classifier("xvolution_resnet14"), tmp_path / f"net{suffix}", images())
+    net = convattn.optimize(classifier("xvolution_resnet14"), images())
+    assert "gathered" in forms_of(net)
+    report = convattn.export(net, tmp_path / f"net{suffix}", images())
     assert report.difference is not None
     assert report.difference < 1e-4
+
+
+def test_forms_are_the_cheapest_for_the_operators_of_the_file() -> None:
+    """Standard operators compute the offsets that fall outside too."""
+    assert "gathered" not in forms_of(program_of(classifier("xvolution_resnet14"), images()))
+    assert "gathered" in forms_of(program_of(classifier("xvolution_resnet14"), images(), "convattn"))
 
 
 @each_suffix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,9 @@ from convattn.ops._dispatch import fixed_sizes
 
 OPSETS = range(16, 21)
 """What the exporter writes for every network here: RoIAlign with aligned pixels is new in 16."""
+
+LARGEST_CONSTANT = 2**26
+"""Numbers of a constant that is computed when a file is written: those of any layer's weights."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,28 @@ def write_onnx(job: Job, file: Path) -> None:
             opset_version=job.onnx.opset,
             custom_opsets={kernels.DOMAIN: 1} if job.onnx.operators == "convattn" else None,
         )
-    model = onnx.load(file)
+    model = _folded(onnx.load(file))
     onnx.helper.set_model_props(model, dict(job.metadata))
     if job.precision == "float16":
         halved = needed("onnxruntime.transformers.float16")
         model = halved.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
     onnx.save(model, file)
+
+
+def _folded(model: Any) -> Any:
+    """An ONNX model whose constants are tables and not steps, so that quantisation finds the weights of every layer.
+
+    ``onnxscript.optimizer.optimize`` does more, and loses constants of detectors' branches.
+    """
+    ir, optimizer = needed("onnx_ir", install="onnxscript"), needed("onnxscript.optimizer", install="onnxscript")
+    program, level = ir.serde.deserialize_model(model), logging.root.level
+    try:
+        logging.root.setLevel(logging.ERROR)  # it tells of each step that it leaves
+        optimizer.fold_constants(program, input_size_limit=LARGEST_CONSTANT, output_size_limit=LARGEST_CONSTANT)
+    finally:
+        logging.root.setLevel(level)
+    optimizer.remove_unused_nodes(program)
+    return ir.serde.serialize_model(program)
 
 
 def write_openvino(job: Job, file: Path) -> None:

@@ -8,6 +8,7 @@ that a symbolic size goes through. A small map of known size is one tile, so not
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from math import inf, log
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ TILE_OF_NARROW_HEADS = (4, 8)
 NARROW = 16
 LEAST_DENSITY = 0.25
 """Which share of the pixels that a tile's window spans must be neighbours; of fewer, offset by offset is cheaper."""
+MOST_PARTS = 4
+"""In how many parts the heads are computed, one after the other."""
 LOGITS_OF_WHOLE_MAP = 2
 """How many times the logits of tiles a map may have that is one tile: measured, no gathers save as much."""
 
@@ -80,11 +83,26 @@ def attend_pixels(x: AttendInputs, pixels: tuple[Tensor, Tensor, Tensor], size: 
     rows, columns = (_places(x.nbhd, axis, size[i], sizes[i], k.device) for i, axis in enumerate(axes))
     queries = rows.queries.view(-1, 1, rows.tile, 1) * sizes[1] + columns.queries.view(-1, 1, columns.tile)
     keys = pixel_places(rows.keys.view(-1, 1, rows.halo, 1), columns.keys.view(-1, 1, columns.halo), size[1], x.nbhd)
+    table, outputs = _offsets_of(x.nbhd, *axes), _outputs(rows, columns)
     of_head, tile, d = rows.n * columns.n, rows.tile * columns.tile, size_of(q, 3)
-    q = q.index_select(2, queries.flatten()).reshape(-1, tile, d)
-    k, v = (gather_pixels(t, keys, x.nbhd).reshape(-1, rows.halo * columns.halo, d) for t in (k, v))
-    out = _logits(x, q, k, of_head, _offsets_of(x.nbhd, *axes)).softmax(-1) @ v
-    return out.reshape(-1, x.num_heads, of_head * tile, d).index_select(2, _outputs(rows, columns))
+
+    def of_heads(part: AttendInputs, first: int) -> Tensor:
+        q, k, v = (t[:, first : first + part.num_heads] for t in pixels)
+        q = q.index_select(2, queries.flatten()).reshape(-1, tile, d)
+        k, v = (gather_pixels(t, keys, x.nbhd).reshape(-1, rows.halo * columns.halo, d) for t in (k, v))
+        out = _logits(part, q, k, of_head, table).softmax(-1) @ v
+        return out.reshape(-1, part.num_heads, of_head * tile, d).index_select(2, outputs)
+
+    return torch.cat([of_heads(part, first) for part, first in _by_heads(x)], 1)
+
+
+def _by_heads(x: AttendInputs) -> Iterator[tuple[AttendInputs, int]]:
+    """What is asked for, for some heads at a time: the logits of all would not stay in the cache."""
+    count = -(-x.num_heads // MOST_PARTS)
+    for first in range(0, x.num_heads, count):
+        heads = slice(first, min(first + count, x.num_heads))
+        bias, key_offsets = (t if t is None or len(t) == 1 else t[heads] for t in (x.bias, x.key_offsets))
+        yield x._replace(bias=bias, key_offsets=key_offsets, num_heads=heads.stop - first), first
 
 
 def _axes(nbhd: Neighborhood, head_dim: Any) -> tuple[Axis, Axis]:
