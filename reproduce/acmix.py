@@ -211,12 +211,7 @@ ENTRIES: tuple[Entry, ...] = (
     _figure_4(),
     _figure_5(),
     Entry("acmix", "table 1", "Multiply-adds and parameters of the modules at two stages", (counts.table_1(),)),
-    _table_2(),
-    _table_3(),
-    _table_4(),
-    _table_5(),
-    _table_6(),
-    _table_7(),
+    *(table() for table in (_table_2, _table_3, _table_4, _table_5, _table_6, _table_7)),
     Entry(
         "acmix",
         "supplement, table 1",

@@ -197,10 +197,5 @@ ENTRIES: tuple[Entry, ...] = (
     _figure_3b(),
     Entry("xvolution", "figure 4", "The structure of PSSA", reason="A drawing: its equations are the operator's own."),
     _table_1(),
-    _table_2(),
-    _table_3(),
-    _table_4(),
-    _table_5(),
-    _table_6(),
-    _table_7(),
+    *(table() for table in (_table_2, _table_3, _table_4, _table_5, _table_6, _table_7)),
 )

@@ -171,3 +171,17 @@ def check_compiled(layer, backend):
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
         ours, eager = (torch.autograd.grad(out.square().sum(), (x, *layer.parameters())) for out in (y, expected))
         torch.testing.assert_close(ours, eager, rtol=1e-3, atol=1e-4)
+
+
+def kept_bytes(layer, x):
+    """How much a layer keeps for its gradients, its parameters aside."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        layer(x)
+    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    return sum(n for pointer, n in kept.items() if pointer not in parameters)

@@ -9,7 +9,7 @@ from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
 from convattn.layers.timm_operators import BottleneckAttention2d
-from tests.layers.drop_in import DropIn, check_compiled
+from tests.layers.drop_in import DropIn, check_compiled, kept_bytes
 from tests.quick import slow_but
 
 LAYERS = {
@@ -45,15 +45,6 @@ def test_no_window_of_the_values_is_kept_for_backward(operator):
     """The weights, a number for each tap and group, are kept; the values of every tap, 49 maps, are not."""
     channels, size = 64, 14
     layer, x = operator(channels, channels), torch.randn(1, channels, size, size, requires_grad=True)
-    kept = {}
-
-    def note(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        layer(x)
-    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
-    maps = sum(n for pointer, n in kept.items() if pointer not in parameters) / (4 * channels * size * size)
+    maps = kept_bytes(layer, x) / (4 * channels * size * size)
     weights = {LocalRelation2d: 49 / 8, Involution2d: 49 / 16}[operator]
     assert maps < weights + 6

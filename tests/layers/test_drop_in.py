@@ -8,7 +8,7 @@ from torch import nn
 
 from convattn import ACmix, LocalAttention2d, ShiftConv2d, ops
 from convattn.ops import _native
-from tests.layers.drop_in import DropIn, check_compiled
+from tests.layers.drop_in import DropIn, check_compiled, kept_bytes
 from tests.quick import slow_but
 
 LAYERS = {
@@ -82,14 +82,5 @@ def test_what_is_kept_for_backward_has_no_window_factor():
     """At most a dozen maps (the authors' form keeps 2 * 49 of them for the attention alone)."""
     channels, size = 64, 28
     layer, x = ACmix(channels, channels), torch.randn(1, channels, size, size, requires_grad=True)
-    kept = {}
-
-    def note(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        layer(x)
-    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
-    maps = sum(n for pointer, n in kept.items() if pointer not in parameters) / (4 * channels * size * size)
+    maps = kept_bytes(layer, x) / (4 * channels * size * size)
     assert maps < 13

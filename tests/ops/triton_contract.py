@@ -96,6 +96,24 @@ GATE = {
     (PixelShift, 3, FLOAT), (PixelShift, 5, FLOAT), (PixelShift, 6, HALF),
     (PixelShiftProduct, 4, FLOAT),
 }  # fmt: skip
+ACMIX = [operator for operator in (Acmix, *RESIZED_WINDOWS) if issubclass(operator, Acmix)]
+
+
+def tiled(geometry):
+    """Smaller maps have no tiles."""
+    return min(geometry.height, geometry.width) > 4
+
+
+NUMBERED = [
+    *((operator, number, geometry) for operator in EVERY for number, geometry in enumerate(GEOMETRIES)),
+    *((WindowAttend, number, geometry) for number, geometry in enumerate(WINDOWS)),
+    *(
+        (o, n, geometry)
+        for o in ACMIX
+        for n, geometry in enumerate(WINDOWS)
+        if min(geometry.height, geometry.width) > 4
+    ),
+]
 CASES = [
     pytest.param(
         operator,
@@ -104,24 +122,12 @@ CASES = [
         id=f"{operator.name}-{geometry}-{str(dtype).removeprefix('torch.')}",
         marks=[] if (operator, number, dtype) in GATE else slow_in_the_interpreter,
     )
-    for operator in [*EVERY, WindowAttend]
-    for number, geometry in enumerate(WINDOWS if operator is WindowAttend else GEOMETRIES)
+    for operator, number, geometry in NUMBERED
     for dtype in (FLOAT, BFLOAT, HALF)
-    if dtype == FLOAT or DEVICE.type == "cuda" or issubclass(operator, (Window, WindowAttend)) or number in (3, 6)
-]
-ACMIX = [operator for operator in (Acmix, *RESIZED_WINDOWS) if issubclass(operator, Acmix)]
-CASES += [
-    pytest.param(
-        operator,
-        geometry,
-        dtype,
-        id=f"{operator.name}-{geometry}-{str(dtype).removeprefix('torch.')}",
-        marks=[] if (operator, number, dtype) in GATE else slow_in_the_interpreter,
-    )
-    for operator in ACMIX
-    for number, geometry in enumerate(WINDOWS)
-    for dtype in (FLOAT, BFLOAT, HALF)
-    if min(geometry.height, geometry.width) > 4  # smaller maps have no tiles
+    if dtype == FLOAT
+    or DEVICE.type == "cuda"
+    or issubclass(operator, (Window, WindowAttend, *ACMIX))
+    or number in (3, 6)
 ]
 
 

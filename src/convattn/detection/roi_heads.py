@@ -27,11 +27,7 @@ class SingleStageRoIHeads(RoIHeads):
     """
 
     def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: Sizes,
-        targets: Targets | None = None,
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """As torchvision's: detections (in eval mode) and losses (in training)."""
         return super().forward(features, some_proposals(proposals, image_shapes), image_shapes, targets)
@@ -77,11 +73,7 @@ class CascadeRoIHeads(nn.Module):
         self.loss_weights = tuple(loss_weights)
 
     def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: Sizes,
-        targets: Targets | None = None,
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Levels and each image's proposals ``[n, 4]`` -> detections (in eval mode) and losses (in training)."""
         if self.training:

@@ -117,13 +117,7 @@ class SpatialReductionAttention(Layer):
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        num_heads: int,
-        sr_ratio: int = 1,
-        num_prefix_tokens: int = 0,
-        **made: Unpack[Factory],
+        self, channels: int, *, num_heads: int, sr_ratio: int = 1, num_prefix_tokens: int = 0, **made: Unpack[Factory]
     ) -> None:
         super().__init__()
         self.projection = SpatialReductionProjection(

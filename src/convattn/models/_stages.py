@@ -23,6 +23,10 @@ class StagedClassifier(nn.Module):
 
     classifier: ClassVar[str]
     """Name of the last layer."""
+    stem_parameters: ClassVar[str]
+    """A pattern of the names of the stem's parameters."""
+    block_parameters: ClassVar[tuple[tuple[str, tuple[int, ...] | None], ...]]
+    """Patterns of the names of a block's parameters, and where in its stage those of one without a number come."""
     stages: Any
     feature_info: list[dict[str, Any]]
     head_drop: nn.Module
@@ -138,3 +142,8 @@ class StagedClassifier(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: every operator's α and β."""
         return no_weight_decay(self)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm groups the parameters by depth, for a learning rate that falls with it."""
+        return {"stem": self.stem_parameters, "blocks": r"^stages\.(\d+)" if coarse else [*self.block_parameters]}

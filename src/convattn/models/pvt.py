@@ -80,6 +80,12 @@ class PVT(StagedClassifier):
     """
 
     classifier = "head"
+    stem_parameters = r"^stages\.0\.(?:patch_embed|pos_embed)"
+    block_parameters = (
+        (r"^stages\.(\d+)\.(?:patch_embed|pos_embed|cls_token)", (0,)),
+        (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+        (r"^norm", (99999,)),
+    )
 
     def __init__(
         self,
@@ -160,16 +166,6 @@ class PVT(StagedClassifier):
         """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
         names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
         return names | super().no_weight_decay()
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How timm groups the parameters by depth, for a learning rate that falls with it."""
-        blocks = [
-            (r"^stages\.(\d+)\.(?:patch_embed|pos_embed|cls_token)", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return {"stem": r"^stages\.0\.(?:patch_embed|pos_embed)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
 
 def _check(stem: str, global_pool: str, per_stage: Mapping[str, Sequence[float]]) -> None:

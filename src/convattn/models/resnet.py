@@ -246,12 +246,8 @@ KINDS: dict[str, Kind] = {
     ),
     "pssa": Kind(
         "pixel shift self-attention",
-        {
-            14: "",
-            18: "",
-            34: "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4",
-            50: "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4",
-        },
+        dict.fromkeys((14, 18), "")
+        | dict.fromkeys((34, 50), "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4"),
         PSSA,
         stages=(4,),
     ),
@@ -263,12 +259,8 @@ KINDS: dict[str, Kind] = {
     ),
     "xvolution": Kind(
         "X-volution",
-        {
-            14: "",
-            18: "",
-            34: "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)",
-            50: "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)",
-        },
+        dict.fromkeys((14, 18), "")
+        | dict.fromkeys((34, 50), "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)"),
         XVolution,
         stages=(4,),
     ),

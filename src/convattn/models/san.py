@@ -90,6 +90,12 @@ class SAN(StagedClassifier):
     """
 
     classifier, global_pool = "fc", "avg"
+    stem_parameters = r"^(?:conv_in|bn_in)"
+    block_parameters = (
+        (r"^stages\.(\d+)\.conv", (0,)),
+        (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+        (r"^stages\.(\d+)\.norm", (99999,)),
+    )
 
     def __init__(
         self,
@@ -130,16 +136,6 @@ class SAN(StagedClassifier):
     def pool(self, x: Tensor) -> Tensor:
         """The mean of the last stage's map."""
         return x.mean((2, 3))
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How timm groups the parameters by depth, for a learning rate that falls with it."""
-        blocks = [
-            (r"^stages\.(\d+)\.conv", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^stages\.(\d+)\.norm", (99999,)),
-        ]
-        return {"stem": r"^(?:conv_in|bn_in)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
     def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
         """The last stage's map, and those taken. Step by step, so that no step's input outlives it."""

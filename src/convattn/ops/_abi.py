@@ -118,6 +118,12 @@ def _offsets_of(nbhd: Neighborhood) -> ctypes.Array[ctypes.c_int32]:
     return (ctypes.c_int32 * (2 * len(nbhd)))(*nbhd.flat_offsets)
 
 
+def _geometry(nbhd: Neighborhood, size: tuple[int, int]) -> tuple[int | ctypes.c_void_p, ...]:
+    """The fields of both structures from the map's size to its offsets."""
+    taken = (*size, *nbhd.output_size(*size), len(nbhd), *nbhd.stride, BORDERS.index(nbhd.border))
+    return (*taken, torch.get_num_threads(), ctypes.cast(_offsets_of(nbhd), ctypes.c_void_p))
+
+
 def geometry_of(k: Tensor, nbhd: Neighborhood, num_heads: int, scale: float = 1.0) -> Offsets:
     """The geometry of a neighbourhood on a map."""
     batch, channels, height, width = k.shape
@@ -128,38 +134,13 @@ def offsets_of(
     nbhd: Neighborhood, batch: int, channels: int, num_heads: int, size: tuple[int, int], scale: float = 1.0
 ) -> Offsets:
     """The geometry of a neighbourhood on a map of ``size``."""
-    return Offsets(
-        batch,
-        channels,
-        num_heads,
-        *size,
-        *nbhd.output_size(*size),
-        len(nbhd),
-        *nbhd.stride,
-        BORDERS.index(nbhd.border),
-        torch.get_num_threads(),
-        ctypes.cast(_offsets_of(nbhd), ctypes.c_void_p),
-        scale,
-    )
+    return Offsets(batch, channels, num_heads, *_geometry(nbhd, size), scale)
 
 
 def offset_conv_of(nbhd: Neighborhood, x: Tensor, weight: Tensor) -> OffsetConv:
     """The geometry of a convolution over a neighbourhood with weights ``[G, D * C, V]``."""
     batch, channels, height, width = x.shape
-    return OffsetConv(
-        batch,
-        channels,
-        weight.shape[0],
-        weight.shape[2],
-        height,
-        width,
-        *nbhd.output_size(height, width),
-        len(nbhd),
-        *nbhd.stride,
-        BORDERS.index(nbhd.border),
-        torch.get_num_threads(),
-        ctypes.cast(_offsets_of(nbhd), ctypes.c_void_p),
-    )
+    return OffsetConv(batch, channels, weight.shape[0], weight.shape[2], *_geometry(nbhd, (height, width)))
 
 
 def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:

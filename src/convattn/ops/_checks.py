@@ -87,6 +87,17 @@ def check_output_map(name: str, x: Tensor, nbhd: Neighborhood, height: int, widt
         )
 
 
+def check_queries(q: Tensor, k: Tensor, nbhd: Neighborhood, num_heads: int) -> None:
+    """Queries at the output resolution of a neighbourhood on the map of the keys, both divided into heads."""
+    check_map("q", q)
+    check_map("k", k)
+    check_same("q", q, "k", k)
+    check_heads(k.shape[1], num_heads)
+    check_output_map("q", q, nbhd, k.shape[2], k.shape[3])
+    if q.shape[:2] != k.shape[:2]:
+        raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+
+
 def check_weights(weights: Tensor, x: Tensor, nbhd: Neighborhood) -> None:
     """Weights ``[B, N, K, Ho, Wo]`` that fit a map and a neighbourhood."""
     if weights.dim() != 5 or weights.shape[2] != len(nbhd) or weights.shape[0] != x.shape[0]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from convattn.ops import _portable
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_weights
+from convattn.ops._checks import check_map, check_output_map, check_queries, check_same, check_weights
 from convattn.ops._inputs import Inputs
 from convattn.ops._operator import Operator
 from convattn.ops.neighborhood import Neighborhood
@@ -33,14 +33,7 @@ class CorrelateInputs(_CorrelateFields, Inputs, map="q", reads="k"):
 
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
-        q, k = self.q, self.k
-        check_map("q", q)
-        check_map("k", k)
-        check_same("q", q, "k", k)
-        check_heads(k.shape[1], self.num_heads)
-        check_output_map("q", q, self.nbhd, k.shape[2], k.shape[3])
-        if q.shape[:2] != k.shape[:2]:
-            raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+        check_queries(self.q, self.k, self.nbhd, self.num_heads)
 
 
 class _AggregateFields(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_table
+from convattn.ops._checks import check_map, check_queries, check_same, check_table
 from convattn.ops._inputs import Inputs
 from convattn.ops.neighborhood import Neighborhood
 
@@ -30,16 +30,12 @@ class AttendInputs(_AttendFields, Inputs, map="q", reads="k"):
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
         q, k, v = self.q, self.k, self.v
-        for name, x in (("q", q), ("k", k), ("v", v)):
-            check_map(name, x)
-        check_same("q", q, "k", k)
+        check_queries(q, k, self.nbhd, self.num_heads)
+        check_map("v", v)
         check_same("q", q, "v", v)
-        check_heads(k.shape[1], self.num_heads)
-        check_output_map("q", q, self.nbhd, k.shape[2], k.shape[3])
-        if k.shape != v.shape or q.shape[:2] != k.shape[:2]:
+        if k.shape != v.shape:
             raise ValueError(
-                f"q, k and v must have the same batch and channels, and k and v the same size, "
-                f"got {list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
+                f"k and v must have the same batch and channels and one size, got {list(k.shape)}, {list(v.shape)}"
             )
         heads, taps, head_dim = self.num_heads, len(self.nbhd), k.shape[1] // self.num_heads
         check_table("bias", self.bias, k, (heads, taps), (1, taps))

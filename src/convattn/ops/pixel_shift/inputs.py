@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from convattn.ops._checks import check_heads, check_map, check_output_map, check_same, check_table
+from convattn.ops._checks import check_map, check_queries, check_same, check_table
 from convattn.ops._inputs import Inputs
 from convattn.ops.neighborhood import Neighborhood
 
@@ -29,14 +29,9 @@ class PixelShiftInputs(_PixelShiftFields, Inputs, map="q", reads="k"):
     def check(self) -> None:
         """Raise ``ValueError`` where they do not fit together."""
         q, k, v = self.q, self.k, self.v
-        for name, x in (("q", q), ("k", k), *([] if v is None else [("v", v)])):
-            check_map(name, x)
-        check_same("q", q, "k", k)
-        check_heads(k.shape[1], self.num_heads)
-        check_output_map("q", q, self.nbhd, k.shape[2], k.shape[3])
-        if q.shape[:2] != k.shape[:2]:
-            raise ValueError(f"q and k must have the same batch and channels, got {list(q.shape)} and {list(k.shape)}")
+        check_queries(q, k, self.nbhd, self.num_heads)
         if v is not None:
+            check_map("v", v)
             check_same("q", q, "v", v)
             if v.shape != k.shape:
                 raise ValueError(f"k and v must have one shape, got {list(k.shape)} and {list(v.shape)}")
