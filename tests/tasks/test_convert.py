@@ -25,6 +25,7 @@ from convattn.tasks.task import build_network, task_of
 from convattn.tasks.training import prepare
 
 XVOLUTION = ["convert.to=xvolution", "convert.where=4"]
+FINETUNED = ["convert.to=acmix", "convert.where=4", "freeze=1", "optimizer.layer_decay=0.8", "norm_images=40"]
 
 
 def operators(model: torch.nn.Module) -> list[str]:
@@ -115,10 +116,11 @@ def test_a_network_where_nothing_can_be_replaced_says_why_in_one_line() -> None:
 
 
 def test_a_network_of_ones_own_is_converted_by_hand(photos: Path, tmp_path: Path) -> None:
-    wanted = load_recipe("digits", {"model": "test_resnet", "model_args": {}, "convert.to": "xvolution"})
     own = build_model(Recipe("test_resnet"), 10)
-    with pytest.raises(UserError, match="convert and weights are for a network by name"):
-        prepare(wanted, tmp_path, model=own)
+    for setting in ({"convert.to": "xvolution"}, {"freeze": 1}):
+        wanted = load_recipe("digits", {"model": "test_resnet", "model_args": {}, **setting})
+        with pytest.raises(UserError, match="convert, weights and freeze are for a network by name"):
+            prepare(wanted, tmp_path, model=own)
 
 
 def test_recipes_survive_their_yaml(tmp_path: Path) -> None:
@@ -138,16 +140,16 @@ def test_weights_of_networks_that_are_not_converted_say_what_they_said_before() 
         check_same_model(stored, changed_recipe, ["a", "b"], Path("last.ckpt"))
 
 
-def test_a_classifier_is_trained_killed_resumed_measured_asked_and_exported(
-    start: Start, photos: Path, tmp_path: Path
-) -> None:
-    """By ``convattn train --data photos/ convert.to=xvolution``."""
+@pytest.mark.parametrize("more", [XVOLUTION, pytest.param(FINETUNED, marks=pytest.mark.slow)], ids=["exact", "tuned"])
+def test_a_classifier_has_its_whole_life(more: list[str], start: Start, photos: Path, tmp_path: Path) -> None:
+    """By ``convattn train --data photos/ convert.to=xvolution``; to ACmix, with all that fine-tuning has."""
     image = next((photos / "class0").iterdir())
-    settings = [*TINY[1:], "--recipe=folder", f"--data={photos}", *XVOLUTION]
+    settings = [*TINY[1:], "--recipe=folder", f"--data={photos}", *more]
     settings += ["epochs=2", "data.image_size=32", "data.workers=0"]
     check_life(start, tmp_path, settings, image)
     with safe_open(tmp_path / "killed" / "latest" / "weights.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["convert"]) == {"to": "xvolution", "where": 4, "operator_args": {}}
+        kind = "xvolution" if more is XVOLUTION else "acmix"
+        assert json.loads(file.metadata()["convert"]) == {"to": kind, "where": 4, "operator_args": {}}
 
 
 @pytest.mark.slow

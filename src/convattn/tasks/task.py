@@ -282,8 +282,8 @@ class Task(ABC):
             from convattn.tasks.starting import start  # which reads weights, and builds the networks that they are of
 
             model = start(recipe, len(data.classes))
-        elif recipe.convert.to is not None or recipe.weights is not None:
-            raise UserError("convert and weights are for a network by name: convert or load your own before")
+        elif recipe.convert.to is not None or recipe.weights is not None or recipe.freeze is not None:
+            raise UserError("convert, weights and freeze are for a network by name: change one of your own before")
         if recipe.freeze is not None:
             from convattn.tasks.finetuning import freeze  # which imports Lightning
 
