@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from convattn.cli._tables import make_console
 from convattn.convert import Budget, ConvertReport, convert
-from convattn.convert.latency import Runtime, in_turns, ratio_of, runner
+from convattn.convert.latency import Runtime, in_turns, runner
 
 TOLERANCE = 0.03
 SECONDS = 15.0
@@ -62,7 +62,7 @@ def measure_again(name: str, to: str, layers: list[str], runtime: Runtime, on_pr
     network, example = _made(name)
     converted = convert(network, to, where=layers, example=example)  # type: ignore[call-overload]
     plain, other = in_turns([runner(net, example, runtime) for net in (network, converted)], SECONDS)
-    return ratio_of(plain, other)
+    return other / plain
 
 
 def budget(
