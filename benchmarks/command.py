@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import page
+from benchmarks.budget import budget
 from benchmarks.cases import ABOUT, CASES, find_cases
 from benchmarks.fresh import OnProgress
 from benchmarks.record import ISAS, Record, read_records, to_json, write_record
@@ -247,6 +248,7 @@ VERBS: dict[Callable[..., None], str] = {
 for _verb, _help in VERBS.items():
     _verb.__doc__ = _help
     app.command()(_verb)
+app.command()(budget)
 
 
 def _batches(text: str) -> list[int]:

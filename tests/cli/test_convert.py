@@ -11,8 +11,11 @@ import torch
 from huggingface_hub import constants
 from safetensors import safe_open
 
+from convattn.convert import Budget, budget
 from convattn.layers import XVolution
+from convattn.tasks.converting import convert_run
 from convattn.tasks.inference import load_model
+from convattn.tasks.recipes import checked_convert
 from tests.cli.conftest import Command
 
 
@@ -166,3 +169,33 @@ def test_a_recipe_file_that_names_weights_needs_trust(
     mine.write_text(f"extends: folder\nmodel: test_resnet\nweights: {trained}\n")
     done = command("train", "--data", photos, "--recipe", mine)
     assert (done.code, "weights:" in done.err, "--trust" in done.err) == (2, True, True)
+
+
+def test_a_budget_says_which_layers_fit(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "LAYER_SECONDS", 0.02)
+    monkeypatch.setattr(budget, "NETWORK_SECONDS", 0.05)
+    done = command("convert", "test_resnet", "--to", "xvolution", "--dry-run", "--budget", "100000%")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].split()[-2:] == ["ms", "->"]
+    assert "times that of the network as it came" in done.out
+
+
+def test_the_layers_of_a_budget_are_what_the_weights_say(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock says when they are loaded."""
+    monkeypatch.setattr(budget, "LAYER_SECONDS", 0.02)
+    monkeypatch.setattr(budget, "NETWORK_SECONDS", 0.05)
+    wanted = checked_convert("xvolution", [3, 4], {})
+    made = convert_run(str(trained), wanted, budget=Budget(1000.0))
+    names = tuple(name for name, module in made.model.model.named_modules() if isinstance(module, XVolution))
+    assert made.model.recipe.convert.where == names
+    assert len(names) > 1
+    made.write(trained.with_name("budget.safetensors"))
+    again = load_model(trained.with_name("budget.safetensors"))
+    assert [name for name, module in again.model.named_modules() if isinstance(module, XVolution)] == list(names)
+
+
+@pytest.mark.parametrize("text", ["10", "1.1x", "-5%", "ten%"])
+def test_a_budget_that_is_no_share_is_answered(command: Command, text: str) -> None:
+    done = command("convert", "test_resnet", "--to", "xvolution", f"--budget={text}", "--dry-run")
+    assert done.code == 2
+    assert f"takes how much longer the network may take, such as 10%, got {text!r}" in " ".join(done.err.split())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convattn.convert import Budget, ConvertReport, convert
 from convattn.convert import budget as budgets
 from convattn.convert.budget import _Search
-from convattn.convert.latency import in_turns, ratio_of, runner
+from convattn.convert.latency import in_turns, runner
 from convattn.layers import XVolution
 from convattn.layers.xvolution import XVolution as Operator
 
@@ -167,4 +167,4 @@ def test_networks_of_timm_stay_within_the_budget(name: str, monkeypatch: pytest.
     net, x = timm.create_model(name).eval(), torch.randn(1, 3, 128, 128)
     converted = convert(net, "xvolution", example=x, budget=1.3)
     pair = in_turns([runner(net, x, "pytorch"), runner(converted, x, "pytorch")], seconds=3.0)
-    assert ratio_of(*pair) < 1.6
+    assert pair[1] < 1.6 * pair[0]

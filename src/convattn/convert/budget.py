@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from convattn.convert.latency import Runtime, in_turns, ratio_of, runner
+from convattn.convert.latency import Runtime, in_turns, runner
 from convattn.convert.report import ConvertedLayer
 
 LAYER_SECONDS, NETWORK_SECONDS = 0.3, 5.0
@@ -94,11 +93,12 @@ def choose(
         model.train(was_training)
 
     def ratio(names: Iterable[str]) -> float:
-        return ratio_of(*in_turns([run, runner(convert_layers(names), example, budget.runtime)], NETWORK_SECONDS))
+        before, after = in_turns([run, runner(convert_layers(names), example, budget.runtime)], NETWORK_SECONDS)
+        return after / before
 
     gains = {row.name: row.parameters[0] if row.macs is None else row.macs[0] for row in able}
     search = _Search(budget, gains, {name: after - before for name, (before, after) in layers.items()})
-    plain = median(in_turns([run], LAYER_SECONDS)[0])
+    (plain,) = in_turns([run], LAYER_SECONDS)
     names, measured = search.run(plain, ratio)
     return Choice([_chosen(row, names, layers) for row in rows], (plain * 1e3, plain * measured * 1e3))
 
@@ -129,7 +129,7 @@ def _measure_layers(
         if key not in timed:
             pair = (runner(net.get_submodule(row.name), x, runtime) for net in (model, converted))
             before, after = in_turns(list(pair), LAYER_SECONDS)
-            timed[key] = median(before), median(before) + median(b - a for a, b in zip(before, after, strict=True))
+            timed[key] = before, after
         before_s, after_s = timed[key]
         found[row.name] = before_s * calls[row.name], after_s * calls[row.name]
     return found

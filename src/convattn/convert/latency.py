@@ -8,7 +8,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -50,7 +49,7 @@ def runner(module: nn.Module, example: Tensor, runtime: Runtime) -> Run:
     return lambda: fast(x)
 
 
-def in_turns(runs: Sequence[Run], seconds: float) -> list[list[float]]:
+def in_turns(runs: Sequence[Run], seconds: float) -> list[float]:
     """Time calls in turns, A B A B, so that what the machine does meanwhile meets all of them.
 
     Args:
@@ -58,11 +57,11 @@ def in_turns(runs: Sequence[Run], seconds: float) -> list[list[float]]:
         seconds: that all samples may take together; :data:`LEAST` samples are taken in any case.
 
     Returns:
-        For each call its samples in seconds; the n-th samples of all belong together.
+        For each call the least of its samples in seconds: what other programs take from it comes on top.
 
     Example:
-        >>> [len(samples) for samples in in_turns([list, dict], seconds=0.0)]
-        [5, 5]
+        >>> [time > 0 for time in in_turns([list, dict], seconds=0.0)]
+        [True, True]
     """
     from torch.utils.benchmark import Timer  # loads torch's tools for building extensions, which nobody else needs
 
@@ -74,21 +73,11 @@ def in_turns(runs: Sequence[Run], seconds: float) -> list[list[float]]:
     calls = [max(1, math.ceil(SHORTEST / max(time, 1e-7))) for time in once]
     turn = sum(time * count for time, count in zip(once, calls, strict=True))
     rounds = max(LEAST, min(MOST, int(seconds / turn)))
-    samples: list[list[float]] = [[] for _ in timers]
+    least: list[float] = once
     for _ in range(rounds):
-        for timer, count, taken in zip(timers, calls, samples, strict=True):
-            taken.append(timer.timeit(count).mean)
-    return samples
-
-
-def ratio_of(plain: Sequence[float], other: Sequence[float]) -> float:
-    """Return the median ratio of samples that were taken in turns.
-
-    Example:
-        >>> ratio_of([1.0, 2.0, 4.0], [1.1, 2.2, 8.0])
-        1.1
-    """
-    return median(b / a for a, b in zip(plain, other, strict=True))
+        times = [timer.timeit(count).mean for timer, count in zip(timers, calls, strict=True)]
+        least = list(map(min, least, times))
+    return least
 
 
 def _as_trained(module: nn.Module) -> nn.Module:

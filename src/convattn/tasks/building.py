@@ -10,7 +10,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 import convattn.models  # noqa: F401  registers the models with timm
-from convattn.convert import ConvertReport, convert
+from convattn.convert import Budget, ConvertReport, convert
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.hub import at_hand, unreachable
@@ -54,10 +54,12 @@ def converted(
     recipe: Recipe,
     example: torch.Tensor | None = None,
     report: Callable[[ConvertReport], object] | None = None,
+    budget: Budget | None = None,
 ) -> nn.Module:
     """Return the recipe's ``model`` with operators in place of its convolutions, as the recipe's ``convert`` says.
 
-    ``report`` is called with what was done, its multiply-adds counted on ``example``.
+    ``report`` is called with what was done, its multiply-adds counted on ``example``, which the ``budget`` is measured
+    on.
 
     Raises:
         UserError: where ``where`` names no convolution, or none can be replaced.
@@ -73,7 +75,7 @@ def converted(
         return network
     try:
         options = {"where": wanted.where, "operator_args": wanted.operator_args, "example": example}
-        return convert(network, wanted.to, **options, report=report)
+        return convert(network, wanted.to, **options, report=report, budget=budget)
     except REFUSALS as error:
         lines = "; ".join(filter(None, str(error).splitlines())).replace(":;", ":")
         raise UserError(f"convert: {recipe.model} to {wanted.to}: {lines or type(error).__name__}") from error

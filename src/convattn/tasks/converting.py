@@ -8,8 +8,10 @@ from pathlib import Path
 
 import timm
 import torch
+from torch import nn
 
-from convattn.convert import ConvertReport
+from convattn.convert import Budget, ConvertReport
+from convattn.convert.selection import whole_name
 from convattn.errors import UserError
 from convattn.tasks.building import converted
 from convattn.tasks.checkpoints import write_weights
@@ -54,7 +56,9 @@ class Conversion:
         write_weights(file, tensors, kept | {"convert": dumps(asdict(self.model.recipe.convert))})
 
 
-def convert_run(source: str, wanted: ConvertConfig, *, dry_run: bool = False, trust: bool = False) -> Conversion:
+def convert_run(
+    source: str, wanted: ConvertConfig, *, dry_run: bool = False, trust: bool = False, budget: Budget | None = None
+) -> Conversion:
     """Convert the network of a run folder, of a weights file, or one of timm's registry with its pretrained weights.
 
     Args:
@@ -62,6 +66,8 @@ def convert_run(source: str, wanted: ConvertConfig, *, dry_run: bool = False, tr
         wanted: What becomes of the convolutions.
         dry_run: Whether a network by its name may do without its weights, and is not fetched.
         trust: As for :func:`~convattn.tasks.inference.load_model`.
+        budget: How long the converted ``model`` of the recipe may take, measured on one image of the recipe's size. The
+            layers that fit are the ``where`` of the conversion's recipe.
 
     Raises:
         UserError: no such run or network, no weights to convert, or nothing in it can be converted.
@@ -82,8 +88,15 @@ def convert_run(source: str, wanted: ConvertConfig, *, dry_run: bool = False, tr
     if loaded.recipe.convert.to is not None:
         raise UserError(f"{loaded.source}: it is converted to {loaded.recipe.convert.to} already")
     recipe, reports = replace(loaded.recipe, convert=wanted), list[ConvertReport]()
-    side = recipe.data.image_size
-    model = task_of(recipe).with_backbone(
-        loaded.model, lambda backbone: converted(backbone, recipe, torch.zeros(1, 3, side, side), reports.append)
-    )
+    example, places = torch.rand(1, 3, recipe.data.image_size, recipe.data.image_size), wanted.where
+
+    def change(backbone: nn.Module) -> nn.Module:
+        nonlocal places
+        made = converted(backbone, recipe, example, reports.append, budget)
+        if budget is not None:
+            places = tuple(whole_name(backbone, layer.name) for layer in reports[0].replaced)
+        return made
+
+    model = task_of(recipe).with_backbone(loaded.model, change)
+    recipe = replace(recipe, convert=replace(wanted, where=places))
     return Conversion(replace(loaded, model=model, recipe=recipe), reports[0], has_weights=not missing)
