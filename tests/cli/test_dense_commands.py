@@ -354,11 +354,6 @@ class TestPredict:
             assert (result.code, result.out) == (2, "")
             assert "2 of 2 images could not be read" in result.err
 
-    def test_formats_are_for_classifiers(self, command: Command, runs: dict[str, Path], images: Path) -> None:
-        result = command("predict", images, "--run", runs["detection"], "--format", "json")
-        assert result.code == 2
-        assert "--format json is for classifiers; this model writes annotations.json" in " ".join(result.err.split())
-
 
 def close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert ours.keys() == theirs.keys()
