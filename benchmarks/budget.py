@@ -27,7 +27,7 @@ SECONDS = 15.0
 def _yolo() -> nn.Module:
     from ultralytics.nn.tasks import DetectionModel
 
-    network: nn.Module = DetectionModel("yolo11n.yaml", verbose=False)
+    network: nn.Module = DetectionModel("yolo11n.yaml", verbose=False)  # type: ignore[no-untyped-call]
     return network
 
 

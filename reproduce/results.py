@@ -211,4 +211,4 @@ def _multiply_adds(folder: RunFolder) -> float:
     recipe = read_recipe(folder.config)
     classes = len(folder.classes.read_text(encoding="utf-8").splitlines())
     options = {**recipe.model_args, "num_classes": classes}
-    return network_cost(recipe.model, options, size=recipe.data.image_size, convention="counted").macs / 1e6
+    return network_cost(recipe.model, options, size=max(recipe.data.height_and_width), convention="counted").macs / 1e6

@@ -202,8 +202,3 @@ class TestPredict:
             result = command("predict", images / "broken.png", "gone.png", "--run", runs[task])
             assert (result.code, result.out) == (2, "")
             assert "2 of 2 images could not be read" in result.err
-
-    def test_formats_are_for_classifiers(self, command: Command, runs: dict[str, Path], images: Path) -> None:
-        result = command("predict", images, "--run", runs["detection"], "--format", "json")
-        assert result.code == 2
-        assert "--format json is for classifiers; this model writes annotations.json" in " ".join(result.err.split())

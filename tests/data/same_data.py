@@ -255,6 +255,7 @@ def pairs(root: Path) -> Path:
         labels = root / "labels" / split
         labels.mkdir(parents=True, exist_ok=True)
         write_label_map(labels / path.name, label_map(number))
+    (root / "classes.txt").write_text("\n".join(CLASSES))
     return root
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from convattn.data.sampler import GlobalBatchSampler, ShardSampler
@@ -77,3 +78,19 @@ def test_shards_cover_every_image_once() -> None:
     shards = [list(ShardSampler(11, rank=rank, world=3)) for rank in range(3)]
     assert sorted(index for shard in shards for index in shard) == list(range(11))
     assert [len(ShardSampler(11, rank=rank, world=3)) for rank in range(3)] == [4, 4, 3]
+
+
+def test_weights_draw_every_class_as_often() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    weights = 1 / np.bincount(labels)[labels]
+    sampler = GlobalBatchSampler(100, 10, seed=0, weights=weights)
+    drawn: list[int] = []
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        drawn += [index for batch in sampler for _, index in batch]
+    assert len(drawn) == 2000
+    assert 0.46 < labels[drawn].mean() < 0.54  # five standard deviations of 2,000 draws
+    sampler.start(3, 4)
+    rest = list(sampler)
+    sampler.start(3, 0)
+    assert list(sampler)[4:] == rest

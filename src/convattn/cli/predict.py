@@ -1,25 +1,23 @@
 """``convattn predict``."""
 
-import csv
-import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from convattn.cli._tables import make_console, print_table
+from convattn.cli._answer_formats import Format, Writer, YoloFolder, writing
 from convattn.data.names import ESCAPED
 from convattn.errors import UserError, naming_file
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile
-    from convattn.tasks.inference import Prediction
+    from convattn.tasks.inference import LoadedModel
+    from convattn.tasks.inputs import Inputs
+    from convattn.tasks.task import AnswerOptions
 
 HELP = """Say what is on images: their class, the objects on them, or the class of each pixel.
 
@@ -29,61 +27,61 @@ HELP = """Say what is on images: their class, the objects on them, or the class 
 
   convattn predict photos/ --top-k 3         all images below a folder
 
+  convattn predict 'photos/**/*.jpg' https://example.org/photo.jpg
+
+  find photos -name '*.png' | convattn predict -
+
   convattn predict photos/ --format json > answers.json
 
   convattn predict photos/ --run weights.safetensors --format csv --out a.csv
 
-  convattn predict photos/ --out found/      with a detector or a segmenter
+  convattn predict photos/ clip.mp4 --out found/    with a detector or a segmenter
+
+  convattn predict photos/ --format coco --conf 0.01 > results.json
 
 A detector draws the objects on the images and writes annotations.json (COCO);
-a segmenter draws the classes and writes label PNGs to labels/.
+a segmenter draws the classes and writes label PNGs to labels/. Of a video they
+write a video. --format json, jsonl, csv, coco and yolo write data alone: to
+stdout or the file of --out; yolo a label file an image, into the folder of
+--out, with a score behind each box.
 
 Images that cannot be read are listed on stderr and left out; exit code 2 where
 none could be read.
 """
 
 
-class Format(str, Enum):
-    """How the answers are written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
-class Writer(Protocol):
-    """Takes one answer after the other."""
-
-    def add(self, prediction: "Prediction") -> None:
-        """Take an answer."""
-
-    def close(self) -> None:
-        """Write what is still to be written."""
-
-
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")]
+Images = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE|DIR...", help="Images, videos, folders, patterns, addresses, or - (stdin)."),
+]
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image (classifiers).")]
 MinScore = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Weaker objects are left out (detectors); else the weights' own.", show_default=False
+        "--min-score",
+        "--conf",
+        min=0,
+        max=1,
+        help="Weaker objects are left out (detectors); else the weights' own.",
+        show_default=False,
     ),
 ]
 Annotations = Annotated[
     Path | None,
     typer.Option(help="COCO file of the images, whose ids are taken; else the run's own.", show_default=False),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people or programs (classifiers).")]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people (table, or pictures) or programs.")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        help="File to write (classifiers), or folder, else predictions/ (detectors, segmenters).", show_default=False
-    ),
+    typer.Option(help="File to write, or folder, else predictions/ (pictures, yolo).", show_default=False),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; else 64, or 1 where sizes differ.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", "--batch", min=1, help="Images at a time; else 64, or 1 where sizes differ."),
+]
 
 
 def predict(
@@ -99,127 +97,62 @@ def predict(
     trust: Trust = False,
 ) -> None:
     """Say what is on images."""
-    files = find_images(images)
-    from convattn.data.types import SkippedFile
-    from convattn.tasks.inference import load_model, predict_images
-    from convattn.tasks.task import PictureOptions, task_of
+    with tempfile.TemporaryDirectory(prefix="convattn-") as downloads:
+        from convattn.tasks.inputs import find_inputs
 
-    loaded = load_model(run, device=device, trust=trust)
-    skipped: list[SkippedFile] = []
-    written = task_of(loaded.recipe).files
-    if written:
-        from convattn.cli._picture_folder import write_pictures
+        inputs = find_inputs(images, sys.stdin, Path(downloads))
+        from convattn.tasks.inference import load_model
+        from convattn.tasks.task import AnswerOptions, task_of
 
-        if format is not Format.TABLE:
-            raise UserError(
-                f"--format {format.value} is for classifiers; this model writes {written}: leave --format out"
-            )
-        options = PictureOptions(run, min_score, annotations)
-        skipped = write_pictures(loaded, files, out or Path("predictions"), options, batch_size)
-        _list_skipped(skipped, len(files))
-        return
-    with _output(out) as stream, _writing(format, stream) as writer:
-        for answer in predict_images(loaded, files, top_k=top_k, batch_size=batch_size):
-            if isinstance(answer, SkippedFile):
-                skipped.append(answer)
-            else:
-                writer.add(answer)
-    _list_skipped(skipped, len(files))
+        loaded = load_model(run, device=device, trust=trust)
+        options = AnswerOptions(run, min_score, annotations, top_k)
+        if format is Format.TABLE and task_of(loaded.recipe).files:
+            from convattn.cli._picture_folder import write_pictures
+
+            skipped = write_pictures(loaded, inputs, out or Path("predictions"), options, batch_size)
+        else:
+            skipped = _write_data(loaded, inputs, format, out, options, batch_size)
+        _list_skipped(skipped, len(inputs))
 
 
 predict.__doc__ = HELP
 
 
-def find_images(paths: list[Path]) -> list[Path]:
-    """Return the files that are named, and all images in the folders that are."""
-    from convattn.data.folder import list_images
+def _write_data(
+    loaded: "LoadedModel",
+    inputs: "Inputs",
+    form: Format,
+    out: Path | None,
+    options: "AnswerOptions",
+    batch_size: int | None,
+) -> list["SkippedFile"]:
+    """Write the answers as data, and return the images left out."""
+    from convattn.cli._picture_folder import unique_names
+    from convattn.tasks.inference import predict as answers
+    from convattn.tasks.task import task_of
 
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = list_images(path)
-        if not found:
-            raise UserError(f"{path}: no images in this folder; name images, or a folder that holds some")
-        files += [path / name for name in found]
-    return files
+    records = task_of(loaded.recipe).records(loaded, [one.place for one in inputs.entries], options)
+    skipped: list[SkippedFile] = []
 
+    def pass_on(writer: Writer | YoloFolder) -> None:
+        for answer in answers(loaded, inputs, batch_size=batch_size):
+            if answer.skipped is None:
+                writer.add(answer)
+            else:
+                skipped.append(answer.skipped)
 
-class TableWriter:
-    """A row per image: the best class, its probability and those that follow."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.console = make_console(file=stream)
-        self.table = Table(box=None, pad_edge=False, header_style="bold")
-        self.table.add_column("image", overflow="fold")
-        self.table.add_column("class", style="bold", overflow="fold")
-        self.table.add_column("probability", justify="right")
-        self.table.add_column("then", overflow="fold")
-
-    def add(self, prediction: "Prediction") -> None:
-        """Add a row."""
-        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))
-        rest = ", ".join(f"{escape(name)} {probability:.1%}" for name, probability in pairs[1:])
-        name, probability = pairs[0]
-        self.table.add_row(escape(prediction.file), escape(name), f"{probability:.1%}", rest)
-
-    def close(self) -> None:
-        """Print the table, whose columns are as wide as all rows ask."""
-        if self.table.row_count:
-            print_table(self.console, self.table)
-
-
-class JsonWriter:
-    """A list with an object per image, written one by one."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.separator = "["
-
-    def add(self, prediction: "Prediction") -> None:
-        """Write an object."""
-        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        classes = [{"class": name, "probability": round(probability, 6)} for name, probability in pairs]
-        line = json.dumps({"file": prediction.file, "predictions": classes}, ensure_ascii=False)
-        self.stream.write(f"{self.separator}\n  {line}")
-        self.separator = ","
-
-    def close(self) -> None:
-        """End the list."""
-        self.stream.write("[]\n" if self.separator == "[" else "\n]\n")
-
-
-class CsvWriter:
-    """A line per image and class."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self._write("file", "rank", "class", "probability")
-
-    def add(self, prediction: "Prediction") -> None:
-        """Write the lines of an image."""
-        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        for rank, (name, probability) in enumerate(pairs, start=1):
-            self._write(prediction.file, str(rank), name, f"{probability:.6f}")
-
-    def close(self) -> None:
-        """Nothing is left to be written."""
-
-    def _write(self, *cells: str) -> None:
-        # Beside this end of lines Python quotes no "\r", which a reader takes for one.
-        quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
-        csv.writer(self.stream, lineterminator="\n", quoting=quoting).writerow(cells)
-
-
-@contextmanager
-def _writing(format: Format, stream: TextIO) -> Iterator[Writer]:
-    """Close the writer also where the run is broken off, so that what was found is there and well-formed."""
-    writer: Writer = {Format.TABLE: TableWriter, Format.JSON: JsonWriter, Format.CSV: CsvWriter}[format](stream)
-    try:
-        yield writer
-    finally:
-        writer.close()
+    if form in (Format.COCO, Format.YOLO) and form.value not in records.formats:
+        raise UserError(
+            f"--format {form.value} is not for {loaded.task}: take {', '.join(('json', 'csv', *records.formats))}"
+        )
+    if form is Format.YOLO:
+        pass_on(YoloFolder(out or Path("predictions"), unique_names(inputs), inputs, records))
+    else:
+        with _output(out) as stream, writing(form, stream, records, inputs) as writer:
+            pass_on(writer)
+    if remark := records.remark():
+        print(remark, file=sys.stderr)
+    return skipped
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         world: The number of processes.
         repeats: Repeated augmentation: each image of an epoch comes this many times side by side, each time as another
             view, and the epoch keeps its number of batches, so it holds that many times fewer images.
+        weights: How often each image is drawn beside the others; an epoch then draws with replacement. None takes
+            each image once.
 
     Example:
         >>> sampler = GlobalBatchSampler(10, 4, seed=0)
@@ -38,7 +40,15 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, repeats: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        weights: np.ndarray | None = None,
     ) -> None:
         if batch_size % world:
             raise UserError(
@@ -46,6 +56,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
                 f" take {max(world, batch_size - batch_size % world)}"
             )
         self.size, self.seed, self.rank, self.world, self.repeats = size, seed, rank, world, repeats
+        self.parts = None if weights is None else weights / weights.sum()
         self.batch_size = batch_size if size >= batch_size else _even_part(size, world)
         if self.batch_size == 0:
             raise UserError(f"{size} training images are too few for {world} processes")
@@ -67,7 +78,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield this rank's share of each batch."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order = draw.permutation(self.size) if self.parts is None else draw.choice(self.size, self.size, p=self.parts)
         for batch in range(self.first_batch, self.batches_per_epoch):
             places = range(batch * self.batch_size, (batch + 1) * self.batch_size)[self.rank :: self.world]
             yield [

@@ -123,14 +123,14 @@ def network_name(recipe: Recipe) -> str:
 
 def check_image(recipe: Recipe, model: nn.Module, example: Any) -> Any:
     """Return what the network answers on an image of the recipe's size; raise where it cannot take one."""
-    size, was_training = recipe.data.image_size, model.training
+    (height, width), was_training = recipe.data.height_and_width, model.training
     try:
         with torch.no_grad():
             return model.eval()(example)
     except REFUSALS as error:
         raise UserError(
-            f"{network_name(recipe)} cannot take images of {size}x{size} ({first_line(error)}): set data.image_size to"
-            " what it takes, or give the network's own argument, such as model_args.img_size"
+            f"{network_name(recipe)} cannot take images of {height}x{width} ({first_line(error)}): set data.image_size"
+            " to what it takes, or give the network's own argument, such as model_args.img_size"
         ) from error
     finally:
         model.train(was_training)

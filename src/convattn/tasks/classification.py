@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import Mixup, resolve_data_config
@@ -25,7 +26,11 @@ from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.processes import Shard, gather_batch
 from convattn.tasks.run_folder import PREDICTIONS, RunFolder, write_table
-from convattn.tasks.task import Answer, InputSize, Objective, Scores, Task
+from convattn.tasks.task import Answer, AnswerOptions, InputSize, Objective, Scores, Task
+
+if TYPE_CHECKING:
+    from convattn.tasks.inference import LoadedModel
+    from convattn.tasks.records import ClassRecords
 
 
 class Batch(NamedTuple):
@@ -40,14 +45,15 @@ class Batch(NamedTuple):
 class ClassificationObjective(Objective):
     """Cross entropy of logits [B, classes], of mixed images where the recipe mixes; loss and accuracy."""
 
-    def __init__(self, recipe: Recipe, classes: int) -> None:
+    def __init__(self, recipe: Recipe, classes: int, weights: Tensor | None = None) -> None:
         from timm.loss import SoftTargetCrossEntropy
         from torchmetrics import MeanMetric
         from torchmetrics.classification import MulticlassAccuracy
 
         super().__init__()
         self.recipe, self.classes = recipe, classes
-        self.mix_loss = SoftTargetCrossEntropy()
+        self.mix_loss = SoftTargetCrossEntropy() if weights is None else nn.CrossEntropyLoss(weights)
+        self.register_buffer("weights", weights, persistent=False)
         self.val_accuracy = MulticlassAccuracy(classes, average="micro")
         self.val_loss = MeanMetric()
 
@@ -58,7 +64,8 @@ class ClassificationObjective(Objective):
             images, targets = self._mix(images, labels)
             return self.mix_loss(model(in_layout(self.recipe, images)), targets)
         logits = model(in_layout(self.recipe, images))
-        return functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        smoothing = self.recipe.label_smoothing
+        return functional.cross_entropy(logits, labels, weight=self.weights, label_smoothing=smoothing)
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Measure one evaluation batch."""
@@ -109,7 +116,7 @@ class ClassificationTask(Task):
             data = open_classes(where, val_fraction=recipe.data.val_fraction, progress=progress)
         elif recipe.data.embedded == "digits":
             where = "the digits"
-            data = open_digits(recipe.data.image_size)
+            data = open_digits(max(recipe.data.height_and_width))
         else:
             raise UserError("this recipe brings no images of classes: give a folder of them with --data")
         check_data(data, where)
@@ -144,7 +151,14 @@ class ClassificationTask(Task):
 
     def objective(self, recipe: Recipe, data: ClassificationData) -> ClassificationObjective:
         """Return the cross entropy and the accuracy."""
-        return ClassificationObjective(recipe, len(data.classes))
+        return ClassificationObjective(recipe, len(data.classes), class_weights(recipe, data))
+
+    def sampling_weights(self, recipe: Recipe, data: ClassificationData) -> np.ndarray | None:
+        """Return the inverse of the number of images of each image's class."""
+        if recipe.data.sampling != "balanced":
+            return None
+        labels = _labels(data)
+        return 1 / np.bincount(labels)[labels]
 
     def training_sample(self, recipe: Recipe, images: LabelledImages) -> Sample:
         """Return augmented images with their classes."""
@@ -198,6 +212,12 @@ class ClassificationTask(Task):
         figures = {"top1": sum(right) / count, "top5": in_top5 / count, "loss": loss / count}
         return Scores(sum(seen), figures, rows)
 
+    def records(self, loaded: LoadedModel, files: Sequence[Path], options: AnswerOptions) -> ClassRecords:
+        """Return the most probable classes."""
+        from convattn.tasks.records import ClassRecords
+
+        return ClassRecords(loaded, options)
+
     def main_score(self, scores: Scores) -> tuple[str, float]:
         """Return the top-1 accuracy."""
         return "top-1 accuracy", scores.figures["top1"]
@@ -228,11 +248,30 @@ class ClassificationTask(Task):
 
     def image_size(self, recipe: Recipe, model: nn.Module) -> str:
         """Return the size of all images."""
-        return f"images of {recipe.data.image_size} px"
+        height, width = recipe.data.height_and_width
+        return f"images of {height} px" if height == width else f"images of {height}x{width} px"
 
     def smaller(self, recipe: Recipe) -> str:
         """Return half of it."""
-        return f"data.image_size={recipe.data.image_size // 2}"
+        height, width = (side // 2 for side in recipe.data.height_and_width)
+        return f"data.image_size={height}" if height == width else f"data.image_size=[{height},{width}]"
+
+
+def class_weights(recipe: Recipe, data: ClassificationData) -> Tensor | None:
+    """Return what the loss of each class is multiplied by, of mean 1 over the training images where it is balanced."""
+    wanted, classes = recipe.class_weights, len(data.classes)
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        counts = np.bincount(_labels(data), minlength=classes)
+        return torch.from_numpy(counts.sum() / (classes * np.maximum(counts, 1))).float()
+    if len(wanted) != classes:
+        raise UserError(f"class_weights has {len(wanted)} numbers, the data has {classes} classes: give one for each")
+    return torch.tensor(wanted)
+
+
+def _labels(data: ClassificationData) -> np.ndarray:
+    return np.array([data.train.label(index) for index in range(len(data.train))])
 
 
 def check_data(data: ClassificationData, where: str) -> None:

@@ -70,7 +70,8 @@ class DataConfig:
     ``repeats`` is repeated augmentation: that many copies of an image, each augmented anew, stand side by side in the
     order of an epoch, which then sees that many times fewer images in as many steps. ``bad`` says what becomes of a
     detection or segmentation data set with something wrong in it. ``reduce_zero_label``: label 0 of a label map means
-    "not labelled"; null takes it for folders called as ADE20K's.
+    "not labelled"; null takes it for folders called as ADE20K's. ``image_size`` is a side of a square, or
+    ``[height, width]``. ``sampling: balanced`` draws the images of an epoch with replacement, each class as often.
     """
 
     folder: Text | None = None
@@ -79,12 +80,19 @@ class DataConfig:
     bad: Literal["refuse", "skip"] = "refuse"
     reduce_zero_label: Flag | None = None
     val_fraction: Annotated[Number, between(0.01, 0.9)] = 0.2
-    image_size: Side = 224
+    image_size: Side | tuple[Side, Side] = 224
     mean: tuple[Part, Part, Part] | None = None
     std: tuple[Deviation, Deviation, Deviation] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     workers: Annotated[Whole, between(0, 1000)] | None = None
     repeats: Annotated[Whole, between(1, 1000)] = 1
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """The size of the images as the network sees them."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -195,6 +203,8 @@ class Recipe:
     epoch; null: 512 where an ACmix starts from a convolution, else 0.
     ``compile``: the network, of a detector its backbone, is compiled by ``torch.compile`` for training.
     ``patience``: the run ends after so many epochs without a better score; null trains all ``epochs``.
+    ``class_weights`` weigh a classifier's loss by the class of an image: a number for each class in their order, or
+    "balanced" for the inverse of its share of the training images.
 
     ``per_model`` holds settings for the models whose names match a pattern (``"*swin*"``); all that match apply, in
     the order of the file. Resolving a recipe for its model uses the table up. ``published`` is what the papers give
@@ -212,6 +222,7 @@ class Recipe:
     patience: Count | None = None
     seed: Seed = 0
     label_smoothing: Annotated[Number, between(0, 0.99)] = 0.0
+    class_weights: Literal["balanced"] | tuple[Annotated[Number, between(0, 1e6)], ...] | None = None
     memory_format: Literal["channels_last", "contiguous"] = "contiguous"
     compile: Flag = False
     pretrained: Flag = False

@@ -83,7 +83,7 @@ class Description:
             check_plain(text, f"{where}: {name}")
         _check_values(values, where)
         options = {name: values[name] for name in ("mean", "std", "interpolation")}
-        data = build(DataConfig, options | {"image_size": values["input_size"][-1]}, where)
+        data = build(DataConfig, options | {"image_size": values["input_size"][1:]}, where)
         recipe = build(Recipe, {name: values[name] for name in ("model", "task", "model_args")}, where)
         return cls(
             name=recipe.model,
@@ -113,7 +113,7 @@ class Description:
     def recipe(self) -> Recipe:
         """Return the recipe of a network like the described one."""
         data = DataConfig(
-            image_size=self.input_size[-1],
+            image_size=self.input_size[1:],
             mean=_three(self.mean),
             std=_three(self.std),
             interpolation=self.interpolation,  # type: ignore[arg-type]

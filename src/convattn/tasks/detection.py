@@ -36,11 +36,12 @@ from convattn.tasks.loaders import EvaluationSample, Sample
 from convattn.tasks.processes import gather_objects
 from convattn.tasks.run_folder import RunFolder, write_json, write_table
 from convattn.tasks.sources import checked, data_folder
-from convattn.tasks.task import Answer, InputSize, Objective, PictureOptions, Scores, Task, percent
+from convattn.tasks.task import Answer, AnswerOptions, InputSize, Objective, Scores, Task, percent
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.pictures import ObjectPictures
+    from convattn.tasks.records import ObjectRecords
 
 MASK_THRESHOLD = 0.5
 """From which probability on a pixel belongs to an object."""
@@ -160,7 +161,7 @@ class DetectionTask(Task):
 
     def example(self, recipe: Recipe) -> list[Tensor]:
         """Return a list of one image."""
-        return [torch.zeros(3, recipe.data.image_size, recipe.data.image_size)]
+        return [torch.zeros(3, *recipe.data.height_and_width)]
 
     def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
         """Return those of the detector's own transform."""
@@ -269,11 +270,17 @@ class DetectionTask(Task):
         side = recipe.network.args.get("min_size")
         return f"network.args.min_size={side // 2 if isinstance(side, int) else 320}"
 
-    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: PictureOptions) -> ObjectPictures:
+    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: AnswerOptions) -> ObjectPictures:
         """Return what draws the objects."""
         from convattn.tasks.pictures import ObjectPictures
 
         return ObjectPictures(self.kinds, loaded, files, out, options)
+
+    def records(self, loaded: LoadedModel, files: Sequence[Path], options: AnswerOptions) -> ObjectRecords:
+        """Return the objects."""
+        from convattn.tasks.records import ObjectRecords
+
+        return ObjectRecords(self.kinds, loaded, files, options)
 
 
 class InstancesTask(DetectionTask):

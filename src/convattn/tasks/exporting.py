@@ -125,7 +125,7 @@ def network_by_name(name: str, *, pretrained: bool = False) -> LoadedModel:
     settings = resolve_data_config(timm.get_pretrained_cfg(name).to_dict() if timm.get_pretrained_cfg(name) else {})
     info = ImageNetInfo()
     classes = [info.index_to_description(index) for index in range(info.num_classes())]
-    recipe = with_statistics(replace(recipe, data=DataConfig(image_size=settings["input_size"][-1])), settings)
+    recipe = with_statistics(replace(recipe, data=DataConfig(image_size=tuple(settings["input_size"][1:]))), settings)
     description = describe(recipe, classes)
     fields = Description.parse(description, Path(name))
     return LoadedModel(

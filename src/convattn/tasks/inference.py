@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import convattn.models  # noqa: F401  registers the models with timm
-from convattn.data.images import open_image
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.archives import read_archive, weights_fault
@@ -24,6 +23,7 @@ from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.described import Description
 from convattn.tasks.devices import best_device
+from convattn.tasks.inputs import Input, Inputs
 from convattn.tasks.loaders import NamedImages, Sample, SkipLog
 from convattn.tasks.names import TaskName
 from convattn.tasks.reach import refuse_reaching
@@ -64,25 +64,6 @@ class LoadedModel:
     def task(self) -> TaskName:
         """What the model has learned."""
         return self.recipe.task
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files as images without annotations."""
-
-    files: Sequence[Path]
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.files)
-
-    def image(self, index: int) -> Image.Image:
-        """Return image ``index`` as RGB."""
-        return open_image(self.files[index])
-
-    def name(self, index: int) -> str:
-        """Return its path."""
-        return str(self.files[index])
 
 
 @dataclass(frozen=True)
@@ -201,13 +182,16 @@ def find_weights(path: Path) -> Path:
     )
 
 
-def predict(loaded: LoadedModel, files: Sequence[str | Path], *, batch_size: int | None = None) -> Iterator[Answer]:
-    """Yield the model's answer on each image file in order; a bad file yields one that says why.
+def predict(
+    loaded: LoadedModel, files: Sequence[str | Path] | Inputs, *, batch_size: int | None = None
+) -> Iterator[Answer]:
+    """Yield the model's answer on each image in order; one that cannot be read yields one that says why.
 
     An answer's value is, by the model's task, the logits ``[K]``, torchvision's detections or a label map ``[H, W]``.
     """
     sample = Sample(_no_truth, partial(_without_truth, loaded.transform))
-    return _answers(loaded, ImageFiles([Path(file) for file in files]), sample, batch_size)
+    images = files if isinstance(files, Inputs) else Inputs([Input(Path(file), str(file)) for file in files])
+    return _answers(loaded, images, sample, batch_size)
 
 
 def predict_images(
@@ -264,7 +248,7 @@ def evaluate(
 def _answers(loaded: LoadedModel, images: NamedImages, sample: Sample, batch_size: int | None) -> Iterator[Answer]:
     """Yield the model's answers in order; what it cannot take, or gives, is said with the file that it came from."""
     task = task_of(loaded.recipe)
-    data = replace(loaded.recipe.data, workers=0 if len(images) < FEW else None)
+    data = replace(loaded.recipe.data, workers=0 if len(images) < FEW or getattr(images, "in_order", False) else None)
     recipe = replace(loaded.recipe, batch_size=batch_size or task.batch, data=data)
     try:
         yield from task.answers(loaded.model, recipe, images, sample, SkipLog())

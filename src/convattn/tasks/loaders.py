@@ -154,7 +154,7 @@ def input_settings(recipe: Recipe) -> tuple[tuple[int, int, int], tuple[float, .
     data = recipe.data
     if data.mean is None or data.std is None:
         raise ValueError("the recipe's data.mean and data.std are not resolved yet")
-    return (3, data.image_size, data.image_size), data.mean, data.std, data.interpolation
+    return (3, *data.height_and_width), data.mean, data.std, data.interpolation
 
 
 def workers(recipe: Recipe) -> dict[str, Any]:

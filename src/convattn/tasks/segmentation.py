@@ -35,11 +35,12 @@ from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.run_folder import RunFolder, write_table
 from convattn.tasks.sources import checked, data_folder
-from convattn.tasks.task import Answer, InputSize, Objective, PictureOptions, Scores, Task, percent
+from convattn.tasks.task import Answer, AnswerOptions, InputSize, Objective, Scores, Task, percent
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.pictures import LabelPictures
+    from convattn.tasks.records import LabelRecords
 
 NAMES = {"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 
@@ -230,11 +231,17 @@ class SegmentationTask(Task):
         height, width = recipe.segmentation_augment.crop
         return f"segmentation_augment.crop=[{height // 2},{width // 2}]"
 
-    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: PictureOptions) -> LabelPictures:
+    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: AnswerOptions) -> LabelPictures:
         """Return what draws the classes."""
         from convattn.tasks.pictures import LabelPictures
 
         return LabelPictures(loaded, out)
+
+    def records(self, loaded: LoadedModel, files: Sequence[Path], options: AnswerOptions) -> LabelRecords:
+        """Return the classes by their size."""
+        from convattn.tasks.records import LabelRecords
+
+        return LabelRecords(loaded, files, options)
 
 
 def labelled(

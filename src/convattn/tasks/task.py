@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.module import TrainingModule  # imports Lightning, which inference does without
+    from convattn.tasks.records import Records
 
 InputSize: TypeAlias = tuple[int, int, int]
 """Channels, height and width."""
@@ -104,12 +106,13 @@ class Objective(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class PictureOptions:
-    """Options of pictures: the lowest score of an object, and a COCO file that has the images' ids."""
+class AnswerOptions:
+    """Options of answers: the lowest score of an object, a COCO file that has the images' ids, classes an image."""
 
     run: Path
     min_score: float | None = None
     annotations: Path | None = None
+    top_k: int = 5
 
 
 class Pictures(Protocol):
@@ -124,8 +127,8 @@ class Pictures(Protocol):
     def begin(self) -> None:
         """Write what comes before the first picture, once the folder is there."""
 
-    def write(self, name: str, image: Image.Image, answer: Answer) -> str:
-        """Write one image's picture and answer, and return a line on it."""
+    def draw(self, name: str, image: Image.Image, answer: Answer) -> tuple[Image.Image, str]:
+        """Write one image's answer, and return its picture and a line on it."""
 
     def end(self) -> None:
         """Write what comes after the last picture, also where the work is broken off."""
@@ -246,9 +249,13 @@ class Task(ABC):
         """Return what a person should know of the data before training."""
         return ""
 
-    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: PictureOptions) -> Pictures:
+    def pictures(self, loaded: LoadedModel, files: list[Path], out: Path, options: AnswerOptions) -> Pictures:
         """Return what writes the answers on image files into a folder; only where ``files`` is not empty."""
         raise NotImplementedError(f"{self.name} writes no pictures")
+
+    @abstractmethod
+    def records(self, loaded: LoadedModel, files: Sequence[Path], options: AnswerOptions) -> Records:
+        """Return what makes data of the answers on image files."""
 
     def head(self, recipe: Recipe) -> HeadName:
         """Return the network on the recipe's backbone, the default where it names none."""
@@ -267,7 +274,7 @@ class Task(ABC):
 
     def example(self, recipe: Recipe) -> Any:
         """Return an input of the network."""
-        return torch.zeros(1, 3, recipe.data.image_size, recipe.data.image_size)
+        return torch.zeros(1, 3, *recipe.data.height_and_width)
 
     def output_fault(self, output: Any, classes: int) -> str:
         """Return what is wrong with the form of the network's output on :meth:`example`."""
@@ -305,6 +312,10 @@ class Task(ABC):
         """Return the training batches, in the sampler's order."""
         samples = TrainingSamples(data.train, self.training_sample(recipe, data.train), recipe.seed, skip_log)
         return training_loader(recipe, samples, sampler, self.collate)
+
+    def sampling_weights(self, recipe: Recipe, data: Data) -> np.ndarray | None:
+        """Return how often each training image is drawn beside the others, None where an epoch has each once."""
+        return None
 
     def evaluation_loader(
         self, recipe: Recipe, data: Data, skip_log: SkipLog, shard: Shard | None = None

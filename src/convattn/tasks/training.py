@@ -187,6 +187,7 @@ def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> 
             rank=shard.rank,
             world=shard.world,
             repeats=recipe.data.repeats,
+            weights=task.sampling_weights(recipe, job.data),
         )
         if recipe.compile:
             task.compiled(job.model).compile()
