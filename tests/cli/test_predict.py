@@ -119,3 +119,12 @@ def test_help_has_examples(command: Command) -> None:
     result = command("predict", "--help")
     assert result.code == 0
     assert "convattn predict photo.jpg" in result.out
+
+
+def test_half_precision_gives_the_same_classes(command: Command, trained: Path, images: Path) -> None:
+    wanted = ["predict", images / "my red [one].png", "--run", trained, "--format", "json"]
+    (whole,), (half,) = (json.loads(command(*wanted, *more).out) for more in ((), ("--precision", "bf16")))
+    for one, other in zip(whole["predictions"], half["predictions"], strict=True):
+        assert one["class"] == other["class"]
+        assert other["probability"] == pytest.approx(one["probability"], abs=0.05)
+    assert whole != half

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from convattn.cli._answer_formats import Format, Writer, YoloFolder, writing
+from convattn.cli._precision import Precision, PrecisionOption
 from convattn.data.names import ESCAPED
 from convattn.errors import UserError, naming_file
 
@@ -94,6 +95,7 @@ def predict(
     out: Out = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
+    precision: PrecisionOption = Precision.FLOAT32,
     trust: Trust = False,
 ) -> None:
     """Say what is on images."""
@@ -104,7 +106,7 @@ def predict(
         from convattn.tasks.inference import load_model
         from convattn.tasks.task import AnswerOptions, task_of
 
-        loaded = load_model(run, device=device, trust=trust)
+        loaded = load_model(run, device=device, trust=trust, precision=precision.value)
         options = AnswerOptions(run, min_score, annotations, top_k)
         if format is Format.TABLE and task_of(loaded.recipe).files:
             from convattn.cli._picture_folder import write_pictures
