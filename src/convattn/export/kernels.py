@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convattn.errors import UserError
-from convattn.ops import _dispatch, _native
+from convattn.ops import _dispatch, _native, _recording
 from convattn.ops.neighborhood import BORDERS, Neighborhood
 
 DOMAIN = "convattn"
@@ -156,5 +156,5 @@ def recorded() -> Iterator[None]:
         out: Tensor = _Node.apply(run, name, attributes, *inputs.tensors)
         return out
 
-    with _dispatch.recording(record):
+    with _recording.recording(record):
         yield

@@ -20,7 +20,7 @@ from convattn.export import kernels
 from convattn.export.program import DetectorProgram, Program
 from convattn.export.report import OnnxOptions, Precision, Sizes
 from convattn.export.runtime import RUN, TORCH_METADATA, needed
-from convattn.ops._dispatch import fixed_sizes
+from convattn.ops._recording import fixed_sizes
 
 OPSETS = range(16, 21)
 """What the exporter writes for every network here: RoIAlign with aligned pixels is new in 16."""

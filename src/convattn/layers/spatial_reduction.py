@@ -24,7 +24,7 @@ from convattn.layers.spatial_reduction_forms import (
     fold_reduced,
 )
 from convattn.layers.tokens import as_map, as_tokens, crop, pad_to_multiple
-from convattn.ops._dispatch import is_exporting
+from convattn.ops._recording import is_exporting
 from convattn.ops.neighborhood import IntPair
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._dispatch import is_exporting
+from convattn.ops._recording import is_exporting
 
 
 def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,33 +126,6 @@ def chosen(op: str, name: str, inputs: Any) -> str:
         return wanted
     _wanted.refusals[f"{op}: {'; '.join(reasons)}"] = None
     return "eager" if name == "auto" else name
-
-
-Recorder: TypeAlias = Callable[[str, Any, Callable[[], Tensor]], "Tensor | None"]
-"""An operator's name, its inputs and how to compute it -> its output as it is recorded; None: not recorded."""
-
-_recorder: Recorder | None = None
-
-
-@contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Ask whether an operator is recorded as one, where else standard operators would be."""
-    global _recorder
-    before, _recorder = _recorder, recorder
-    try:
-        yield
-    finally:
-        _recorder = before
-
-
-def is_recording() -> bool:
-    """Whether :func:`recording` asks for operators of ours where a kernel serves them."""
-    return _recorder is not None
-
-
-def recorded(op: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
-    """What :func:`recording`'s recorder makes of an operator; None without one."""
-    return None if _recorder is None else _recorder(op, inputs, run)
 
 
 def reasons_against(backend: str, op: str, inputs: Any) -> list[str]:
@@ -301,38 +274,6 @@ def needs_standard_operators() -> bool:
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
-
-
-def is_exporting() -> bool:
-    """Whether a program for inputs of any size is recorded: a condition on a size would tie it to the example's."""
-    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-
-
-_sizes_are_fixed = False
-
-
-@contextmanager
-def fixed_sizes() -> Iterator[None]:
-    """What ``torch.jit.trace`` records under it serves maps of the example's size alone.
-
-    Then index tables are constants of the program, and an implementation may choose by the size.
-    """
-    global _sizes_are_fixed
-    before, _sizes_are_fixed = _sizes_are_fixed, True
-    try:
-        yield
-    finally:
-        _sizes_are_fixed = before
-
-
-def size_of(x: Tensor, dim: int) -> Any:
-    """A size: a number, or in a program for any size symbolic, under ``torch.jit.trace`` a tensor."""
-    return int(x.shape[dim]) if _sizes_are_fixed else x.shape[dim]
-
-
-def map_size(x: Tensor) -> tuple[Any, Any]:
-    """H and W, see :func:`size_of`."""
-    return size_of(x, 2), size_of(x, 3)
 
 
 def refuse_forward_mode(op: str) -> None:

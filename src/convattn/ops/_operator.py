@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, get_origin
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
+from convattn.ops import _dispatch, _recording
 from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_gradient, check_stored, flat, unflat
 from convattn.ops._inputs import Inputs, is_tensor
@@ -101,7 +101,7 @@ class Operator(Generic[I]):
                 return self.apply(inputs)
         if _dispatch.needs_standard_operators():
             inputs.check()
-            recorded = _dispatch.recorded(self.name, inputs, lambda: self.through_torch(inputs, "native"))
+            recorded = _recording.recorded(self.name, inputs, lambda: self.through_torch(inputs, "native"))
             return self.portable(inputs.on_its_map()) if recorded is None else recorded
         if backend == "auto" and _dispatch.is_portable_wanted():
             inputs.check()

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._dispatch import map_size, size_of
 from convattn.ops._layout import accumulation_dtype
+from convattn.ops._recording import map_size, size_of
 from convattn.ops.neighborhood import Neighborhood
 
 if TYPE_CHECKING:

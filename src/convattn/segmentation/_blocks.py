@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from convattn.layers._checks import check_rates
 from convattn.layers.normalisation import group_norm
-from convattn.ops._dispatch import is_exporting
+from convattn.ops._recording import is_exporting
 
 Norm: TypeAlias = Literal["batch", "group"]
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._dispatch import is_recording, map_size, size_of
 from convattn.ops._layout import accumulation_dtype
+from convattn.ops._recording import is_recording, map_size, size_of
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs, linear_position
 from convattn.ops.attend.inputs import AttendInputs

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convattn.ops._dispatch import map_size, size_of
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops._portable import gather_pixels, pixel_places, pixels_of
+from convattn.ops._recording import map_size, size_of
 from convattn.ops.attend import offsets
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.tiles import Axis, axis_of, keys_of

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._dispatch import is_exporting
 from convattn.ops._layout import accumulation_dtype, convolution_dtype
+from convattn.ops._recording import is_exporting
 from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.offset_convolution.inputs import OffsetConvolutionInputs
 

@@ -12,9 +12,9 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from convattn.ops._dispatch import map_size
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops._portable import neighbourhoods, neighbours, pixels_of
+from convattn.ops._recording import map_size
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
 LEAST_CHANNELS = 16
