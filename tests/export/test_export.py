@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import convattn
 from convattn.errors import UserError
-from convattn.export import FORMATS, open_exported
+from convattn.export import FORMATS, OnnxOptions, open_exported
 from convattn.export.comparison import difference_of_detections, difference_of_tensors
 from convattn.export.program import program_of
 from convattn.export.runtime import OPENERS, RUN
@@ -216,7 +216,7 @@ class Branching(nn.Module):
             "torchscript files are not written in int8 here; take onnx",
         ),
         (classifier, ".onnx", {"precision": "int8"}, "int8 needs images to set its ranges"),
-        (classifier, ".onnx", {"opset": 9}, "opset 9: the operators need 16 to 20"),
+        (classifier, ".onnx", {"onnx": OnnxOptions(opset=9)}, "opset 9: the operators need 16 to 20"),
         (classifier, ".mlpackage", {}, "pip install coremltools"),
         (Branching, ".torchscript", {}, "answers differ from PyTorch's by .*the file was not kept"),
         (lambda: nn.Linear(7, 3), ".onnx", {}, "does not take images of 64x64: .*give a size that it takes"),
