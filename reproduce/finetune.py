@@ -228,12 +228,16 @@ def table(runs: Sequence[Trained], task: Task) -> list[str]:
                     f"{statistics.fmean(before):.1f}" if before else "",
                     f"{statistics.fmean(accuracies):.1f} ± {deviation(accuracies) or 0:.1f}",
                     "baseline" if is_base else signed(None if gain is None else gain.mean),
-                    "" if is_base else " / ".join("–" if p is None else f"{p:.3f}" for p in tests),
+                    "" if is_base else " / ".join(map(_shown, tests)),
                     str(len(of_seed)),
                 ]
             )
     head = ["network", "before, %", "accuracy, %", "gain", "p (t / Wilcoxon)", "seeds"]
     return markdown_table(head, rows, align="numbers")
+
+
+def _shown(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def finetune(

@@ -15,6 +15,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import convattn
+from convattn.convert import budget
 from convattn.layers import ACmix, XVolution
 from convattn.ultralytics import convert
 from convattn.ultralytics.hooks import given_modules
@@ -74,6 +75,16 @@ def test_the_report_names_every_layer() -> None:
     converted = convert(yolo_of(), to="acmix", where="model.8", operator_args={"num_heads": 8}, report=reports.append)
     assert [row.name for row in reports[0].replaced] == NAMES == list(given_modules(converted.model))
     assert {operator.num_heads for operator in converted.model.modules() if hasattr(operator, "num_heads")} == {8}
+
+
+def test_a_budget_chooses_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "LAYER_SECONDS", 0.02)
+    monkeypatch.setattr(budget, "NETWORK_SECONDS", 0.05)
+    reports: list[convattn.ConvertReport] = []
+    example = torch.rand(1, 3, 64, 64)
+    convert(yolo_of(), to="xvolution", where="model.8", example=example, budget=1000.0, report=reports.append)
+    assert [row.name for row in reports[0].replaced] == NAMES
+    assert reports[0].latency_ms is not None
 
 
 @pytest.mark.parametrize("to", ["xvolution", "acmix"])
