@@ -23,3 +23,17 @@ def test_a_run_on_a_table_is_trained_and_measured(command: Command, tmp_path: Pa
     assert done.code == 0, done.err
     scores = json.loads(command("val", "--run", tmp_path / "runs/latest", "--split", "test", "--json").out)
     assert (scores["images"], scores["skipped"]) == (12, [])
+
+
+def test_folds_hold_out_every_image_once(command: Command, tmp_path: Path) -> None:
+    root = same_data.class_folders(tmp_path / "data") / "train"
+    settings = [*SETTINGS["classification"][1], "data.image_size=16", "trainer.loggers=[]", "schedule.warmup=0"]
+    words = ["train", "--out", tmp_path / "runs", "--epochs", 1, *settings, "--folds", 2]
+    done = command(*words, "--data", root)
+    assert done.code == 0, done.err
+    assert "validation accuracy over 2 folds: " in done.out
+    tables = [(run / "predictions.csv").read_text().splitlines()[1:] for run in sorted((tmp_path / "runs").glob("2*"))]
+    names = [line.split(",")[1] for table in tables for line in table]
+    assert (len(tables), len(names), len(set(names))) == (2, 12, 12)
+    own = command(*words, "--data", root.parent)
+    assert (own.code, "has validation images of its own" in own.err) == (2, True)

@@ -36,7 +36,7 @@ HELP = """Say what is on images: their class, the objects on them, or the class 
 
   convattn predict photos/ --run weights.safetensors --format csv --out a.csv
 
-  convattn predict photos/ clip.mp4 --out found/    with a detector or a segmenter
+  convattn predict photos/ clip.mp4 --out found/     pictures, videos
 
   convattn predict photos/ --format coco --conf 0.01 > results.json
 
@@ -78,6 +78,7 @@ Out = Annotated[
     typer.Option(help="File to write, or folder, else predictions/ (pictures, yolo).", show_default=False),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
+Tta = Annotated[bool, typer.Option("--tta", help="Answer with the mirror image too: better, in twice the time.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[
     int | None,
@@ -93,6 +94,7 @@ def predict(
     annotations: Annotations = None,
     format: FormatOption = Format.TABLE,
     out: Out = None,
+    tta: Tta = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
     precision: PrecisionOption = Precision.FLOAT32,
@@ -103,10 +105,11 @@ def predict(
         from convattn.tasks.inputs import find_inputs
 
         inputs = find_inputs(images, sys.stdin, Path(downloads))
-        from convattn.tasks.inference import load_model
+        from convattn.tasks.inference import load_model, with_tta
         from convattn.tasks.task import AnswerOptions, task_of
 
         loaded = load_model(run, device=device, trust=trust, precision=precision.value)
+        loaded = with_tta(loaded) if tta else loaded
         options = AnswerOptions(run, min_score, annotations, top_k)
         if format is Format.TABLE and task_of(loaded.recipe).files:
             from convattn.cli._picture_folder import write_pictures

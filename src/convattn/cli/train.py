@@ -57,6 +57,8 @@ HELP = """Train a classifier, a detector or a segmenter and write a report with 
 
   convattn train --recipe imagenet-resnet --data imagenet/ --devices 8
 
+  convattn train --data photos/ --folds 5            k-fold
+
   convattn train --resume runs/latest                go on where it stopped
 
 Any setting of the recipe can be given as key=value; an unknown key is
@@ -92,7 +94,13 @@ Accumulate = Annotated[int | None, typer.Option(help="Batches per step of the op
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better score.", show_default=False)
 ]
-Loggers = Annotated[str | None, typer.Option(help="tensorboard, csv, both with a comma.", show_default=False)]
+Folds = Annotated[
+    int | None,
+    typer.Option(min=2, help="Train so many times, each time on other images; k-fold.", show_default=False),
+]
+Loggers = Annotated[
+    str | None, typer.Option(help="tensorboard, csv, wandb, mlflow; several with commas.", show_default=False)
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the recipe's file or the run fetch networks: hf-hub:...")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 
@@ -117,6 +125,7 @@ def train(
     num_nodes: NumNodes = None,
     accumulate: Accumulate = None,
     patience: Patience = None,
+    folds: Folds = None,
     loggers: Loggers = None,
     trust: Trust = False,
 ) -> None:
@@ -143,8 +152,13 @@ def train(
     overrides = {key: value for key, value in options.items() if value is not None}
     overrides |= parse_overrides(settings or [])
     with _training_packages():
-        if resume is None:
-            _start(recipe, None if task is None else task.value, overrides, out, trust)
+        name = None if task is None else task.value
+        if resume is None and folds is not None:
+            _start_folds(folds, lambda fold: _start(recipe, name, overrides | fold, out, trust))
+        elif resume is None:
+            _start(recipe, name, overrides, out, trust)
+        elif folds is not None:
+            raise UserError("--resume goes on with one run: leave --folds out, the run knows its own")
         elif recipe is not None or task is not None:
             given = "--recipe" if recipe is not None else "--task"
             raise UserError(f"--resume goes on with the run's own recipe: leave {given} out")
@@ -155,7 +169,22 @@ def train(
 train.__doc__ = HELP
 
 
-def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool) -> None:
+def _start_folds(folds: int, start: Callable[[dict[str, Any]], tuple[str, float] | None]) -> None:
+    """Train once for each fold, and print the mean of the main figure and its standard deviation."""
+    from statistics import fmean, stdev
+
+    found = [start({"data.folds": folds, "data.fold": fold}) for fold in range(1, folds + 1)]
+    named = [one for one in found if one is not None]
+    if named:
+        figures = [figure for _, figure in named]
+        each = ", ".join(f"{figure:.1%}" for figure in figures)
+        line = f"{named[0][0]} over {folds} folds: {fmean(figures):.1%} ± {stdev(figures):.1%} ({each})"
+        _print([line], _console())
+
+
+def _start(
+    recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool
+) -> tuple[str, float] | None:
     from convattn.tasks.recipes import load_recipe, recipe_names
 
     if task is None and recipe_name is None and isinstance(overrides.get("weights"), str):
@@ -177,7 +206,7 @@ def _start(recipe_name: str | None, task: TaskName | None, overrides: dict[str, 
     console = _console()
     with _looking(console) as progress:
         job = prepare(recipe, out, progress)
-    _go(job, f"recipe {name}", console, why=why, small=small, remark=remark)
+    return _go(job, f"recipe {name}", console, why=why, small=small, remark=remark)
 
 
 def _folder_recipe(overrides: dict[str, Any], trust: bool) -> tuple[str, str]:
@@ -259,7 +288,10 @@ def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
         _go(job, "resumed" if job.checkpoint else "resumed from its beginning, it has no checkpoint yet", console)
 
 
-def _go(job: "Job", origin: str, console: Console, *, why: str = "", small: str = "", remark: str = "") -> None:
+def _go(
+    job: "Job", origin: str, console: Console, *, why: str = "", small: str = "", remark: str = ""
+) -> tuple[str, float] | None:
+    """Train, tell of it, and return the main figure with its name, on the main process."""
     from convattn.tasks.progress import ProgressBar
     from convattn.tasks.task import task_of
     from convattn.tasks.training import train as run_training
@@ -277,8 +309,11 @@ def _go(job: "Job", origin: str, console: Console, *, why: str = "", small: str 
                 report = task_of(job.recipe).write_report(bar.run, job.data)
         _print(stop_lines(bar.run, report), console)
         raise typer.Exit(STOPPED) from error
-    if result is not None and bar.run is not None:
-        _print(result_lines(bar.run, result, task_of(job.recipe).main_figure(result.figures)), console)
+    if result is None or bar.run is None:
+        return None
+    figure = task_of(job.recipe).main_figure(result.figures)
+    _print(result_lines(bar.run, result, figure), console)
+    return figure
 
 
 def _print(lines: list[str], console: Console) -> None:

@@ -59,6 +59,7 @@ Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 PartOption = Annotated[Part, typer.Option("--split", help="Part of the data: validation or test images.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+Tta = Annotated[bool, typer.Option("--tta", help="Answer with the mirror image too: better, in twice the time.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; else 64, or 1 where sizes differ.")]
 
@@ -68,16 +69,18 @@ def val(
     data: Data = None,
     split: PartOption = Part.VAL,
     as_json: AsJson = False,
+    tta: Tta = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
     precision: PrecisionOption = Precision.FLOAT32,
     trust: Trust = False,
 ) -> None:
     """Measure a trained model on labelled images."""
-    from convattn.tasks.inference import evaluate, load_model
+    from convattn.tasks.inference import evaluate, load_model, with_tta
     from convattn.tasks.task import task_of
 
     loaded = load_model(run, device=device, trust=trust, precision=precision.value)
+    loaded = with_tta(loaded) if tta else loaded
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         looking = bar.add_task("looking at the images", total=None)

@@ -13,7 +13,7 @@ from convattn.data.folder import TRAINED_ON, Progress, name_some, shared_files
 from convattn.data.formats import class_list
 from convattn.data.forms import ClassList
 from convattn.data.images import open_image
-from convattn.data.names import composed, counted, validation_names
+from convattn.data.names import HeldOut, check_held_out, composed, counted, validation_names
 from convattn.data.packed import Folder
 from convattn.data.types import ClassificationData, Item, SkippedFile, Split
 from convattn.errors import UserError
@@ -44,7 +44,7 @@ class FolderImages:
 
 
 def open_classes(
-    root: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int = 0, progress: Progress | None = None
+    root: str | os.PathLike[str], *, val_fraction: HeldOut = 0.2, seed: int = 0, progress: Progress | None = None
 ) -> ClassificationData:
     """Open images with a class each: class folders, a table, tar shards or a data set of Hugging Face ``datasets``.
 
@@ -70,9 +70,8 @@ def open_classes(
         >>> data.classes, len(data.train), len(data.val)
         (['cat', 'dog'], 2, 2)
     """
-    if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction={val_fraction}: the held-out part of each class lies between 0 and 1, as in 0.2")
     found = class_list(root)
+    check_held_out(val_fraction, own_val="val" in found.parts, source=found.source)
     items = _numbered(found, "train", found.classes, "")
     train_place = found.places.get("train", found.source)
     own_val = "val" in found.parts
@@ -144,7 +143,7 @@ def _bad(root: Folder, items: Sequence[Item], progress: Progress | None) -> list
     return [one for one in in_threads(check, [file for file, _ in items], progress) if one is not None]
 
 
-def _split(items: list[Item], classes: int, val_fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+def _split(items: list[Item], classes: int, val_fraction: HeldOut, seed: int) -> tuple[list[Item], list[Item]]:
     """Split the images of each class; those with the smallest hashes are held out."""
     by_class: list[list[str]] = [[] for _ in range(classes)]
     for file, label in items:

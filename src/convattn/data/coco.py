@@ -20,7 +20,7 @@ from convattn.data.formats import coco_parts
 from convattn.data.forms import CocoContent
 from convattn.data.images import MAX_PIXELS, open_image
 from convattn.data.masks import decode_mask
-from convattn.data.names import counted, validation_names
+from convattn.data.names import HeldOut, check_held_out, counted, validation_names
 from convattn.data.packed import Folder
 from convattn.data.problems import Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
@@ -183,7 +183,7 @@ def check_coco(
 
 
 def check_parts(
-    train: Checked, val: Checked | None, val_fraction: float = 0.2
+    train: Checked, val: Checked | None, val_fraction: HeldOut = 0.2
 ) -> tuple[DetectionImages, DetectionImages, list[Problem]]:
     """Return the images to train and to validate on, and what is wrong between them.
 
@@ -221,7 +221,7 @@ def open_detection(
     root: str | os.PathLike[str],
     *,
     wanted: Wanted = "masks",
-    val_fraction: float = 0.2,
+    val_fraction: HeldOut = 0.2,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> DetectionData:
@@ -234,9 +234,8 @@ def open_detection(
         UserError: There is no such layout, or the two files name different classes.
         BadData: Something is wrong, and ``skip_bad`` is off.
     """
-    if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction={val_fraction}: the held-out part of the images lies between 0 and 1, as in 0.2")
     sources = coco_parts(root)
+    check_held_out(val_fraction, own_val="val" in sources, source=root)
     files = [sources["train"], *([sources["val"]] if "val" in sources else [])]
     found = [check_coco(file, wanted=wanted, progress=progress) for file in files]
     parts = [(file, images) for file, images, _ in found]
@@ -307,7 +306,7 @@ def _class_notes(file: CocoFile, entries: Sequence[CocoImage]) -> list[Problem]:
     return [Problem(str(file.path), None, "categories", *note, level="note") for note in notes]
 
 
-def _split(images: DetectionImages, val_fraction: float) -> tuple[DetectionImages, DetectionImages]:
+def _split(images: DetectionImages, val_fraction: HeldOut) -> tuple[DetectionImages, DetectionImages]:
     """Hold out the images whose names have the smallest hashes."""
     chosen = validation_names([_hashed(entry) for entry in images.entries], val_fraction)
     train = tuple(entry for entry in images.entries if _hashed(entry) not in chosen)

@@ -5,6 +5,9 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from convattn.errors import UserError
 
 ESCAPED = "convattn.escaped"
 r"""Goes with ``encoding`` as ``errors=ESCAPED`` wherever text is written or printed: what has no code is escaped.
@@ -64,21 +67,48 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def validation_names(names: Sequence[str], fraction: float, *, salt: str = "") -> set[str]:
-    """Return the names of that part which have the smallest hashes, at least one and not all.
+class Fold(NamedTuple):
+    """One of ``of`` equal parts of a data set, each of which is held out once; the first has the number 1."""
 
-    The same on every machine, and hardly changed by a file that comes or goes.
+    number: int
+    of: int
+
+
+HeldOut: TypeAlias = float | Fold
+"""What is held out: a part between 0 and 1, or one of the folds."""
+
+
+def check_held_out(held_out: HeldOut, *, own_val: bool, source: object) -> None:
+    """Raise where nothing, or all, would be held out, or where folds are wanted of data that is split already."""
+    if not isinstance(held_out, Fold):
+        if not 0 < held_out < 1:
+            raise UserError(f"val_fraction={held_out}: the held-out part of the images lies between 0 and 1, as in 0.2")
+    elif own_val:
+        raise UserError(f"{source}: has validation images of its own, and folds hold out other ones: leave --folds out")
+
+
+def validation_names(names: Sequence[str], held_out: HeldOut, *, salt: str = "") -> set[str]:
+    """Return the names to hold out by their hashes: of a part the smallest ones, at least one and not all.
+
+    The same on every machine, and hardly changed by a file that comes or goes. Folds are the hashes in order, cut into
+    parts that differ by one name at most.
 
     Example:
         >>> validation_names(["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"], 0.2)
         {'5.jpg'}
+        >>> validation_names(["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"], Fold(1, 5))
+        {'5.jpg'}
     """
-    count = min(max(int(len(names) * fraction + 0.5), 1), len(names) - 1)
 
     def rank(name: str) -> bytes:
         return hashlib.sha256((salt + composed(name)).encode(errors="surrogateescape")).digest()
 
-    return set(sorted(names, key=rank)[: max(count, 0)])
+    ordered = sorted(names, key=rank)
+    if isinstance(held_out, Fold):
+        first, last = (len(names) * number // held_out.of for number in (held_out.number - 1, held_out.number))
+        return set(ordered[first:last])
+    count = min(max(int(len(names) * held_out + 0.5), 1), len(names) - 1)
+    return set(ordered[: max(count, 0)])
 
 
 def counted(number: int, noun: str) -> str:

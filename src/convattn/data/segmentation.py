@@ -12,7 +12,7 @@ from convattn.data.folder import TRAINED_ON, Progress, name_some, shared_files
 from convattn.data.formats import pair_list
 from convattn.data.forms import PairList
 from convattn.data.images import ImageError, open_ids, open_image
-from convattn.data.names import counted, validation_names
+from convattn.data.names import HeldOut, check_held_out, counted, validation_names
 from convattn.data.packed import Folder
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import Pair, SkippedFile, Split
@@ -71,7 +71,7 @@ def open_segmentation(
     *,
     classes: Sequence[str] | None = None,
     reduce_zero_label: bool | None = None,
-    val_fraction: float = 0.2,
+    val_fraction: HeldOut = 0.2,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> SegmentationData:
@@ -91,9 +91,8 @@ def open_segmentation(
         BadData: Something is wrong, and ``skip_bad`` is off; or nothing is left.
         UserError: There is no such layout.
     """
-    if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction={val_fraction}: the held-out part of the pairs lies between 0 and 1, as in 0.2")
     found = pair_list(root)
+    check_held_out(val_fraction, own_val="val" in found.parts, source=found.source)
     reduce = found.zero_is_unlabelled if reduce_zero_label is None else reduce_zero_label
     names = list(classes) if classes is not None else found.classes
     *parts, problems = check_pairs(found, names, reduce_zero_label=reduce, progress=progress)
@@ -134,7 +133,7 @@ def check_pairs(
 
 
 def check_parts(
-    found: PairList, train: SegmentationImages, val: SegmentationImages, *, val_fraction: float = 0.2
+    found: PairList, train: SegmentationImages, val: SegmentationImages, *, val_fraction: HeldOut = 0.2
 ) -> tuple[SegmentationImages, SegmentationImages, list[Problem]]:
     """Return the pairs to train and to validate on, and what is wrong between them.
 

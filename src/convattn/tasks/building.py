@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import timm
@@ -157,7 +158,10 @@ def check_finite(values: torch.Tensor) -> None:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raise for an optimizer that timm does not have."""
+    """Raise for an optimizer that timm does not have, and a logger whose package is not installed."""
+    for name in recipe.trainer.loggers:
+        if name in ("wandb", "mlflow") and find_spec(name) is None:
+            raise UserError(f'trainer.loggers: {name} is not installed: pip install "convattn[loggers]"')
     if recipe.optimizer.name not in list_optimizers():
         close = nearest(recipe.optimizer.name, list_optimizers(), "optimizers")
         raise UserError(f"optimizer.name: no optimizer {recipe.optimizer.name!r}: {close}")

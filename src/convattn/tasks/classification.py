@@ -113,7 +113,7 @@ class ClassificationTask(Task):
         """Return the folder's images or the digits."""
         if recipe.data.folder is not None:
             where = recipe.data.folder
-            data = open_classes(where, val_fraction=recipe.data.val_fraction, progress=progress)
+            data = open_classes(where, val_fraction=recipe.data.held_out, progress=progress)
         elif recipe.data.embedded == "digits":
             where = "the digits"
             data = open_digits(max(recipe.data.height_and_width))

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from convattn.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation, Side
 from convattn.data.fields import SETTINGS, Flag, Number, Options, Part, Text, Whole, between
+from convattn.data.names import Fold, HeldOut
 from convattn.data.transforms import Augmentation
 from convattn.tasks.names import TaskName
 
@@ -71,7 +72,8 @@ class DataConfig:
     order of an epoch, which then sees that many times fewer images in as many steps. ``bad`` says what becomes of a
     detection or segmentation data set with something wrong in it. ``reduce_zero_label``: label 0 of a label map means
     "not labelled"; null takes it for folders called as ADE20K's. ``image_size`` is a side of a square, or
-    ``[height, width]``. ``sampling: balanced`` draws the images of an epoch with replacement, each class as often.
+    ``[height, width]``. With ``folds``, the part number ``fold`` of so many is held out. ``sampling: balanced`` draws
+    the images of an epoch with replacement, each class as often.
     """
 
     folder: Text | None = None
@@ -80,6 +82,8 @@ class DataConfig:
     bad: Literal["refuse", "skip"] = "refuse"
     reduce_zero_label: Flag | None = None
     val_fraction: Annotated[Number, between(0.01, 0.9)] = 0.2
+    folds: Annotated[Whole, between(2, 1000)] | None = None
+    fold: Annotated[Whole, between(1, 1000)] = 1
     image_size: Side | tuple[Side, Side] = 224
     mean: tuple[Part, Part, Part] | None = None
     std: tuple[Deviation, Deviation, Deviation] | None = None
@@ -87,6 +91,11 @@ class DataConfig:
     workers: Annotated[Whole, between(0, 1000)] | None = None
     repeats: Annotated[Whole, between(1, 1000)] = 1
     sampling: Literal["shuffled", "balanced"] = "shuffled"
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What is held out of data without validation images."""
+        return self.val_fraction if self.folds is None else Fold(self.fold, self.folds)
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -180,7 +189,10 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, config=SETTINGS)
 class TrainerConfig:
-    """What is passed through to Lightning's ``Trainer``; ``loggers`` write the curves beside ``metrics.csv``."""
+    """What is passed through to Lightning's ``Trainer``; ``loggers`` write the curves beside ``metrics.csv``.
+
+    ``wandb`` and ``mlflow`` obey their own variables, as ``WANDB_MODE=offline`` and ``MLFLOW_TRACKING_URI``.
+    """
 
     accelerator: Text = "auto"
     devices: Annotated[Whole, Field(le=10_000)] | Text = "auto"
@@ -189,7 +201,7 @@ class TrainerConfig:
     num_nodes: Annotated[Whole, between(1, 10_000)] = 1
     sync_batchnorm: Flag = False
     deterministic: Flag = False
-    loggers: tuple[Literal["tensorboard", "csv"], ...] = ("tensorboard",)
+    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -113,7 +113,7 @@ class DetectionTask(Task):
         found = open_detection(
             data_folder(recipe, progress),
             wanted="masks" if recipe.network.head in MASK_HEADS else self.wanted,
-            val_fraction=recipe.data.val_fraction,
+            val_fraction=recipe.data.held_out,
             skip_bad=recipe.data.bad == "skip",
             progress=progress,
         )
@@ -228,6 +228,12 @@ class DetectionTask(Task):
             seen.append(int(one.target["image_id"]))
             found += as_results(one.value, seen[-1], self.kinds)
         return found, seen
+
+    def mirrored(self, model: nn.Module) -> nn.Module:
+        """Return a detector that merges the objects of an image and its mirror image."""
+        from convattn.tasks.tta import MirroredObjects
+
+        return MirroredObjects(model)
 
     def describe(self, data: DetectionData) -> dict[str, Any]:
         """Return the annotation file's ids of the classes."""

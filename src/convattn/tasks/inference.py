@@ -154,6 +154,11 @@ def read_weights(source: Path, *, trust: bool = False) -> tuple[dict[str, str], 
     return description, fields, weights
 
 
+def with_tta(loaded: LoadedModel) -> LoadedModel:
+    """Return a model that answers with each image and its mirror image: more exact, in twice the time."""
+    return replace(loaded, model=task_of(loaded.recipe).mirrored(loaded.model).eval())
+
+
 def run_of(path: Path) -> Path:
     """Return the run folder that a weights file or a checkpoint lies in; anything else as it is."""
     for folder in (path.parent, path.parent.parent):

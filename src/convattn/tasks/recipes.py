@@ -275,6 +275,8 @@ def to_mapping(recipe: Any) -> dict[str, Any]:
 
 def check_together(recipe: Recipe, source: str) -> None:
     """Raise where two settings, each valid, exclude one another."""
+    if recipe.data.folds is not None and recipe.data.fold > recipe.data.folds:
+        raise UserError(f"{source}: data.fold must be at most data.folds, {recipe.data.folds}, got {recipe.data.fold}")
     for key, given in (("class_weights", recipe.class_weights), ("data.sampling", recipe.data.sampling)):
         if given not in (None, "shuffled") and recipe.task != "classification":
             raise UserError(f"{source}: {key} is for classification, not for {recipe.task}: leave it out")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from convattn.data.names import escaped
 from convattn.data.sampler import GlobalBatchSampler
@@ -26,6 +26,9 @@ from convattn.tasks.interrupt import RunInterrupted, StopRequest
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns
+
+PROJECT = "convattn"
+"""What the runs are filed under in Weights & Biases and MLflow."""
 
 AGREE_EVERY = 16
 """With several processes, they agree on stopping and saving every so many batches, and at the end of an epoch."""
@@ -193,6 +196,13 @@ class RunRecorder(Checkpoint):
             found.append(TensorBoardLogger(folder, name="", version="", purge_step=first_step))
         if "csv" in names:
             found.append(CSVLogger(self.run.path, name="csv"))  # version_0, and another one after each resume
+        name = self.run.path.resolve().name
+        if "wandb" in names:
+            found.append(WandbLogger(name, self.run.path, id=name, project=PROJECT, resume="allow"))
+        if "mlflow" in names:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # files are what needs no server and no database
+            server = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{self.run.path.resolve() / 'mlruns'}"
+            found.append(MLFlowLogger(PROJECT, name, tracking_uri=server))
         return found
 
     def _open_tensorboard(self) -> str:

@@ -107,7 +107,7 @@ class SegmentationTask(Task):
         found = open_segmentation(
             data_folder(recipe, progress),
             reduce_zero_label=recipe.data.reduce_zero_label,
-            val_fraction=recipe.data.val_fraction,
+            val_fraction=recipe.data.held_out,
             skip_bad=recipe.data.bad == "skip",
             progress=progress,
         )

@@ -335,6 +335,12 @@ class Task(ABC):
                 found = self.answer(model, recipe, batch)
             yield from found
 
+    def mirrored(self, model: nn.Module) -> nn.Module:
+        """Return a network that answers with an image and its mirror image, see :mod:`convattn.tasks.tta`."""
+        from convattn.tasks.tta import MirroredLogits
+
+        return MirroredLogits(model)
+
     def describe(self, data: Data) -> dict[str, Any]:
         """Return what weights say of the data beside its classes, see :meth:`Description.parse`."""
         return {}
