@@ -18,9 +18,9 @@ from convattn.cli._tables import make_console, print_table
 from convattn.data.names import write_names
 
 if TYPE_CHECKING:
+    from convattn.tasks.answers import Answer
     from convattn.tasks.inputs import Inputs
     from convattn.tasks.records import Records
-    from convattn.tasks.task import Answer
 
 
 class Format(str, Enum):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from convattn.data.types import SkippedFile
+    from convattn.tasks.answers import AnswerOptions
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.inputs import Input, Inputs
-    from convattn.tasks.task import AnswerOptions
 
 
 def write_pictures(

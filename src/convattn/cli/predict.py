@@ -16,9 +16,9 @@ from convattn.errors import UserError, naming_file
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile
+    from convattn.tasks.answers import AnswerOptions
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.inputs import Inputs
-    from convattn.tasks.task import AnswerOptions
 
 HELP = """Say what is on images: their class, the objects on them, or the class of each pixel.
 
@@ -105,8 +105,9 @@ def predict(
         from convattn.tasks.inputs import find_inputs
 
         inputs = find_inputs(images, sys.stdin, Path(downloads))
+        from convattn.tasks.answers import AnswerOptions
         from convattn.tasks.inference import load_model, with_tta
-        from convattn.tasks.task import AnswerOptions, task_of
+        from convattn.tasks.task import task_of
 
         loaded = load_model(run, device=device, trust=trust, precision=precision.value)
         loaded = with_tta(loaded) if tta else loaded

@@ -21,8 +21,8 @@ from convattn.errors import UserError, user_path
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile, Split
+    from convattn.tasks.answers import Scores
     from convattn.tasks.inference import LoadedModel
-    from convattn.tasks.task import Scores
 
 WORST_CLASSES = 20
 

@@ -21,12 +21,13 @@ from convattn.data.folder import Progress
 from convattn.data.transforms import Transform, eval_transform, train_transform
 from convattn.data.types import ClassificationData, LabelledImages, SkippedFile, Split
 from convattn.errors import UserError
+from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import build_model, check_finite, device_of, in_layout
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.processes import Shard, gather_batch
 from convattn.tasks.run_folder import PREDICTIONS, RunFolder, write_table
-from convattn.tasks.task import Answer, AnswerOptions, InputSize, Objective, Scores, Task
+from convattn.tasks.task import InputSize, Objective, Task
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel

@@ -29,6 +29,7 @@ from convattn.data.masks import encode_mask
 from convattn.data.types import SkippedFile, Split
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, measure, named_figures
 from convattn.errors import UserError
+from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.hub import at_hand
@@ -36,7 +37,7 @@ from convattn.tasks.loaders import EvaluationSample, Sample
 from convattn.tasks.processes import gather_objects
 from convattn.tasks.run_folder import RunFolder, write_json, write_table
 from convattn.tasks.sources import checked, data_folder
-from convattn.tasks.task import Answer, AnswerOptions, InputSize, Objective, Scores, Task, percent
+from convattn.tasks.task import InputSize, Objective, Task, percent
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel

@@ -6,9 +6,9 @@ from pathlib import Path
 from convattn.data.coco_file import read_coco_file
 from convattn.data.coco_layout import COCO_LAYOUT, annotation_files, find_images, image_file, image_folders
 from convattn.errors import UserError, user_path
+from convattn.tasks.answers import AnswerOptions
 from convattn.tasks.inference import run_of
 from convattn.tasks.recipes import read_recipe
-from convattn.tasks.task import AnswerOptions
 
 
 def image_ids(annotations: Path, files: Sequence[Path]) -> dict[Path, int]:

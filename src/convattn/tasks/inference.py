@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError
+from convattn.tasks.answers import Answer, Scores
 from convattn.tasks.archives import read_archive, weights_fault
 from convattn.tasks.building import first_line, network_name
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
@@ -27,7 +28,7 @@ from convattn.tasks.inputs import Input, Inputs
 from convattn.tasks.loaders import NamedImages, Sample, SkipLog
 from convattn.tasks.names import TaskName
 from convattn.tasks.reach import refuse_reaching
-from convattn.tasks.task import Answer, Scores, task_of
+from convattn.tasks.task import task_of
 
 FEW = 256
 """With fewer images than this no processes are started to load them."""

@@ -19,8 +19,8 @@ from convattn.detection.evaluation import Kind
 from convattn.report.drawing import draw_detections, draw_label_map
 from convattn.report.legend import Key, with_legend
 from convattn.report.palette import background_of, class_colors
+from convattn.tasks.answers import Answer, AnswerOptions
 from convattn.tasks.records import ObjectRecords
-from convattn.tasks.task import Answer, AnswerOptions
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel

@@ -11,7 +11,7 @@ import numpy as np
 
 from convattn.data.masks import encode_mask
 from convattn.detection.evaluation import Kind
-from convattn.tasks.task import Answer, AnswerOptions
+from convattn.tasks.answers import Answer, AnswerOptions
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel

@@ -29,13 +29,14 @@ from convattn.data.types import SkippedFile, Split
 from convattn.errors import UserError
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
+from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line, in_layout
 from convattn.tasks.config import EvaluationConfig, Recipe
 from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.run_folder import RunFolder, write_table
 from convattn.tasks.sources import checked, data_folder
-from convattn.tasks.task import Answer, AnswerOptions, InputSize, Objective, Scores, Task, percent
+from convattn.tasks.task import InputSize, Objective, Task, percent
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel

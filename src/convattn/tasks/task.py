@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.types import SkippedFile, Split
 from convattn.errors import UserError
+from convattn.tasks.answers import Answer, AnswerOptions, Pictures, Scores
 from convattn.tasks.building import check_image, converted, with_statistics
 from convattn.tasks.config import HeadName, Recipe, TaskName
 from convattn.tasks.loaders import (
@@ -48,30 +48,6 @@ InputSize: TypeAlias = tuple[int, int, int]
 
 Data: TypeAlias = Any
 """A data set with ``classes``, ``train``, ``val`` and ``skipped``; of which kind is for its task to know."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a network answers on an image, with the image's place and target; ``skipped`` where it cannot be read."""
-
-    index: int
-    value: Any = None
-    target: Any = None
-    skipped: SkippedFile | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How good a network is on annotated images.
-
-    ``per_class`` has a row for each class: its name (``class``), counts and parts of one, NaN where there is nothing
-    to measure. ``skipped`` are the images that cannot be read.
-    """
-
-    images: int
-    figures: dict[str, float]
-    per_class: list[dict[str, Any]]
-    skipped: list[SkippedFile] = field(default_factory=list)
 
 
 class Objective(nn.Module, ABC):
@@ -103,38 +79,6 @@ class Objective(nn.Module, ABC):
         """Take a validation loss into a mean, which passes over one that is no number."""
         self.diverged = self.diverged.to(loss.device) | ~loss.isfinite()
         mean.update(loss, weight=weight)
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """Options of answers: the lowest score of an object, a COCO file that has the images' ids, classes an image."""
-
-    run: Path
-    min_score: float | None = None
-    annotations: Path | None = None
-    top_k: int = 5
-
-
-class Pictures(Protocol):
-    """Answers on images, drawn and written into a folder."""
-
-    also: str
-    """The name of what is written beside the pictures."""
-
-    def files(self, names: Sequence[str]) -> list[str]:
-        """Return the files that are written beside the pictures of these names."""
-
-    def begin(self) -> None:
-        """Write what comes before the first picture, once the folder is there."""
-
-    def draw(self, name: str, image: Image.Image, answer: Answer) -> tuple[Image.Image, str]:
-        """Write one image's answer, and return its picture and a line on it."""
-
-    def end(self) -> None:
-        """Write what comes after the last picture, also where the work is broken off."""
-
-    def remark(self) -> str:
-        """Return what there is to say in the end."""
 
 
 class Task(ABC):

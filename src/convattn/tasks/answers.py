@@ -1,0 +1,68 @@
+"""What a network answers on images, how it is written, and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from convattn.data.types import SkippedFile
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network answers on an image, with the image's place and target; ``skipped`` where it cannot be read."""
+
+    index: int
+    value: Any = None
+    target: Any = None
+    skipped: SkippedFile | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a network is on annotated images.
+
+    ``per_class`` has a row for each class: its name (``class``), counts and parts of one, NaN where there is nothing
+    to measure. ``skipped`` are the images that cannot be read.
+    """
+
+    images: int
+    figures: dict[str, float]
+    per_class: list[dict[str, Any]]
+    skipped: list[SkippedFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """Options of answers: the lowest score of an object, a COCO file that has the images' ids, classes an image."""
+
+    run: Path
+    min_score: float | None = None
+    annotations: Path | None = None
+    top_k: int = 5
+
+
+class Pictures(Protocol):
+    """Answers on images, drawn and written into a folder."""
+
+    also: str
+    """The name of what is written beside the pictures."""
+
+    def files(self, names: Sequence[str]) -> list[str]:
+        """Return the files that are written beside the pictures of these names."""
+
+    def begin(self) -> None:
+        """Write what comes before the first picture, once the folder is there."""
+
+    def draw(self, name: str, image: Image.Image, answer: Answer) -> tuple[Image.Image, str]:
+        """Write one image's answer, and return its picture and a line on it."""
+
+    def end(self) -> None:
+        """Write what comes after the last picture, also where the work is broken off."""
+
+    def remark(self) -> str:
+        """Return what there is to say in the end."""
