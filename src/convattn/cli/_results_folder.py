@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from convattn.data.images import is_file_name
 from convattn.data.names import escaped
 from convattn.errors import UserError
 
@@ -55,6 +54,8 @@ def _write(out: Path, names: Sequence[str]) -> None:
 
 def _read(out: Path) -> list[str]:
     """Return the files that the record lists, those alone that lie in the folder."""
+    from convattn.data.images import is_file_name  # imports Pillow, which a line of help does without
+
     try:
         content: Any = json.loads((out / RECORD).read_text(encoding="utf-8"))
         names = [name for name in content["files"] if is_file_name(name)]
