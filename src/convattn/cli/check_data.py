@@ -40,7 +40,7 @@ Known are COCO annotations, YOLO's data.yaml, Pascal VOC, images with label PNGs
 
   convattn check-data photos/ --json > problems.json
 
-  convattn check-data data.yaml --to coco out/       write boxes and masks as COCO
+  convattn check-data data.yaml --to coco out/       write it as COCO
 """
 
 Data = Annotated[
