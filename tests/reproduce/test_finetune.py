@@ -45,13 +45,13 @@ def test_a_table_compares_seed_by_seed() -> None:
 
 @pytest.mark.parametrize("task", get_args(Task))
 def test_images_of_a_task_are_the_same_every_time(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune, "IMAGES", 20)
+    monkeypatch.setattr(finetune, "IMAGES", 100)
     image = Image.new("RGB", (32, 32), "white")
     first, again, other = (np.asarray(changed(image, task, seed)) for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
     data = open_classes(finetune.write_images(tmp_path, task))
-    assert (len(data.train), len(data.val), len(data.classes)) == (20, 360, 10)
+    assert (len(data.train), len(data.val), len(data.classes)) == (100, 360, 10)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("X-volution", XVolution), ("ACmix", ACmix)])
@@ -75,7 +75,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_a_seed_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune, "IMAGES", 32)
+    monkeypatch.setattr(finetune, "IMAGES", 100)
     said: list[str] = []
     program = Program(tmp_path, epochs=1)
     program.run("rotated", 0, said.append)
