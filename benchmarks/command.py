@@ -72,6 +72,13 @@ RUNTIME_HELP = """Exported networks in onnxruntime or OpenVINO beside a plain ne
   python -m benchmarks runtime san10 --against san10@pytorch
 """
 
+EXPORTS_HELP = """Every network and head in every format of export; docs/exports.md shows what came of it.
+
+[bold]Example[/]
+
+  python -m benchmarks exports
+"""
+
 MEMORY_HELP = """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
 
 [bold]Examples[/]
@@ -200,6 +207,24 @@ def runtime(
     _run([(f"{runtime_name} batch {run.batch}", partial(measure, run)) for run in runs], out, as_json)
 
 
+def exports(
+    out: Out = Path("results"),
+    docs_folder: Annotated[Path, typer.Option("--docs", help="Folder of the page.")] = Path("docs"),
+    from_record: Annotated[bool, typer.Option("--from-record", help="Write the page alone.")] = False,
+) -> None:
+    """Export everything."""
+    from benchmarks import exports as room
+
+    record, console = out / room.RECORD, make_console()
+    cells = room.read(record) if from_record else room.measure(record, on_progress=_line(console))
+    (docs_folder / room.PAGE).write_text(room.page(cells), encoding="utf-8")
+    console.print(str(docs_folder / room.PAGE), highlight=False, soft_wrap=True)
+
+
+def _line(console: Any) -> "OnProgress":
+    return lambda done, what: console.print(f"{done:4.0%} {what}", highlight=False)
+
+
 def memory(
     batch: Annotated[int, typer.Option(min=1, help="Images.")] = 8,
     channels: Annotated[int, typer.Option(min=4, help="Channels, divisible by 4.")] = 64,
@@ -242,6 +267,7 @@ VERBS: dict[Callable[..., None], str] = {
     op: OP_HELP,
     model: MODEL_HELP,
     runtime: RUNTIME_HELP,
+    exports: EXPORTS_HELP,
     memory: MEMORY_HELP,
     docs: DOCS_HELP,
 }

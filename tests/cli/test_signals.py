@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
-from convattn.tasks.inference import Prediction
+from convattn.tasks.answers import Answer
 from convattn.tasks.interrupt import Stopped, StopRequest, stoppable
 from tests.cli.conftest import Command
 
@@ -45,15 +46,17 @@ def test_predict_leaves_what_it_found_and_says_one_word(
 ) -> None:
     """The signal comes in the middle of the answers."""
 
-    def answers(*_: object, **__: object) -> Iterator[Prediction]:
-        yield Prediction("a.png", ["red"], [1.0])
+    def answers(*_: object, **__: object) -> Iterator[Answer]:
+        yield Answer(0, torch.tensor([0.0, 0.0, 500.0]))
         signal.raise_signal(number)
         pytest.fail("nobody heard the signal")
 
-    monkeypatch.setattr("convattn.tasks.inference.predict_images", answers)
+    monkeypatch.setattr("convattn.tasks.inference.predict", answers)
     found = command("predict", photos / "red" / "00.png", "--run", trained, "--format", "json")
     assert (found.code, found.err) == (130, "Stopped.\n")
-    assert json.loads(found.out) == [{"file": "a.png", "predictions": [{"class": "red", "probability": 1.0}]}]
+    (answer,) = json.loads(found.out)
+    assert answer["file"] == str(photos / "red" / "00.png")
+    assert answer["predictions"][0] == {"class": "red", "probability": 1.0}
 
 
 def test_a_signal_that_nobody_heard_is_raised_again() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from convattn import ops
 from convattn.ops import Neighborhood
-from convattn.ops._dispatch import fixed_sizes
+from convattn.ops._recording import fixed_sizes
 from convattn.ops.attend.portable import _log_meetings
 from convattn.ops.group_convolution import reference
 

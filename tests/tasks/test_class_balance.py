@@ -61,7 +61,7 @@ def test_the_loss_is_weighed(mixed: bool) -> None:
     ("settings", "says"),
     [
         ({"class_weights": [1, 2, 3]}, "class_weights has 3 numbers, the data has 2 classes: give one for each"),
-        ({"class_weights": [0, 0]}, r"class_weights must hold a number above 0, got \[0.0, 0.0\]"),
+        ({"class_weights": [0, 0]}, r"class_weights must be numbers, one of them above 0, got \[0.0, 0.0\]"),
         ({"class_weights": "even"}, "class_weights must be one of balanced or a list of numbers or null, got 'even'"),
         ({"data.image_size": [32, 64, 3]}, "data.image_size must be a whole number or a list of 2 numbers"),
         ({"data.image_size": 0}, "data.image_size must be at least 1, got 0"),

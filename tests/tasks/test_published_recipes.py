@@ -122,6 +122,7 @@ def test_resnet_and_san_train_as_supplement_b_says(name: str) -> None:
     # SGD without Nesterov's step, which is what timm's "sgd" takes
     assert asdict(recipe.optimizer) == {
         "name": "momentum", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decayed": "all", "clip_grad": None,
+        "layer_decay": None,
     }  # fmt: skip
     assert (recipe.schedule.name, recipe.schedule.warmup, recipe.schedule.min_lr) == ("cosine", 0, 0)
     assert (recipe.mix.on, recipe.augment.auto_augment, recipe.augment.random_erasing) == (False, None, 0)
@@ -132,6 +133,7 @@ def test_xvolution_trains_as_section_4_1_says() -> None:
     assert (recipe.epochs, recipe.batch_size, recipe.label_smoothing) == (100, 256, 0)
     assert asdict(recipe.optimizer) == {
         "name": "momentum", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decayed": "all", "clip_grad": None,
+        "layer_decay": None,
     }  # fmt: skip
     assert (recipe.schedule.milestones, recipe.schedule.decay_rate) == ((30, 60, 90), 0.1)
     assert (recipe.mix.on, recipe.augment.auto_augment, recipe.augment.random_erasing) == (False, None, 0)

@@ -108,7 +108,10 @@ def test_every_number_has_a_least_value() -> None:
         ("published.x=.inf", "command line: published must be finite, got"),
         ("augment.auto_augment='{}'", "augment.auto_augment must be a text such as rand-m9-mstd0.5-inc1, got '{}'"),
         ("augment.auto_augment=rand-foo", "augment.auto_augment must be a text such as"),
-        ("trainer.loggers=[wandb]", r"trainer.loggers must be a list of tensorboard, csv, got \['wandb'\]"),
+        (
+            "trainer.loggers=[comet]",
+            r"trainer.loggers must be a list of tensorboard, csv, wandb, mlflow, got \['comet'\]",
+        ),
         ("augment.crop_scale=[1, 5]", r"augment.crop_scale must be at most 1, got \[1, 5\]"),
         ("segmentation_augment.scale=[2, 0.5]", "segmentation_augment.scale must be"),
         (

@@ -271,7 +271,7 @@ def _make_attention(
         raise TypeError(
             f"attention must be one of {get_args(AttentionKind)}, a module or what makes one, got {attention!r}"
         )
-    return attention(*channels, **geometry)
+    return attention(*channels, **({"device": None, "dtype": None} | geometry))
 
 
 def _origin(conv: nn.Conv2d) -> tuple[int, int] | None:

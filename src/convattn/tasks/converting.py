@@ -88,7 +88,7 @@ def convert_run(
     if loaded.recipe.convert.to is not None:
         raise UserError(f"{loaded.source}: it is converted to {loaded.recipe.convert.to} already")
     recipe, reports = replace(loaded.recipe, convert=wanted), list[ConvertReport]()
-    example, places = torch.rand(1, 3, recipe.data.image_size, recipe.data.image_size), wanted.where
+    example, places = torch.rand(1, 3, *recipe.data.height_and_width), wanted.where
 
     def change(backbone: nn.Module) -> nn.Module:
         nonlocal places

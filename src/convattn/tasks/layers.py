@@ -21,7 +21,7 @@ def learning_rate_scales(model: nn.Module, decay: float) -> dict[str, float]:
     Example:
         >>> import timm
         >>> scales = learning_rate_scales(timm.create_model("test_resnet"), 0.5)
-        >>> scales["fc.weight"], scales["layer4.0.conv1.weight"], scales["conv1.weight"]
+        >>> scales["fc.weight"], scales["layer4.0.conv1.weight"], scales["bn1.weight"]
         (1.0, 0.5, 0.03125)
     """
     for prefix, part in model.named_modules():

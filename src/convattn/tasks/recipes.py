@@ -281,7 +281,9 @@ def check_together(recipe: Recipe, source: str) -> None:
         if given not in (None, "shuffled") and recipe.task != "classification":
             raise UserError(f"{source}: {key} is for classification, not for {recipe.task}: leave it out")
     if recipe.class_weights == () or (isinstance(recipe.class_weights, tuple) and not any(recipe.class_weights)):
-        raise UserError(f"{source}: class_weights must hold a number above 0, got {list(recipe.class_weights)}")
+        raise UserError(
+            f"{source}: class_weights must be numbers, one of them above 0, got {list(recipe.class_weights)}"
+        )
     if recipe.mix.on and recipe.batch_size % 2:
         raise UserError(f"{source}: batch_size {recipe.batch_size} is odd, but mix pairs the images: make it even")
     augment = {f"augment.{key}": getattr(recipe.augment, key) for key in ("crop_scale", "crop_ratio")}
