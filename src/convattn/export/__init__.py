@@ -164,7 +164,8 @@ def _write(name: str, job: Job, file: Path, calibration: Sequence[Tensor]) -> No
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:  # each exporter has kinds of its own
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = said.partition(" Please feel free")[0].rstrip(".")  # torch's exporter goes on with its whole graph
         network = type(job.program.network).__name__
         other = "leave --dynamic out, or try another format" if job.sizes == "image" else "try another format"
         raise UserError(f"{name} does not take this network ({network}): {why}; {other}") from error
