@@ -10,7 +10,7 @@ from convattn.data.forms import ClassList
 from convattn.data.images import is_image_name
 from convattn.data.names import composed, counted
 from convattn.data.packed import ImageFile
-from convattn.data.types import Named, Split
+from convattn.data.types import ClassificationData, Named, Split
 from convattn.errors import UserError, user_path
 
 File = TypeVar("File", bound=ImageFile)
@@ -217,3 +217,16 @@ def name_some(names: list[str], limit: int = 5) -> str:
     """Return the first names in quotes, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def open_folder(
+    root: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int = 0, progress: Progress | None = None
+) -> ClassificationData:
+    """Do what :func:`convattn.data.classes.open_classes` does, by the name that version 0.1 had for it.
+
+    Raises:
+        UserError: The data cannot be used; the message says what was found.
+    """
+    from convattn.data.classes import open_classes  # which reads folders by this module
+
+    return open_classes(root, val_fraction=val_fraction, seed=seed, progress=progress)
