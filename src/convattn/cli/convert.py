@@ -54,7 +54,7 @@ class RuntimeName(str, Enum):
 
 
 Source = Annotated[str, typer.Argument(metavar="RUN|NETWORK", help="Run folder, weights, or a network's name.")]
-ToOption = Annotated[To, typer.Option("--to", help="What the convolutions become.")]
+ToOption = Annotated[To, typer.Option("--to", help="What the convolutions become; xvolution computes what they did.")]
 Where = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,7 +74,7 @@ Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", sho
 
 def convert(
     source: Source,
-    to: ToOption,
+    to: ToOption = To.XVOLUTION,
     options: Options = None,
     where: Where = None,
     dry_run: DryRun = False,
