@@ -71,6 +71,13 @@ class TestTheSearch:
         assert measured <= ratio
         assert len(tried) <= budgets.TRIES + 2
 
+    def test_a_set_that_was_measured_too_fast_once_does_not_win(self) -> None:
+        measured = {("a", "b"): iter([1.04, 1.15]), ("a",): iter([1.08, 1.09])}
+        search = _Search(Budget(1.1), {"a": 1, "b": 1}, {"a": 0.1, "b": 9.0})
+        search.tried = {("a", "b"): next(measured["a", "b"])}
+        names, ratio = search.run(10.0, lambda names: next(measured[tuple(names)]))
+        assert (names, ratio) == (("a",), 1.09)
+
     def test_a_budget_that_nothing_fits_says_what_would_do(self) -> None:
         search = _Search(Budget(1.01), {"a": 1}, {"a": 1.0})
         with pytest.raises(ValueError, match=r"no layer fits a budget of 1\.01: with a alone .* 1\.10 times as long"):
