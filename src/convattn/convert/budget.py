@@ -194,7 +194,17 @@ class _Search:
             # Of several sets, the one that was measured too fast wins: only a second measurement tells.
             self.tried[best] = max(self.tried[best], ratio(best))
             confirmed.add(best)
+            over = (self.tried[best] - self.budget.ratio) * plain / scale
+            if over > 0 and (fewer := self._without(best, over)) and fewer not in self.tried:
+                self.tried[fewer] = ratio(fewer)
         return best, self.tried[best]
+
+    def _without(self, picked: tuple[str, ...], seconds: float) -> tuple[str, ...]:
+        """These layers without the last in order, as many as take this long."""
+        while picked and seconds > 0:
+            seconds -= self.extra[picked[-1]]
+            picked = picked[:-1]
+        return picked
 
     def _best(self, ratio: Callable[[Iterable[str]], float]) -> tuple[str, ...]:
         """The set within the budget that gains most; halves the smallest set until there is one."""

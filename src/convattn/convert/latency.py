@@ -21,7 +21,7 @@ Run: TypeAlias = Callable[[], object]
 
 SHORTEST = 2e-3
 """Seconds: shorter calls are repeated within a sample."""
-LEAST, MOST = 5, 60
+LEAST, MOST = 5, 400
 """Samples of each subject."""
 
 
