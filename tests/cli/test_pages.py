@@ -53,6 +53,8 @@ def test_the_commands_of_a_page_run(page: str, here: Path, command: Command) -> 
     for _, verb, *words in ours:
         task = words[words.index("--task") + 1] if "--task" in words else "classification"
         words = [word.replace("runs/latest", "mine/run") for word in words]
+        if "--budget" in words:  # the run's network is so small that any operator costs it more than a tenth
+            words[words.index("--budget") + 1] = "900%"
         done = command(verb, *words, *(TINY[task] if verb == "train" else []))
         assert done.code == 0, (verb, words, done.err)
 

@@ -27,6 +27,10 @@ from convattn.tasks.recipes import load_recipe
 from convattn.tasks.task import build_network, task_of
 from convattn.tasks.training import prepare, train
 
+TINY = {"model": "test_resnet", "model_args": {}, "batch_size": 16, "epochs": 1, "trainer.loggers": []}
+TINY |= {"trainer.accelerator": "cpu", "memory_format": "contiguous", "mix": {"prob": 0}, "data.workers": 0}
+TINY |= {"optimizer": {"name": "sgd", "lr": 1e-12, "weight_decay": 0}, "schedule.warmup": 0, "data.image_size": 32}
+
 
 def frozen(places: Any, task: str = "classification", model: str = "test_resnet") -> tuple[nn.Module, set[str]]:
     """A network and the first words of the names of its parameters that are frozen, as its backbone has them."""
@@ -80,6 +84,19 @@ def test_frozen_batch_norms_keep_their_statistics_in_training() -> None:
     assert changed == {"layer2", "layer3", "layer4"}
 
 
+@pytest.mark.parametrize("estimated", [0, 16])
+def test_a_run_leaves_the_statistics_of_frozen_batch_norms_as_they_were(
+    estimated: int, photos: Path, tmp_path: Path
+) -> None:
+    settings = {**TINY, "data.folder": str(photos), "ema.decay": None, "freeze": 1, "norm_images": estimated}
+    job = prepare(load_recipe("folder", settings), tmp_path)
+    before = {name: value.clone() for name, value in job.model.state_dict().items() if "running" in name}
+    train(job, [])
+    after = load_model(tmp_path / "latest").model.state_dict()
+    kept = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert kept == {name for name in before if name.startswith(("conv1.", "bn1.", "layer1."))}
+
+
 def test_a_learning_rate_falls_by_layer_as_timm_groups_them() -> None:
     net = timm.create_model("resnet18", num_classes=3)
     scales = learning_rate_scales(net, 0.5)
@@ -127,11 +144,6 @@ def test_batch_norms_are_estimated_anew_for_an_acmix_that_starts_from_a_convolut
     converted = convert(net, "acmix", where=4)
     assert norm_images(Recipe("test_resnet"), converted) == NORM_IMAGES
     assert norm_images(Recipe("test_resnet", norm_images=0), converted) == 0
-
-
-TINY = {"model": "test_resnet", "model_args": {}, "batch_size": 16, "epochs": 1, "trainer.loggers": []}
-TINY |= {"trainer.accelerator": "cpu", "memory_format": "contiguous", "mix": {"prob": 0}, "data.workers": 0}
-TINY |= {"optimizer": {"name": "sgd", "lr": 1e-12, "weight_decay": 0}, "schedule.warmup": 0, "data.image_size": 32}
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])

@@ -127,8 +127,9 @@ class TrainingModule(LightningModule):
             raise UserError(f"{self.trainer.ckpt_path}: {fault}; delete it, or put the right file back")
 
     def on_train_start(self) -> None:
-        """Bring the running loss to this device."""
+        """Bring the running loss to this device; see to the modes, which Lightning leaves as they are."""
         self.loss_sum = self.loss_sum.to(self.device)
+        self.train()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of this process's share of one global batch."""
