@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup native demo test test-slow test-all asan lint types format reproduce bench gpu docs wheels clean
+.PHONY: help setup native demo test test-slow test-all asan processors lint types format reproduce bench gpu docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-all: setup ## every test
 
 asan: setup ## the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	@PYTHON=$(PY) tools/test_sanitized.sh
+
+processors: setup ## the calls of the CPU kernels' tests again: by clang, and on aarch64 (NEON, SVE) under qemu
+	@PYTHON=$(PY) tools/test_processors.sh
 
 lint: setup ## style and formatting (ruff)
 	@$(PY) -m ruff check .

@@ -23,6 +23,10 @@ namespace {
 constexpr int native_lanes = 16, vector_registers = 32;
 #elif defined(__AVX2__)
 constexpr int native_lanes = 8, vector_registers = 16;
+#elif __ARM_FEATURE_SVE_BITS == 256
+constexpr int native_lanes = 8, vector_registers = 32;
+#elif defined(__aarch64__)
+constexpr int native_lanes = 4, vector_registers = 32;
 #else
 constexpr int native_lanes = 4, vector_registers = 16;
 #endif

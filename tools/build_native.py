@@ -47,15 +47,21 @@ SANITIZE_FLAGS = (
     *("--param", "asan-instrumentation-with-call-threshold=0"),
 )
 
-ISA_FLAGS: Mapping[str, tuple[str, ...]] = {
-    "avx512": (
-        *("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mavx2", "-mf16c"),
-        "-mprefer-vector-width=512",
-        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC 12 warns of its own _mm512_undefined_ps (bug 105593)
-    ),
-    "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "baseline": (),
+ISA_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx512": (
+            *("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mavx2", "-mf16c"),
+            "-mprefer-vector-width=512",
+            # GCC 12 warns of its own _mm512_undefined_ps (bug 105593)
+            *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+        ),
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
+        "baseline": (),
+    },
+    # NEON is the baseline. SVE of 128 bits, which most processors have, is no wider.
+    "aarch64": {"sve256": ("-march=armv8.2-a+sve", "-msve-vector-bits=256"), "baseline": ()},
 }
+"""By processor, best first; others have the baseline alone."""
 
 # The first versions with vector_size types in C++ and __builtin_shufflevector.
 OLDEST = {"GCC": 12, "clang": 16}
@@ -69,16 +75,21 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler: how to call it, what it says it is, and whether it compiles for x86-64."""
+    """A C++ compiler: how to call it, what it says it is, and the processor that it compiles for."""
 
     command: tuple[str, ...]
     version: str
-    is_x86_64: bool
+    processor: str
+
+    @property
+    def isa_flags(self) -> Mapping[str, tuple[str, ...]]:
+        """The instruction sets to compile for, best first, with the flags of each."""
+        return ISA_FLAGS.get(self.processor, {"baseline": ()})
 
     @property
     def isas(self) -> tuple[str, ...]:
         """The instruction sets to compile for, best first."""
-        return tuple(ISA_FLAGS) if self.is_x86_64 else ("baseline",)
+        return tuple(self.isa_flags)
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,8 @@ def inspect(candidate: str) -> Compiler:
     if int(version) < OLDEST[name]:
         raise BuildError(f"{candidate} is {name} {version}, older than GCC {OLDEST['GCC']} or clang {OLDEST['clang']}")
     first_line = run([*command, "--version"]).splitlines()[0]
-    return Compiler(command, first_line.strip(), "__x86_64__" in macros)
+    processor = next((name for name in ISA_FLAGS if f"__{name}__" in macros), "another")
+    return Compiler(command, first_line.strip(), processor)
 
 
 def run(command: list[str]) -> str:
@@ -194,11 +206,11 @@ def units(source: Path, objects: Path, compiler: Compiler, extra: tuple[str, ...
     if not kernels:
         raise BuildError(f"no kernels_*.cpp in {source}")
     common = (*FLAGS, *extra)
-    if not compiler.is_x86_64:
+    if compiler.processor not in ISA_FLAGS:
         common += ("-DCONVATTN_ONLY_BASELINE",)
     found = [
-        Unit(path, objects / f"{path.stem}-{isa}.o", compiler, (*common, *ISA_FLAGS[isa], f"-DCONVATTN_ISA={isa}"))
-        for isa in compiler.isas
+        Unit(path, objects / f"{path.stem}-{isa}.o", compiler, (*common, *flags, f"-DCONVATTN_ISA={isa}"))
+        for isa, flags in compiler.isa_flags.items()
         for path in kernels
     ]
     dispatch = source / "dispatch.cpp"

@@ -109,7 +109,7 @@ class TestWithACompiler:
             "built": True,
             "reason": "",
             "compiler": compiler.version,
-            "isas": ["avx512", "avx2", "baseline"] if compiler.is_x86_64 else ["baseline"],
+            "isas": list(build_native.ISA_FLAGS.get(compiler.processor, ["baseline"])),
         }
         libraries = ["libconvattn.so", *([] if of_clang else ["libconvattn_onnxruntime.so"])]
         assert sorted(path.name for path in project.out.iterdir()) == ["build.json", *libraries]
@@ -211,16 +211,25 @@ class TestWithoutACompiler:
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
         found = build_native.find_compiler()
-        assert (found.command, found.isas) == (("c++",), ("baseline",))
+        assert (found.command, found.isas) == (("c++",), ("sve256", "baseline"))
 
         (tmp_path / "bin" / "c++").unlink()
         with pytest.raises(build_native.BuildError, match="the licence is not accepted; c\\+\\+ not found"):
             build_native.find_compiler()
 
+    def test_arm_compiles_for_wide_vectors_too(self, tmp_path: Path) -> None:
+        project = Project(tmp_path)
+        arm = build_native.Compiler(("c++",), "a compiler", "aarch64")
+        wide, neon, dispatch = build_native.units(project.source, project.objects, arm, ())
+        assert {"-DCONVATTN_ISA=sve256", "-msve-vector-bits=256"} <= set(wide.flags)
+        assert "-DCONVATTN_ISA=baseline" in neon.flags
+        assert not [flag for flag in neon.flags if flag.startswith("-m")]
+        assert "-DCONVATTN_ONLY_BASELINE" not in dispatch.flags
+
     def test_other_processors_compile_the_baseline_alone(self, tmp_path: Path) -> None:
         project = Project(tmp_path)
-        arm = build_native.Compiler(("c++",), "a compiler", is_x86_64=False)
-        kernel, dispatch = build_native.units(project.source, project.objects, arm, ())
+        other = build_native.Compiler(("c++",), "a compiler", "another")
+        kernel, dispatch = build_native.units(project.source, project.objects, other, ())
         assert {"-DCONVATTN_ISA=baseline", "-DCONVATTN_ONLY_BASELINE"} <= set(kernel.flags)
         assert not [flag for flag in kernel.flags if flag.startswith("-m")]
         assert "-DCONVATTN_ONLY_BASELINE" in dispatch.flags
