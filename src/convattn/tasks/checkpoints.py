@@ -16,9 +16,10 @@ from torch import Tensor
 import convattn
 from convattn.data.names import escaped
 from convattn.errors import UserError
-from convattn.tasks.archives import read_archive, weights_fault, whole_file
+from convattn.tasks.archives import weights_fault, whole_file
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import input_settings
+from convattn.tasks.shards import read_whole
 
 DESCRIPTION = "convattn"
 PROGRESS = "convattn_progress"
@@ -53,7 +54,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: for a file that is not one.
     """
     remedy = "delete it to start the run from its beginning, or put the right file back"
-    content = read_archive(path, remedy)
+    content = read_whole(path, remedy)
     fault = _form_fault(content)
     if fault:
         raise UserError(f"{path}: not a checkpoint that convattn train wrote ({fault}); {remedy}")

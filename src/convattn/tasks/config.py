@@ -187,6 +187,10 @@ class CheckpointConfig:
     every_steps: Annotated[Whole, between(1)] | None = None
 
 
+Strategy: TypeAlias = Literal["auto", "ddp", "fsdp", "ddp_find_unused_parameters_true", "ddp_notebook"]
+"""How processes share the work: ``ddp`` gives each a whole network, ``fsdp`` (FSDP2) a part of each weight."""
+
+
 @dataclass(frozen=True, config=SETTINGS)
 class TrainerConfig:
     """What is passed through to Lightning's ``Trainer``; ``loggers`` write the curves beside ``metrics.csv``.
@@ -196,7 +200,7 @@ class TrainerConfig:
 
     accelerator: Text = "auto"
     devices: Annotated[Whole, Field(le=10_000)] | Text = "auto"
-    strategy: Text = "auto"
+    strategy: Strategy = "auto"
     precision: Whole | Text = "32-true"
     num_nodes: Annotated[Whole, between(1, 10_000)] = 1
     sync_batchnorm: Flag = False

@@ -18,7 +18,7 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.answers import Answer, Scores
-from convattn.tasks.archives import read_archive, weights_fault
+from convattn.tasks.archives import weights_fault
 from convattn.tasks.building import first_line, network_name
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
 from convattn.tasks.config import Recipe
@@ -28,6 +28,7 @@ from convattn.tasks.inputs import Input, Inputs
 from convattn.tasks.loaders import NamedImages, Sample, SkipLog
 from convattn.tasks.names import TaskName
 from convattn.tasks.reach import refuse_reaching
+from convattn.tasks.shards import read_whole
 from convattn.tasks.task import task_of
 
 FEW = 256
@@ -299,7 +300,7 @@ def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _read_checkpoint(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read a Lightning checkpoint: tensors and plain values only, never code."""
-    stored = read_archive(source, "give a run folder or a file that convattn train wrote, or train again")
+    stored = read_whole(source, "give a run folder or a file that convattn train wrote, or train again")
     if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
         raise UserError(f"{source}: no checkpoint of convattn train (it has no state_dict); give a run folder")
     description, fault = stored.get(DESCRIPTION) or {}, weights_fault(stored["state_dict"])

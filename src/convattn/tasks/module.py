@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from convattn.errors import UserError
 from convattn.tasks.archives import optimizer_fault
 from convattn.tasks.config import OptimizerConfig, Recipe
+from convattn.tasks.fsdp import gather, shard
 from convattn.tasks.layers import learning_rate_scales
 from convattn.tasks.loaders import EvaluationSample
 from convattn.tasks.randomness import Stream, seed_all, share_drop_path, share_sampling
@@ -40,6 +41,10 @@ class TrainingModule(LightningModule):
         if recipe.memory_format == "channels_last":
             model = model.to(memory_format=torch.channels_last)
         self.recipe, self.batches_per_epoch = recipe, batches_per_epoch
+        # in a tuple, so that it is no part of the state dict
+        self._whole: tuple[nn.Module, ...] = (model,) if recipe.trainer.strategy == "fsdp" else ()
+        if self._whole:
+            model = deepcopy(model)
         self.model, self.objective = model, objective
         self.student: nn.Module | None = None
         self._ema: tuple[ModelEmaV3, ...] = ()
@@ -85,6 +90,12 @@ class TrainingModule(LightningModule):
                 module.eval()
         return self
 
+    def configure_model(self) -> None:
+        """Shard the networks, where the recipe says so."""
+        if self._whole:
+            for network in filter(None, (self.model, self.student)):
+                shard(network, self.device_mesh)
+
     def setup(self, stage: str) -> None:
         """Learn how many processes there are."""
         share_drop_path(self.trained, rank=self.global_rank, world=self.trainer.world_size)
@@ -110,8 +121,6 @@ class TrainingModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer are not of this network's form."""
-        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            return  # the others part the weights in forms of their own
         own, theirs = self.state_dict(), checkpoint["state_dict"]
         fault = next((name for name in own.keys() ^ theirs.keys()), None)
         fault = fault or next((name for name, value in own.items() if value.shape != theirs[name].shape), None)
@@ -155,9 +164,14 @@ class TrainingModule(LightningModule):
         """Return what is to be minimised of a batch of the training loader."""
         return self.objective.loss(self.trained, batch)
 
+    def on_validation_start(self) -> None:
+        """Gather sharded weights: the processes measure different numbers of images, each without the others."""
+        for whole in self._whole:
+            gather(self.model, whole)
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measure one validation batch."""
-        self.objective.update(self.model, batch)
+        self.objective.update(self._whole[0] if self._whole else self.model, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Compute the figures; callbacks may monitor them."""
@@ -177,7 +191,8 @@ class TrainingModule(LightningModule):
 
     def _follow(self, model: nn.Module) -> None:
         ema = self.recipe.ema
-        average = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup)
+        # one at a time where sharded weights are among whole buffers
+        average = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup, foreach=not self._whole)
         average.module.requires_grad_(False)
         # in a tuple, so that the weights appear once in the state dict
         self._ema, self.student, self.model = (average,), model, average.module

@@ -39,3 +39,15 @@ def gather_batch(own: Tensor) -> Tensor:
     every = [torch.empty_like(own) for _ in range(Shard.here().world)]
     distributed.all_gather(every, own.contiguous())
     return torch.stack(every, 1).flatten(0, 1)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor that is sharded, any other one as it is."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor gathered from all processes, which all call this; any other one as it is."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full

@@ -25,6 +25,7 @@ from convattn.tasks.config import CheckpointConfig
 from convattn.tasks.interrupt import RunInterrupted, StopRequest
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import TrainingModule
+from convattn.tasks.processes import local, whole
 from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns
 
 PROJECT = "convattn"
@@ -148,8 +149,9 @@ class RunRecorder(Checkpoint):
         measured = (figures[name] for name in self.facts.figures)
         row = dict(zip(self.columns, (epoch + 1, step, pl_module.train_loss, *measured, lr, self.seconds), strict=True))
         self.rows.append(row)
+        rates = _rates(pl_module)
         if trainer.is_global_zero:
-            self._write(row, trainer, pl_module)
+            self._write(row, rates, trainer)
         better = self._is_best(pl_module, figures)
         if better:
             score, loss = rank(figures, self.facts.score)
@@ -247,7 +249,7 @@ class RunRecorder(Checkpoint):
         A validation loss that is no number may be one of an early epoch's, whose weights are sound: only the last
         epoch's ends the run.
         """
-        parts = [value for value in module.model.state_dict().values() if value.is_floating_point()]
+        parts = [local(value) for value in module.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([part.isfinite().all() for part in parts]).all()
         diverged = module.objective.diverged.to(finite.device)
         weights, losses = trainer.strategy.reduce(torch.stack([~finite, diverged]).float(), reduce_op="sum").tolist()
@@ -260,16 +262,12 @@ class RunRecorder(Checkpoint):
         trainer.save_checkpoint(path)
         self._saved = time.monotonic()
 
-    def _write(self, row: dict[str, float], trainer: Trainer, module: TrainingModule) -> None:
-        rates = [
-            (row["epoch"], depth, name, *(float(rate) for rate in layer.mix.rates()))
-            for depth, (name, layer) in enumerate(acmix_layers(module.model))
-        ]
-        append_rows(self.run.paths, rates)
+    def _write(self, row: dict[str, float], rates: list[tuple[str, float, float]], trainer: Trainer) -> None:
+        append_rows(self.run.paths, [(row["epoch"], depth, *rate) for depth, rate in enumerate(rates)])
         append_rows(self.run.metrics, [["" if math.isnan(value) else value for value in row.values()]])
         curves = {key: row[key] for key in self.columns[2:]}
-        curves |= {f"alpha/{name}": alpha for _, _, name, alpha, _ in rates}
-        curves |= {f"beta/{name}": beta for _, _, name, _, beta in rates}
+        curves |= {f"alpha/{name}": alpha for name, alpha, _ in rates}
+        curves |= {f"beta/{name}": beta for name, _, beta in rates}
         for logger in trainer.loggers:
             logger.log_metrics(curves, int(row["step"]))
             logger.save()
@@ -280,6 +278,12 @@ def _diverged(module: TrainingModule, what: str) -> UserError:
         f"training diverged: {what} in epoch {module.epoch + 1};"
         f" try a lower learning rate, such as optimizer.lr={module.recipe.optimizer.lr / 10:g}"
     )
+
+
+def _rates(module: TrainingModule) -> list[tuple[str, float, float]]:
+    """Return α and β of the network's ACmix layers by name; all processes ask, since each may hold a part of them."""
+    mixes = [(name, layer.mix.rates()) for name, layer in acmix_layers(module.model)]
+    return [(name, float(whole(alpha)), float(whole(beta))) for name, (alpha, beta) in mixes]
 
 
 def acmix_layers(model: torch.nn.Module) -> list[tuple[str, ACmix]]:

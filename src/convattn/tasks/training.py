@@ -34,6 +34,7 @@ from convattn.tasks.checkpoints import (
 from convattn.tasks.config import Recipe
 from convattn.tasks.finetuning import NormEstimate, norm_images
 from convattn.tasks.finishing import Result, finish
+from convattn.tasks.fsdp import ShardedStrategy
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import make_optimizer
@@ -189,11 +190,12 @@ def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> 
             repeats=recipe.data.repeats,
             weights=task.sampling_weights(recipe, job.data),
         )
+        module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
         if recipe.compile:
-            task.compiled(job.model).compile()
+            task.compiled(module.trained).compile()
         try:
             trainer.fit(
-                task.module(job.model, recipe, job.data, sampler.batches_per_epoch),
+                module,
                 task.training_loader(recipe, job.data, sampler, skip_log),
                 task.evaluation_loader(recipe, job.data, skip_log, shard),
                 ckpt_path=job.checkpoint,
@@ -237,7 +239,7 @@ def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
         return Trainer(
             accelerator=wanted.accelerator,
             devices=wanted.devices,
-            strategy=wanted.strategy,
+            strategy=ShardedStrategy() if wanted.strategy == "fsdp" else wanted.strategy,
             precision=wanted.precision,  # type: ignore[arg-type]
             num_nodes=wanted.num_nodes,
             sync_batchnorm=wanted.sync_batchnorm,
