@@ -41,10 +41,10 @@ def test_comparison_operators(name):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("shift", ["learnable", "random", "fixed", "tensor"])
+@pytest.mark.parametrize("shift", ["learnable", "random", "single", "single-random", "fixed", "tensor"])
 def test_acmix_by_path(heads, shift):
     cost = count(ACmix(16, 16, num_heads=heads, shift=shift), SIZE)
-    outputs = {"tensor": 0, "fixed": 16 // heads}.get(shift, 16)
+    outputs = 16 if shift in ("learnable", "random") else 0 if shift == "tensor" else 16 // heads
     assert cost.macs_by_path == {
         "stage I": 3 * 16 * 16 * PIXELS,
         "attention": 2 * 49 * 16 * PIXELS,
@@ -53,6 +53,7 @@ def test_acmix_by_path(heads, shift):
         "rest": 0,
     }
     assert cost.parameters_by_path["fc"] == 27 * heads
+    assert cost.parameters_by_path["group convolution"] == (0 if shift in ("tensor", "fixed") else 81 * outputs)
     assert cost.parameters_by_path["rest"] == 2
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from convattn import ACmix, LocalAttention2d, ShiftConv2d
@@ -84,9 +85,33 @@ def test_the_shift_forms_start_as_one_function(stride):
         state = {name: value for name, value in learnable.state_dict().items() if name != "convolution.kernel"}
         other.load_state_dict(state)
         torch.testing.assert_close(other(x), learnable(x))
+    single = ACmix(6, 8, stride=stride, shift="single", dtype=torch.float64)
+    single.load_state_dict(learnable.state_dict() | {"convolution.kernel": single.convolution.kernel.data})
+    torch.testing.assert_close(single(x), learnable(x))
     random = ACmix(6, 8, shift="random", dtype=torch.float64)
     assert not torch.equal(random.convolution.kernel, learnable.convolution.kernel)
     assert torch.equal(learnable.convolution.kernel, one_hot_kernel(3, dtype=torch.float64).expand(8, 9, 3, 3))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_free_kernel_for_every_head_channel(bias):
+    """Figure 3c II: one convolution group a head channel, whose N outputs are one sum (table 7's row without init)."""
+    torch.manual_seed(0)
+    path = ShiftConvolution(6, num_heads=2, stride=2, bias=bias, shift="single-random", dtype=torch.float64)
+    assert path.kernel.shape == (3, 9, 3, 3)
+    assert not torch.equal(path.kernel, one_hot_kernel(3, dtype=torch.float64).expand(3, 9, 3, 3))
+    qkv = torch.randn(3, 1, 6, 5, 4, dtype=torch.float64, requires_grad=True)
+    heads = qkv.transpose(0, 1).unflatten(2, (2, 3)).flatten(1, 2)  # [B, 3N, d, H, W]
+    maps = torch.einsum("mt,btdhw->bdmhw", path.fc, heads)
+    if bias:
+        maps = maps + path.fc_bias[:, None, None]
+    expected = [F.conv2d(maps[:, d], path.kernel[d : d + 1], stride=2, padding=1) for d in range(3)]
+    expected = torch.cat(expected, 1).repeat_interleave(2, 1)
+    ours, inputs = path(*qkv), (qkv, *path.parameters())
+    torch.testing.assert_close(ours, expected)
+    ramp = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
+    found, wanted = (torch.autograd.grad(y, inputs, ramp, retain_graph=True) for y in (ours, expected))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_convolution_path_channel_order_is_the_authors():
@@ -168,7 +193,7 @@ def test_generic_reinitialisation_leaves_the_shift():
         (lambda: ACmix(64, 64, kernel_size=4), "kernel_size must be odd, got 4; 5 would do"),
         (lambda: ACmix(0, 64), "in_channels must be at least 1, got 0"),
         (lambda: ACmix(8, 8, stride=0), "stride must be an integer >= 1"),
-        (lambda: ACmix(8, 8, shift="roll"), "shift must be one of 'learnable', 'random', 'fixed', 'tensor'"),
+        (lambda: ACmix(8, 8, shift="roll"), "shift must be one of 'learnable', 'random', 'single', 'single-random', 'fixed', 'tensor'"),
         (lambda: ACmix(8, 8, mix="mean"), "mix must be one of 'free', 'alpha', 'convex', 'sum', got 'mean'"),
         (lambda: ACmix(8, 8, position="sine"), "position must be 'linear', 'table' or None, got 'sine'"),
         (lambda: ACmix(8, 8)(torch.zeros(1, 7, 4, 4)), r"\[B, 8, H, W\] or \[8, H, W\], got \[1, 7, 4, 4\]"),

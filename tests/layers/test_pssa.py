@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import convattn.cost  # noqa: F401  (teaches the counter our operators)
+from convattn import ops
 from convattn.layers.pssa import PSSA
 from convattn.layers.pssa_forms import projection_multiply_adds
 
@@ -30,6 +31,7 @@ def trained(*args, **options):
 
 def by_pixel(x, state, *, heads, reading="value", stride=1, dilation=1, lengths=(1, 3, 5)):
     """Section 3.3 with section 6.1.2's offsets: every pixel and every offset by itself."""
+    steps = [(n * dy * dilation, n * dx * dilation) for n in lengths for dy, dx in (STEPS if n else [(0, 0)])]
     batch, _, height, width = x.shape
     maps = torch.einsum("oi,bihw->bohw", state["projection.weight"][..., 0, 0], x)
     channels = state["weight"].shape[1]
@@ -39,8 +41,8 @@ def by_pixel(x, state, *, heads, reading="value", stride=1, dilation=1, lengths=
     for i in range(0, height, stride):
         for j in range(0, width, stride):
             total = x.new_zeros(batch, channels)
-            for d, (length, (dy, dx)) in enumerate((length, step) for length in lengths for step in STEPS):
-                y, z = i + length * dy * dilation, j + length * dx * dilation
+            for d, (dy, dx) in enumerate(steps):
+                y, z = i + dy, j + dx
                 inside = 0 <= y < height and 0 <= z < width
                 if not inside and (reading == "value" or "position" not in state):
                     continue
@@ -73,6 +75,65 @@ def test_the_equation_and_its_gradients(reading, heads, position, stride, dilati
     )
 
 
+def summed_by_pixel(x, state, *, stride=1, dilation=1, lengths=(1, 3, 5), **options):
+    """Eq. 7: the attention result of every pixel, then the sum over each pixel's neighbours and itself."""
+    found = by_pixel(x, state, dilation=dilation, lengths=lengths, **options)
+    height, width = found.shape[2:]
+    region = sorted({(n * dy * dilation, n * dx * dilation) for n in lengths for dy, dx in STEPS} | {(0, 0)})
+    rows = []
+    for i in range(0, height, stride):
+        for j in range(0, width, stride):
+            inside = [
+                (beta, i + dy, j + dx)
+                for beta, (dy, dx) in zip(state["neighbor_sum.weight"], region, strict=True)
+                if 0 <= i + dy < height and 0 <= j + dx < width
+            ]
+            rows.append(sum(beta * found[:, :, y, z] for beta, y, z in inside))
+    return torch.stack(rows, 2).unflatten(2, (-(-height // stride), -(-width // stride)))
+
+
+@pytest.mark.parametrize("reading", ["value", "product"])
+@pytest.mark.parametrize("lengths", [(1, 3, 5), (0, 1, 3, 5), (0, 2)])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 2)])
+def test_the_sum_over_the_neighbours(reading, lengths, stride, dilation):
+    options = {"reading": reading, "stride": stride, "dilation": dilation, "lengths": lengths}
+    layer = trained(3, 4, num_heads=2, position="bias", propagation="summed", **options)
+    x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    state = dict(layer.named_parameters())
+    expected = summed_by_pixel(x, state, heads=2, **options)
+    ours = layer(x)
+    torch.testing.assert_close(ours, expected, **EXACT)
+    ramp = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
+    inputs = (x, *state.values())
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, inputs, ramp), torch.autograd.grad(expected, inputs, ramp), **EXACT
+    )
+
+
+def test_the_sum_starts_as_the_identity():
+    layer = PSSA(4, 8, stride=2, propagation="summed")
+    plain = PSSA(4, 8, stride=2)
+    plain.load_state_dict({name: value for name, value in layer.state_dict().items() if "neighbor" not in name})
+    x = torch.randn(2, 4, 9, 7)
+    torch.testing.assert_close(layer(x), plain(x))
+    nn.init.normal_(layer.neighbor_sum.weight)
+    assert not torch.allclose(layer(x), plain(x))
+    layer.reset_parameters()
+    assert layer.neighbor_sum.weight.sum() == 8
+
+
+@pytest.mark.parametrize("offsets", [[(0, -1)], [(-2, 0), (3, 1)], [(0, 0)], [(1, 10**8), (-(10**8), 0)]], ids=str)
+def test_the_sum_over_other_offsets(offsets):
+    layer = trained(3, 4, propagation="summed", offsets=offsets)
+    plain = PSSA(3, 4, offsets=offsets, dtype=torch.float64)
+    plain.load_state_dict({name: value for name, value in layer.state_dict().items() if "neighbor" not in name})
+    x = torch.randn(1, 3, 5, 4, dtype=torch.float64)
+    found, expected = plain(x), torch.zeros(1, 4, 5, 4, dtype=torch.float64)
+    for (dy, dx), beta in zip(sorted({*offsets, (0, 0)}), layer.neighbor_sum.weight, strict=True):
+        expected += beta[:, None, None] * ops.shift(found, dy, dx)
+    torch.testing.assert_close(layer(x), expected, **EXACT)
+
+
 def test_gradcheck():
     layer = trained(2, 4, num_heads=2, position="bias", stride=2)
     x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
@@ -85,8 +146,11 @@ def test_the_paper_s_offsets():
     assert layer.weight.shape == (24, 4)
     assert layer.projection.bias is None
     assert layer.num_heads == 1
+    assert layer.neighbor_sum is None
     assert layer.position is None
     assert len(PSSA(4, 4, lengths=(2,)).neighborhood) == 8
+    assert (0, 0) not in layer.neighborhood.offsets
+    assert set(PSSA(4, 4, lengths=(0, 1, 3, 5)).neighborhood.offsets) == {*layer.neighborhood.offsets, (0, 0)}
     assert PSSA(4, 4, offsets=[(0, 1), (2, 0)], dilation=(3, 2)).neighborhood.offsets == ((0, 2), (6, 0))
 
 
@@ -109,6 +173,10 @@ def test_where_it_starts():
         ({"reading": "product", "num_heads": 2}, "joint"),
         ({"reading": "product", "num_heads": 2, "stride": (1, 3)}, "split"),
         ({"position": "bias", "offsets": [(0, 0), (3, -2)]}, "tied"),
+        ({"lengths": (0, 1, 3, 5)}, "tied"),
+        ({"propagation": "summed", "num_heads": 4, "stride": 2}, "joint"),
+        ({"propagation": "summed", "stride": 2}, "tied"),
+        ({"propagation": "summed", "reading": "product", "lengths": (0, 2), "position": "bias"}, "tied"),
     ],
     ids=str,
 )
@@ -162,7 +230,8 @@ class TestReparameterize:
         (lambda: PSSA(4, 4, num_heads=True), "num_heads must be an integer"),
         (lambda: PSSA(4, 4, reading="values"), "reading must be one of .'value', 'product'., got 'values'"),
         (lambda: PSSA(4, 4, position="table"), "position must be 'bias' or None, got 'table'"),
-        (lambda: PSSA(4, 4, lengths=(0,)), "lengths must be"),
+        (lambda: PSSA(4, 4, lengths=(-1,)), "lengths must be"),
+        (lambda: PSSA(4, 4, propagation="outer"), "propagation must be one of .'stacked', 'summed'., got 'outer'"),
         (lambda: PSSA(4, 4, offsets=[]), "at least one offset"),
         (lambda: PSSA(4, 4, stride=0), "stride must be an integer >= 1"),
         (lambda: PSSA(4, 4)(torch.zeros(1, 5, 3, 3)), r"must be \[B, 4, H, W\]"),

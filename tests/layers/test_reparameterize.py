@@ -66,7 +66,7 @@ def _seed():
 @pytest.mark.parametrize("form", FORMS)
 class TestEveryForm:
     @pytest.mark.parametrize("mix", ["free", "alpha", "convex", "sum"])
-    @pytest.mark.parametrize("shift", ["learnable", "random", "fixed", "tensor"])
+    @pytest.mark.parametrize("shift", ["learnable", "random", "single", "fixed", "tensor"])
     def test_mix_and_shift(self, form, mix, shift):
         layer = trained(6, 8, mix=mix, shift=shift, attention_kernel_size=3)
         assert_same(layer, folded_copy(layer, form), 6)
@@ -83,7 +83,7 @@ class TestEveryForm:
         layer = trained(3, 6, num_heads=2, kernel_size=kernel, stride=stride, dilation=dilation)
         assert_same(layer, folded_copy(layer, form), 3)
 
-    @pytest.mark.parametrize("shift", ["learnable", "fixed", "tensor"])
+    @pytest.mark.parametrize("shift", ["learnable", "single", "fixed", "tensor"])
     @pytest.mark.parametrize("bias", [True, False])
     def test_any_attention_path_and_the_bias_of_fc(self, form, shift, bias):
         layer = trained(6, 8, attention=FewQueries(), convolution_bias=bias, shift=shift)
@@ -94,7 +94,7 @@ class TestEveryForm:
         folded.reparameterized.absorb(norm)
         assert_same(nn.Sequential(layer, norm), folded, 6)
 
-    @pytest.mark.parametrize("shift", ["learnable", "fixed"])
+    @pytest.mark.parametrize("shift", ["learnable", "single", "fixed"])
     @pytest.mark.parametrize("affine", [True, False])
     @pytest.mark.parametrize("activation", ["none", "relu"])
     def test_takes_over_what_follows(self, form, shift, affine, activation):

@@ -22,14 +22,17 @@ CONVOLUTION_LIKE = {
     "pssa-heads": partial(PSSA, num_heads=4, position="bias"),
     "pssa-channels": partial(PSSA, num_heads="channels"),
     "pssa-product": partial(PSSA, reading="product"),
+    "pssa-summed": partial(PSSA, propagation="summed", lengths=(0, 1, 3)),
     "global": GlobalAttention2d,
     "multi-convolution": MultiConvolution,
+    "one-convolution": partial(MultiConvolution, dilated_kernel_size=None),
     "xvolution": XVolution,
+    "xvolution-equation-9": partial(XVolution, propagation="summed", lengths=(0, 1, 3, 5), dilated_kernel_size=None),
     "xvolution-global": partial(XVolution, attention="global"),
     "xvolution-involution": partial(XVolution, attention="involution"),
     "xvolution-module": partial(XVolution, attention=partial(ACmix, num_heads=2)),
 }
-FOLDED = ("pssa", "pssa-channels", "multi-convolution", "xvolution", "xvolution-involution")
+FOLDED = ("pssa", "pssa-channels", "multi-convolution", "xvolution", "xvolution-involution", "xvolution-equation-9")
 
 
 def folded(name, form):
@@ -57,7 +60,11 @@ class TestDropIn(DropIn):
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["pssa-product"], ["pssa-heads", "pssa-product", "xvolution", "folded-xvolution", "gathered"])
+    "name",
+    slow_but(
+        ["pssa-product", "pssa-summed"],
+        ["pssa-heads", "pssa-product", "pssa-summed", "xvolution", "folded-xvolution", "gathered"],
+    ),
 )
 def test_compiles_without_a_graph_break(name):
     torch.manual_seed(0)
@@ -103,6 +110,24 @@ class TestTheBranches:
         """Q, K and V are C x C: what stands in stage 5 of a ResNet-34 in place of a 3x3 convolution."""
         counted = sum(p.numel() for p in XVolution(512, 512, device="meta").parameters())
         assert counted == (9 + 25 + 3) * 512 * 512 + 24 * 512 + 3 * 2 * 512
+
+    @pytest.mark.parametrize("kernel", [1, 3])
+    def test_a_single_convolution(self, kernel):
+        """Figure 1 and eq. 8: one convolution and one batch norm beside the attention."""
+        torch.manual_seed(0)
+        layer = XVolution(3, 4, kernel, stride=2, dilated_kernel_size=None, dtype=torch.float64)
+        parts = {name.partition(".")[0] for name in layer.state_dict()}
+        assert parts == {"convolution", "convolution_norm", "attention", "attention_norm"}
+        x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
+        maps = [F.conv2d(x, layer.convolution.weight, stride=2, padding=kernel // 2), layer.attention(x)]
+        normed = [(m - m.mean((0, 2, 3), True)) / (m.var((0, 2, 3), False, True) + 1e-5).sqrt() for m in maps]
+        torch.testing.assert_close(layer(x), sum(normed), **EXACT)
+        alone = MultiConvolution(3, 4, kernel, stride=2, dilated_kernel_size=None, dtype=torch.float64)
+        alone.load_state_dict({key: value for key, value in layer.state_dict().items() if "attention" not in key})
+        torch.testing.assert_close(alone(x), normed[0], **EXACT)
+        counted = sum(p.numel() for p in XVolution(8, 8, dilated_kernel_size=None, device="meta").parameters())
+        assert counted == (9 + 3) * 64 + 24 * 8 + 2 * 2 * 8
+        assert XVolution(4, 8, dilated_kernel_size=(3, 7)).dilated.kernel_size == (3, 7)
 
     def test_attention_that_is_given(self):
         module = GlobalAttention2d(4, 8, num_heads=2)
@@ -158,8 +183,9 @@ class TestAround:
             torch.testing.assert_close(layer(x), CONVOLUTIONS[name](x))
         assert layer.attention_norm.running_var.isfinite().all()
 
-    def test_then_learns(self, name):
-        layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name]), num_heads="channels")
+    @pytest.mark.parametrize("options", [{}, {"propagation": "summed", "lengths": (0, 1, 3)}], ids=str)
+    def test_then_learns(self, name, options):
+        layer = XVolution.around(copy.deepcopy(CONVOLUTIONS[name]), num_heads="channels", **options)
         optimizer = torch.optim.SGD(layer.parameters(), 0.1)
         x, before = torch.randn(2, 4, 7, 9), copy.deepcopy(layer.state_dict())
         for _ in range(2):
@@ -230,6 +256,7 @@ def test_around_keeps_device_dtype_and_mode():
     ("act", "error", "message"),
     [
         (lambda: XVolution(4, 8, 4), ValueError, "kernel_size must be odd, got 4; 5 would do"),
+        (lambda: MultiConvolution(4, 8, dilated_kernel_size=4), ValueError, "dilated_kernel_size must be odd, got 4"),
         (lambda: XVolution(0, 8), ValueError, "in_channels must be at least 1"),
         (lambda: XVolution(4, 0), ValueError, "out_channels must be at least 1"),
         (lambda: XVolution(4, 8, attention="local"), ValueError, "attention must be one of .*'pssa'.* got 'local'"),

@@ -37,6 +37,10 @@ ATTENTIONS = {
 }
 ATTENTIONS |= {
     "pssa-bias": {"num_heads": 4, "position": "bias"},
+    "pssa-centred": {"lengths": (0, 1, 3, 5)},
+    "pssa-summed": {"num_heads": 2, "position": "bias", "propagation": "summed"},
+    "pssa-product-summed": {"reading": "product", "propagation": "summed", "lengths": (0, 2)},
+    "pssa-equation-9": {"propagation": "summed", "lengths": (0, 1, 3, 5), "dilated_kernel_size": None},
     "global": {"attention": "global"},
     "involution": {"attention": "involution"},
     "acmix": {"attention": partial(ACmix, num_heads=2)},
@@ -92,12 +96,17 @@ class TestEveryAttention:
         assert relative_error(kernel(x), layer(x)) < 1e-12
         assert relative_error(pixel_by_pixel(kernel, x, stride), layer(x)) < 1e-12
         taps = kernel.window().ne(0).any(-1).any(-1).any(0).any(0).any(0)
-        static = {*window(3), *window(5, 2)}
-        size, offsets = 9, static
+        static = {*window(3)} | (set() if "equation-9" in name else {*window(5, 2)})
+        size, offsets, around = 9, static, {*PSSA(4, 8).neighborhood.offsets}
         if name == "involution":
             offsets = static | {*window(7)}
+        elif name in ("pssa-summed", "pssa-equation-9"):  # two steps; the farthest leave this map
+            both = static | {(a + c, b + d) for a, b in around | {(0, 0)} for c, d in around | {(0, 0)}}
+            assert taps.shape == (21, 21)
+            assert set(kernel.neighborhood.offsets) == both
+            return
         elif "product" not in name:
-            size, offsets = 11, static | {*PSSA(4, 8).neighborhood.offsets}
+            size, offsets = 11, static | around
             assert len(offsets) == 49
         assert taps.shape == (size, size)
         assert {(i - size // 2, j - size // 2) for i, j in taps.nonzero().tolist()} == offsets

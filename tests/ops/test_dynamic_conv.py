@@ -115,7 +115,8 @@ MAP = torch.zeros(2, 4, 5, 4)
         (lambda: taps(torch.zeros(4, 4, 3), WINDOW), r"weight must be \[C_out, C_in / groups, kh, kw\]"),
         (lambda: spread_taps(KERNEL, Neighborhood.window(5), WINDOW), r"kernel must be \[..., 25, Ho, Wo\]"),
         (lambda: WINDOW | Neighborhood.directions(), "must have one stride and border"),
-        (lambda: Neighborhood.directions((1, 0)), r"lengths must be one or more integers >= 1, got \(1, 0\)"),
+        (lambda: Neighborhood.directions((1, -1)), r"lengths must be one or more integers >= 0, got \(1, -1\)"),
+        (lambda: Neighborhood.directions((0, 1, 0)), r"every offset once, got \(0, 0\) several times"),
     ],
 )
 def test_message(call, message):

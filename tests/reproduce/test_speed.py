@@ -16,10 +16,10 @@ from reproduce.speed import run_of
 SMALL = {"size": 64, "batch": 1, "rounds": 2}
 
 
-def test_the_four_shifts_are_networks_of_their_own():
+def test_the_shifts_are_networks_of_their_own():
     subjects = [row.subject for row in find_entries(["acmix-table7"])[0].part("speed").rows]
     kinds = [build(subject).layers[0].blocks[0].attn.convolution.shift for subject in subjects]
-    assert kinds == ["tensor", "fixed", "random", "learnable"]
+    assert kinds == ["tensor", "fixed", "single-random", "random", "learnable"]
 
 
 def test_a_detector_is_timed_to_its_heads():

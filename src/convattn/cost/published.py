@@ -85,7 +85,8 @@ table 6 | α learned, β = 1 − α    | mix=convex      | 30 | 4.6 | 81.5 | -
 table 6 | α and β learned         | mix=free        | 30 | 4.6 | 81.9 | -
 table 7 | Tensor shifts (3a)      | shift=tensor    | -  | 4.6 | 81.4 | 313
 table 7 | Fixed kernel (3c I)     | shift=fixed     | -  | 4.7 | 81.4 | 419
-table 7 | Random init (3c II)     | shift=random    | -  | 4.7 | 81.5 | 419
+table 7 | Random init (3c II)     | shift=single-random | - | 4.7 | 81.5 | 419
+table 7 | Random init (3c III)    | shift=random    | -  | -   | -    | -
 table 7 | Group convolution, full | shift=learnable | -  | 4.7 | 81.9 | 419
 """
 
@@ -157,8 +158,8 @@ class PublishedVariant:
     title: str
     option: str
     parameters: str | None
-    macs: str
-    top1: str
+    macs: str | None
+    top1: str | None
     fps: str | None
 
 
@@ -207,7 +208,7 @@ def _dense() -> tuple[PublishedDense, ...]:
 
 def _variants() -> tuple[PublishedVariant, ...]:
     return tuple(
-        PublishedVariant(source, title, option, _or_none(parameters), _number(macs), _number(top1), _or_none(fps))
+        PublishedVariant(source, title, option, *map(_or_none, (parameters, macs, top1, fps)))
         for source, title, option, parameters, macs, top1, fps in _cells(_VARIANTS, 7)
     )
 

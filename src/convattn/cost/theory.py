@@ -85,8 +85,8 @@ def _convolution_path(path: ShiftConvolution, size: tuple[int, ...]) -> dict[Pat
 
 
 def _moved(path: ShiftConvolution) -> int:
-    """What shift and sum take for an output of all channels: with one-hot kernels one output a head channel."""
-    outputs = path.head_dim if path.kernel is None else path.num_heads * path.head_dim
+    """What shift and sum take for an output of all channels: with one kernel a head channel one output of it."""
+    outputs = path.num_heads * path.head_dim if path.has_kernel_by_output else path.head_dim
     return 0 if path.shift == "tensor" else prod(path.kernel_size) ** 2 * outputs
 
 

@@ -14,15 +14,15 @@ from convattn.ops.neighborhood import IntPair, as_pair
 DEFAULT_HEADS = 4
 
 
-def check_odd(kernel_size: IntPair) -> tuple[int, int]:
+def check_odd(kernel_size: IntPair, name: str = "kernel_size") -> tuple[int, int]:
     """A kernel that has a centre.
 
     Raises:
         ValueError: an even size.
     """
-    kernel = as_pair(kernel_size, "kernel_size")
+    kernel = as_pair(kernel_size, name)
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}; {kernel[0] | 1} would do")
+        raise ValueError(f"{name} must be odd, got {kernel_size}; {kernel[0] | 1} would do")
     return kernel
 
 

@@ -319,7 +319,7 @@ class UnfusedACmix(ReparameterizedACmix):
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
     def _scale_convolution(self, gain: Tensor) -> None:
-        if self.convolution.kernel is not None:
+        if self.convolution.kernel is not None and self.convolution.has_kernel_by_output:
             self.convolution.kernel = scaled(self.convolution.kernel, gain[:, None, None, None])
         else:  # the N outputs of a head channel come from one sum, which a gain of each output cannot enter
             self.gain = parameter_like(gain, self.scale) if self.gain is None else scaled(self.gain, gain)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from convattn.layers._pooling import average_pool
 from convattn.layers.folding import exact
 from convattn.layers.involution import Involution2d
+from convattn.layers.neighbor_sum import NeighborSum
 from convattn.layers.pssa import PSSA
 from convattn.layers.static_convolution import StaticBranch, merged_taps
 from convattn.ops import Neighborhood, dynamic_conv
@@ -67,11 +68,12 @@ def dynamic_kernel(
         bias = bias + attention(x) * gain.to(x.dtype)[:, None, None]
         return DynamicKernel(static, nbhd, bias)
     if isinstance(attention, PSSA):
-        rates, values = _pssa_rates(attention, x), attention.value_weight()
+        (rates, around), values = _pssa_rates(attention, x), attention.value_weight()
         if attention.bias is not None:
             bias = bias + (attention.bias * gain).to(x.dtype)[:, None, None]
     elif isinstance(attention, Involution2d):
-        rates, values = _involution_rates(attention, x), _involution_values(attention)
+        rates, around = _involution_rates(attention, x), attention.neighborhood
+        values = _involution_values(attention)
     else:
         raise TypeError(
             "as_dynamic_kernel needs attention over fixed offsets, PSSA or Involution2d, got "
@@ -79,13 +81,13 @@ def dynamic_kernel(
         )
     rates = rates * gain.to(x.dtype)[:, None, None, None]
     dynamic = rates.unsqueeze(2) * values.to(x.dtype)[None, :, :, None, None, None]
-    union = nbhd | attention.neighborhood
-    weight = spread_taps(static, nbhd, union) + spread_taps(dynamic, attention.neighborhood, union)
+    union = nbhd | around
+    weight = spread_taps(static, nbhd, union) + spread_taps(dynamic, around, union)
     return DynamicKernel(weight, union, bias)
 
 
-def _pssa_rates(attention: PSSA, x: Tensor) -> Tensor:
-    """What multiplies v, ``[B, C, D, Ho, Wo]``: the weight times the similarity."""
+def _pssa_rates(attention: PSSA, x: Tensor) -> tuple[Tensor, Neighborhood]:
+    """What multiplies v, ``[B, C, D, Ho, Wo]``: the weight times the similarity; and at which D offsets."""
     q, k, _ = attention.project(x)
     heads = attention.num_heads
     products = (q.unsqueeze(2) * _windows(k, attention.neighborhood)).unflatten(1, (heads, -1))
@@ -93,7 +95,21 @@ def _pssa_rates(attention: PSSA, x: Tensor) -> Tensor:
     if attention.position is not None:
         similarity = similarity + attention.position.to(x.dtype)[..., None, None]
     weight = attention.weight.t().to(x.dtype)[..., None, None]
-    return similarity.repeat_interleave(attention.out_channels // heads, 1) * weight
+    rates = similarity.repeat_interleave(attention.out_channels // heads, 1) * weight
+    outer = attention.neighbor_sum
+    return (rates, attention.neighborhood) if outer is None else _summed(rates, attention.neighborhood, outer)
+
+
+def _summed(rates: Tensor, nbhd: Neighborhood, outer: NeighborSum) -> tuple[Tensor, Neighborhood]:
+    """Eq. 7's sum over the neighbours' kernels: what a neighbour k reads at d, the pixel reads at k + d."""
+    region, channels = outer.neighborhood, rates.shape[1]
+    seen = _windows(rates.flatten(1, 2), region).unflatten(1, (channels, -1))  # [B, C, D, K, Ho, Wo]
+    seen = seen * outer.weight.t().to(rates.dtype)[:, None, :, None, None]
+    reached = [(y + dy, x + dx) for dy, dx in nbhd.offsets for y, x in region.offsets]
+    offsets = sorted(set(reached))
+    index = torch.tensor([offsets.index(offset) for offset in reached], device=rates.device)
+    summed = seen.new_zeros((*seen.shape[:2], len(offsets), *seen.shape[4:])).index_add_(2, index, seen.flatten(2, 3))
+    return summed, Neighborhood(tuple(offsets), region.stride, "zeros")
 
 
 def _involution_rates(attention: Involution2d, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Literal, Unpack
 from torch import Tensor, nn
 
 from convattn.layers._base import Factory
+from convattn.layers._checks import check_odd
 from convattn.layers._drop_in import DropIn, Padding, takes_maps
 from convattn.layers.folding import Folds
 from convattn.layers.static_convolution import STATIC_FORMS, StaticBranch, StaticFormChoice, fold_static, static_branch
@@ -22,7 +23,8 @@ class MultiConvolution(DropIn, Folds):
     .. math:: y = \mathrm{BN}(W_k * x) + \mathrm{BN}(W_5 * x)
 
     ``convolution``, k by k, and ``dilated``, 5 by 5 with taps twice as far apart, each followed by a batch norm of its
-    own (``convolution_norm``, ``dilated_norm``).
+    own (``convolution_norm``, ``dilated_norm``). Section 6.1.2 has both; figure 1 and eq. 8 have one convolution with
+    one batch norm, which is ``dilated_kernel_size=None``.
 
     Args:
         in_channels: C_in.
@@ -35,6 +37,7 @@ class MultiConvolution(DropIn, Folds):
         groups: 1.
         bias: True: the batch norms' shifts are the bias.
         padding_mode: ``"zeros"``.
+        dilated_kernel_size: of ``dilated``, odd, 5 by default; None: there is no such branch.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
@@ -63,6 +66,8 @@ class MultiConvolution(DropIn, Folds):
         groups: int = 1,
         bias: Literal[True] = True,
         padding_mode: Literal["zeros"] = "zeros",
+        *,
+        dilated_kernel_size: IntPair | None = DILATED_KERNEL,
         **made: Unpack[Factory],
     ) -> None:
         super().__init__(in_channels, out_channels, stride=stride, dilation=dilation, **made)
@@ -79,8 +84,11 @@ class MultiConvolution(DropIn, Folds):
         self.convolution: nn.Module = convolution(self.kernel_size, self.dilation)
         self.convolution_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
         apart = (DILATED_STEP * self.dilation[0], DILATED_STEP * self.dilation[1])
-        self.dilated: nn.Module | None = convolution((DILATED_KERNEL, DILATED_KERNEL), apart)
-        self.dilated_norm: nn.Module | None = nn.BatchNorm2d(out_channels, **made)
+        self.dilated: nn.Module | None = None
+        self.dilated_norm: nn.Module | None = None
+        if dilated_kernel_size is not None:
+            self.dilated = convolution(check_odd(dilated_kernel_size, "dilated_kernel_size"), apart)
+            self.dilated_norm = nn.BatchNorm2d(out_channels, **made)
         self.reparameterized = None
 
     @takes_maps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias, Unpack, get_args
 
 import torch
@@ -12,12 +13,17 @@ from convattn.layers._base import Geometry
 from convattn.layers._checks import check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import Folds, batch_norm_line, check_folds, exact, is_pointwise, parameter_like, scaled
+from convattn.layers.neighbor_sum import NeighborSum
 from convattn.layers.pssa_forms import FoldedProjection, fold_projection
 from convattn.ops import Neighborhood, pixel_shift_attention
 
 HeadCount: TypeAlias = int | Literal["channels"]
 Reading: TypeAlias = Literal["value", "product"]
 ShiftPosition: TypeAlias = Literal["bias"]
+Propagation: TypeAlias = Literal["stacked", "summed"]
+
+LENGTHS = (1, 3, 5)
+"""L of section 6.1.2, in pixels."""
 
 
 class PSSA(DropIn, Folds):
@@ -46,7 +52,13 @@ class PSSA(DropIn, Folds):
         reading: ``"value"``: eq. 7 to 9, the similarities weigh the values, and the operator is a convolution whose
             kernel depends on the place; ``"product"``: section 6.1.2 to the letter, the similarities themselves are
             summed, and there is no v.
-        lengths: of the steps in pixels, 1, 3 and 5 as in section 6.1.2, so 24 offsets.
+        propagation: how the neighbours' attention reaches a pixel. ``"stacked"``, the default: by the operators above,
+            as section 3.4.3 says where it leaves eq. 7's outer sum out; ``"summed"``: by that sum,
+            :math:`y'_c(p) = \sum_k \beta_{k,c}\, y_c(p + k)` over the offsets and the pixel itself, a depthwise
+            convolution (:class:`convattn.layers.neighbor_sum.NeighborSum`) that starts as the identity. Where it
+            strides, every pixel has a query and the sum strides.
+        lengths: of the steps in pixels, 1, 3 and 5 as in section 6.1.2, so 24 offsets. With 0 among them the region
+            contains the pixel itself, as A of eq. 3 to 9 does.
         offsets: other offsets ``(dy, dx)`` in place of those of the lengths.
         stride: distance between queries.
         dilation: multiplies the offsets.
@@ -75,7 +87,8 @@ class PSSA(DropIn, Folds):
         *,
         num_heads: HeadCount = 1,
         reading: Reading = "value",
-        lengths: Sequence[int] = (1, 3, 5),
+        propagation: Propagation = "stacked",
+        lengths: Sequence[int] = LENGTHS,
         offsets: Sequence[tuple[int, int]] | None = None,
         position: ShiftPosition | None = None,
         **geometry: Unpack[Geometry],
@@ -87,8 +100,15 @@ class PSSA(DropIn, Folds):
             raise ValueError(f"reading must be one of {get_args(Reading)}, got {reading!r}")
         if position not in ("bias", None):
             raise ValueError(f"position must be 'bias' or None, got {position!r}")
-        self.reading = reading
+        if propagation not in get_args(Propagation):
+            raise ValueError(f"propagation must be one of {get_args(Propagation)}, got {propagation!r}")
+        self.reading, self.propagation = reading, propagation
         self.neighborhood = _neighborhood(lengths, offsets, self.stride, self.dilation)
+        self.neighbor_sum: NeighborSum | None = None
+        if propagation == "summed":
+            region = Neighborhood(((0, 0),), self.stride, "zeros") | self.neighborhood
+            self.neighbor_sum = NeighborSum(out_channels, region, **made)
+            self.neighborhood = replace(self.neighborhood, stride=(1, 1))
         maps = 3 if reading == "value" else 2
         self.projection = nn.Conv2d(in_channels, maps * out_channels, 1, bias=False, **made)
         taps = len(self.neighborhood)
@@ -101,11 +121,16 @@ class PSSA(DropIn, Folds):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weighted sum as ``nn.Conv2d`` draws a depthwise convolution of so many taps, the positions small."""
+        """Draw the weighted sum as ``nn.Conv2d`` draws a depthwise convolution of so many taps, the positions small.
+
+        The sum over the neighbours becomes the identity.
+        """
         bound = len(self.neighborhood) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         if self.position is not None:
             nn.init.normal_(self.position, std=0.02)
+        if self.neighbor_sum is not None:
+            self.neighbor_sum.reset_parameters()
 
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:
@@ -114,10 +139,12 @@ class PSSA(DropIn, Folds):
         out = pixel_shift_attention(
             q, k, v, self.weight, self.neighborhood, num_heads=self.num_heads, bias=self.position
         )
+        if self.neighbor_sum is not None:
+            out = self.neighbor_sum(out)
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``[B, C_in, H, W]`` -> q at the output's resolution, k and v (None where there is none) at the input's."""
+        """``[B, C_in, H, W]`` -> q where the queries are, k and v (None where there is none) at every pixel."""
         if self.reparameterized is not None:
             maps: tuple[Tensor, Tensor, Tensor | None] = self.reparameterized(x)
             return maps
@@ -185,9 +212,10 @@ class PSSA(DropIn, Folds):
     def extra_repr(self) -> str:
         """What the constructor got."""
         options = f", reading={self.reading!r}" + ("" if self.position is None else ", position='bias'")
+        options += "" if self.neighbor_sum is None else f", propagation={self.propagation!r}"
         return (
             f"{self.in_channels}, {self.out_channels}, offsets={len(self.neighborhood)}, num_heads={self.num_heads}, "
-            f"stride={self.neighborhood.stride}{options}"
+            f"stride={self.stride}{options}"
         )
 
 

@@ -27,14 +27,15 @@ def projection_multiply_adds(layer: PSSA) -> dict[ProjectionForm, int]:
         >>> projection_multiply_adds(PSSA(16, 16))
         {'joint': 768, 'tied': 512}
     """
-    inputs = layer.neighborhood.stride[0] * layer.neighborhood.stride[1]
+    inputs = layer.stride[0] * layer.stride[1]
+    queries = 1 if layer.neighborhood.stride == layer.stride else inputs  # a sum over neighbours reads them everywhere
     one = layer.in_channels * layer.out_channels
     values = 1 if layer.reading == "value" else 0
     counted: dict[ProjectionForm, int] = {"joint": (2 + values) * one * inputs}
-    if inputs > 1:
-        counted["split"] = one + (1 + values) * one * inputs
+    if inputs > queries:
+        counted["split"] = one * queries + (1 + values) * one * inputs
     if layer.num_heads == 1 and layer.in_channels == layer.out_channels:
-        counted["tied"] = one + values * one * inputs
+        counted["tied"] = one * queries + values * one * inputs
     return counted
 
 

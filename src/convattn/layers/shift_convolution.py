@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, TypeAlias, Unpack
+from typing import Literal, TypeAlias, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from convattn.layers.folding import scaled
 from convattn.ops import one_hot_kernel, shift_aggregate
 from convattn.ops.neighborhood import IntPair
 
-ShiftKind: TypeAlias = Literal["learnable", "random", "fixed", "tensor"]
-SHIFTS: tuple[ShiftKind, ...] = ("learnable", "random", "fixed", "tensor")
+ShiftKind: TypeAlias = Literal["learnable", "random", "single", "single-random", "fixed", "tensor"]
+SHIFTS: tuple[ShiftKind, ...] = get_args(ShiftKind)
 
 
 class ShiftConvolution(StridedLayer):
@@ -37,9 +37,11 @@ class ShiftConvolution(StridedLayer):
         dilation: distance between taps.
         maps: how many maps of ``channels / N`` channels q, k and v have together; None: 3N.
         bias: the fully connected layer adds a learned number to each of its k² outputs (as in Swin-ACmix).
-        shift: table 7. ``"learnable"``: free kernels that start as shifts; ``"random"``: free kernels that start at
-            random; ``"fixed"``: one-hot kernels that stay; ``"tensor"``: tensors are moved. The last two have one
-            output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
+        shift: table 7 and figure 3. ``"learnable"``: free kernels that start as shifts, N for every head channel
+            (3c III); ``"random"``: the same, started at random; ``"single"``: one free kernel for every head channel
+            that starts as a shift (3c II); ``"single-random"``: the same, started at random (table 7's third row);
+            ``"fixed"``: one-hot kernels that stay (3c I); ``"tensor"``: tensors are moved (3a). The last four have
+            one output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
@@ -78,9 +80,15 @@ class ShiftConvolution(StridedLayer):
         self.fc = nn.Parameter(torch.empty(taps, self.maps, **made))
         self.fc_bias = nn.Parameter(torch.empty(taps, **made)) if bias else None
         self.kernel: nn.Parameter | None = None
-        if shift in ("learnable", "random"):
-            self.kernel = nn.Parameter(torch.empty(channels, taps, *self.kernel_size, **made))
+        if shift not in ("fixed", "tensor"):
+            outputs = channels if self.has_kernel_by_output else self.head_dim
+            self.kernel = nn.Parameter(torch.empty(outputs, taps, *self.kernel_size, **made))
         self.reset_parameters()
+
+    @property
+    def has_kernel_by_output(self) -> bool:
+        """Whether every output has a free kernel, N of a head channel; else its N outputs are one sum."""
+        return self.shift in ("learnable", "random")
 
     def reset_parameters(self) -> None:
         """Draw the fully connected layer; the kernels become shifts (eq. 15), or random where so asked."""
@@ -89,7 +97,7 @@ class ShiftConvolution(StridedLayer):
             nn.init.uniform_(self.fc_bias, -(self.maps**-0.5), self.maps**-0.5)
         if self.kernel is None:
             return
-        if self.shift == "random":
+        if self.shift in ("random", "single-random"):
             nn.init.kaiming_uniform_(self.kernel, a=5**0.5)
         else:
             with torch.no_grad():
@@ -116,7 +124,7 @@ class ShiftConvolution(StridedLayer):
             form="tensor" if self.shift == "tensor" else "grouped",
             weight=kernel,
         )
-        return out if self.kernel is not None else out.repeat_interleave(self.num_heads, 1)
+        return out if self.has_kernel_by_output else out.repeat_interleave(self.num_heads, 1)
 
     def _connect(self, maps: Tensor, fc: Tensor) -> Tensor:
         """The fully connected layer, ``[B, T * d, H, W]`` -> ``[B, d * k², H, W]``."""
@@ -129,8 +137,8 @@ class ShiftConvolution(StridedLayer):
         if self.kernel is None:
             weight = self.fc.t().unflatten(1, self.kernel_size)
             return weight[..., None, None].expand(-1, -1, -1, self.num_heads, self.head_dim)
-        kernel = self.kernel.unflatten(0, (self.head_dim, self.num_heads))
-        return torch.einsum("gomyx,mt->tyxog", kernel, self.fc)
+        kernel = self.kernel.unflatten(0, (self.head_dim, -1))
+        return torch.einsum("gomyx,mt->tyxog", kernel, self.fc).expand(-1, -1, -1, self.num_heads, -1)
 
     def folded_bias(self) -> Tensor | None:
         """What the bias of fc adds, as the convolution ``[C, 1, kh, kw]`` of a map of ones: zeros lie beyond it too."""
@@ -139,7 +147,8 @@ class ShiftConvolution(StridedLayer):
         if self.kernel is None:
             bias = self.fc_bias.unflatten(0, self.kernel_size)
             return bias.expand(self.num_heads * self.head_dim, 1, -1, -1)
-        return torch.einsum("cmyx,m->cyx", self.kernel, self.fc_bias).unsqueeze(1)
+        found = torch.einsum("cmyx,m->cyx", self.kernel, self.fc_bias).unsqueeze(1)
+        return found if self.has_kernel_by_output else found.repeat_interleave(self.num_heads, 0)
 
     def shift_multiply_adds(self, inputs: int) -> int:
         """What the shifts and their sum cost for one output pixel, of so many input pixels.
@@ -149,7 +158,7 @@ class ShiftConvolution(StridedLayer):
         taps = self.kernel_size[0] * self.kernel_size[1]
         if self.shift == "tensor":
             return taps * self.head_dim * inputs
-        return taps * taps * self.head_dim * (1 if self.shift == "fixed" else self.num_heads)
+        return taps * taps * self.head_dim * (self.num_heads if self.has_kernel_by_output else 1)
 
     def scaled_copy(self, rate: Tensor) -> ShiftConvolution:
         """A copy whose outputs are this one's times ``[1]``."""

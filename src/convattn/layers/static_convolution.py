@@ -122,7 +122,7 @@ def static_multiply_adds(branches: Sequence[StaticBranch]) -> dict[StaticForm, i
     same = len({branch.stride for branch in branches}) == 1
     if len(branches) > 1 and same and all(branch.is_centred for branch in branches):
         nbhd, pairs = _merged(branches), branches[0].convolution.in_channels * branches[0].convolution.out_channels
-        (kh, kw), _ = _common_window(nbhd)
+        (kh, kw), _ = smallest_window(nbhd)
         counted["dense"], counted["gathered"] = kh * kw * pairs, len(nbhd) * pairs
     return counted
 
@@ -264,17 +264,22 @@ def _merged(branches: Sequence[StaticBranch]) -> Neighborhood:
     return reduce(or_, (branch.neighborhood for branch in branches))
 
 
-def _common_window(nbhd: Neighborhood) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Kernel size and dilation of the smallest window that holds all taps."""
+def smallest_window(nbhd: Neighborhood) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Kernel size and dilation of the smallest centred window that holds all taps.
+
+    Example:
+        >>> smallest_window(Neighborhood(((0, 0), (-6, 2))))
+        ((3, 3), (6, 2))
+    """
     along = [[offset[axis] for offset in nbhd.offsets] for axis in (0, 1)]
     steps = [gcd(*places) or 1 for places in along]
-    height, width = (2 * max(places) // step + 1 for places, step in zip(along, steps, strict=True))
+    height, width = (2 * max(map(abs, places)) // step + 1 for places, step in zip(along, steps, strict=True))
     return (height, width), (steps[0], steps[1])
 
 
 def _dense(branches: Sequence[StaticBranch], bias: Tensor) -> nn.Conv2d:
     nbhd, merged = merged_taps(branches)
-    like, (kernel, dilation) = branches[0].convolution.weight, _common_window(nbhd)
+    like, (kernel, dilation) = branches[0].convolution.weight, smallest_window(nbhd)
     window = Neighborhood.window(kernel, dilation=dilation)
     weight = spread_taps(merged[..., None, None], nbhd, window)[..., 0, 0].unflatten(2, kernel)
     padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))

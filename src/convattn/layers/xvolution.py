@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import torch
@@ -14,8 +14,8 @@ from convattn.layers._drop_in import DropIn, Padding, takes_maps
 from convattn.layers.dynamic_kernel import DynamicKernel, dynamic_kernel
 from convattn.layers.global_attention import GlobalAttention2d
 from convattn.layers.involution import Involution2d
-from convattn.layers.multi_convolution import MultiConvolution
-from convattn.layers.pssa import PSSA, HeadCount, Reading, ShiftPosition, head_count
+from convattn.layers.multi_convolution import DILATED_KERNEL, MultiConvolution
+from convattn.layers.pssa import LENGTHS, PSSA, HeadCount, Propagation, Reading, ShiftPosition, head_count
 from convattn.layers.static_convolution import StaticBranch, StaticFormChoice, fold_static, line
 from convattn.layers.xvolution_forms import ReparameterizedXVolution, fold_gain, fold_inside
 from convattn.ops._dispatch import runs_directly
@@ -25,12 +25,13 @@ from convattn.ops.neighborhood import IntPair, as_pair
 AttentionKind: TypeAlias = Literal["pssa", "global", "involution"]
 
 
-class AttentionOptions(TypedDict):
-    """What some kinds of attention are told."""
+class PSSAOptions(TypedDict):
+    """What PSSA alone is told."""
 
-    num_heads: HeadCount | None
     reading: Reading
     position: ShiftPosition | None
+    propagation: Propagation
+    lengths: Sequence[int]
 
 
 class XVolution(MultiConvolution):
@@ -44,7 +45,8 @@ class XVolution(MultiConvolution):
     attributes ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode``.
 
     Three branches: ``convolution``, ``dilated`` (5 by 5, taps twice as far apart; see :class:`MultiConvolution`) and
-    ``attention``, each with its batch norm: ``convolution_norm``, ``dilated_norm``, ``attention_norm``.
+    ``attention``, each with its batch norm: ``convolution_norm``, ``dilated_norm``, ``attention_norm``. Figure 1 and
+    eq. 8 have one convolution: ``dilated_kernel_size=None``.
 
     Source: Chen et al., *X-volution: On the Unification of Convolution and Self-attention*, 2021. The authors
     released no code.
@@ -67,6 +69,9 @@ class XVolution(MultiConvolution):
         num_heads: of ``"pssa"`` and ``"global"``; None: 1 and, of ``"global"``, 4 or the divisor nearest to 4.
         reading: of ``"pssa"``.
         position: of ``"pssa"``; None, as the paper's standard operator.
+        propagation: of ``"pssa"``; ``"summed"`` has eq. 7's outer sum.
+        lengths: of ``"pssa"``; with 0 among them the region contains the pixel itself.
+        dilated_kernel_size: of ``dilated``; None: figure 1's and eq. 8's single convolution.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
@@ -99,13 +104,16 @@ class XVolution(MultiConvolution):
         num_heads: HeadCount | None = None,
         reading: Reading = "value",
         position: ShiftPosition | None = None,
+        propagation: Propagation = "stacked",
+        lengths: Sequence[int] = LENGTHS,
+        dilated_kernel_size: IntPair | None = DILATED_KERNEL,
         **made: Unpack[Factory],
     ) -> None:
         words = (kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        super().__init__(in_channels, out_channels, *words, **made)
+        super().__init__(in_channels, out_channels, *words, dilated_kernel_size=dilated_kernel_size, **made)
         geometry: Geometry = {"stride": self.stride, "dilation": self.dilation, **made}
-        options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
-        self.attention = _make_attention(attention, (in_channels, out_channels), options, geometry)
+        options = PSSAOptions(reading=reading, position=position, propagation=propagation, lengths=lengths)
+        self.attention = _make_attention(attention, (in_channels, out_channels), num_heads, options, geometry)
         self.attention_norm: nn.Module = nn.BatchNorm2d(out_channels, **made)
         self.origin: tuple[int, int] | None = None
 
@@ -118,6 +126,8 @@ class XVolution(MultiConvolution):
         num_heads: HeadCount | None = None,
         reading: Reading = "value",
         position: ShiftPosition | None = None,
+        propagation: Propagation = "stacked",
+        lengths: Sequence[int] = LENGTHS,
     ) -> XVolution:
         """A trained convolution and an attention branch that adds exactly nothing at first.
 
@@ -133,6 +143,8 @@ class XVolution(MultiConvolution):
             num_heads: as in the constructor.
             reading: as in the constructor.
             position: as in the constructor.
+            propagation: as in the constructor.
+            lengths: as in the constructor.
 
         Raises:
             TypeError: no ``nn.Conv2d``.
@@ -155,8 +167,8 @@ class XVolution(MultiConvolution):
             setattr(layer, name, getattr(conv, name))
         layer.convolution, layer.convolution_norm = conv, nn.Identity()
         layer.dilated = layer.dilated_norm = layer.reparameterized = None
-        options: AttentionOptions = {"num_heads": num_heads, "reading": reading, "position": position}
-        layer.attention = _make_attention(attention, channels, options, geometry)
+        options = PSSAOptions(reading=reading, position=position, propagation=propagation, lengths=lengths)
+        layer.attention = _make_attention(attention, channels, num_heads, options, geometry)
         layer.attention_norm = nn.BatchNorm2d(conv.out_channels, **like)
         nn.init.zeros_(layer.attention_norm.weight)
         layer.origin = _origin(conv)
@@ -251,15 +263,14 @@ class XVolution(MultiConvolution):
 def _make_attention(
     attention: AttentionKind | nn.Module | Callable[..., nn.Module],
     channels: tuple[int, int],
-    options: AttentionOptions,
+    num_heads: HeadCount | None,
+    options: PSSAOptions,
     geometry: Geometry,
 ) -> nn.Module:
     if isinstance(attention, nn.Module):
         return attention
-    num_heads, position, reading = options["num_heads"], options["position"], options["reading"]
     if attention == "pssa":
-        heads = 1 if num_heads is None else num_heads
-        return PSSA(*channels, num_heads=heads, reading=reading, position=position, **geometry)
+        return PSSA(*channels, num_heads=1 if num_heads is None else num_heads, **options, **geometry)
     if attention == "global":
         given = None if num_heads is None else head_count(num_heads, channels[1])
         return GlobalAttention2d(*channels, num_heads=given, **geometry)

@@ -170,7 +170,7 @@ def write_convolution(layer: ACmix, conv: nn.Conv2d, order: Tensor | None = None
         True
     """
     path = layer.convolution
-    if path.kernel is None or layer.mix.alpha is None or layer.mix.beta is None:
+    if path.kernel is None or not path.has_kernel_by_output or layer.mix.alpha is None or layer.mix.beta is None:
         raise ValueError("a convolution is written into an ACmix with free kernels (shift='learnable') and mix='free'")
     factors = factorize(conv, path.num_heads, order)
     maps, taps = path.maps, path.kernel_size[0] * path.kernel_size[1]

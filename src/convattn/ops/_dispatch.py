@@ -322,6 +322,11 @@ def autocast(*tensors: Any) -> tuple[Any, ...]:
     )
 
 
+def is_autocast(x: Tensor) -> bool:
+    """Whether ``torch.autocast`` is on where a map is."""
+    return _autocast_dtype(x) is not None
+
+
 def is_autocast_to(dtype: torch.dtype, x: Tensor) -> bool:
     """Whether ``torch.autocast`` made a map what it is, of that dtype."""
     return x.dtype == dtype and _autocast_dtype(x) == dtype

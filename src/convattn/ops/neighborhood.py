@@ -144,28 +144,28 @@ class Neighborhood:
     ) -> Neighborhood:
         """Steps of the given lengths in the eight directions: X-volution's pixel shifts (section 6.1.2).
 
-        Length by length, the directions row by row from the upper left to the lower right; the centre is not one.
+        Length by length, the directions row by row from the upper left to the lower right.
 
         Args:
-            lengths: L in pixels, each at least 1; a diagonal step goes L rows and L columns. The paper's 1, 3 and 5
-                give 24 offsets.
+            lengths: L in pixels; a diagonal step goes L rows and L columns. The paper's 1, 3 and 5 give 24 offsets.
+                0 is the pixel itself, one offset: (0, 1, 3, 5) is the region A of eq. 3, which contains its centre.
             stride: as that of the class.
             border: zeros lie beyond the border of a shifted map, as for its convolutions.
 
         Raises:
-            ValueError: no length, or one below 1.
+            ValueError: no length, a negative one, or one twice.
 
         Example:
             >>> Neighborhood.directions((2,)).offsets
             ((-2, -2), (-2, 0), (-2, 2), (0, -2), (0, 2), (2, -2), (2, 0), (2, 2))
-            >>> len(Neighborhood.directions())
-            24
+            >>> len(Neighborhood.directions()), Neighborhood.directions((0, 1, 3, 5)).offsets[0]
+            (24, (0, 0))
         """
-        if not lengths or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in lengths):
-            raise ValueError(f"lengths must be one or more integers >= 1, got {lengths!r}")
+        if not lengths or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in lengths):
+            raise ValueError(f"lengths must be one or more integers >= 0, got {lengths!r}")
         steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-        offsets = tuple((length * dy, length * dx) for length in lengths for dy, dx in steps)
-        return cls(offsets, as_pair(stride, "stride"), border)
+        offsets = [(length * dy, length * dx) for length in lengths for dy, dx in (steps if length else [(0, 0)])]
+        return cls(tuple(offsets), as_pair(stride, "stride"), border)
 
     def __or__(self, other: Neighborhood) -> Neighborhood:
         """Every offset of either, row by row.
