@@ -30,9 +30,12 @@ CLASSES = (
 )
 """The package's folders of pictures of things; the others hold icons, signs, shapes and textures."""
 
-SIZE = 32
+SIZE = 48
 MOST_PIXELS = 4_000_000
 """Fourteen of 2,333 pictures are larger, up to 623 million pixels, which take a minute to open."""
+
+INK = 200
+"""A picture has something darker than that: a few are white on transparent, of which nothing is left on white."""
 
 ALIKE_SIZE, ALIKE = 16, 0.9
 """Pictures are taken for one where their copies of that size correlate as much: a playing card with another border, a
@@ -77,7 +80,7 @@ def write_clipart(source: Path, folder: Path) -> None:
 def read_small(source: Path) -> tuple[list[str], list[Image.Image]]:
     """The pictures' paths below the package's folder, and the pictures: squares on white of :data:`SIZE` pixels.
 
-    Links to a picture, and pictures of more than :data:`MOST_PIXELS`, are left out.
+    Links to a picture, pictures of more than :data:`MOST_PIXELS` and pictures without :data:`INK` are left out.
     """
     names, images = [], []
     for label in CLASSES:
@@ -89,8 +92,10 @@ def read_small(source: Path) -> tuple[list[str], list[Image.Image]]:
                 image = open_image(path, max_pixels=MOST_PIXELS)
             except ImageError:
                 continue
-            names.append(f"{label}/{name}")
-            images.append(ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.LANCZOS, color="white"))
+            small = ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.LANCZOS, color="white")
+            if min(darkest for darkest, _ in small.getextrema()) < INK:
+                names.append(f"{label}/{name}")
+                images.append(small)
     return names, images
 
 

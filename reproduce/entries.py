@@ -19,7 +19,7 @@ ABOUT: dict[Scale, str] = {
     "count": "counted, no training",
     "speed": "timed on this machine, as ratios",
     "digits": "trained on scikit-learn's 1,797 digits",
-    "clipart": "trained on 1,671 pictures of clip art in ten classes",
+    "clipart": "trained on 1,645 pictures of clip art in ten classes",
     "scenes": "trained on embedded scenes of digits",
     "full": "the paper's own data set",
 }

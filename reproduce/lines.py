@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from reproduce.entries import SMALL_SCALES, Entry, Part, Quantity, Row
 from reproduce.results import Measured, Results
-from reproduce.statistics import Gain, deviation, paired
+from reproduce.statistics import Gain, deviation, holm, paired
 
 NOTICED = 0.01
 """A relative difference that asks for a sentence."""
@@ -32,6 +32,7 @@ class Line:
         relative: its size beside the published number, for what is counted or timed.
         published_gain: over the baseline, in the paper.
         gain: over the baseline, here.
+        corrected: the gain's p of the t-test, corrected by Holm's method for all rows that the table compares.
         command: that makes it.
         commit: of the code.
         why: it differs, and what else is to be said of it.
@@ -49,6 +50,7 @@ class Line:
     relative: float | None = None
     published_gain: float | None = None
     gain: Gain | None = None
+    corrected: float | None = None
     command: str = ""
     commit: str = ""
     why: tuple[str, ...] = ()
@@ -80,11 +82,24 @@ class Line:
 def lines_of(entry: Entry, part: Part, results: Results) -> list[Line]:
     """All lines of a table at one scale, in its order."""
     measured = {row.label: results.of(entry, part, row) for row in part.rows}
-    return [
+    return _corrected(
         _line(entry, part, row, quantity, measured, results)
         for row in part.rows
         for quantity in _columns(part, row, measured[row.label])
-    ]
+    )
+
+
+def _corrected(lines: Iterable[Line]) -> list[Line]:
+    """The lines with their p corrected: those of one quantity are one family of tests."""
+    found = list(lines)
+    families: dict[str, dict[int, float]] = {}
+    for place, line in enumerate(found):
+        if line.gain is not None and line.gain.t_test is not None:
+            families.setdefault(line.quantity.name, {})[place] = line.gain.t_test
+    for family in families.values():
+        for place, p in zip(family, holm(list(family.values())), strict=True):
+            found[place] = replace(found[place], corrected=p)
+    return found
 
 
 def _columns(part: Part, row: Row, ours: Measured | None) -> list[Quantity]:
