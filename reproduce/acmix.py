@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
 from reproduce import acmix_counts as counts
-from reproduce.budget import digits, scene
+from reproduce.budget import WINDOW, digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
-from reproduce.trained import TrainedRow, full_part, quantities, small_part
+from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
 
 TOP1 = quantities("top1")
 AP = quantities("box_AP", "box_AP50", "box_AP75")
@@ -34,7 +34,8 @@ def _figure_4() -> Entry:
     small = []
     for line in _HOSTS.strip().splitlines():
         label, recipe, key, model, host, base = (cell.strip() for cell in line.split("|"))
-        small.append(TrainedRow(label, recipe, key, digits(model), host, base == "yes"))
+        options = WINDOW if model == "acmix_resnet14" else {}
+        small.append(TrainedRow(label, recipe, key, digits(model, options), host, base == "yes"))
     full = []
     for row in FIGURE_4:
         host = next(name for name in ("resnet", "san", "pvt", "swin") if name in row.models[0])
@@ -42,7 +43,7 @@ def _figure_4() -> Entry:
         full.append(
             TrainedRow(row.title, f"imagenet-{host}", row.models[0], group=group, baseline="acmix" not in row.models[0])
         )
-    parts = (counts.figure_4(), small_part("digits", small, (*TOP1, *_COST)), full_part(full, TOP1))
+    parts = (counts.figure_4(), *on_small_images(small, (*TOP1, *_COST)), full_part(full, TOP1))
     return Entry("acmix", "figure 4", "Is it better at equal cost? Parameters, multiply-adds and accuracy", parts)
 
 
@@ -132,7 +133,7 @@ def _table_6() -> Entry:
         TrainedRow("Conv-Swin-T: convolution alone", "imagenet-swin", "conv_swin_tiny", digits("conv_swin_tiny")),
     ]
     trained += _variants("table 6")
-    parts = (counts.table_6(), small_part("digits", trained, TOP1), full_part(trained, TOP1))
+    parts = (counts.table_6(), *on_small_images(trained, TOP1), full_part(trained, TOP1))
     return Entry("acmix", "table 6", "How the two paths are combined", parts)
 
 

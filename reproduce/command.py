@@ -22,10 +22,11 @@ from convattn.tasks.alone import alone
 from convattn.tasks.interrupt import STOPPED
 from convattn.tasks.recipes import parse_overrides
 from reproduce.catalogue import ENTRIES, find_entries
-from reproduce.entries import SCALES, Entry, Part
+from reproduce.clipart import prepare_clipart
+from reproduce.entries import SCALES, SMALL_SCALES, Entry, Part
 from reproduce.pool import Place, run_all
 from reproduce.results import Results
-from reproduce.runs import Run, epochs_done, find_finished, make_run
+from reproduce.runs import Run, epochs_done, make_run
 from reproduce.speed import run_of, time_table
 from reproduce.writing import Writer
 
@@ -56,7 +57,7 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TABLE]...", help="Names such as acmix-table6; acmix and xvolution are all of a paper."),
 ]
-ScaleName = Annotated[str, typer.Option("--scale", help="count, speed, digits, scenes or full.")]
+ScaleName = Annotated[str, typer.Option("--scale", help="count, speed, digits, clipart, scenes or full.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of every trained row.")]
 Out = Annotated[Path, typer.Option(help="Folder of the tables, the page and the runs.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time; they share the processors, and take GPUs in turns.")]
@@ -68,7 +69,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="For every small run, as epochs=2.", show_default=False),
 ]
-AnyCode = Annotated[bool, typer.Option("--any-code", help="Show finished runs of other versions of the code too.")]
+AnyCode = Annotated[
+    bool, typer.Option("--any-code", help="Take runs of other versions of the code too, and published records.")
+]
 AllowBusy = Annotated[bool, typer.Option("--allow-busy", help="Time on a busy machine; the table says so.")]
 List = Annotated[bool, typer.Option("--list", help="Name the tables and figures, and stop.")]
 
@@ -115,7 +118,9 @@ def reproduce(
             _count(chosen, results, console)
         elif scale == "speed":
             _time(chosen, results, allow_busy, console)
-        elif scale in ("digits", "scenes"):
+        elif scale in SMALL_SCALES:
+            if scale == "clipart":
+                prepare_clipart()
             finished, failures = _train(chosen, results, writer, jobs, console)
         _write(chosen, writer, console)
         if scale == "full":
@@ -179,9 +184,7 @@ def _time(chosen: Chosen, results: Results, allow_busy: bool, console: Console) 
 def _train(chosen: Chosen, results: Results, writer: Writer, jobs: int, console: Console) -> tuple[bool, list[str]]:
     """Train what is missing; the tables are written after every run."""
     needed = runs_of(chosen, results)
-    missing = [
-        run for run, _ in needed.values() if find_finished(run, results.runs, other_code=results.other_code) is None
-    ]
+    missing = [run for run, _ in needed.values() if not results.is_trained(run)]
     _say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
     failures: list[str] = []
     writer.write()
@@ -283,8 +286,8 @@ def _print_list(entries: Sequence[Entry]) -> None:
         if not entry.parts:
             _say(console, f"    not computed: {entry.reason}")
         for part in entry.parts:
-            rows = f"{counted(len(part.rows), 'row')}{' a seed' if part.scale in ('digits', 'scenes') else ''}"
-            _say(console, f"    {part.scale:6}  needs {part.need}; {part.time}; {rows}")
+            rows = f"{counted(len(part.rows), 'row')}{' a seed' if part.scale in SMALL_SCALES else ''}"
+            _say(console, f"    {part.scale:7}  needs {part.need}; {part.time}; {rows}")
     _say(console, "next: python -m reproduce acmix-table6 --scale digits")
 
 

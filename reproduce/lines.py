@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from reproduce.entries import Entry, Part, Quantity, Row
+from reproduce.entries import SMALL_SCALES, Entry, Part, Quantity, Row
 from reproduce.results import Measured, Results
-from reproduce.statistics import Gain, deviation, paired
+from reproduce.statistics import Gain, deviation, holm, paired
 
 NOTICED = 0.01
 """A relative difference that asks for a sentence."""
@@ -32,6 +32,7 @@ class Line:
         relative: its size beside the published number, for what is counted or timed.
         published_gain: over the baseline, in the paper.
         gain: over the baseline, here.
+        corrected: the gain's p of the t-test, corrected by Holm's method for all rows that the table compares.
         command: that makes it.
         commit: of the code.
         why: it differs, and what else is to be said of it.
@@ -49,6 +50,7 @@ class Line:
     relative: float | None = None
     published_gain: float | None = None
     gain: Gain | None = None
+    corrected: float | None = None
     command: str = ""
     commit: str = ""
     why: tuple[str, ...] = ()
@@ -80,11 +82,24 @@ class Line:
 def lines_of(entry: Entry, part: Part, results: Results) -> list[Line]:
     """All lines of a table at one scale, in its order."""
     measured = {row.label: results.of(entry, part, row) for row in part.rows}
-    return [
+    return _corrected(
         _line(entry, part, row, quantity, measured, results)
         for row in part.rows
         for quantity in _columns(part, row, measured[row.label])
-    ]
+    )
+
+
+def _corrected(lines: Iterable[Line]) -> list[Line]:
+    """The lines with their p corrected: those of one quantity are one family of tests."""
+    found = list(lines)
+    families: dict[str, dict[int, float]] = {}
+    for place, line in enumerate(found):
+        if line.gain is not None and line.gain.t_test is not None:
+            families.setdefault(line.quantity.name, {})[place] = line.gain.t_test
+    for family in families.values():
+        for place, p in zip(family, holm(list(family.values())), strict=True):
+            found[place] = replace(found[place], corrected=p)
+    return found
 
 
 def _columns(part: Part, row: Row, ours: Measured | None) -> list[Quantity]:
@@ -118,10 +133,10 @@ def _line(
     line = Line(row.label, quantity, published, baseline=row.baseline, command=command, commit=commit)
     values = _values(ours, quantity.key)
     if ours is None or not values:
-        wanted = ours.wanted if ours else results.seeds if part.scale in ("digits", "scenes") else 1
+        wanted = ours.wanted if ours else results.seeds if part.scale in SMALL_SCALES else 1
         return replace(line, seeds=(len(ours.values) if ours else 0, wanted))
     mean, numbers = statistics.fmean(values.values()), tuple(values.values())
-    is_score = part.scale in ("digits", "scenes", "full") and quantity.unit == "%"
+    is_score = part.scale in (*SMALL_SCALES, "full") and quantity.unit == "%"
     gain = _gain(values, _values(measured[base.label], quantity.key)) if is_score and base is not None else None
     printed_gain = _published_gain(row, base, quantity.name)
     difference, relative = _difference(part, published, mean, gain, printed_gain)
@@ -161,7 +176,7 @@ def _published_gain(row: Row, base: Row | None, name: str) -> float | None:
 def _difference(
     part: Part, published: str, mean: float, gain: Gain | None, printed_gain: float | None
 ) -> tuple[str, float | None]:
-    if part.scale in ("digits", "scenes"):
+    if part.scale in SMALL_SCALES:
         if gain is None or printed_gain is None:
             return "", None
         return signed(gain.mean - printed_gain), None
@@ -194,7 +209,7 @@ def _why(part: Part, row: Row, line: Line) -> str:
     kept = row.why.get(line.quantity.name) or row.why.get("")
     if kept:
         return kept
-    if part.scale in ("digits", "scenes"):
+    if part.scale in SMALL_SCALES:
         return part.why if line.difference else ""
     large = line.relative is not None and abs(line.relative) > NOTICED
     if not large or line.ours is None:

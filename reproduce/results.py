@@ -16,7 +16,8 @@ from convattn.tasks.run_folder import RunFolder, open_run, write_json
 from reproduce.code import source_hash
 from reproduce.entries import WEIGHTS, Entry, Part, Row, Setting
 from reproduce.networks import network_cost
-from reproduce.runs import commit_of, find_finished, make_run, read_figures, read_json
+from reproduce.records import Recorded, read_records
+from reproduce.runs import Run, commit_of, find_finished, make_run, read_figures, read_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Results:
         out: the folder.
         seeds: how many a trained row should have; more that are finished, by an earlier command, are shown too.
         overrides: settings for every small run, over the row's own.
-        other_code: take finished runs of other source too.
+        other_code: take finished runs of other source too, and the published records of those whose folders are gone.
         commit: of this code.
     """
 
@@ -128,17 +129,32 @@ class Results:
 
     def _trained(self, part: Part, row: Row) -> Measured | None:
         setting = self.setting(row)
-        if setting is None or not self.runs.is_dir():
+        if setting is None:
             return None
-        values, commits = {}, []
+        recorded = self._recorded(setting)
+        known = recorded.by_seed(part.quantities) if recorded else {}
+        values: dict[int, Mapping[str, float]] = {}
+        commits = []
         for seed in itertools.count():
             folder = find_finished(make_run(setting, seed), self.runs, other_code=self.other_code)
             if folder is not None:
                 values[seed] = self._figures(folder, part)
                 commits.append(commit_of(folder))
+            elif recorded is not None and seed in known:
+                values[seed] = known[seed]
+                commits.append(recorded.commit)
             elif seed >= self.seeds:
                 break
         return Measured(values, ", ".join(dict.fromkeys(commits)), max(self.seeds, len(values)))
+
+    def is_trained(self, run: Run) -> bool:
+        """Whether a run need not be trained: it is finished, or for ``other_code`` in the published records."""
+        recorded = self._recorded(run.setting)
+        done = find_finished(run, self.runs, other_code=self.other_code) is not None
+        return done or (recorded is not None and run.seed < recorded.seeds)
+
+    def _recorded(self, setting: Setting) -> Recorded | None:
+        return read_records().get(setting.command(seed=0)) if self.other_code else None
 
     def _figures(self, folder: RunFolder, part: Part) -> Mapping[str, float]:
         """A finished run does not change: it is read once."""

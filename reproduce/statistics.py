@@ -13,6 +13,7 @@ class Gain:
 
     Args:
         mean: of the differences.
+        interval: of 95 % for that mean, by the t-distribution; None where there is no t-test.
         t_test: two-sided p of the paired t-test; None for fewer than two seeds, or differences that are all the same.
         wilcoxon: two-sided p of Wilcoxon's signed-rank test; None for fewer than two seeds or no difference at all.
     """
@@ -20,6 +21,7 @@ class Gain:
     mean: float
     t_test: float | None
     wilcoxon: float | None
+    interval: tuple[float, float] | None = None
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -54,5 +56,24 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Gain:
     from scipy import stats
 
     spread = max(differences) - min(differences)
-    t_test = float(stats.ttest_rel(values, baseline).pvalue) if spread > 1e-12 else None
-    return Gain(mean, t_test, float(stats.wilcoxon(differences).pvalue))
+    wilcoxon = float(stats.wilcoxon(differences).pvalue)
+    if spread <= 1e-12:
+        return Gain(mean, None, wilcoxon)
+    test = stats.ttest_rel(values, baseline)
+    low, high = test.confidence_interval(0.95)
+    return Gain(mean, float(test.pvalue), wilcoxon, (float(low), float(high)))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are, by Holm's step-down method.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(chances)), key=lambda place: chances[place])
+    corrected, least = [0.0] * len(chances), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(chances) - rank) * chances[place]))
+        corrected[place] = least
+    return corrected

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from convattn.publishing import markdown_table
 from reproduce.entries import ABOUT, Entry, Part, Scale
 from reproduce.lines import NOT_RUN, Line, command, signed
+from reproduce.statistics import Gain
 
 Lines: TypeAlias = Mapping[Scale, Sequence[Line]]
 """A table's lines by scale."""
@@ -40,7 +41,10 @@ def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
         "difference": line.difference,
         "published gain": _exact(line.published_gain),
         "gain": _exact(gain.mean if gain else None),
+        "gain, 95 % from": _exact(gain.interval[0] if gain and gain.interval else None),
+        "gain, 95 % to": _exact(gain.interval[1] if gain and gain.interval else None),
         "p of the paired t-test": _exact(gain.t_test if gain else None),
+        "p, Holm": _exact(line.corrected),
         "p of Wilcoxon's test": _exact(gain.wilcoxon if gain else None),
         "seeds": line.seeds[0],
         "seeds wanted": line.seeds[1],
@@ -67,7 +71,7 @@ def headings(part: Part, lines: Sequence[Line]) -> list[str]:
         return [*names, "why"]
     if has_gains(lines):
         of_gains = "difference" if part.comparable else "difference of gains"
-        names = [*names[:4], "published gain", "our gain", "p (t / Wilcoxon)", of_gains]
+        names = [*names[:4], "published gain", "our gain [95 %]", "p (t / Holm / Wilcoxon)", of_gains]
     return [*names, "seeds", *(["commit"] if has_commits(lines) else [])]
 
 
@@ -88,8 +92,7 @@ def cells(part: Part, line: Line, lines: Sequence[Line]) -> list[str]:
     if is_one_go(part):
         return [*found, line.difference or "–", " ".join(line.why)]
     if has_gains(lines):
-        ours = "baseline" if line.baseline else signed(line.gain.mean if line.gain else None)
-        found += [signed(line.published_gain), ours, chances(line)]
+        found += [signed(line.published_gain), "baseline" if line.baseline else with_interval(line.gain), chances(line)]
     found += [line.difference or "–", f"{line.seeds[0]} of {line.seeds[1]}"]
     return [*found, line.commit or "–"] if has_commits(lines) else found
 
@@ -99,11 +102,25 @@ def commits(lines: Sequence[Line]) -> str:
     return ", ".join(dict.fromkeys(line.commit for line in lines if line.commit))
 
 
+def with_interval(gain: Gain | None) -> str:
+    """A gain for people, with its interval where there is one.
+
+    Example:
+        >>> with_interval(Gain(1.25, 0.01, 0.06, (0.5, 2.0))), with_interval(Gain(1.25, None, None))
+        ('+1.2 [+0.5, +2.0]', '+1.2')
+    """
+    if gain is None or gain.interval is None:
+        return signed(gain.mean if gain else None)
+    low, high = map(signed, gain.interval)
+    return f"{signed(gain.mean)} [{low}, {high}]"
+
+
 def chances(line: Line) -> str:
-    """The two tests' p for people."""
+    """The p of the t-test, as it is and corrected, and of Wilcoxon's, for people."""
     if line.gain is None:
         return "–"
-    return " / ".join("–" if p is None else f"{p:.2g}" for p in (line.gain.t_test, line.gain.wilcoxon))
+    every = (line.gain.t_test, line.corrected, line.gain.wilcoxon)
+    return " / ".join("–" if p is None else f"{p:.2g}" for p in every)
 
 
 def merged(lines: Sequence[Line]) -> list[list[Line]]:

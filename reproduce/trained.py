@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any
 
 from convattn.tasks.recipes import load_recipe, parse_overrides
+from reproduce.budget import on_clipart
+from reproduce.clipart import PACKAGE
 from reproduce.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
 
 QUANTITIES: dict[str, Quantity] = {
@@ -23,6 +25,7 @@ QUANTITIES: dict[str, Quantity] = {
 
 SMALL: dict[Scale, tuple[str, str]] = {
     "digits": ("Other images, a smaller network", "half a minute to 1½ min a run on one core"),
+    "clipart": ("Other images, a smaller network", "1 to 3 min a run on one core"),
     "scenes": ("Scenes of 128 pixels, a smaller network from random weights", "2 to 11 min a run on one core"),
 }
 """What is small at these scales, and how long a run takes."""
@@ -114,9 +117,16 @@ def full_part(
 def small_part(
     scale: Scale, trained: Sequence[TrainedRow], columns: tuple[Quantity, ...], read: Reader = "figures", **options: Any
 ) -> Part:
-    """The rows as small runs."""
-    rows = tuple(row.row(row.small) for row in trained if row.small is not None)
+    """The rows as small runs; on the clip art those of the digits."""
+    placed = on_clipart if scale == "clipart" else lambda setting: setting
+    rows = tuple(row.row(placed(row.small)) for row in trained if row.small is not None)
     asks_for_large = any(quantity.name.endswith("APl") for quantity in columns)
     images, time = SMALL[scale]
     why = SMALL_WHY.format(images) + (NO_LARGE if scale == "scenes" and asks_for_large else "")
-    return Part(scale, columns, rows, time, "nothing", why, read, **options)
+    need = f"Debian's package {PACKAGE}" if scale == "clipart" else "nothing"
+    return Part(scale, columns, rows, time, need, why, read, **options)
+
+
+def on_small_images(trained: Sequence[TrainedRow], columns: tuple[Quantity, ...]) -> tuple[Part, Part]:
+    """The rows as small classifiers, of digits and of clip art."""
+    return small_part("digits", trained, columns), small_part("clipart", trained, columns)

@@ -12,7 +12,7 @@ from reproduce.acmix_counts import MACS, PARAMETERS, RESNET, SECONDS, SHAPE, arc
 from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
-from reproduce.trained import TrainedRow, full_part, quantities, small_part
+from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
 
 TOP = quantities("top1", "top5")
 BOX = quantities("box_AP", "box_AP50", "box_AP75", "box_APs", "box_APm", "box_APl")
@@ -35,6 +35,13 @@ _OPERATORS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("PSSA", "pssa_resnet50", "pssa_resnet18", {}),
     ("X-volution", "xvolution_resnet50", "xvolution_resnet18", {}),
 )
+_MULTI = "Multi-Convolution, {} (not in the paper)"
+_LAST_CONTROL = (_MULTI.format("stage5"), "multiconv", None)
+_CONTROLS: Mapping[int, tuple[tuple[str, str, int | None], ...]] = {
+    34: ((_MULTI.format("stage3"), "multiconv", 2), (_MULTI.format("stage4"), "multiconv", 3), _LAST_CONTROL),
+    50: (_LAST_CONTROL,),
+}
+"""X-volution's convolutions without its attention, where X-volution is: whose gain is it? By the network's depth."""
 
 
 def _table_1() -> Entry:
@@ -50,12 +57,13 @@ def _table_1() -> Entry:
             ("X-volution, stage3", "xvolution", 2),
             ("X-volution, stage4", "xvolution", 3),
             ("X-volution, stage5", "xvolution", None),
+            *_CONTROLS[depth],
         ):
             place = {} if stage is None else {"model_args.stages": [stage]}
             key = f"{kind}_resnet{depth}" + ("" if stage is None else f" model_args.stages=[{stage}]")
             made, group = digits(f"{kind}_resnet{small}", {**options, **place}), f"ResNet-{depth}"
             trained.append(TrainedRow(f"{group}, {label}", "imagenet-xvolution", key, made, group, kind == "conv"))
-    parts = (small_part("digits", trained, TOP[:1]), full_part(trained, TOP))
+    parts = (*on_small_images(trained, TOP[:1]), full_part(trained, TOP))
     return Entry("xvolution", "table 1", "Operators and stages on ImageNet, ResNet-34 and ResNet-50", parts)
 
 

@@ -9,7 +9,7 @@ import torch
 from convattn.errors import UserError
 from convattn.tasks.recipes import load_recipe
 from reproduce import ENTRIES, Entry, Part, Row, find_entries
-from reproduce.entries import SCALES
+from reproduce.entries import SCALES, SMALL_SCALES
 from reproduce.lines import NOTICED, lines_of
 from reproduce.results import Results
 from reproduce.runs import make_run
@@ -32,7 +32,7 @@ TRAINED = [
     for entry in ENTRIES
     for part in entry.parts
     for row in part.rows
-    if part.scale in ("digits", "scenes", "full")
+    if part.scale in (*SMALL_SCALES, "full")
 ]
 COUNTED = [entry for entry in ENTRIES if entry.part("count")]
 QUICK = ("acmix-table1", "acmix-supplement-table2", "xvolution-table7")

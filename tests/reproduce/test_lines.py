@@ -47,11 +47,24 @@ def test_small_runs_are_compared_by_their_gain(tmp_path):
     assert ours.difference == "+0.2"
     assert ours.why == ("because",)
     assert (missing.shown, missing.seeds) == ("not run", (0, 3))
+    low, high = ours.gain.interval
+    assert low < 0 < ours.gain.mean < high
+    assert ours.corrected == ours.gain.t_test, "one comparison"
     text = to_markdown(entry, {"digits": (plain, ours, missing)})
+    assert "| +1.7 [−1.2, +4.5] |" in text
     assert "| not done | top-1, % | 82.0 | not run |" in text
     rows = to_csv(entry, {"digits": (plain, ours, missing)}).splitlines()
     assert "91.0 95.0 92.0" in rows[2]
     assert "not run" in rows[3]
+
+
+def test_all_rows_of_a_quantity_are_corrected_together(tmp_path):
+    rows = (ROWS[0], *(Row(name, {}) for name in ("a", "b", "c")))
+    values = {"plain": by_seed(90.0, 92.0, 91.0), "a": by_seed(93.0, 95.1, 94.0), "b": by_seed(91.0, 92.0, 93.0)}
+    _, (plain, a, b, c) = made("digits", rows, values, tmp_path)
+    assert (plain.corrected, c.corrected) == (None, None)
+    assert a.corrected == pytest.approx(2 * a.gain.t_test), "the least of two"
+    assert b.corrected == pytest.approx(b.gain.t_test)
 
 
 def test_pairs_are_of_one_seed(tmp_path):
