@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from convattn.tasks.recipes import load_recipe, parse_overrides
-from reproduce.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
+from reproduce.entries import Part, Quantity, Reader, Row, Scale
+from reproduce.settings import PRETRAINED, Setting
 
 QUANTITIES: dict[str, Quantity] = {
     "top1": Quantity("top-1", "%", "accuracy"),

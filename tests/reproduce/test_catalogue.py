@@ -9,11 +9,11 @@ import torch
 from convattn.errors import UserError
 from convattn.tasks.recipes import load_recipe
 from reproduce import ENTRIES, Entry, Part, Row, find_entries
+from reproduce.dry_run import recipe_of
 from reproduce.entries import SCALES
 from reproduce.lines import NOTICED, lines_of
 from reproduce.results import Results
 from reproduce.runs import make_run
-from tests.reproduce.commands import recipe_of
 
 # As numbered in the papers' texts; X-volution's figure 3 has two panels.
 NUMBERS = {
