@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.tasks.checkpoints import describe, write_weights
@@ -154,6 +155,9 @@ def _step(job: Job) -> float:
     sampler = GlobalBatchSampler(
         len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=0, world=1, repeats=recipe.data.repeats
     )
+    for norm in job.model.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.momentum = 1.0  # statistics of the one batch: those of no batch let a network of fixed norms overflow
     before = {name: value.detach().clone() for name, value in job.model.named_parameters() if value.requires_grad}
     module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
     with quiet_lightning():

@@ -66,10 +66,9 @@ def test_a_row_names_a_command_that_parses(entry: Entry, part: Part, row: Row):
     assert line.shown == "not run"
     asked = recipe_of(line.command)
     wanted = load_recipe(row.setting.recipe, row.setting.overrides)
-    weights = asked.model_args.pop("pretrained_cfg_overlay", None)
     for name in ("model", "network", "model_args", "epochs", "task", "about"):
         assert getattr(asked, name) == getattr(wanted, name)
-    assert asked.pretrained == bool(weights) == row.setting.recipe.startswith(("coco", "ade20k"))
+    assert bool(asked.backbone_weights) == row.setting.recipe.startswith(("coco", "ade20k"))
     if part.scale == "full":
         assert asked.data.folder
         assert asked.trainer.devices == 8
