@@ -12,14 +12,14 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.tasks.checkpoints import describe, write_weights
@@ -136,11 +136,12 @@ def _try(command: str, rows: Sequence[str], weights: Path | None = None) -> Trie
     try:
         more = SMALLER | (SMALLER_BOXES if "--data coco/" in command else {})
         job = prepare(recipe_of(command, more), Path("runs"))
+        before = {name: value.detach().clone() for name, value in job.model.state_dict().items()}
         loss = _step(job)
+        _check_step(before, dict(job.model.named_parameters()))
         if weights is not None:
-            tensors = {name: value.contiguous() for name, value in job.model.state_dict().items()}
             weights.parent.mkdir(parents=True, exist_ok=True)
-            write_weights(weights, tensors, describe(job.recipe, job.data.classes))
+            write_weights(weights, _small(before), describe(job.recipe, job.data.classes))
         parameters = sum(parameter.numel() for parameter in job.model.parameters())
         return replace(tried, parameters=parameters, loss=loss, seconds=time.perf_counter() - begin)
     except (ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError) as error:
@@ -155,19 +156,22 @@ def _step(job: Job) -> float:
     sampler = GlobalBatchSampler(
         len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=0, world=1, repeats=recipe.data.repeats
     )
-    for norm in job.model.modules():
-        if isinstance(norm, _BatchNorm):
-            norm.momentum = 1.0  # statistics of the one batch: those of no batch let a network of fixed norms overflow
-    before = {name: value.detach().clone() for name, value in job.model.named_parameters() if value.requires_grad}
     module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
     with quiet_lightning():
         trainer = make_trainer(
             recipe, callbacks=[], max_steps=1, logger=False, enable_checkpointing=False, limit_val_batches=0
         )
         trainer.fit(module, task.training_loader(recipe, job.data, sampler, skip_log))
-    after = dict(job.model.named_parameters())
-    if not all(torch.isfinite(after[name]).all() for name in before):
-        raise ArithmeticError("a parameter is not finite after the step")
-    if all(torch.equal(value, after[name]) for name, value in before.items()):
-        raise ArithmeticError("the step has changed no parameter")
     return module.train_loss
+
+
+def _small(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Random weights, scaled down: where batch norms are fixed and have seen no image, deep networks overflow else."""
+    return {name: (value * 0.1 if value.ndim > 1 else value).contiguous() for name, value in drawn.items()}
+
+
+def _check_step(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    if not all(torch.isfinite(value).all() for value in after.values()):
+        raise ArithmeticError("a parameter is not finite after the step")
+    if all(torch.equal(value, before[name]) for name, value in after.items()):
+        raise ArithmeticError("the step has changed no parameter")

@@ -1,4 +1,4 @@
-"""The evaluation crop: the network's own, written into runs, weights and exports; 0.875 where version 0.1 wrote none."""
+"""The evaluation crop: the network's own, written into runs, weights and exports; 0.875 where 0.1 wrote none."""
 
 from __future__ import annotations
 
