@@ -5,6 +5,7 @@ Chen et al., *X-volution: On the Unification of Convolution and Self-attention*,
 """
 
 from reproduce.catalogue import ENTRIES, find_entries
-from reproduce.entries import Entry, Part, Row, Scale, Setting
+from reproduce.entries import Entry, Part, Row, Scale
+from reproduce.settings import Setting
 
 __all__ = ["ENTRIES", "Entry", "Part", "Row", "Scale", "Setting", "find_entries"]

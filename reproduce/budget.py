@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reproduce.entries import Setting
+from reproduce.settings import Setting
 
 SCENES: Mapping[str, tuple[str, int]] = {
     "retinanet": ("scenes-retinanet", 3),

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,11 +24,13 @@ from convattn.tasks.interrupt import STOPPED
 from convattn.tasks.recipes import parse_overrides
 from reproduce.catalogue import ENTRIES, find_entries
 from reproduce.clipart import prepare_clipart
+from reproduce.dry_run import try_commands
 from reproduce.entries import SCALES, SMALL_SCALES, Entry, Part
 from reproduce.pool import Place, run_all
 from reproduce.results import Results
 from reproduce.runs import Run, epochs_done, make_run
 from reproduce.speed import run_of, time_table
+from reproduce.tables import backbones
 from reproduce.writing import Writer
 
 HELP = """Every table and figure of both papers: what they publish and what is made here.
@@ -45,6 +48,8 @@ HELP = """Every table and figure of both papers: what they publish and what is m
   python -m reproduce acmix-table7 --scale speed        on a quiet machine
 
   python -m reproduce --scale full                      the commands for ImageNet, COCO and ADE20K
+
+  python -m reproduce --dry-run                         one step of each of these commands, on noise
 
   python -m reproduce --from runs/20260101-120000-acmix_resnet50     fills the row that the run is of
 
@@ -73,6 +78,7 @@ AnyCode = Annotated[
     bool, typer.Option("--any-code", help="Take runs of other versions of the code too, and published records.")
 ]
 AllowBusy = Annotated[bool, typer.Option("--allow-busy", help="Time on a busy machine; the table says so.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Try the commands of --scale full: a step each, on noise.")]
 List = Annotated[bool, typer.Option("--list", help="Name the tables and figures, and stop.")]
 
 
@@ -90,6 +96,7 @@ def reproduce(
     settings: Settings = None,
     any_code: AnyCode = False,
     allow_busy: AllowBusy = False,
+    dry_run: DryRun = False,
     list_them: List = False,
 ) -> None:
     """Reproduce tables and figures of the papers."""
@@ -98,6 +105,9 @@ def reproduce(
     entries = find_entries(tables or [])
     if list_them:
         _print_list(entries)
+        return
+    if dry_run:
+        _try(_at(entries, "full"), make_console())
         return
     results = Results(out, seeds, parse_overrides(settings or []), any_code, commit())
     chosen = _at(entries, scale)
@@ -279,6 +289,21 @@ def _hold(out: Path, held: ExitStack) -> None:
         raise UserError(f"cannot write to {out}: {error.strerror}; give another folder with --out") from error
 
 
+def _try(chosen: Chosen, console: Console) -> None:
+    """Try the full-scale commands, and say what came of each."""
+    if not chosen:
+        raise UserError("none of these tables has --scale full, so there is no command to try")
+    every, failed, begin = 0, 0, time.perf_counter()
+    for tried in try_commands([(entry.id, part) for entry, part in chosen]):
+        every, failed = every + 1, failed + bool(tried.fault)
+        state = f"failed: {tried.fault}" if tried.fault else f"loss {tried.loss:.3f}"
+        size = f"{tried.parameters / 1e6:5.1f} M, {tried.seconds:4.1f} s"
+        _say(console, f"{'failed' if tried.fault else 'ok':6}  {size}, {state}: {tried.command}")
+    _say(console, f"{counted(every, 'command')} tried in {time.perf_counter() - begin:.0f} s, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _print_list(entries: Sequence[Entry]) -> None:
     console = make_console()
     for entry in entries:
@@ -311,7 +336,9 @@ def _write(chosen: Chosen, writer: Writer, console: Console) -> None:
 
 
 def _print_commands(chosen: Chosen, writer: Writer, console: Console) -> None:
-    """What would train the rows that no run has filled."""
+    """What would train the rows that no run has filled, their backbones first."""
+    for words, rows in backbones(part for _, part in chosen).items():
+        _say(console, f"{words}  # the backbone of {', '.join(dict.fromkeys(rows))}")
     for entry, part in chosen:
         lines = [line for line in writer.lines[entry.id][part.scale] if not line.is_run]
         for row, words in dict.fromkeys((line.row, line.command) for line in lines):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
+
+from reproduce.settings import Setting
 
 Scale: TypeAlias = Literal["count", "speed", "digits", "clipart", "scenes", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -24,18 +24,6 @@ ABOUT: dict[Scale, str] = {
     "full": "the paper's own data set",
 }
 
-DATA: dict[str, str] = {"imagenet": "imagenet/", "coco": "coco/", "ade20k": "ADEChallengeData2016/"}
-"""The folder that a recipe's command names, by the first word of the recipe's name."""
-
-DEVICES = 8
-"""GPUs of the commands for the papers' own data sets."""
-
-PRETRAINED = ("coco", "ade20k")
-"""Data sets whose runs start from the backbone's weights on ImageNet, which do not come with the package."""
-
-WEIGHTS = "pretrained_cfg_overlay"
-"""The argument of timm's that names a file of such weights."""
-
 
 @dataclass(frozen=True)
 class Quantity:
@@ -52,43 +40,6 @@ class Quantity:
     unit: str
     key: str
     digits: int = 1
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One training run but for its seed: a recipe by name, and what it is given besides.
-
-    Example:
-        >>> Setting("digits", {"model": "san10", "epochs": 2}).command(seed=1)
-        'convattn train --recipe digits --model san10 epochs=2 seed=1'
-    """
-
-    recipe: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    def words(self, seed: int | None = None) -> list[str]:
-        """The settings as ``key=value``, the model left out."""
-        chosen = {key: value for key, value in self.overrides.items() if key != "model"}
-        if seed is not None:
-            chosen["seed"] = seed
-        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in chosen.items()]
-
-    def command(self, seed: int | None = None) -> str:
-        """The command that does it alone."""
-        words = ["convattn", "train", "--recipe", self.recipe]
-        data = self.recipe.partition("-")[0]
-        folder = DATA.get(data)
-        if folder is not None:
-            words += ["--data", folder]
-        if "model" in self.overrides:
-            words += ["--model", str(self.overrides["model"])]
-        if folder is not None:
-            words += ["--devices", str(DEVICES)]
-        words += self.words(seed)
-        if data in PRETRAINED:
-            weights = json.dumps({"file": f"weights/{self.overrides['model']}.safetensors"})
-            words += ["pretrained=true", f"model_args.{WEIGHTS}={weights}"]
-        return shlex.join(words)
 
 
 @dataclass(frozen=True)

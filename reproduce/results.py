@@ -11,13 +11,15 @@ from typing import Any
 from benchmarks.record import TIME, Record, read_record
 from convattn.errors import UserError
 from convattn.tasks.finishing import read_result
+from convattn.tasks.reach import OVERLAY
 from convattn.tasks.recipes import load_recipe, read_recipe
 from convattn.tasks.run_folder import RunFolder, open_run, write_json
 from reproduce.code import source_hash
-from reproduce.entries import WEIGHTS, Entry, Part, Row, Setting
+from reproduce.entries import Entry, Part, Row
 from reproduce.networks import network_cost
 from reproduce.records import Recorded, read_records
 from reproduce.runs import Run, commit_of, find_finished, make_run, read_figures, read_json
+from reproduce.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _departures(run: RunFolder, row: Row) -> list[str] | None:
     if row.setting is None:
         return None
     theirs, ours = read_recipe(run.config, trust=True), load_recipe(row.setting.recipe, row.setting.overrides)
-    options = {name: value for name, value in theirs.model_args.items() if name != WEIGHTS}
+    options = {name: value for name, value in theirs.model_args.items() if name != OVERLAY}
     named = [(getattr(theirs, name), getattr(ours, name)) for name in ("about", "model", "network")]
     if options != ours.model_args or any(their != our for their, our in named):
         return None

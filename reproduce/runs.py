@@ -19,7 +19,8 @@ from convattn.tasks.recipes import load_recipe, override
 from convattn.tasks.run_folder import RunFolder, write_json, write_start
 from convattn.tasks.task import task_of
 from reproduce.code import recipe_hash, source_hash
-from reproduce.entries import Reader, Setting
+from reproduce.entries import Reader
+from reproduce.settings import Setting
 
 NOTE = "reproduce.json"
 """The file in a run's folder that says where it came from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
@@ -164,7 +164,18 @@ def _markdown_commands(part: Part, lines: Sequence[Line]) -> list[str]:
     if is_one_go(part):
         return []
     found = dict.fromkeys((line.row, line.command) for line in lines)
-    return ["", "```sh", *(f"{words}  # {row}" for row, words in found), "```"]
+    starts = [f"{words}  # the backbone of {', '.join(rows)}" for words, rows in backbones([part]).items()]
+    return ["", "```sh", *starts, *(f"{words}  # {row}" for row, words in found), "```"]
+
+
+def backbones(parts: Iterable[Part]) -> dict[str, list[str]]:
+    """The commands of the classifiers that rows on the papers' own data start from, with these rows."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        for row in part.rows if part.scale == "full" else ():
+            if row.setting is not None and row.setting.backbone is not None:
+                found.setdefault(row.setting.backbone.command(), []).append(row.label)
+    return found
 
 
 def notes(part: Part, lines: Sequence[Line]) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 from convattn.tasks.recipes import load_recipe, parse_overrides
 from reproduce.budget import on_clipart
 from reproduce.clipart import PACKAGE
-from reproduce.entries import PRETRAINED, Part, Quantity, Reader, Row, Scale, Setting
+from reproduce.entries import Part, Quantity, Reader, Row, Scale
+from reproduce.settings import PRETRAINED, Setting
 
 QUANTITIES: dict[str, Quantity] = {
     "top1": Quantity("top-1", "%", "accuracy"),

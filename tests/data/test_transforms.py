@@ -27,6 +27,7 @@ def test_small_inputs_keep_the_whole_image_and_large_ones_lose_the_rim() -> None
     framed.paste("black", (4, 4, 252, 252))
     assert eval_transform((3, 64, 64), HALF, HALF, "bilinear")(framed).amax() > 0
     assert eval_transform((3, 224, 224), HALF, HALF, "bilinear")(framed).amax() == -1
+    assert eval_transform((3, 224, 224), HALF, HALF, "bilinear", 1.0)(framed).amax() > 0
 
 
 def test_the_same_seeds_give_the_same_augmentation() -> None:

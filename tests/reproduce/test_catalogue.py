@@ -9,11 +9,11 @@ import torch
 from convattn.errors import UserError
 from convattn.tasks.recipes import load_recipe
 from reproduce import ENTRIES, Entry, Part, Row, find_entries
+from reproduce.dry_run import recipe_of
 from reproduce.entries import SCALES, SMALL_SCALES
 from reproduce.lines import NOTICED, lines_of
 from reproduce.results import Results
 from reproduce.runs import make_run
-from tests.reproduce.commands import recipe_of
 
 # As numbered in the papers' texts; X-volution's figure 3 has two panels.
 NUMBERS = {
@@ -66,10 +66,9 @@ def test_a_row_names_a_command_that_parses(entry: Entry, part: Part, row: Row):
     assert line.shown == "not run"
     asked = recipe_of(line.command)
     wanted = load_recipe(row.setting.recipe, row.setting.overrides)
-    weights = asked.model_args.pop("pretrained_cfg_overlay", None)
     for name in ("model", "network", "model_args", "epochs", "task", "about"):
         assert getattr(asked, name) == getattr(wanted, name)
-    assert asked.pretrained == bool(weights) == row.setting.recipe.startswith(("coco", "ade20k"))
+    assert bool(asked.backbone_weights) == row.setting.recipe.startswith(("coco", "ade20k"))
     if part.scale == "full":
         assert asked.data.folder
         assert asked.trainer.devices == 8

@@ -10,9 +10,9 @@ import pytest
 from convattn.errors import UserError
 from convattn.tasks.run_folder import RunFolder
 from reproduce.catalogue import find_entries
-from reproduce.entries import Setting
 from reproduce.results import Results
 from reproduce.runs import Run, epochs_done, execute, find_finished, make_run, read_figures
+from reproduce.settings import Setting
 
 RESULT = {"finished": True, "score": 0.5, "best_epoch": 2, "epochs": 2, "parameters": 1_500_000, "seconds": 1.0}
 RESULT |= {"weights": "weights.safetensors", "report": "report.html", "figures": {"box_AP": 0.25, "box_APs": None}}

@@ -24,6 +24,7 @@ from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, count_skipped, read_result
 from convattn.tasks.recipes import load_recipe, parse_overrides
 from convattn.tasks.run_folder import RunFolder, open_run
+from convattn.tasks.task import task_of
 from convattn.tasks.training import prepare, train
 
 
@@ -49,6 +50,17 @@ def run_of(recipe: Recipe, out: Path) -> tuple[Result, RunFolder]:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_training_images_without_objects_are_left_out_where_asked(tmp_path: Path) -> None:
+    """Of eight three have none and one has a crowd alone; all are validated on."""
+    folder, counts = write_split(tmp_path / "data"), []
+    for wanted in ("keep", "drop"):
+        recipe = own("detection", folder, f"data.without_objects={wanted}")
+        data = task_of(recipe).open_data(recipe)
+        counts.append((len(data.train), len(data.val)))
+    assert counts == [(8, 8), (4, 8)]
+    assert all(len(data.train.target(index)["boxes"]) for index in range(4))
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,22 @@ def test_an_operator_stands_in_the_last_stage_alone(name: str, row: str, operato
     assert {type(conv) for conv in others} == {nn.Conv2d}
 
 
+@pytest.mark.parametrize("name", [*XVOLUTION, "coco-mask_rcnn-xvolution"])
+def test_xvolutions_detectors_have_detectron2s_defaults(name: str) -> None:
+    recipe = load_recipe(name)
+    network = build(name, recipe)
+    assert {network.rpn.box_loss, network.roi_heads.box_loss} == {"l1"}
+    for stage in ("layer2", "layer3", "layer4"):
+        block = getattr(network.backbone.features.net, stage)[0]
+        assert (block.conv1.stride, block.downsample[0].stride) == ((2, 2), (2, 2))
+    assert recipe.model_args == load_recipe("imagenet-xvolution").model_args, "its weights are of the same network"
+
+
+@pytest.mark.parametrize("name", [name for name in DENSE if name.startswith("coco-")])
+def test_images_without_objects_are_not_trained_on(name: str) -> None:
+    assert load_recipe(name).data.without_objects == "drop"
+
+
 def test_rows_with_options_make_the_operators_that_they_name() -> None:
     name = "coco-faster_rcnn-xvolution-1x"
     kinds = {

@@ -31,8 +31,9 @@ def job_lines(job: "Job", origin: str, why: str = "") -> list[str]:
         f" {task.image_size(recipe, job.model)}, seed {recipe.seed}",
         f"on {device_name(recipe.trainer.accelerator)}{why}",
     ]
-    if job.checkpoint is None and (recipe.weights is not None or recipe.pretrained):
-        lines.append(f"starting from {recipe.weights or _pretrained(recipe.model)}")
+    file = recipe.weights or recipe.backbone_weights
+    if job.checkpoint is None and (file is not None or recipe.pretrained):
+        lines.append(f"starting from {file or _pretrained(recipe.model)}")
     if data.skipped:
         first = data.skipped[0]
         lines.append(

@@ -26,7 +26,10 @@ SMALL = "-small"
 FOLDER, FINETUNE = "folder", "finetune"
 """The recipes for a folder of photos: from random weights, and from pretrained ones."""
 
-SIZES = ("model", "model_args", "pretrained", "weights", "network", "data.image_size", "segmentation_augment")
+SIZES = (
+    *("model", "model_args", "pretrained", "weights", "backbone_weights", "network"),
+    *("data.image_size", "segmentation_augment"),
+)
 """The settings that say how large the network and its images are: who gives one gets the recipe for a GPU."""
 
 HELP = """Train a classifier, a detector or a segmenter and write a report with pictures.

@@ -79,6 +79,10 @@ class DetectionImages:
             target["masks"] = torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *shape), np.uint8))
         return target
 
+    def with_objects(self) -> "DetectionImages":
+        """Return the images that have an object, crowds aside."""
+        return replace(self, entries=tuple(entry for entry in self.entries if not all(o.crowd for o in entry.objects)))
+
     def coco_dataset(self) -> dict[str, Any]:
         """Return the objects of these images as the content of a COCO file, the categories numbered as the labels.
 

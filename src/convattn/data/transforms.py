@@ -25,18 +25,36 @@ SMALL_IMAGE = 64
 CROP_FRACTION = 0.875
 
 
+def crop_fraction(height: int, width: int, large: float = CROP_FRACTION) -> float:
+    """Return the side of the evaluation crop over that of the resized image, for networks that are told none.
+
+    Args:
+        height: Of the network's images.
+        width: Of the network's images.
+        large: For images above 64 px; 0.875 is that of the ResNet papers. Smaller images are kept whole.
+
+    Example:
+        >>> crop_fraction(32, 32, 0.9), crop_fraction(224, 224, 0.9), crop_fraction(224, 224)
+        (1.0, 0.9, 0.875)
+    """
+    return 1.0 if max(height, width) <= SMALL_IMAGE else large
+
+
 def eval_transform(
-    input_size: Sequence[int], mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
+    input_size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    crop_pct: float | None = None,
 ) -> Transform:
     """Return the transform for evaluation: resize the shorter side, crop the centre, normalise.
-
-    The crop is 87.5 % of the resized image, as in the ResNet papers; inputs up to 64 px keep all of it.
 
     Args:
         input_size: (channels, height, width).
         mean: Per channel, of values in [0, 1].
         std: Per channel.
         interpolation: How images are resized.
+        crop_pct: Side of the crop over that of the resized image; None: that of :func:`crop_fraction`.
 
     Example:
         >>> transform = eval_transform((3, 224, 224), (0.5,) * 3, (0.5,) * 3)
@@ -50,7 +68,7 @@ def eval_transform(
         mean=tuple(mean),
         std=tuple(std),
         interpolation=interpolation,
-        crop_pct=1.0 if max(height, width) <= SMALL_IMAGE else CROP_FRACTION,
+        crop_pct=crop_fraction(height, width) if crop_pct is None else crop_pct,
     )
 
 

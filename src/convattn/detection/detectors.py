@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from convattn.detection import heads
 from convattn.detection.backbone import FeatureNet, PyramidBackbone, TopLevels
 from convattn.detection.images import ImageBatcher, check_inputs
 from convattn.detection.options import DetectorOptions, RCNNOptions, RetinaNetOptions
 from convattn.detection.pooling import AlignedRoIAlign
+from convattn.detection.proposals import ProposalNetwork
 from convattn.detection.roi_heads import CascadeRoIHeads, SingleStageRoIHeads
 
 
@@ -93,7 +93,7 @@ class RCNN(GeneralizedRCNN):
     def __init__(
         self,
         backbone: PyramidBackbone,
-        rpn: RegionProposalNetwork,
+        rpn: ProposalNetwork,
         roi_heads: SingleStageRoIHeads | CascadeRoIHeads,
         transform: ImageBatcher,
         *,
@@ -240,12 +240,12 @@ def _rcnn(
     return RCNN(pyramid, _rpn(pyramid, options), roi_heads, _batcher(pyramid, options), num_classes=num_classes)
 
 
-def _rpn(pyramid: PyramidBackbone, options: RCNNOptions) -> RegionProposalNetwork:
+def _rpn(pyramid: PyramidBackbone, options: RCNNOptions) -> ProposalNetwork:
     scale = options.anchor_scale or 8
     ratios = (tuple(options.anchor_ratios),) * len(pyramid.strides)
     anchors = AnchorGenerator(tuple((scale * stride,) for stride in pyramid.strides), ratios)
     count = dict(zip(("training", "testing"), options.proposals, strict=True))
-    return RegionProposalNetwork(
+    return ProposalNetwork(
         anchors,
         heads.ProposalHead(pyramid.out_channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
@@ -255,6 +255,7 @@ def _rpn(pyramid: PyramidBackbone, options: RCNNOptions) -> RegionProposalNetwor
         pre_nms_top_n=count,
         post_nms_top_n=count,
         nms_thresh=0.7,
+        box_loss=options.box_loss,
     )
 
 
@@ -274,6 +275,7 @@ def _roi_heads(
         score_thresh=options.score_threshold,
         nms_thresh=options.nms_threshold,
         detections_per_img=options.detections_per_image,
+        box_loss=options.box_loss,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from convattn.detection.backbone import BatchNorms, MapNorms
 from convattn.detection.heads import BoxHead, BoxRegression, HeadNorm
+from convattn.detection.proposals import BETAS, BoxLoss
 
 Chosen = TypeVar("Chosen", bound="DetectorOptions")
 
@@ -108,6 +109,8 @@ class RCNNOptions(DetectorOptions):
     Args:
         box_head: ``"2fc"``: two linear layers; ``"4conv1fc"``: four 3x3 convolutions with batch norm, one linear.
         box_regression: ``"per_class"``: a box for every class; ``"agnostic"``: one. None: a cascade's are agnostic.
+        box_loss: of the proposals' and the heads' box codes: ``"smooth_l1"``, torchvision's (quadratic below 1/9), or
+            ``"l1"``, as in Detectron2.
         fc_channels: of the box head's linear layers.
         proposals: of an image in training and in prediction, before and after non-maximum suppression.
         regions_per_image: that are sampled in training for each stage, a quarter of them objects at most.
@@ -117,6 +120,7 @@ class RCNNOptions(DetectorOptions):
 
     box_head: BoxHead = "2fc"
     box_regression: BoxRegression | None = None
+    box_loss: BoxLoss = "smooth_l1"
     fc_channels: int = 1024
     proposals: tuple[int, int] = (2000, 1000)
     regions_per_image: int = 512
@@ -127,5 +131,7 @@ class RCNNOptions(DetectorOptions):
         for name in ("fc_channels", "regions_per_image", "anchors_per_image"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.box_loss not in BETAS:
+            raise ValueError(f"box_loss must be one of {tuple(BETAS)}, got {self.box_loss!r}")
         if len(tuple(self.proposals)) != 2 or min(self.proposals) < 1:
             raise ValueError(f"proposals must be two numbers, of training and of prediction, got {self.proposals}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_loss
+from torch.nn import functional
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_loss
 from torchvision.ops import clip_boxes_to_image
+
+from convattn.detection.proposals import BETAS, BoxLoss
 
 Sizes = list[tuple[int, int]]
 Targets = list[dict[str, Tensor]]
@@ -20,17 +23,29 @@ class SingleStageRoIHeads(RoIHeads):
 
     An image without a proposal gets one that is the whole image: a loss over no region is no number.
 
+    Args:
+        *parts: of torchvision's RoIHeads.
+        box_loss: see :data:`BoxLoss`.
+        **options: of torchvision's RoIHeads.
+
     Example:
         >>> from convattn.detection import faster_rcnn
         >>> type(faster_rcnn("acmix_resnet14", num_classes=3).roi_heads).__name__
         'SingleStageRoIHeads'
     """
 
+    def __init__(self, *parts: nn.Module, box_loss: BoxLoss = "smooth_l1", **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self.box_loss: BoxLoss = box_loss
+
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """As torchvision's: detections (in eval mode) and losses (in training)."""
-        return super().forward(features, some_proposals(proposals, image_shapes), image_shapes, targets)
+        proposals = some_proposals(proposals, image_shapes)
+        if self.training:
+            return [], stage_losses(self, features, proposals, image_shapes, targets).losses
+        return super().forward(features, proposals, image_shapes)
 
     def postprocess_detections(
         self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: Sizes
@@ -85,16 +100,10 @@ class CascadeRoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         for number, (stage, weight) in enumerate(zip(self.stages, self.loss_weights, strict=True), 1):
-            proposals = some_proposals(proposals, image_shapes)
-            proposals, matched, labels, codes = stage.select_training_samples(proposals, targets)
-            logits, regression = _predict(stage, features, proposals, image_shapes)
-            of_class, of_box = fastrcnn_loss(logits, codes_per_class(regression, logits.shape[1]), labels, codes)
-            of_stage = {"loss_classifier": of_class, "loss_box_reg": of_box}
-            if stage.has_mask() and targets is not None:
-                of_stage["loss_mask"] = _mask_loss(stage, features, proposals, image_shapes, matched, labels, targets)
-            losses |= {f"{name}_{number}": weight * loss for name, loss in of_stage.items()}
+            found = stage_losses(stage, features, some_proposals(proposals, image_shapes), image_shapes, targets)
+            losses |= {f"{name}_{number}": weight * loss for name, loss in found.losses.items()}
             with torch.no_grad():
-                proposals = refine(stage, logits, regression, proposals, image_shapes, torch.cat(labels))
+                proposals = refine(stage, found.logits, found.codes, found.regions, image_shapes, found.labels)
                 proposals = [_without_empty(boxes) for boxes in proposals]
         return losses
 
@@ -126,6 +135,54 @@ class CascadeRoIHeads(nn.Module):
             for result, own in zip(results, chosen.split([b.shape[0] for b in boxes]), strict=True):
                 result["masks"] = own
         return results
+
+
+class StageLosses(NamedTuple):
+    """The losses of one stage, and what the next one starts from: regions, their labels and what was said of them."""
+
+    losses: dict[str, Tensor]
+    regions: list[Tensor]
+    labels: Tensor
+    logits: Tensor
+    codes: Tensor
+
+
+def stage_losses(
+    stage: SingleStageRoIHeads,
+    features: dict[str, Tensor],
+    proposals: list[Tensor],
+    image_shapes: Sizes,
+    targets: Targets | None,
+) -> StageLosses:
+    """Sample regions among proposals and true boxes, and compare what the heads say of them with the truth.
+
+    Args:
+        stage: the heads.
+        features: levels of the pyramid.
+        proposals: of every image, one or more.
+        image_shapes: (H, W) of every image.
+        targets: of every image.
+    """
+    regions, matched, labels, codes = stage.select_training_samples(proposals, targets)
+    logits, regression = _predict(stage, features, regions, image_shapes)
+    whole = torch.cat(labels)
+    losses = {
+        "loss_classifier": functional.cross_entropy(logits, whole),
+        "loss_box_reg": _box_loss(
+            codes_per_class(regression, logits.shape[1]), whole, torch.cat(codes), stage.box_loss
+        ),
+    }
+    if stage.has_mask() and targets is not None:
+        losses["loss_mask"] = _mask_loss(stage, features, regions, image_shapes, matched, labels, targets)
+    return StageLosses(losses, regions, whole, logits, regression)
+
+
+def _box_loss(codes: Tensor, labels: Tensor, truth: Tensor, box_loss: BoxLoss) -> Tensor:
+    """Of the regions that hold an object, by the box of its class; divided by the number of all regions."""
+    objects = torch.where(labels > 0)[0]
+    of_class = codes.reshape(labels.shape[0], -1, 4)[objects, labels[objects]]
+    loss = functional.smooth_l1_loss(of_class, truth[objects], beta=BETAS[box_loss], reduction="sum")
+    return loss / labels.numel()
 
 
 def some_proposals(proposals: list[Tensor], image_shapes: Sizes) -> list[Tensor]:

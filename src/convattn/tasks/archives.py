@@ -3,7 +3,7 @@
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -98,6 +98,17 @@ def weights_fault(weights: Any) -> str:
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             return f"{name!r} is not an ordinary tensor"
     return ""
+
+
+def shortened(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first of some names, and how many more there are.
+
+    Example:
+        >>> shortened(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def optimizer_fault(stored: Any, optimizer: torch.optim.Optimizer) -> str:

@@ -12,9 +12,11 @@ from torch import nn
 
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn.convert import Budget, ConvertReport, convert
+from convattn.data.transforms import crop_fraction
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
-from convattn.tasks.hub import at_hand, unreachable
+from convattn.tasks.hub import unreachable
+from convattn.tasks.pretrained import whole_weights
 from convattn.tasks.recipes import nearest
 
 REFUSALS = (
@@ -44,7 +46,7 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
     check_backbone(recipe)
     arguments = {**recipe.model_args, "num_classes": classes}
     try:
-        with at_hand(recipe):
+        with whole_weights(recipe):
             return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
     except REFUSALS as error:
         raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {first_line(error)}") from error
@@ -91,7 +93,8 @@ def first_line(error: BaseException) -> str:
     """
     if why := unreachable(error):
         return why
-    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return line if line and not isinstance(error, LookupError) else f"{type(error).__name__}: {line}".rstrip(": ")
 
 
@@ -104,10 +107,12 @@ def check_backbone(recipe: Recipe) -> None:
 
 
 def with_statistics(recipe: Recipe, theirs: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with the mean and deviation of its inputs, where it has none, from timm's data settings."""
+    """Return the recipe with the mean, deviation and crop of its inputs, where it has none, from timm's settings."""
     data = dataclasses.replace(
         recipe.data, mean=recipe.data.mean or tuple(theirs["mean"]), std=recipe.data.std or tuple(theirs["std"])
     )
+    if data.crop_pct is None and "crop_pct" in theirs:
+        data = dataclasses.replace(data, crop_pct=crop_fraction(*data.height_and_width, theirs["crop_pct"]))
     return dataclasses.replace(recipe, data=data)
 
 

@@ -118,6 +118,7 @@ def describe(recipe: Recipe, classes: Sequence[str], more: Mapping[str, Any] | N
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "interpolation": interpolation,
+        **({"crop_pct": json.dumps(recipe.data.crop_pct)} if recipe.data.crop_pct is not None else {}),
         **({"convert": json.dumps(asdict(recipe.convert))} if recipe.convert.to is not None else {}),
         "convattn_version": convattn.__version__,
         **{name: json.dumps(value) for name, value in (more or {}).items()},

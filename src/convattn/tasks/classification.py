@@ -147,7 +147,7 @@ class ClassificationTask(Task):
         return "" if is_logits else "does not give one logit per class"
 
     def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
-        """Return those that timm has of the network."""
+        """Return those that timm has of the network, with its evaluation crop."""
         return resolve_data_config({}, model=model)
 
     def objective(self, recipe: Recipe, data: ClassificationData) -> ClassificationObjective:
@@ -172,7 +172,7 @@ class ClassificationTask(Task):
     def transform(self, recipe: Recipe, size: InputSize | None = None) -> Callable[[Image.Image], Tensor]:
         """Return timm's transform for evaluation."""
         own, *rest = input_settings(recipe)
-        return eval_transform(size or own, *rest)
+        return eval_transform(size or own, *rest, recipe.data.crop_pct)
 
     def collate_evaluation(self, batch: Sequence[EvaluationSample]) -> Batch:
         """Return one tensor: the loader's workers make it."""

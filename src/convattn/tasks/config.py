@@ -70,16 +70,19 @@ class DataConfig:
 
     ``repeats`` is repeated augmentation: that many copies of an image, each augmented anew, stand side by side in the
     order of an epoch, which then sees that many times fewer images in as many steps. ``bad`` says what becomes of a
-    detection or segmentation data set with something wrong in it. ``reduce_zero_label``: label 0 of a label map means
+    detection or segmentation data set with something wrong in it, ``without_objects`` what becomes of a detector's
+    training images that have none. ``reduce_zero_label``: label 0 of a label map means
     "not labelled"; null takes it for folders called as ADE20K's. ``image_size`` is a side of a square, or
-    ``[height, width]``. With ``folds``, the part number ``fold`` of so many is held out. ``sampling: balanced`` draws
-    the images of an epoch with replacement, each class as often.
+    ``[height, width]``. ``crop_pct`` is the side of a classifier's evaluation crop over that of the resized image;
+    null: the network's own, and 1 for images up to 64 px. With ``folds``, the part number ``fold`` of so many is held
+    out. ``sampling: balanced`` draws the images of an epoch with replacement, each class as often.
     """
 
     folder: Text | None = None
     embedded: Literal["digits", "scenes"] | None = None
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     bad: Literal["refuse", "skip"] = "refuse"
+    without_objects: Literal["keep", "drop"] = "keep"
     reduce_zero_label: Flag | None = None
     val_fraction: Annotated[Number, between(0.01, 0.9)] = 0.2
     folds: Annotated[Whole, between(2, 1000)] | None = None
@@ -88,6 +91,7 @@ class DataConfig:
     mean: tuple[Part, Part, Part] | None = None
     std: tuple[Deviation, Deviation, Deviation] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    crop_pct: Annotated[Number, between(0.05, 1)] | None = None
     workers: Annotated[Whole, between(0, 1000)] | None = None
     repeats: Annotated[Whole, between(1, 1000)] = 1
     sampling: Literal["shuffled", "balanced"] = "shuffled"
@@ -214,6 +218,9 @@ class Recipe:
 
     ``accumulate``: the optimizer steps after that many batches, by their mean gradient, and at an epoch's end.
     ``weights``: a run folder or a weights file to start from, see :mod:`convattn.tasks.starting`.
+    ``backbone_weights``: a classifier's, that the backbone of a detector or a segmenter starts from.
+    ``weights_match``: ``exact`` refuses pretrained weights and a backbone's that lack tensors of the network or have
+    others, its classifier aside; ``partial`` loads those that fit.
     ``freeze``: what of ``model`` is not trained: names or globs as for ``convert.where``; a number: all up to the end
     of that stage. ``norm_images``: on so many training images the batch norms are estimated anew before the first
     epoch; null: 512 where an ACmix starts from a convolution, else 0.
@@ -243,6 +250,8 @@ class Recipe:
     compile: Flag = False
     pretrained: Flag = False
     weights: Text | None = None
+    backbone_weights: Text | None = None
+    weights_match: Literal["exact", "partial"] = "exact"
     model_args: Options = field(default_factory=dict)
     freeze: Places | None = None
     norm_images: Annotated[Whole, between(0, MOST_STEPS)] | None = None

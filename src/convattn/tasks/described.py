@@ -22,7 +22,7 @@ NAMED = ("model", "interpolation", "convattn_version", "task")
 
 WRITTEN = (
     *("model_args", "classes", "input_size", "mean", "std", "network", "evaluation"),
-    *("category_ids", "min_score", "convert"),
+    *("category_ids", "min_score", "convert", "crop_pct"),
 )
 """What they say of themselves as JSON."""
 
@@ -31,6 +31,7 @@ UNSAID = {
     "network": "{}",
     "evaluation": "{}",
     "convert": "{}",
+    "crop_pct": "null",
     "category_ids": "null",
     "min_score": "null",
     "convattn_version": "unknown",
@@ -56,6 +57,7 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    crop_pct: float | None
     version: str
     task: TaskName
     network: NetworkConfig
@@ -82,7 +84,7 @@ class Description:
             values[name] = read_json(text, f"{where}: {name}") if name in WRITTEN else text
             check_plain(text, f"{where}: {name}")
         _check_values(values, where)
-        options = {name: values[name] for name in ("mean", "std", "interpolation")}
+        options = {name: values[name] for name in ("mean", "std", "interpolation", "crop_pct")}
         data = build(DataConfig, options | {"image_size": values["input_size"][1:]}, where)
         recipe = build(Recipe, {name: values[name] for name in ("model", "task", "model_args")}, where)
         return cls(
@@ -93,6 +95,7 @@ class Description:
             mean=data.mean or (),
             std=data.std or (),
             interpolation=data.interpolation,
+            crop_pct=data.crop_pct,
             version=values["convattn_version"],
             task=recipe.task,
             network=build(NetworkConfig, values["network"], where, "network."),
@@ -117,6 +120,7 @@ class Description:
             mean=_three(self.mean),
             std=_three(self.std),
             interpolation=self.interpolation,  # type: ignore[arg-type]
+            crop_pct=self.crop_pct,
         )
         return Recipe(
             self.name,

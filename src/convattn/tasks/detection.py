@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,8 +33,8 @@ from convattn.errors import UserError
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line
 from convattn.tasks.config import HeadName, Recipe
-from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import EvaluationSample, Sample
+from convattn.tasks.pretrained import whole_weights
 from convattn.tasks.processes import gather_objects
 from convattn.tasks.run_folder import RunFolder, write_json, write_table
 from convattn.tasks.sources import checked, data_folder
@@ -118,6 +119,8 @@ class DetectionTask(Task):
             skip_bad=recipe.data.bad == "skip",
             progress=progress,
         )
+        if recipe.data.without_objects == "drop":
+            found = replace(found, train=found.train.with_objects())
         return checked(found, recipe)
 
     def open_other(
@@ -146,7 +149,7 @@ class DetectionTask(Task):
         arguments = {"backbone_args": recipe.model_args, "pretrained": recipe.pretrained}
         arguments |= {"image_mean": recipe.data.mean, "image_std": recipe.data.std, **recipe.network.args}
         try:
-            with at_hand(recipe):
+            with whole_weights(recipe):
                 return getattr(detection, head)(recipe.model, classes, **arguments)
         except REFUSALS as error:
             raise UserError(

@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, check_cached_file
 
 from convattn.tasks.config import Recipe
-from convattn.tasks.reach import HUBS, fetches
+from convattn.tasks.reach import HUBS, fetches, weights_file
 
 PATIENCE = 4.0
 """Seconds that the hub has to answer."""
@@ -29,7 +29,8 @@ def at_hand(recipe: Recipe) -> Iterator[None]:
 
     The hub's client would try it for about a minute otherwise.
     """
-    options = {"pretrained": recipe.pretrained, "model_args": recipe.model_args, "network.args": recipe.network.args}
+    fetched = recipe.pretrained and weights_file(recipe.model_args) is None
+    options = {"pretrained": fetched, "model_args": recipe.model_args, "network.args": recipe.network.args}
     if constants.HF_HUB_OFFLINE or not (fetches(options) or recipe.model.startswith(HUBS)) or _answers():
         yield
         return

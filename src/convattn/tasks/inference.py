@@ -18,7 +18,7 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.answers import Answer, Scores
-from convattn.tasks.archives import weights_fault
+from convattn.tasks.archives import shortened, weights_fault
 from convattn.tasks.building import first_line, network_name
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
 from convattn.tasks.config import Recipe
@@ -327,17 +327,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, sou
         ],
     }
     if any(problems.values()):
-        lines = [f"{len(keys)} {problem}: {_shorten(keys)}" for problem, keys in problems.items() if keys]
+        lines = [f"{len(keys)} {problem}: {shortened(keys)}" for problem, keys in problems.items() if keys]
         raise UserError(f"{source}: weights of another model than {name}; " + "; ".join(lines))
     diverged = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if diverged:
         raise UserError(
-            f"{source}: the weights are not finite ({_shorten(diverged)}), the training diverged; "
+            f"{source}: the weights are not finite ({shortened(diverged)}), the training diverged; "
             "train again with a lower learning rate"
         )
     model.load_state_dict(dict(weights))
-
-
-def _shorten(names: Sequence[str], limit: int = 3) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

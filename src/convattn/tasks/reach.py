@@ -5,11 +5,14 @@ from typing import Any
 
 from convattn.errors import UserError
 
-OPENS = ("checkpoint_path", "pretrained", "weights")
+OPENS = ("checkpoint_path", "pretrained", "weights", "backbone_weights")
 """The options of a recipe and of ``timm.create_model`` that open a file or fetch weights."""
 
 FROM_WHERE = ("pretrained_", "cache_dir")
 """How those begin that say where ``pretrained`` weights come from and go to; without it they do nothing."""
+
+OVERLAY = "pretrained_cfg_overlay"
+"""The option of ``timm.create_model`` that says from where else ``pretrained`` weights come: its ``file``."""
 
 HUBS = ("hf-hub:", "hf_hub:")
 SOURCES = (*HUBS, "local-dir:")
@@ -23,6 +26,17 @@ def fetches(options: Any) -> bool:
         (True, False)
     """
     return any((name == "pretrained" and bool(inner)) or fetches(inner) for name, inner in _inside(options))
+
+
+def weights_file(model_args: Mapping[str, Any]) -> str | None:
+    """Return the file that a network's options name for its pretrained weights.
+
+    Example:
+        >>> weights_file({"pretrained_cfg_overlay": {"file": "a.safetensors"}}), weights_file({})
+        ('a.safetensors', None)
+    """
+    overlay = model_args.get(OVERLAY)
+    return overlay.get("file") if isinstance(overlay, Mapping) else None
 
 
 def reaching(model: str, options: Mapping[str, Any], *, fetching: bool = False) -> Iterator[tuple[str, Any]]:

@@ -135,7 +135,7 @@ def _own_text(name: str) -> str:
 
 
 def _network_options(recipe: Recipe) -> dict[str, Any]:
-    started = {"pretrained": recipe.pretrained, "weights": recipe.weights}
+    started = {name: getattr(recipe, name) for name in ("pretrained", "weights", "backbone_weights")}
     return {**started, "model_args": recipe.model_args, "network.args": recipe.network.args}
 
 
@@ -310,9 +310,19 @@ def check_together(recipe: Recipe, source: str) -> None:
         raise UserError(
             f"{source}: schedule.milestones must be rising epochs, such as [30, 60], got {list(milestones)}"
         )
+    if recipe.backbone_weights is not None:
+        _check_backbone_weights(recipe, source)
     _check_convert(recipe.convert, source)
     for key in ("model_args", "network.args"):
         _check_drops(recipe.model_args if key == "model_args" else recipe.network.args, f"{source}: {key}")
+
+
+def _check_backbone_weights(recipe: Recipe, source: str) -> None:
+    if recipe.task == "classification":
+        raise UserError(f"{source}: backbone_weights is for detection and segmentation: a classifier takes weights=")
+    other = next((name for name in ("weights", "pretrained") if getattr(recipe, name)), None)
+    if other is not None:
+        raise UserError(f"{source}: backbone_weights and {other} both say what the network starts from: leave one out")
 
 
 def checked_convert(to: str, where: Iterable[str | int], operator_args: Mapping[str, Any]) -> ConvertConfig:

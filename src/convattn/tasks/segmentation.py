@@ -32,8 +32,8 @@ from convattn.segmentation.segmenter import IGNORE_INDEX
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line, in_layout
 from convattn.tasks.config import EvaluationConfig, Recipe
-from convattn.tasks.hub import at_hand
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
+from convattn.tasks.pretrained import whole_weights
 from convattn.tasks.run_folder import RunFolder, write_table
 from convattn.tasks.sources import checked, data_folder
 from convattn.tasks.task import InputSize, Objective, Task, percent
@@ -134,7 +134,7 @@ class SegmentationTask(Task):
         head = self.head(recipe)
         check_backbone(recipe)
         try:
-            with at_hand(recipe):
+            with whole_weights(recipe):
                 backbone = timm.create_model(
                     recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
                 )
@@ -153,7 +153,8 @@ class SegmentationTask(Task):
 
     def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
         """Return those that timm has of the backbone."""
-        return resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(recipe.model).to_dict())
+        found = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(recipe.model).to_dict())
+        return {name: found[name] for name in ("mean", "std")}
 
     def objective(self, recipe: Recipe, data: SegmentationData) -> SegmentationObjective:
         """Return the cross entropy and the mIoU."""

@@ -135,7 +135,7 @@ class Task(ABC):
 
     @abstractmethod
     def statistics(self, recipe: Recipe, model: nn.Module) -> Mapping[str, Any]:
-        """Return the ``mean`` and ``std`` that the network expects of its inputs."""
+        """Return the ``mean`` and ``std`` that the network expects of its inputs, and a classifier's ``crop_pct``."""
 
     @abstractmethod
     def objective(self, recipe: Recipe, data: Data) -> Objective:
@@ -233,8 +233,10 @@ class Task(ABC):
             from convattn.tasks.starting import start  # which reads weights, and builds the networks that they are of
 
             model = start(recipe, len(data.classes))
-        elif recipe.convert.to is not None or recipe.weights is not None or recipe.freeze is not None:
-            raise UserError("convert, weights and freeze are for a network by name: change one of your own before")
+        elif recipe.convert.to is not None or any((recipe.weights, recipe.backbone_weights, recipe.freeze is not None)):
+            raise UserError(
+                "convert, weights, backbone_weights and freeze are for a network by name: change one of your own before"
+            )
         if recipe.freeze is not None:
             from convattn.tasks.finetuning import freeze  # which imports Lightning
 

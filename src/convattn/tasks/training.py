@@ -21,6 +21,7 @@ from convattn.data.folder import Progress
 from convattn.data.formats import is_name
 from convattn.data.names import read_names
 from convattn.data.sampler import GlobalBatchSampler
+from convattn.data.transforms import crop_fraction
 from convattn.errors import UserError, naming_file, user_path
 from convattn.tasks.alone import alone
 from convattn.tasks.building import check_names
@@ -46,6 +47,9 @@ from convattn.tasks.task import Data, task_of
 
 WORK = "trains"
 """What a process that holds a run's folder says that it does."""
+
+STARTS = ("weights", "backbone_weights")
+"""The settings that name a file to start from."""
 
 RESUMABLE = ("trainer.", "checkpoint.", "data.folder", "data.workers")
 """The settings that a resume may change: none of them changes the result."""
@@ -77,8 +81,9 @@ def prepare(
     if recipe.data.folder is not None and not is_name(recipe.data.folder):
         folder = str(user_path(recipe.data.folder).absolute())
         recipe = replace(recipe, data=replace(recipe.data, folder=folder))
-    if recipe.weights is not None:
-        recipe = replace(recipe, weights=str(user_path(recipe.weights).absolute()))
+    for name in STARTS:
+        if (path := getattr(recipe, name)) is not None:
+            recipe = replace(recipe, **{name: str(user_path(path).absolute())})
     data = task_of(recipe).open_data(recipe, progress)
     model, recipe = _model(recipe, data, model)
 
@@ -109,8 +114,10 @@ def prepare_resume(
     check_resume_overrides(overrides or {}, run.path)
     checkpoint = run.last if run.last.is_file() else None
     # the weights come from the checkpoint: there is nothing to fetch again
-    fetched = {"pretrained": False, "weights": None} if checkpoint is not None else {}
+    fetched = {"pretrained": False, **dict.fromkeys(STARTS)} if checkpoint is not None else {}
     recipe = read_recipe(run.config, {**(overrides or {}), **fetched}, trust=trust)
+    if recipe.data.crop_pct is None and task_of(recipe).image_sizes == "one":  # written by version 0.1
+        recipe = replace(recipe, data=replace(recipe.data, crop_pct=crop_fraction(*recipe.data.height_and_width)))
     data = task_of(recipe).open_data(recipe, progress)
     with naming_file(run.classes):
         known = read_names(run.classes.read_text(encoding="utf-8")) if run.classes.is_file() else data.classes
