@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup native demo test test-slow test-all asan processors lint types format reproduce bench gpu docs wheels clean
+.PHONY: help setup native demo test test-long test-slow test-all asan processors lint types format reproduce bench gpu docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
 test: setup ## the tests that every change has to pass: a sample of each long matrix
 	@$(PYTEST)
 
-test-slow: setup ## the tests that test leaves out
+test-long: setup ## longer tests, which every change has to pass too
+	@$(PYTEST) -m 'long and not slow'
+
+test-slow: setup ## the tests that both leave out: the rest of the long matrices, whole runs
 	@$(PYTEST) -m slow
 
 test-all: setup ## every test

@@ -1,4 +1,4 @@
-"""Which cases of a matrix `make test` runs; `make test-all` runs all of them."""
+"""Which tests `make test` runs, and which cases of a matrix; `make test-all` runs all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+
+LONG = (
+    "tests/benchmarks/",
+    "tests/convert/test_onnx.py",
+    "tests/export/test_",
+    "tests/ops/test_native.py::test_contract_holds_on_lower_instruction_sets",
+    "tests/ops/test_triton.py",
+    "tests/optimize/test_networks.py",
+    "tests/tasks/test_convert.py",
+    "tests/tasks/test_dense_resume.py",
+    "tests/tasks/test_distributed.py",
+    "tests/ultralytics/",
+)
+"""Beginnings of the names of tests that `make test-long` runs, after `make test`."""
 
 
 def slow_but(quick: Iterable[str], names: Iterable[str]) -> list[Any]:
