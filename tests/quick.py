@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-
 LONG = (
     "tests/benchmarks/",
     "tests/convert/test_onnx.py",
