@@ -206,7 +206,8 @@ def _start(
     console = _console()
     with _looking(console) as progress:
         job = prepare(recipe, out, progress)
-    return _go(job, f"recipe {name}", console, why=why, small=small, remark=remark)
+    origin = f"recipe {name}" if job.checkpoint is None else "started again, goes on"
+    return _go(job, origin, console, why=why, small=small, remark=remark)
 
 
 def _folder_recipe(overrides: dict[str, Any], trust: bool) -> tuple[str, str]:
