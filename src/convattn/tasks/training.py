@@ -16,6 +16,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from convattn.data.folder import Progress
@@ -89,7 +90,7 @@ def prepare(
         return prepare_resume(begun, progress=progress, trust=True, model=given)
 
     def open_folder() -> RunFolder:
-        run = create_run(out, _run_name(recipe))
+        run = create_run(out, run_name(recipe))
         write_launch(run)
         write_start(run, recipe, data.classes, data.skipped, task_of(recipe).figures)
         return run
@@ -236,10 +237,11 @@ def _norm_estimate(job: Job, skip_log: SkipLog) -> list[Callback]:
     return [NormEstimate(batches)]
 
 
-def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
+def make_trainer(recipe: Recipe, checkpoint_io: CheckpointIO | None = None, **options: Any) -> Trainer:
     """Return Lightning's trainer for a recipe, with its devices, strategy, precision and nodes.
 
-    ``options`` are further ones of Lightning's ``Trainer``.
+    Checkpoints are a run's unless ``checkpoint_io`` writes others. ``options`` are further ones of Lightning's
+    ``Trainer``.
     """
     wanted = recipe.trainer
     try:
@@ -254,7 +256,7 @@ def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.optimizer.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
-            plugins=[AtomicCheckpointIO(), *_cluster()],
+            plugins=[checkpoint_io or AtomicCheckpointIO(), *_cluster()],
             use_distributed_sampler=False,  # the loaders have their own, exact one
             enable_progress_bar=any(isinstance(one, ProgressBar) for one in options["callbacks"]),
             enable_model_summary=False,
@@ -299,7 +301,8 @@ def _model(recipe: Recipe, data: Data, model: torch.nn.Module | None) -> tuple[t
     return model, recipe
 
 
-def _run_name(recipe: Recipe) -> str:
+def run_name(recipe: Recipe) -> str:
+    """Return what a run of a recipe is called, after its time."""
     return "-".join(filter(None, (recipe.network.head, recipe.model, recipe.convert.to)))
 
 
