@@ -6,9 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import TINY
+from test_resume import assert_same_run
 from timm.layers import DropPath
 from torch import nn
 
@@ -44,9 +46,10 @@ def train(photos: Path, out: Path, *more: str) -> Path:
     return (out / "latest").resolve()
 
 
-def test_two_processes_end_where_one_does(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_end_where_one_does(strategy: str, photos: Path, tmp_path: Path) -> None:
     one = train(photos, tmp_path / "one")
-    two = train(photos, tmp_path / "two", "--devices=2", "--strategy=ddp")
+    two = train(photos, tmp_path / "two", "--devices=2", f"--strategy={strategy}")
     assert [path.name for path in (tmp_path / "two").iterdir() if not path.is_symlink()] == [two.name]
     same_end(one, two)
 
@@ -93,6 +96,28 @@ def test_two_machines_under_torchrun_end_where_one_does(photos: Path, tmp_path: 
         assert machine.returncode == 0, said
     assert not outs[1].exists(), "the first process alone writes"
     same_end(train(photos, tmp_path / "one"), (outs[0] / "latest").resolve())
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_restarted_by_torchrun_and_the_run_ends_bit_equal(photos: Path, tmp_path: Path) -> None:
+    words = ["--data", str(photos), "--devices=2", "--strategy=ddp", *SGD]
+    whole = train(photos, tmp_path / "whole", "--devices=2", "--strategy=ddp")
+    out, log = tmp_path / "restarted", tmp_path / "said.txt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    with log.open("w") as said:
+        command += ["--no-python", CONVATTN, "train", "--out", str(out), *words]
+        torchrun = subprocess.Popen(command, stdout=said, stderr=said)
+    last = out / "latest" / "checkpoints" / "last.ckpt"
+    while not last.is_file():
+        assert torchrun.poll() is None, log.read_text()
+        time.sleep(0.01)
+    (second,) = (one for one in psutil.Process(torchrun.pid).children() if one.environ().get("RANK") == "1")
+    second.kill()
+    assert not (out / "latest" / "summary.json").exists(), "the run ended before its process was killed"
+    assert torchrun.wait(300) == 0, log.read_text()
+    assert "started again, goes on" in log.read_text()
+    (run,) = (path for path in out.iterdir() if not path.is_symlink())
+    assert_same_run(run, whole)
 
 
 def same_end(one: Path, two: Path) -> None:

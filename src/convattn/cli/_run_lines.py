@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convattn.tasks.finishing import Result
+    from convattn.tasks.lr_finder import FoundRate
     from convattn.tasks.run_folder import RunFolder
     from convattn.tasks.training import Job
 
@@ -98,6 +99,16 @@ def _caution(result: "Result") -> list[str]:
     return [
         f"caution     {images} little: one is {100 / result.validated:.1f} points, the 95% interval"
         f" {low:.0%} to {high:.0%}"
+    ]
+
+
+def rate_lines(found: "FoundRate", picture: Path, own: float) -> list[str]:
+    """Return the learning rate that a range test suggests, and how to train with it."""
+    return [
+        f"learning rate {found.rate:.2g}: there the loss falls fastest, of {len(found.rates)} steps from"
+        f" {found.rates[0]:.2g} to {found.rates[-1]:.2g} (the recipe's is {own:g})",
+        f"picture     {shown(picture)}",
+        f"next        the same command with --lr {found.rate:.2g} in place of --find-lr",
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from convattn.cli._run_lines import faster, job_lines, result_lines, stop_lines
+from convattn.cli._run_lines import faster, job_lines, rate_lines, result_lines, stop_lines
 from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
 from convattn.tasks.names import TASKS, TaskName
@@ -58,6 +58,8 @@ HELP = """Train a classifier, a detector or a segmenter and write a report with 
 
   convattn train --data photos/ --epochs 50 --lr 0.0005
 
+  convattn train --data photos/ --find-lr            which rate to take
+
   convattn train --recipe imagenet-resnet --data imagenet/ --devices 8
 
   convattn train --data photos/ --folds 5            k-fold
@@ -104,6 +106,7 @@ Folds = Annotated[
 Loggers = Annotated[
     str | None, typer.Option(help="tensorboard, csv, wandb, mlflow; several with commas.", show_default=False)
 ]
+FindLr = Annotated[bool, typer.Option("--find-lr", help="Suggest a learning rate with a picture, do not train.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the recipe's file or the run fetch networks: hf-hub:...")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 
@@ -121,6 +124,7 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: LearningRate = None,
+    find_lr: FindLr = False,
     devices: Devices = None,
     accelerator: Accelerator = None,
     strategy: Strategy = None,
@@ -156,7 +160,11 @@ def train(
     overrides |= parse_overrides(settings or [])
     with _training_packages():
         name = None if task is None else task.value
-        if resume is None and folds is not None:
+        if find_lr and (resume is not None or folds is not None):
+            raise UserError("--find-lr is for a new run: leave --resume and --folds out")
+        if find_lr:
+            _suggest_lr(recipe, name, overrides, out, trust)
+        elif resume is None and folds is not None:
             _start_folds(folds, lambda fold: _start(recipe, name, overrides | fold, out, trust))
         elif resume is None:
             _start(recipe, name, overrides, out, trust)
@@ -188,6 +196,31 @@ def _start_folds(folds: int, start: Callable[[dict[str, Any]], tuple[str, float]
 def _start(
     recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool
 ) -> tuple[str, float] | None:
+    job, origin, told = _prepare(recipe_name, task, overrides, out, trust)
+    return _go(job, origin, _console(), **told)
+
+
+def _suggest_lr(
+    recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool
+) -> None:
+    from convattn.tasks.lr_finder import draw_rates, find_lr
+    from convattn.tasks.training import run_name
+
+    job, origin, told = _prepare(recipe_name, task, overrides, out, trust)
+    console = _console()
+    _print([*job_lines(job, origin, told["why"]), *filter(None, [told["remark"]])], console)
+    found = find_lr(job)
+    if _is_main_process():
+        out.mkdir(parents=True, exist_ok=True)
+        picture = out / f"lr-{run_name(job.recipe)}.svg"
+        draw_rates(picture, found)
+        _print(rate_lines(found, picture, job.recipe.optimizer.lr), console)
+
+
+def _prepare(
+    recipe_name: str | None, task: TaskName | None, overrides: dict[str, Any], out: Path, trust: bool
+) -> tuple["Job", str, dict[str, str]]:
+    """Return the job, where it comes from, and what else is told of it."""
     from convattn.tasks.recipes import load_recipe, recipe_names
 
     if task is None and recipe_name is None and isinstance(overrides.get("weights"), str):
@@ -206,10 +239,10 @@ def _start(
         raise UserError(f"recipe {name} is for {recipe.task}, not for {task}: leave --task or --recipe out")
     from convattn.tasks.training import prepare
 
-    console = _console()
-    with _looking(console) as progress:
+    with _looking(_console()) as progress:
         job = prepare(recipe, out, progress)
-    return _go(job, f"recipe {name}", console, why=why, small=small, remark=remark)
+    origin = f"recipe {name}" if job.checkpoint is None else "started again, goes on"
+    return job, origin, {"why": why, "small": small, "remark": remark}
 
 
 def _folder_recipe(overrides: dict[str, Any], trust: bool) -> tuple[str, str]:

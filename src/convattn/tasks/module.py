@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -103,9 +104,13 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Return the recipe's optimizer; the schedule is a function of the step and needs no state."""
+        optimizer, self.schedule = self._scheduled()
+        return optimizer
+
+    def _scheduled(self) -> tuple[Optimizer, Scheduler]:
         optimizer = make_optimizer(self.trained, self.recipe.optimizer)
         schedule = self.recipe.schedule
-        self.schedule, _ = create_scheduler_v2(
+        found, _ = create_scheduler_v2(
             optimizer,
             schedule.name,
             num_epochs=self.recipe.epochs,
@@ -117,7 +122,7 @@ class TrainingModule(LightningModule):
             step_on_epochs=False,
             updates_per_epoch=self.batches_per_epoch,
         )
-        return optimizer
+        return optimizer, found
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer are not of this network's form."""
@@ -130,7 +135,7 @@ class TrainingModule(LightningModule):
         elif len(states) != 1:
             fault = f"it has {len(states)} optimizers in place of one"
         else:
-            wrong = optimizer_fault(states[0], self.configure_optimizers())
+            wrong = optimizer_fault(states[0], self._scheduled()[0])
             fault = f"its optimizer cannot go on: {wrong}" if wrong else None
         if fault:
             raise UserError(f"{self.trainer.ckpt_path}: {fault}; delete it, or put the right file back")

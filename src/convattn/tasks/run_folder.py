@@ -56,6 +56,8 @@ class RunFolder:
 
     config = _Place("config.yaml")
     """The resolved recipe."""
+    launch = _Place("launch.txt")
+    """What started the run, where a launcher did, see :mod:`convattn.tasks.launches`."""
     classes = _Place("classes.txt")
     """The names of the classes, as :func:`convattn.data.names.read_names` reads them."""
     metrics = _Place("metrics.csv")
@@ -131,8 +133,14 @@ def write_start(
     write_table(run.skipped, SKIPPED, ([file.path, file.reason] for file in skipped))
     write_table(run.metrics, metrics_columns(figures), [])
     write_table(run.paths, PATHS, [])
-    write_text(run.config, yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True))
+    write_text(run.config, recipe_text(recipe))
     _point_latest(run.path.parent, run.path.name)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Return a recipe as a run's ``config.yaml``."""
+    text: str = yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def write_text(path: Path, text: str) -> None:

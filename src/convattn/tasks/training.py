@@ -15,6 +15,8 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from convattn.data.folder import Progress
@@ -37,6 +39,7 @@ from convattn.tasks.finetuning import NormEstimate, norm_images
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.fsdp import ShardedStrategy
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
+from convattn.tasks.launches import begun_run, write_launch
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import make_optimizer
 from convattn.tasks.processes import Shard
@@ -71,6 +74,7 @@ def prepare(
 ) -> Job:
     """Check a recipe against its data and its model, before anything is written.
 
+    Where torchrun or SLURM started the command again, the job goes on with the run that it began before.
     ``progress`` is called with (images looked at, images in all); ``model`` takes the place of the recipe's.
 
     Raises:
@@ -84,11 +88,15 @@ def prepare(
     for name in STARTS:
         if (path := getattr(recipe, name)) is not None:
             recipe = replace(recipe, **{name: str(user_path(path).absolute())})
-    data = task_of(recipe).open_data(recipe, progress)
-    model, recipe = _model(recipe, data, model)
+    data, given = task_of(recipe).open_data(recipe, progress), model
+    model, recipe = _model(recipe, data, given)
+    begun = begun_run(out, recipe)
+    if begun is not None:
+        return prepare_resume(begun, progress=progress, trust=True, model=given)
 
     def open_folder() -> RunFolder:
-        run = create_run(out, _run_name(recipe))
+        run = create_run(out, run_name(recipe))
+        write_launch(run)
         write_start(run, recipe, data.classes, data.skipped, task_of(recipe).figures)
         return run
 
@@ -236,10 +244,11 @@ def _norm_estimate(job: Job, skip_log: SkipLog) -> list[Callback]:
     return [NormEstimate(batches)]
 
 
-def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
+def make_trainer(recipe: Recipe, checkpoint_io: CheckpointIO | None = None, **options: Any) -> Trainer:
     """Return Lightning's trainer for a recipe, with its devices, strategy, precision and nodes.
 
-    ``options`` are further ones of Lightning's ``Trainer``.
+    Checkpoints are a run's unless ``checkpoint_io`` writes others. ``options`` are further ones of Lightning's
+    ``Trainer``.
     """
     wanted = recipe.trainer
     try:
@@ -254,7 +263,7 @@ def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.optimizer.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[checkpoint_io or AtomicCheckpointIO(), *_cluster()],
             use_distributed_sampler=False,  # the loaders have their own, exact one
             enable_progress_bar=any(isinstance(one, ProgressBar) for one in options["callbacks"]),
             enable_model_summary=False,
@@ -265,6 +274,11 @@ def make_trainer(recipe: Recipe, **options: Any) -> Trainer:
             f"Lightning cannot train with accelerator={wanted.accelerator}, devices={wanted.devices},"
             f" strategy={wanted.strategy}, precision={wanted.precision}, num_nodes={wanted.num_nodes}: {error}"
         ) from error
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Return SLURM's environment, where there is one, without checkpoints of Lightning's own: a run has its own."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 @contextmanager
@@ -285,6 +299,8 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def _model(recipe: Recipe, data: Data, model: torch.nn.Module | None) -> tuple[torch.nn.Module, Recipe]:
+    if recipe.compile and recipe.trainer.strategy == "fsdp":
+        raise UserError("compile does not work with trainer.strategy fsdp: leave one of them out")
     with quiet_lightning():
         seed_everything(recipe.seed, verbose=False)
     model, recipe = task_of(recipe).build(recipe, data, model)
@@ -292,7 +308,8 @@ def _model(recipe: Recipe, data: Data, model: torch.nn.Module | None) -> tuple[t
     return model, recipe
 
 
-def _run_name(recipe: Recipe) -> str:
+def run_name(recipe: Recipe) -> str:
+    """Return what a run of a recipe is called, after its time."""
     return "-".join(filter(None, (recipe.network.head, recipe.model, recipe.convert.to)))
 
 
