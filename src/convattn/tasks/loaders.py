@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from convattn.data.images import ImageError
 from convattn.data.problems import BadData
 from convattn.data.sampler import GlobalBatchSampler, ShardSampler
-from convattn.data.types import SkippedFile
+from convattn.data.types import FetchedImages, SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.interrupt import held_signals, obey_parent_alone
@@ -40,6 +40,12 @@ class NamedImages(Protocol):
 
     def name(self, index: int) -> str:
         """Return its name."""
+
+
+def fetch(images: NamedImages, indices: Sequence[int]) -> None:
+    """Have images at hand that are read next, where the data set can read several at once."""
+    if isinstance(images, FetchedImages):
+        images.fetch(indices)
 
 
 class SkipLog:
@@ -73,6 +79,11 @@ class TrainingSamples(Dataset[tuple[Tensor, Any]]):
     sample: Sample
     seed: int
     skip_log: SkipLog
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Any]]:
+        """Return the samples of a batch, whose files may be read together."""
+        fetch(self.images, [index for _, index in keys])
+        return [self[key] for key in keys]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         """Return the augmented image and its target."""
@@ -108,6 +119,11 @@ class EvaluationSamples(Dataset[EvaluationSample]):
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[EvaluationSample]:
+        """Return the samples of a batch, whose files may be read together."""
+        fetch(self.images, indices)
+        return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> EvaluationSample:
         """Return the sample."""
