@@ -21,7 +21,7 @@ from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.interrupt import held_signals, obey_parent_alone
 from convattn.tasks.processes import Shard
-from convattn.tasks.randomness import Stream, seed_all
+from convattn.tasks.randomness import Stream, seed_cpu
 from convattn.tasks.run_folder import append_rows
 
 MAX_WORKERS = 8
@@ -88,7 +88,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         """Return the augmented image and its target."""
         view, index = key
-        seed_all(self.seed, Stream.SAMPLE, view, index)
+        seed_cpu(self.seed, Stream.SAMPLE, view, index)
         for other in range(len(self.images)):
             place = (index + other) % len(self.images)
             try:
