@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import page
+from benchmarks import helps, page
 from benchmarks.budget import budget
 from benchmarks.cases import ABOUT, CASES, find_cases
 from benchmarks.fresh import OnProgress
@@ -28,74 +28,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-
-OP_HELP = """Time operators beside other forms of them and the plain convolution, each checked before.
-
-[bold]Examples[/]
-
-  python -m benchmarks op --list                   the cases
-
-  python -m benchmarks op acmix-64@56              one case, batch 1
-
-  python -m benchmarks op 'acmix*' --batch 1,8 --mode train
-
-  python -m benchmarks op acmix-96@20-s2 --threads 1 --isa avx2
-
-  python -m benchmarks op attend-64@56 --device cuda --dtype bfloat16 --batch 64
-"""
-
-MODEL_HELP = """Compare networks in turns, time and peak memory: inference, all folded, or the training step.
-
-[bold]Examples[/]
-
-  python -m benchmarks model acmix_resnet50        beside conv_resnet50, batch 1
-
-  python -m benchmarks model acmix_resnet50 sasa_resnet50 --batch 1,8
-
-  python -m benchmarks model acmix_resnet26 --against conv_resnet26 --threads 1 --processes 0
-
-  python -m benchmarks model acmix_resnet50 --mode train --batch 8     forward, loss, backward, SGD
-
-  python -m benchmarks model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
-"""
-
-RUNTIME_HELP = """Exported networks in onnxruntime or OpenVINO beside a plain network that is exported alike.
-
-[bold]Examples[/]
-
-  python -m benchmarks runtime acmix_resnet50 --operators convattn
-
-  python -m benchmarks runtime acmix_swin_tiny --against swin_tiny --batch 1,8
-
-  python -m benchmarks runtime acmix_resnet50 --runtime openvino
-
-  python -m benchmarks runtime san10 --against san10@pytorch
-"""
-
-EXPORTS_HELP = """Every network and head in every format of export; docs/exports.md shows what came of it.
-
-[bold]Example[/]
-
-  python -m benchmarks exports
-"""
-
-MEMORY_HELP = """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
-
-[bold]Examples[/]
-
-  python -m benchmarks memory
-
-  python -m benchmarks memory --channels 128 --size 28 --processes 3
-"""
-
-DOCS_HELP = """Write docs/benchmarks.md and its charts from the newest records.
-
-[bold]Examples[/]
-
-  python -m benchmarks docs
-
-  python -m benchmarks docs --check                says whether they are up to date
-"""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -243,6 +175,41 @@ def memory(
     _run([("memory", lambda on_progress: measure(case, processes=processes, on_progress=on_progress))], out, as_json)
 
 
+def data(
+    workers: Annotated[str, typer.Option(help="Processes that load: 2, or several as in 0,1,2.")] = "0,1,2",
+    images: Annotated[int, typer.Option(min=100, help="JPEGs of 256x256.")] = 4000,
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the crops.")] = 224,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Epochs of each source, in turns.")] = 3,
+    allow_busy: AllowBusy = False,
+    out: Out = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Training images a second."""
+    from benchmarks.loading import Loading, measure
+
+    common: dict[str, Any] = {"images": images, "size": size, "batch": batch, "rounds": rounds}
+    runs = [Loading(workers=each, allow_busy=allow_busy, **common) for each in _numbers("--workers", workers, 0)]
+    _run([(f"loading with {run.workers} workers", partial(measure, run)) for run in runs], out, as_json)
+
+
+def start(
+    images: Annotated[int, typer.Option(min=1000, help="PNGs of 8x8.")] = 200_000,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Starts on each form.")] = 3,
+    threads: Threads = None,
+    allow_busy: AllowBusy = False,
+    out: Out = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Seconds and memory until the first step."""
+    from benchmarks.starting import Starting, measure
+
+    common: dict[str, Any] = {"rounds": rounds, "threads": choose_threads(threads), "allow_busy": allow_busy}
+    run = Starting(images=images, workers=workers, **common)
+    _run([("starting", partial(measure, run))], out, as_json)
+
+
 def docs(
     records: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("docs"),
@@ -264,12 +231,14 @@ def docs(
 
 
 VERBS: dict[Callable[..., None], str] = {
-    op: OP_HELP,
-    model: MODEL_HELP,
-    runtime: RUNTIME_HELP,
-    exports: EXPORTS_HELP,
-    memory: MEMORY_HELP,
-    docs: DOCS_HELP,
+    op: helps.OP_HELP,
+    model: helps.MODEL_HELP,
+    runtime: helps.RUNTIME_HELP,
+    exports: helps.EXPORTS_HELP,
+    memory: helps.MEMORY_HELP,
+    data: helps.DATA_HELP,
+    start: helps.START_HELP,
+    docs: helps.DOCS_HELP,
 }
 for _verb, _help in VERBS.items():
     _verb.__doc__ = _help
@@ -279,9 +248,14 @@ app.command()(budget)
 
 def _batches(text: str) -> list[int]:
     """``"1,8"`` -> ``[1, 8]``."""
+    return _numbers("--batch", text, 1)
+
+
+def _numbers(option: str, text: str, least: int) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= 4096 for part in parts):
-        raise UserError(f"--batch must be a number of images, or several as in 1,8, got {text!r}")
+    if not all(part.isdecimal() and least <= int(part) <= 4096 for part in parts):
+        what = "a number of images" if option == "--batch" else "a number"
+        raise UserError(f"{option} must be {what}, or several as in {least},8, got {text!r}")
     return list(dict.fromkeys(map(int, parts)))
 
 
@@ -363,6 +337,8 @@ def _next(record: Record) -> str:
         "memory": "python -m benchmarks op 'acmix*' --mode train   (what the layer costs in time)",
         "model": f"python -m benchmarks model {networks} --mode train   (their training steps)",
         "runtime": f"python -m benchmarks model {networks}   (the same in PyTorch)",
+        "data": "python -m benchmarks start   (what a run needs to start on many images)",
+        "start": "python -m benchmarks data   (how fast the images come then)",
         "train": f"convattn cost {networks} {base}   (parameters and multiply-adds)",
     }
     return steps[record.kind] + "\nthen: python -m benchmarks docs   (the page of all records)"

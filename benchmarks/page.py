@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from benchmarks.answers import answers
 from benchmarks.cases import ABOUT, CASES
+from benchmarks.data_rows import Rows, loading, starting
 from benchmarks.memory import KEPT
 from benchmarks.plots import Chart, Group, draw
 from benchmarks.record import PEAK, TIME, Environment, Record, milliseconds
@@ -51,6 +51,15 @@ INTROS = {
         "file: it is folded and runs in PyTorch.",
     ],
     "Memory of one layer": ["Forward and backward, each in a fresh process."],
+    "Loading images": [
+        "Training images a second, decoded and augmented, with quartiles over the epochs: JPEGs in class folders and",
+        "in tar shards through the loader of `convattn train`, and the same shards through timm's reader in torch's",
+        "loader, with the same transform. The files are in the system's cache.",
+    ],
+    "Starting on many images": [
+        "From the start of the process until the first training step of a tiny network is done, images of 8×8 in every",
+        "form. The peak is that of the main process. The first row is what a start needs whatever the data.",
+    ],
 }
 """What is said above the tables of records."""
 MACHINE = ["", "machine", "software", "commit", "kernels"]
@@ -150,6 +159,8 @@ def tables(
         ("Networks", ("model", "train"), _networks),
         ("Other runtimes", ("runtime",), _runtimes),
         ("Memory of one layer", ("memory",), _layers),
+        ("Loading images", ("data",), loading),
+        ("Starting on many images", ("start",), starting),
     ):
         of_kind = [record for record in records if record.kind in kinds]
         if of_kind:
@@ -190,10 +201,6 @@ def _gate_row(finding: Finding) -> list[str]:
     record = "–" if finding.record is None else f"`{finding.record.file_name}`{_busy(finding.record)}"
     limits = [f"{sign} {wanted.gate:.2f}", f"{sign} {wanted.goal:.2f}"]
     return [wanted.group, wanted.what, value, quartiles, *limits, verdict, finding.subject or "–", record]
-
-
-Rows: TypeAlias = "tuple[list[str], list[tuple[Record, list[str]]]]"
-"""Headings, and the cells of every row with its record."""
 
 
 def _operators(records: list[Record]) -> Rows:

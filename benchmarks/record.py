@@ -22,7 +22,7 @@ TIME, PEAK = "time", "peak growth"
 
 Isa: TypeAlias = Literal["default", "avx512", "avx2", "baseline"]
 Verdict: TypeAlias = Literal["right", "wrong", "absent"]
-Kind: TypeAlias = Literal["memory", "op", "model", "train", "runtime"]
+Kind: TypeAlias = Literal["memory", "op", "model", "train", "runtime", "data", "start"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 
 _NETWORKS = ("models", "base", "size", "batch", "dtype")
@@ -32,6 +32,8 @@ KINDS: dict[Kind, tuple[str, ...]] = {
     "model": _NETWORKS,
     "train": _NETWORKS,
     "runtime": (*_NETWORKS, "runtime", "operators"),
+    "data": ("images", "side", "size", "batch", "workers", "base"),
+    "start": ("images", "workers"),
 }
 """What the case of every kind of record must hold."""
 
@@ -261,6 +263,8 @@ class Record:
         """The record's name in a file's name, without the time."""
         if self.kind == "memory":
             return self.kind
+        if self.kind in ("data", "start"):
+            return f"{self.kind}-{self.case['images']}-w{self.case['workers']}"
         parts = [self.case["case"], self.case["mode"]] if self.kind == "op" else [self.case["models"]]
         if self.kind == "runtime":
             parts += [self.case["runtime"], self.case["operators"], self.case["dtype"]]

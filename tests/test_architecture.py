@@ -54,6 +54,8 @@ BESIDE = {
         "detection",
         "segmentation",
         "export",
+        "data",
+        "tasks",
         "cli",
     },
     "reproduce": {

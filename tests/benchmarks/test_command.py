@@ -145,3 +145,29 @@ def test_examples_in_the_help_parse(example: str) -> None:
 
 def test_every_verb_shows_examples() -> None:
     assert {example.split()[3] for example in examples()} == {verb.__name__ for verb in VERBS}
+
+
+@pytest.mark.slow
+def test_data(command: Command, tmp_path: Path) -> None:
+    words = ("--images", 120, "--size", 32, "--batch", 8, "--rounds", 2, "--workers", "0,1", "--allow-busy")
+    result = command("data", *words, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert "next: python -m benchmarks start" in result.out
+    records = read_records(tmp_path)
+    assert [record.case["workers"] for record in records] == [0, 1]
+    for record in records:
+        measured = {name: record.results[name][TIME] for name, check in record.checks.items() if check.state == "right"}
+        assert list(measured)[:2] == ["class folders", "tar shards"]
+        assert all(len(times.values) == 2 and times.range[0] > 0 for times in measured.values())
+        assert f"{1 / measured['tar shards'].median:.0f} (" in result.out
+
+
+@pytest.mark.slow
+def test_start(command: Command, tmp_path: Path) -> None:
+    result = command("start", "--images", 1000, "--rounds", 1, "--allow-busy", "--threads", 1, "--out", tmp_path)
+    assert result.code == 0, result.err
+    (record,) = read_records(tmp_path)
+    assert list(record.results) == ["200 images in class folders", "class folders", "tar shards", "CSV table"]
+    for measured in record.results.values():
+        assert 0 < measured[TIME].median < 300
+        assert measured["peak memory"].median > 100 * 2**20, "torch alone has more"

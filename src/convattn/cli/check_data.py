@@ -44,7 +44,8 @@ Known are COCO annotations, YOLO's data.yaml, Pascal VOC, images with label PNGs
 """
 
 Data = Annotated[
-    Path, typer.Argument(help="Data folder, COCO file, data.yaml, table, tar file or hfds/NAME.", show_default=False)
+    str,
+    typer.Argument(help="Folder, COCO file, data.yaml, table, tar file, URL or hfds/NAME.", show_default=False),
 ]
 To = Annotated[
     tuple[Conversion, Path] | None,
@@ -98,7 +99,7 @@ def check_data(
 check_data.__doc__ = HELP
 
 
-def _write(data: Path, out: Path, boxes: bool) -> None:
+def _write(data: str, out: Path, boxes: bool) -> None:
     from convattn.data.coco_writing import write_coco
 
     console = make_console(stderr=True)

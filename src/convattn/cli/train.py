@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from convattn.cli._run_lines import faster, job_lines, rate_lines, result_lines, stop_lines
+from convattn.data.remote import is_url
 from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
 from convattn.tasks.names import TASKS, TaskName
@@ -74,7 +75,7 @@ answered with the nearest one. convattn check-data looks through your data.
 TaskOption = Enum("TaskOption", {name.upper(): name for name in TASKS}, type=str)
 
 Task = Annotated[TaskOption | None, typer.Option(help="What is learned; else the recipe's.", show_default=False)]
-Data = Annotated[Path | None, typer.Option(help="Your images; else the embedded ones.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="Your images; else the embedded ones.", show_default=False)]
 Head = Annotated[
     str | None,
     typer.Option(help="Detector or segmenter on the model: retinanet, mask_rcnn, upernet ...", show_default=False),
@@ -140,7 +141,7 @@ def train(
     from convattn.tasks.recipes import parse_overrides
 
     options = {
-        "data.folder": None if data is None else str(data),
+        "data.folder": data,
         "data.bad": "skip" if skip_bad else None,
         "model": model,
         "network.head": head,
@@ -289,7 +290,7 @@ def _check_task_is_meant(overrides: dict[str, Any]) -> None:
     if head is not None:
         with_heads = _tasks(one.name for one in every_task() if one.heads)
         raise UserError(f"--head {head}: say what it is to learn: {with_heads}")
-    if not folder:
+    if not folder or is_url(folder):
         return
     found = {one.name: one.recognises(user_path(folder)) for one in every_task()}
     for what in filter(None, found.values()):

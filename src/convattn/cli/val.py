@@ -17,7 +17,8 @@ from rich.table import Table
 from convattn.cli._precision import Precision, PrecisionOption
 from convattn.cli._tables import make_console, print_table
 from convattn.data.names import counted
-from convattn.errors import UserError, user_path
+from convattn.data.remote import data_path
+from convattn.errors import UserError
 
 if TYPE_CHECKING:
     from convattn.data.types import SkippedFile, Split
@@ -55,7 +56,7 @@ class Part(str, Enum):
 
 
 Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
-Data = Annotated[Path | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 PartOption = Annotated[Part, typer.Option("--split", help="Part of the data: validation or test images.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
@@ -108,7 +109,7 @@ val.__doc__ = HELP
 
 
 def _open(
-    loaded: "LoadedModel", run: Path, data: Path | None, split: "Split", progress: Callable[[int, int], None]
+    loaded: "LoadedModel", run: Path, data: str | None, split: "Split", progress: Callable[[int, int], None]
 ) -> tuple[Any, list["SkippedFile"], str]:
     """Return the images to measure on, what was left out and where the images come from."""
     from convattn.tasks.inference import run_of
@@ -120,8 +121,9 @@ def _open(
     # of the recipe the images are taken, no network is built
     recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
     own = recipe.data.folder if recipe is not None else None
-    is_own = own is not None and (data is None or user_path(data).resolve() == user_path(own).resolve())
-    other = Path(own) if is_own and split != "val" and own is not None else None if is_own else data
+    is_own = own is not None and (data is None or data_path(data).resolve() == data_path(own).resolve())
+    wanted = (own if split != "val" else None) if is_own else data
+    other = None if wanted is None else data_path(wanted)
     if other is not None:
         classes, images, skipped = task.open_other(other, loaded.classes, recipe or loaded.recipe, progress, split)
         _check_classes(loaded, str(other), classes)

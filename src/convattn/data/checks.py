@@ -15,6 +15,7 @@ from convattn.data.formats import Format, coco_parts, format_of, pair_list
 from convattn.data.forms import CocoContent
 from convattn.data.names import counted
 from convattn.data.problems import BadData, Problem
+from convattn.data.remote import data_path, is_url
 from convattn.data.segmentation import check_pairs, check_parts
 from convattn.errors import UserError, user_path
 
@@ -63,7 +64,7 @@ def check_data(
         /.../train.json: the file: is truncated: it ends at line 1, column 13 (fetch or write the file again)
     """
     options = options or CheckOptions()
-    root, form = user_path(path), format_of(path)
+    root, form = data_path(path), format_of(path)
     if form is not None:
         return _check_format(form, root, options, progress)
     if root.is_file():
@@ -188,6 +189,9 @@ def _check_classes(root: Path, kind: str, progress: Progress | None) -> Checked:
         Problem(str(home / one.path), None, "image" * (home / one.path).is_file(), one.reason, "mend or remove it")
         for one in data.skipped
     ]
+    if is_url(root):
+        what = "the images are not opened: training passes over those that it cannot read"
+        problems.append(Problem(str(root), None, "", what, "nothing to do", "note"))
     labels = {data.val.label(index) for index in range(len(data.val))}
     unseen = [name for label, name in enumerate(data.classes) if label not in labels]
     if unseen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,7 +15,8 @@ from convattn.data.formats import class_list
 from convattn.data.forms import ClassList
 from convattn.data.images import open_image
 from convattn.data.names import HeldOut, check_held_out, composed, counted, validation_names
-from convattn.data.packed import Folder
+from convattn.data.packed import Folder, file_in
+from convattn.data.remote import is_url
 from convattn.data.types import ClassificationData, Item, SkippedFile, Split
 from convattn.errors import UserError
 
@@ -32,7 +34,12 @@ class FolderImages:
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as upright RGB."""
-        return open_image(self.root / self.files[index])
+        return open_image(file_in(self.root, self.files[index]))
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Have images of a pack at hand that are read next, where several are read faster together."""
+        if not isinstance(self.root, Path):
+            self.root.fetch([self.files[index] for index in indices])
 
     def label(self, index: int) -> int:
         """Return the class of image ``index``."""
@@ -48,9 +55,9 @@ def open_classes(
 ) -> ClassificationData:
     """Open images with a class each: class folders, a table, tar shards or a data set of Hugging Face ``datasets``.
 
-    Every image is checked; the bad ones are left out and listed in ``skipped``. Where no images are held out, the
-    split takes ``val_fraction`` of each class (at least one image of two), by a hash of the path and the seed: the
-    same on every machine, and hardly changed by a file that comes or goes.
+    Every image is checked, unless it is at a URL; the bad ones are left out and listed in ``skipped``. Where no images
+    are held out, the split takes ``val_fraction`` of each class (at least one image of two), by a hash of the path and
+    the seed: the same on every machine, and hardly changed by a file that comes or goes.
 
     Of class folders, the names of the parts may have any case and spelling, as ``Training/`` or ``validation_set/``.
     Subfolders of a class belong to it, endings count in any case, hidden files and files that are no images are
@@ -80,15 +87,17 @@ def open_classes(
     skipped = [*found.skipped, *_bad(found.root, [*items, *held_out], progress)]
     bad = {file.path for file in skipped}
     items = [item for item in items if item[0] not in bad]
-    lost = [name for label, name in enumerate(found.classes) if label not in {label for _, label in items}]
+    left = {label for _, label in items}
+    lost = [name for label, name in enumerate(found.classes) if label not in left]
     if lost:
         raise UserError(f"{train_place}: no image of the class {name_some(lost)} can be read{_first(skipped)}")
     if not own_val:
         items, held_out = _split(items, len(found.classes), val_fraction, seed)
     held_out = [item for item in held_out if item[0] not in bad]
-    trained = shared_files((found.root / file for file, _ in items), (found.root / file for file, _ in held_out))
-    skipped += [SkippedFile(file, TRAINED_ON) for file, _ in held_out if found.root / file in trained]
-    held_out = [item for item in held_out if found.root / item[0] not in trained]
+    names = {file_in(found.root, file): file for file, _ in held_out}
+    trained = {names[file] for file in shared_files((file_in(found.root, file) for file, _ in items), names)}
+    skipped += [SkippedFile(file, TRAINED_ON) for file, _ in held_out if file in trained]
+    held_out = [item for item in held_out if item[0] not in trained]
     if not held_out:
         raise UserError(f"{found.source}: no readable image is left to validate on; add images{_first(skipped)}")
     return ClassificationData(found.classes, _images(found.root, items), _images(found.root, held_out), skipped)
@@ -133,11 +142,16 @@ def _numbered(found: ClassList, split: Split, classes: list[str], owner: str) ->
 
 
 def _bad(root: Folder, items: Sequence[Item], progress: Progress | None) -> list[SkippedFile]:
-    """Check every image in threads and return those that cannot be read."""
-    decode = decode_all([root / file for file, _ in items])
+    """Check every image in threads and return those that cannot be read.
+
+    None is fetched for that from a URL: training passes over the bad ones as it meets them.
+    """
+    if not isinstance(root, Path) and is_url(root.path):
+        return []
+    decode = decode_all(file_in(root, file) for file, _ in items)
 
     def check(file: str) -> SkippedFile | None:
-        fault = image_fault(root / file, decode=decode)
+        fault = image_fault(file_in(root, file), decode=decode)
         return None if fault is None else SkippedFile(file, fault[0])
 
     return [one for one in in_threads(check, [file for file, _ in items], progress) if one is not None]

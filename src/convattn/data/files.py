@@ -1,15 +1,16 @@
 """Image files checked in numbers, before training reads them one by one."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import TypeVar
 
 from PIL import TiffImagePlugin
 
 from convattn.data.folder import Progress
 from convattn.data.images import ImageError, check_image, open_file, read_header
-from convattn.data.packed import ImageFile
+from convattn.data.packed import ImageFile, file_status
 from convattn.data.pixels import orientation
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def readable_size(path: ImageFile) -> tuple[int, int] | None:
         return None
 
 
-def image_fault(path: ImageFile, *, decode: bool) -> tuple[str, str] | None:
+def image_fault(path: str | os.PathLike[str], *, decode: bool) -> tuple[str, str] | None:
     """Return what is wrong with an image file, and what to do; None where it is good."""
     try:
         check_image(path, decode=decode)
@@ -58,9 +59,9 @@ def image_fault(path: ImageFile, *, decode: bool) -> tuple[str, str] | None:
     return None
 
 
-def decode_all(paths: Sequence[ImageFile]) -> bool:
+def decode_all(paths: Iterable[str | os.PathLike[str]]) -> bool:
     """Tell whether that many bytes are decoded whole when a data set is opened."""
-    return sum(_bytes(path) for path in paths) <= FULL_CHECK_BYTES
+    return all(total <= FULL_CHECK_BYTES for total in accumulate(map(_bytes, paths)))
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | None = None) -> list[R]:
@@ -81,8 +82,8 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | 
     return done
 
 
-def _bytes(path: ImageFile) -> int:
+def _bytes(path: str | os.PathLike[str]) -> int:
     try:
-        return path.stat().st_size
+        return file_status(path).st_size
     except OSError:
         return 0

@@ -9,11 +9,11 @@ from typing import TypeVar
 from convattn.data.forms import ClassList
 from convattn.data.images import is_image_name
 from convattn.data.names import composed, counted
-from convattn.data.packed import ImageFile
+from convattn.data.packed import file_status
 from convattn.data.types import ClassificationData, Named, Split
 from convattn.errors import UserError, user_path
 
-File = TypeVar("File", bound=ImageFile)
+File = TypeVar("File", bound=str | os.PathLike[str])
 
 VAL_NAMES = ("val", "valid", "validation")
 """Folder names that hold the held-out images beside ``train/``."""
@@ -82,21 +82,22 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(parent).relative_to(folder)
-        found += [(below / name).as_posix() for name in files if is_image_name(name)]
+        below = Path(parent).relative_to(folder).as_posix()
+        start = "" if below == "." else f"{below}/"
+        found += [start + name for name in files if is_image_name(name)]
     return sorted(found)
 
 
-def file_key(path: ImageFile) -> tuple[int, int] | None:
+def file_key(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Return what a file is known by whatever its name, None where it is not there."""
     try:
-        found = path.stat()
+        found = file_status(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
-def shared_files(train: Iterable[ImageFile], val: Iterable[File]) -> set[File]:
+def shared_files(train: Iterable[str | os.PathLike[str]], val: Iterable[File]) -> set[File]:
     """Return the paths of ``val`` that lead to a file of ``train``, by another name or a link.
 
     Example:
@@ -196,8 +197,9 @@ def _class_folders(folder: Path, *, chosen: bool) -> list[str]:
 
 def _list_items(root: Path, below: str) -> list[Named]:
     """List the images of ``root/below/CLASS`` by class and path."""
+    start = "" if below == "." else f"{below}/"
     return [
-        ((Path(below) / name / file).as_posix(), name)
+        (f"{start}{name}/{file}", name)
         for name in _subfolders(root / below)
         for file in list_images(root / below / name)
     ]

@@ -13,8 +13,9 @@ from convattn.data.coco_layout import annotation_files, find_annotations
 from convattn.data.folder import list_class_folders
 from convattn.data.forms import ClassList, CocoContent, PairList
 from convattn.data.pair_layout import list_pairs
+from convattn.data.remote import data_path, is_url
 from convattn.data.types import Split
-from convattn.errors import UserError, user_path
+from convattn.errors import UserError
 
 CocoParts: TypeAlias = Mapping[Split, Path | CocoContent]
 """The annotations of each split."""
@@ -76,7 +77,9 @@ def format_of(root: str | os.PathLike[str]) -> Format | None:
     Raises:
         UserError: It is of a known kind that is not read; the message says what would do.
     """
-    path = user_path(root)
+    path = data_path(root)
+    if is_url(root):
+        return FORMATS[-1]  # of what is at a URL, tar shards alone are read
     remedy = NOT_TAKEN.get(path.suffix.lower())
     if remedy and not path.is_dir():
         raise UserError(f"{path}: {remedy}")
@@ -102,7 +105,7 @@ def class_list(root: str | os.PathLike[str], held_out: Split | None = None) -> C
         return list_class_folders(root, held_out)
     if found.classes is None:
         raise _other_task(root, found, "a class for each image")
-    return found.classes(user_path(root))
+    return found.classes(data_path(root))
 
 
 def coco_parts(root: str | os.PathLike[str]) -> CocoParts:
@@ -116,7 +119,7 @@ def coco_parts(root: str | os.PathLike[str]) -> CocoParts:
         return find_annotations(root)
     if found.boxes is None:
         raise _other_task(root, found, "boxes")
-    return found.boxes(user_path(root))
+    return found.boxes(data_path(root))
 
 
 def coco_part(root: str | os.PathLike[str], split: Split) -> Path | CocoContent:
@@ -125,7 +128,7 @@ def coco_part(root: str | os.PathLike[str], split: Split) -> Path | CocoContent:
     Raises:
         UserError: The data has no such split, or no boxes, or cannot be read.
     """
-    path = user_path(root)
+    path = data_path(root)
     files = annotation_files(path) if path.is_dir() and format_of(path) is None else []
     parts = {"train": files[0]} if len(files) == 1 else coco_parts(root)
     if split == "val" and "val" not in parts:
@@ -146,17 +149,17 @@ def pair_list(root: str | os.PathLike[str]) -> PairList:
         return list_pairs(root)
     if found.maps is None:
         raise _other_task(root, found, "label maps")
-    return found.maps(user_path(root))
+    return found.maps(data_path(root))
 
 
 def is_name(folder: str) -> bool:
-    """Tell whether a setting names a data set of a hub rather than a place on the disk.
+    """Tell whether a setting names a data set of a hub, or a URL, rather than a place on the disk.
 
     Example:
-        >>> is_name("hfds/cifar10"), is_name("photos/")
-        (True, False)
+        >>> is_name("hfds/cifar10"), is_name("s3://bucket/shards/"), is_name("photos/")
+        (True, True, False)
     """
-    return hub.is_name(Path(folder))
+    return is_url(folder) or hub.is_name(Path(folder))
 
 
 def _other_task(root: str | os.PathLike[str], found: Format, wanted: str) -> UserError:

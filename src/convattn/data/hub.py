@@ -63,6 +63,9 @@ class RowPack:
             raise FileNotFoundError(name)
         return Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
 
+    def fetch(self, names: Sequence[str]) -> None:
+        """Do nothing: rows are on the disk."""
+
     def __truediv__(self, name: str) -> PackedFile:
         return PackedFile(self, name)
 

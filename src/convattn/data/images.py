@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from convattn.data.packed import PackedFile
+from convattn.data.packed import PackedFile, file_status
 from convattn.data.pixels import PixelError, to_ids, to_rgb
 from convattn.errors import UserError
 
@@ -156,9 +156,11 @@ def _read(path: str | os.PathLike[str], meant: Callable[[Image.Image], Pixels], 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a non-empty regular file; raise an :class:`ImageError` for anything else."""
     try:
-        status = path.stat() if isinstance(path, PackedFile) else os.stat(path)
+        status = file_status(path)
         if stat.S_ISREG(status.st_mode) and status.st_size:
             return path.open() if isinstance(path, PackedFile) else open(path, "rb")
+    except UserError:
+        raise  # a pack that cannot be read: nothing is wrong with the image
     except PermissionError as error:
         raise ImageError(
             path, "no permission to read it", "change its permissions, for example with chmod +r"

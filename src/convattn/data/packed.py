@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
@@ -23,6 +24,9 @@ class Pack(Protocol):
 
     def read(self, name: str) -> bytes:
         """Return the content of a member."""
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Have the members at hand that are read next, where several are read faster together."""
 
     def __truediv__(self, name: str) -> PackedFile:
         """Return a member by name, as a folder returns a path."""
@@ -59,7 +63,7 @@ class PackedFile(os.PathLike[str]):
         if place is None:
             raise FileNotFoundError(str(self))
         number, size = place
-        device = -1 - crc32(os.fsencode(self.pack.path))  # no disk has a negative one
+        device = -1 - crc32(os.fsencode(str(self.pack.path)))  # no disk has a negative one
         return os.stat_result((stat.S_IFREG | 0o444, number, device, 1, 0, 0, size, 0, 0, 0))
 
 
@@ -67,3 +71,22 @@ Folder: TypeAlias = Path | Pack
 """Where images lie: ``folder / name`` is a file."""
 
 ImageFile: TypeAlias = Path | PackedFile
+
+
+def file_in(folder: Folder, name: str) -> PackedFile | str:
+    """Return a file of a folder or pack; of a folder as text, which is made faster than a path.
+
+    Example:
+        >>> file_in(Path("photos"), "cat/1.jpg")
+        'photos/cat/1.jpg'
+    """
+    return os.path.join(folder, name) if isinstance(folder, Path) else folder / name
+
+
+def file_status(file: str | os.PathLike[str]) -> os.stat_result:
+    """Return what is known of a file without opening it.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    return file.stat() if isinstance(file, PackedFile) else os.stat(file)

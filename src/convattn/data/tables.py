@@ -207,7 +207,7 @@ def _row(
         return "the path has a character that no file name has"
     if file.startswith(("http://", "https://", "s3://", "gs://")):
         return "the path is an address: fetch the image, and name its file"
-    if not (folder / file).is_file():
+    if not os.path.isfile(os.path.join(folder, file)):
         return f"no file {folder / file}: put it there, or remove the row"
     if "split" in values:
         word = SPLIT_WORDS.get(values["split"].lower())

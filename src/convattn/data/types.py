@@ -1,5 +1,6 @@
 """What a data set of labelled images is, for everything that reads one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -36,6 +37,15 @@ class LabelledImages(Protocol):
 
     def name(self, index: int) -> str:
         """Return the name that a person knows image ``index`` by: its path below the data folder, or "digit 1234"."""
+        ...
+
+
+@runtime_checkable
+class FetchedImages(Protocol):
+    """Images of which several are read faster together than one by one."""
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Have these images at hand: they are read next."""
         ...
 
 

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from convattn.data.images import ImageError
 from convattn.data.problems import BadData
 from convattn.data.sampler import GlobalBatchSampler, ShardSampler
-from convattn.data.types import SkippedFile
+from convattn.data.types import FetchedImages, SkippedFile
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.interrupt import held_signals, obey_parent_alone
 from convattn.tasks.processes import Shard
-from convattn.tasks.randomness import Stream, seed_all
+from convattn.tasks.randomness import Stream, seed_cpu
 from convattn.tasks.run_folder import append_rows
 
 MAX_WORKERS = 8
@@ -40,6 +40,12 @@ class NamedImages(Protocol):
 
     def name(self, index: int) -> str:
         """Return its name."""
+
+
+def fetch(images: NamedImages, indices: Sequence[int]) -> None:
+    """Have images at hand that are read next, where the data set can read several at once."""
+    if isinstance(images, FetchedImages):
+        images.fetch(indices)
 
 
 class SkipLog:
@@ -74,10 +80,15 @@ class TrainingSamples(Dataset[tuple[Tensor, Any]]):
     seed: int
     skip_log: SkipLog
 
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Any]]:
+        """Return the samples of a batch, whose files may be read together."""
+        fetch(self.images, [index for _, index in keys])
+        return [self[key] for key in keys]
+
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         """Return the augmented image and its target."""
         view, index = key
-        seed_all(self.seed, Stream.SAMPLE, view, index)
+        seed_cpu(self.seed, Stream.SAMPLE, view, index)
         for other in range(len(self.images)):
             place = (index + other) % len(self.images)
             try:
@@ -108,6 +119,11 @@ class EvaluationSamples(Dataset[EvaluationSample]):
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[EvaluationSample]:
+        """Return the samples of a batch, whose files may be read together."""
+        fetch(self.images, indices)
+        return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> EvaluationSample:
         """Return the sample."""

@@ -1,0 +1,125 @@
+"""How many training images a second the loaders give: class folders, tar shards, timm's reader of the same shards."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from benchmarks import photos
+from benchmarks.fresh import OnProgress, Process, call_fresh, silent
+from benchmarks.record import TIME, Check, Record, Series, from_json, to_json
+from benchmarks.run import Run, require_quiet_machine
+from convattn.data.sampler import GlobalBatchSampler
+from convattn.data.transforms import train_transform
+from convattn.tasks.config import Recipe
+from convattn.tasks.loaders import SkipLog, input_settings
+from convattn.tasks.recipes import load_recipe
+from convattn.tasks.task import task_of
+
+FOLDERS, SHARDS, TIMM = "class folders", "tar shards", "timm's wds"
+SIDE = 256
+"""Of the images on the disk; they are cropped to ``Loading.size``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading(Run):
+    """What is asked for.
+
+    Args:
+        images: On the disk.
+        size: Height and width of the crops.
+        workers: Processes that load.
+    """
+
+    images: int = 4000
+    size: int = 224
+    workers: int = 1
+
+
+def measure(run: Loading, on_progress: OnProgress = silent) -> Record:
+    """Time whole epochs of training images, the sources in turns.
+
+    Raises:
+        UserError: the machine is busy.
+        RuntimeError: the process failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = photos.draw(SIDE, "JPEG")
+        places = [
+            str(photos.write(Path(folder, form), form, run.images, files, "jpg"))
+            for form in ("class folders", "tar shards")
+        ]
+        arguments = {"run": asdict(run), "places": places}
+        return from_json(call_fresh(measure_here, arguments, Process(run.threads, run.isa), on_progress))
+
+
+def measure_here(run: dict[str, Any], places: list[str], on_progress: OnProgress = silent) -> str:
+    """Measure in this process, which should be fresh; the record as JSON."""
+    asked = Loading(**run)
+    taken, where = require_quiet_machine(asked, on_progress)
+    recipe = load_recipe("folder", _settings(asked, places[0]))
+    sources: dict[str, Iterable[Any]] = {FOLDERS: _ours(recipe, places[0]), SHARDS: _ours(recipe, places[1])}
+    checks = {FOLDERS: Check("right"), SHARDS: Check("right")}
+    try:
+        sources[TIMM] = _timms(asked, recipe, places[1])
+        checks[TIMM] = Check("right")
+    except (ImportError, AssertionError) as error:
+        checks[TIMM] = Check("absent", note=f"needs webdataset: {error}")
+    times: dict[str, list[float]] = {name: [] for name in sources}
+    for turn in range(asked.rounds + 1):
+        for place, (name, source) in enumerate(sources.items()):
+            on_progress((turn + place / len(sources)) / (asked.rounds + 1), name)
+            seconds = _seconds_an_image(source)
+            if turn:  # in the first turn workers start, and files come from the disk
+                times[name].append(seconds)
+    case: dict[str, str | int | float] = {"images": asked.images, "side": SIDE, "size": asked.size}
+    case |= {"batch": asked.batch, "workers": asked.workers, "rounds": asked.rounds, "base": FOLDERS}
+    results = {name: {TIME: Series("s", tuple(values))} for name, values in times.items()}
+    return to_json(Record("data", taken, where, case, results, checks))
+
+
+def _settings(run: Loading, folder: str) -> dict[str, Any]:
+    half = [0.5, 0.5, 0.5]
+    return {
+        "data.folder": folder,
+        "data.image_size": run.size,
+        "data.workers": run.workers,
+        "data.mean": half,
+        "data.std": half,
+        "batch_size": run.batch,
+    }
+
+
+def _ours(recipe: Recipe, folder: str) -> Iterable[Any]:
+    """Return the loader of ``convattn train``."""
+    recipe = replace(recipe, data=replace(recipe.data, folder=folder, val_fraction=0.01))
+    task = task_of(recipe)
+    data = task.open_data(recipe)
+    sampler = GlobalBatchSampler(len(data.train), recipe.batch_size, seed=0)
+    return task.training_loader(recipe, data, sampler, SkipLog())
+
+
+def _timms(run: Loading, recipe: Recipe, folder: str) -> Iterable[Any]:
+    """Return timm's reader of the shards with the same transform, in torch's own loader."""
+    from timm.data import create_dataset
+
+    split = f"train-{{000..{photos.SHARDS - 1:03}}}.tar|{run.images}"
+    data = create_dataset("wds/", root=folder, split=split, is_training=True, batch_size=run.batch)
+    data.transform = train_transform(*input_settings(recipe), recipe.augment)
+    return DataLoader(data, batch_size=run.batch, num_workers=run.workers, persistent_workers=run.workers > 0)
+
+
+def _seconds_an_image(source: Iterable[Any]) -> float:
+    """Return the time of an epoch over its images."""
+    begin, images = time.perf_counter(), 0
+    for batch in source:
+        images += len(batch[0])
+    if not images:
+        raise RuntimeError("the loader gave no image")
+    return (time.perf_counter() - begin) / images

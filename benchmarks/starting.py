@@ -1,0 +1,98 @@
+"""What ``convattn train`` needs to start on many small images: seconds until the first step, and peak memory."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from lightning import Callback
+
+from benchmarks import photos
+from benchmarks.fresh import OnProgress, Process, call_fresh, silent
+from benchmarks.peak import peak_bytes
+from benchmarks.record import TIME, Record, Series, from_json, to_json
+from benchmarks.run import Run, require_quiet_machine
+from convattn.tasks import train
+
+FEW, FEW_IMAGES = "200 images in class folders", 200
+FORMS: tuple[photos.Form, ...] = ("class folders", "tar shards", "CSV table")
+PEAK_MEMORY = "peak memory"
+SIDE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starting(Run):
+    """What is asked for.
+
+    Args:
+        images: How many.
+        workers: Processes that load.
+    """
+
+    images: int = 200_000
+    workers: int = 1
+
+
+def measure(run: Starting, on_progress: OnProgress = silent) -> Record:
+    """Start training on the same images in every form, each time in a process of its own.
+
+    Raises:
+        UserError: the machine is busy.
+        RuntimeError: a process failed.
+    """
+    process, files = Process(run.threads), photos.draw(SIDE, "PNG")
+    begun = from_json(call_fresh(begin_here, {"run": asdict(run)}, process))
+    found: dict[str, list[dict[str, float]]] = {}
+    subjects: list[tuple[str, photos.Form, int]] = [(FEW, "class folders", FEW_IMAGES)]
+    subjects += [(form, form, run.images) for form in FORMS]
+    for place, (name, form, images) in enumerate(subjects):
+        with tempfile.TemporaryDirectory() as folder:
+            on_progress(place / len(subjects), f"writing {name}")
+            data = photos.write(Path(folder, "data"), form, images, files, "png")
+            for turn in range(run.rounds):
+                on_progress((place + turn / run.rounds) / len(subjects), f"starting on {name}")
+                arguments = {"data": str(data), "out": str(Path(folder, "runs")), "workers": run.workers}
+                found.setdefault(name, []).append(call_fresh(start_here, arguments, process))
+    case: dict[str, str | int | float] = {"images": run.images, "side": SIDE, "workers": run.workers}
+    case |= {"rounds": run.rounds, "base": FEW}
+    results = {
+        name: {
+            TIME: Series("s", tuple(one[TIME] for one in runs)),
+            PEAK_MEMORY: Series("bytes", tuple(int(one[PEAK_MEMORY]) for one in runs)),
+        }
+        for name, runs in found.items()
+    }
+    return Record("start", begun.taken, begun.environment, case, results)
+
+
+def begin_here(run: dict[str, Any], on_progress: OnProgress = silent) -> str:
+    """Time and place of a measurement that is about to begin, as a record without results of its own."""
+    taken, where = require_quiet_machine(Starting(**run), on_progress)
+    case: dict[str, str | int | float] = {"images": 1, "workers": 0}
+    return to_json(Record("start", taken, where, case, {"nothing": {TIME: Series("s", (0.0,))}}))
+
+
+class _FirstStep(Exception):
+    """The first step is done."""
+
+
+class _Stop(Callback):
+    """Ends training after its first step."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        raise _FirstStep
+
+
+def start_here(data: str, out: str, workers: int, on_progress: OnProgress = silent) -> dict[str, float]:
+    """Train until the first step is done, in this process: seconds since the process began, and its peak memory."""
+    settings = {"model": "test_resnet", "model_args": {}, "data.image_size": 32, "data.workers": workers}
+    settings |= {"batch_size": 64, "trainer.accelerator": "cpu", "trainer.loggers": []}
+    try:
+        train("folder", settings, data=data, out=out, callbacks=[_Stop()])
+    except _FirstStep:
+        return {TIME: time.time() - psutil.Process().create_time(), PEAK_MEMORY: peak_bytes()}
+    raise RuntimeError("training ended before its first step")
