@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-Scale: TypeAlias = Literal["count", "speed", "digits", "scenes", "full"]
+Scale: TypeAlias = Literal["count", "speed", "photos", "digits", "scenes", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 Chart: TypeAlias = Literal["rows", "kernel", "epoch", "depth"]
 Reader: TypeAlias = Literal["figures", "epochs", "rates"]
@@ -16,10 +16,14 @@ Reader: TypeAlias = Literal["figures", "epochs", "rates"]
 ABOUT: dict[Scale, str] = {
     "count": "counted, no training",
     "speed": "timed on this machine, as ratios",
+    "photos": "fitted on scikit-learn's two photos",
     "digits": "trained on scikit-learn's 1,797 digits",
     "scenes": "trained on embedded scenes of digits",
     "full": "the paper's own data set",
 }
+
+SEEDED: tuple[Scale, ...] = ("photos", "digits", "scenes")
+"""Those with several seeds, whose figures are compared with a baseline and not with the paper's."""
 
 DATA: dict[str, str] = {"imagenet": "imagenet/", "coco": "coco/", "ade20k": "ADEChallengeData2016/"}
 """The folder that a recipe's command names, by the first word of the recipe's name."""
@@ -98,6 +102,7 @@ class Row:
         group: rows of one group share a baseline.
         baseline: whether the others of its group are compared with this one.
         count: for counted parts, makes ours by the quantities' keys.
+        fit: for fitted parts, makes ours of a seed.
         setting: for trained parts, what is trained.
         subject: for timed parts, what is timed.
         why: for a quantity's name, or for ``""`` all of them, why ours differs.
@@ -109,6 +114,7 @@ class Row:
     group: str = ""
     baseline: bool = False
     count: Callable[[], Mapping[str, float]] | None = None
+    fit: Callable[[int], Mapping[str, float]] | None = None
     setting: Setting | None = None
     subject: str = ""
     why: Mapping[str, str] = field(default_factory=dict)

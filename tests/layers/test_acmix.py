@@ -193,7 +193,10 @@ def test_generic_reinitialisation_leaves_the_shift():
         (lambda: ACmix(64, 64, kernel_size=4), "kernel_size must be odd, got 4; 5 would do"),
         (lambda: ACmix(0, 64), "in_channels must be at least 1, got 0"),
         (lambda: ACmix(8, 8, stride=0), "stride must be an integer >= 1"),
-        (lambda: ACmix(8, 8, shift="roll"), "shift must be one of 'learnable', 'random', 'single', 'single-random', 'fixed', 'tensor'"),
+        (
+            lambda: ACmix(8, 8, shift="roll"),
+            "shift must be one of 'learnable', 'random', 'single', 'single-random', 'fixed'",
+        ),
         (lambda: ACmix(8, 8, mix="mean"), "mix must be one of 'free', 'alpha', 'convex', 'sum', got 'mean'"),
         (lambda: ACmix(8, 8, position="sine"), "position must be 'linear', 'table' or None, got 'sine'"),
         (lambda: ACmix(8, 8)(torch.zeros(1, 7, 4, 4)), r"\[B, 8, H, W\] or \[8, H, W\], got \[1, 7, 4, 4\]"),
