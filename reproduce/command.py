@@ -25,7 +25,7 @@ from convattn.tasks.recipes import parse_overrides
 from reproduce.catalogue import ENTRIES, find_entries
 from reproduce.clipart import prepare_clipart
 from reproduce.dry_run import try_commands
-from reproduce.entries import SCALES, SMALL_SCALES, Entry, Part
+from reproduce.entries import SCALES, SEEDED, SMALL_SCALES, Entry, Part
 from reproduce.pool import Place, run_all
 from reproduce.results import Results
 from reproduce.runs import Run, epochs_done, make_run
@@ -40,6 +40,8 @@ HELP = """Every table and figure of both papers: what they publish and what is m
   python -m reproduce --list                            all of them: what each needs, how long it takes
 
   python -m reproduce                                   everything that is counted, no training: a minute
+
+  python -m reproduce xvolution-section3.3 --scale photos    how closely PSSA approximates global attention
 
   python -m reproduce acmix-table6 --scale digits       the table's rows, trained on real digits, 5 seeds
 
@@ -62,7 +64,7 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TABLE]...", help="Names such as acmix-table6; acmix and xvolution are all of a paper."),
 ]
-ScaleName = Annotated[str, typer.Option("--scale", help="count, speed, digits, clipart, scenes or full.")]
+ScaleName = Annotated[str, typer.Option("--scale", help="count, speed, photos, digits, clipart, scenes or full.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of every trained row.")]
 Out = Annotated[Path, typer.Option(help="Folder of the tables, the page and the runs.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time; they share the processors, and take GPUs in turns.")]
@@ -126,6 +128,8 @@ def reproduce(
         finished, failures = True, list[str]()
         if scale == "count":
             _count(chosen, results, console)
+        elif scale == "photos":
+            _fit(chosen, results, console)
         elif scale == "speed":
             _time(chosen, results, allow_busy, console)
         elif scale in SMALL_SCALES:
@@ -172,6 +176,15 @@ def _count(chosen: Chosen, results: Results, console: Console) -> None:
                 found[row.label] = dict(row.count()) if row.count is not None else {}
                 bar.advance(task)
             results.keep_counts(entry, found)
+
+
+def _fit(chosen: Chosen, results: Results, console: Console) -> None:
+    """Fit what is missing, seed by seed; each fit is kept."""
+    needed = [(entry, row, seed) for seed in range(results.seeds) for entry, part in chosen for row in part.rows]
+    with _bar(console) as bar:
+        for entry, row, seed in bar.track(needed, description="fitting"):
+            if row.fit is not None and results.fit_of(entry, row, seed) is None:
+                results.keep_fit(entry, row, seed, row.fit(seed))
 
 
 def _time(chosen: Chosen, results: Results, allow_busy: bool, console: Console) -> None:
@@ -311,7 +324,7 @@ def _print_list(entries: Sequence[Entry]) -> None:
         if not entry.parts:
             _say(console, f"    not computed: {entry.reason}")
         for part in entry.parts:
-            rows = f"{counted(len(part.rows), 'row')}{' a seed' if part.scale in SMALL_SCALES else ''}"
+            rows = f"{counted(len(part.rows), 'row')}{' a seed' if part.scale in SEEDED else ''}"
             _say(console, f"    {part.scale:7}  needs {part.need}; {part.time}; {rows}")
     _say(console, "next: python -m reproduce acmix-table6 --scale digits")
 

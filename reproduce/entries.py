@@ -8,16 +8,19 @@ from typing import Literal, TypeAlias, get_args
 
 from reproduce.settings import Setting
 
-Scale: TypeAlias = Literal["count", "speed", "digits", "clipart", "scenes", "full"]
+Scale: TypeAlias = Literal["count", "speed", "photos", "digits", "clipart", "scenes", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 SMALL_SCALES: tuple[Scale, ...] = ("digits", "clipart", "scenes")
 """Those whose rows are trained small, with several seeds."""
+SEEDED: tuple[Scale, ...] = ("photos", *SMALL_SCALES)
+"""Those with several seeds, whose figures are compared with a baseline and not with the paper's."""
 Chart: TypeAlias = Literal["rows", "kernel", "epoch", "depth"]
 Reader: TypeAlias = Literal["figures", "epochs", "rates"]
 
 ABOUT: dict[Scale, str] = {
     "count": "counted, no training",
     "speed": "timed on this machine, as ratios",
+    "photos": "fitted on scikit-learn's two photos",
     "digits": "trained on scikit-learn's 1,797 digits",
     "clipart": "trained on 1,645 pictures of clip art in ten classes",
     "scenes": "trained on embedded scenes of digits",
@@ -52,6 +55,7 @@ class Row:
         group: rows of one group share a baseline.
         baseline: whether the others of its group are compared with this one.
         count: for counted parts, makes ours by the quantities' keys.
+        fit: for fitted parts, makes ours of a seed.
         setting: for trained parts, what is trained.
         subject: for timed parts, what is timed.
         why: for a quantity's name, or for ``""`` all of them, why ours differs.
@@ -63,6 +67,7 @@ class Row:
     group: str = ""
     baseline: bool = False
     count: Callable[[], Mapping[str, float]] | None = None
+    fit: Callable[[int], Mapping[str, float]] | None = None
     setting: Setting | None = None
     subject: str = ""
     why: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from reproduce.entries import SMALL_SCALES, Entry, Part, Quantity, Row
+from reproduce.entries import SEEDED, Entry, Part, Quantity, Row
 from reproduce.results import Measured, Results
 from reproduce.statistics import Gain, deviation, holm, paired
 
@@ -133,10 +133,10 @@ def _line(
     line = Line(row.label, quantity, published, baseline=row.baseline, command=command, commit=commit)
     values = _values(ours, quantity.key)
     if ours is None or not values:
-        wanted = ours.wanted if ours else results.seeds if part.scale in SMALL_SCALES else 1
+        wanted = ours.wanted if ours else results.seeds if part.scale in SEEDED else 1
         return replace(line, seeds=(len(ours.values) if ours else 0, wanted))
     mean, numbers = statistics.fmean(values.values()), tuple(values.values())
-    is_score = part.scale in (*SMALL_SCALES, "full") and quantity.unit == "%"
+    is_score = part.scale in (*SEEDED, "full") and quantity.unit == "%"
     gain = _gain(values, _values(measured[base.label], quantity.key)) if is_score and base is not None else None
     printed_gain = _published_gain(row, base, quantity.name)
     difference, relative = _difference(part, published, mean, gain, printed_gain)
@@ -176,7 +176,7 @@ def _published_gain(row: Row, base: Row | None, name: str) -> float | None:
 def _difference(
     part: Part, published: str, mean: float, gain: Gain | None, printed_gain: float | None
 ) -> tuple[str, float | None]:
-    if part.scale in SMALL_SCALES:
+    if part.scale in SEEDED:
         if gain is None or printed_gain is None:
             return "", None
         return signed(gain.mean - printed_gain), None
@@ -209,7 +209,7 @@ def _why(part: Part, row: Row, line: Line) -> str:
     kept = row.why.get(line.quantity.name) or row.why.get("")
     if kept:
         return kept
-    if part.scale in SMALL_SCALES:
+    if part.scale in SEEDED:
         return part.why if line.difference else ""
     large = line.relative is not None and abs(line.relative) > NOTICED
     if not large or line.ours is None:

@@ -112,6 +112,8 @@ def _panels(part: Part, lines: Sequence[Line]) -> list[Panel]:
     names = list(dict.fromkeys(line.quantity.name for line in lines))
     if part.scale in ("count", "speed", "full"):
         return [_side_by_side(part, name, labels, lines) for name in names[:PANELS]]
+    if part.scale == "photos":
+        return [panel for name in names for panel in _apart(part, name, labels, lines)]
     return _apart(part, names[0], labels, lines)
 
 

@@ -71,8 +71,8 @@ class Results:
 
     def of(self, entry: Entry, part: Part, row: Row) -> Measured | None:
         """What a row came to; None where nothing did."""
-        if part.scale == "count":
-            found = self._counted(entry, row)
+        if part.scale in ("count", "photos"):
+            found = self._counted(entry, row) if part.scale == "count" else self._fitted(entry, row)
         elif part.scale == "speed":
             found = self._timed(entry, part, row)
         else:
@@ -98,6 +98,29 @@ class Results:
             return None
         values = kept["rows"].get(row.label)
         return None if values is None else Measured({0: values}, kept["commit"])
+
+    # fits
+
+    @property
+    def _fits(self) -> Path:
+        return self.out / "fits.json"
+
+    def keep_fit(self, entry: Entry, row: Row, seed: int, found: Mapping[str, float]) -> None:
+        """Write what a row was fitted to under a seed."""
+        kept, key = read_json(self._fits, dict), f"{row.label}, seed {seed}"
+        kept.setdefault(entry.id, {})[key] = {"source": source_hash(), "commit": self.commit, "figures": dict(found)}
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self._fits, kept)
+
+    def fit_of(self, entry: Entry, row: Row, seed: int) -> Mapping[str, Any] | None:
+        """The kept fit of a row under a seed; None where there is none by this code."""
+        found: Mapping[str, Any] | None = read_json(self._fits, dict).get(entry.id, {}).get(f"{row.label}, seed {seed}")
+        return found if found and (found["source"] == source_hash() or self.other_code) else None
+
+    def _fitted(self, entry: Entry, row: Row) -> Measured:
+        found = {seed: fit for seed in range(self.seeds) if (fit := self.fit_of(entry, row, seed)) is not None}
+        commits = dict.fromkeys(fit["commit"] for fit in found.values())
+        return Measured({seed: fit["figures"] for seed, fit in found.items()}, ", ".join(commits), self.seeds)
 
     # times
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from reproduce.acmix_counts import MACS, PARAMETERS, RESNET, SECONDS, SHAPE, arc
 from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
+from reproduce.propagation import HEIGHTS, Approximation, explained
 from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
 
 TOP = quantities("top1", "top5")
@@ -87,16 +89,27 @@ def _table_3() -> Entry:
     return Entry("xvolution", "table 3", "Mask R-CNN with eight operators, COCO", parts)
 
 
+_ONE = {"model_args.operator_args.dilated_kernel_size": None}
+# the paper's baseline, what stands beside a dilated 5x5, and the two readings of the operator: section 6.1.2, figure 1
+_KERNELS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("Convolution", "conv", {}),
+    ("Convolutions alone", "multiconv", {}),
+    ("X-volution", "xvolution", {}),
+    ("X-volution of one convolution", "xvolution", _ONE),
+)
+
+
 def _figure_3a() -> Entry:
     trained = []
     for kernel in (1, 3, 5, 7, 9):
-        for label, kind in (("Convolutions alone", "multiconv"), ("X-volution", "xvolution")):
-            options = {} if kernel == 3 else {"model_args.operator_args.kernel_size": kernel}
-            key = f"{kind}_resnet50" + "".join(f" {name}={value}" for name, value in options.items())
+        for label, kind, more in _KERNELS:
+            options: dict[str, Any] = dict(more)
+            if kernel != 3:
+                options |= {"model_args.operator_args.kernel_size": kernel}
+                options |= {"model_args.stages": [4]} if kind == "conv" else {}  # as the others, by default
+            key = f"{kind}_resnet50" + "".join(f" {name}={json.dumps(value)}" for name, value in options.items())
             small, named = digits(f"{kind}_resnet14", options), f"{label}, {kernel}×{kernel}"
-            trained.append(
-                TrainedRow(named, FIRST, key, small, str(kernel), kind == "multiconv", published={}, x=kernel)
-            )
+            trained.append(TrainedRow(named, FIRST, key, small, str(kernel), kind == "conv", published={}, x=kernel))
     top1 = quantities("top1")
     parts = (
         small_part("digits", trained, top1, chart="kernel"),
@@ -188,6 +201,24 @@ def _table_7() -> Entry:
     return Entry("xvolution", "table 7", "Learning-rate schedules of the four lengths", (part,))
 
 
+# row | how eq. 2's attention is approximated
+_APPROXIMATIONS: tuple[tuple[str, Approximation], ...] = (
+    ("The pixel itself", "pixel"),
+    ("Sums of values at PSSA's offsets", "static"),
+    ("PSSA", "stacked"),
+    ("PSSA with its centre and eq. 7's outer sum", "summed"),
+    ("The sum over the whole map, no softmax (eq. 3)", "unnormalised"),
+)
+
+
+def _section_3_3() -> Entry:
+    """Eq. 7 against eq. 2, which the paper derives and does not measure."""
+    columns = tuple(Quantity(f"variance explained by {height}", "%", height) for height in HEIGHTS)
+    rows = tuple(Row(label, baseline=kind == "static", fit=partial(explained, kind)) for label, kind in _APPROXIMATIONS)
+    part = Part("photos", columns, rows, "1 to 2 min for five seeds")
+    return Entry("xvolution", "section 3.3", "How closely PSSA approximates attention over the whole map", (part,))
+
+
 ENTRIES: tuple[Entry, ...] = (
     Entry(
         "xvolution",
@@ -204,6 +235,7 @@ ENTRIES: tuple[Entry, ...] = (
     _figure_3a(),
     _figure_3b(),
     Entry("xvolution", "figure 4", "The structure of PSSA", reason="A drawing: its equations are the operator's own."),
+    _section_3_3(),
     _table_1(),
     *(table() for table in (_table_2, _table_3, _table_4, _table_5, _table_6, _table_7)),
 )

@@ -39,11 +39,20 @@ def test_stands_where_the_paper_puts_it(kind, depth):
     assert net(torch.randn(2, 3, 65, 70)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("attention", ["pssa", "global", "involution"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "pssa"},
+        {"attention": "global"},
+        {"attention": "involution"},
+        {"propagation": "summed", "lengths": (0, 1, 3, 5), "dilated_kernel_size": None},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["xvolution_resnet34", "xvolution_resnet14"])
-def test_the_optimized_network_computes_the_same(name, attention):
+def test_the_optimized_network_computes_the_same(name, options):
     torch.manual_seed(0)
-    net = timm.create_model(name, operator_args={"attention": attention}, **TINY).double()
+    net = timm.create_model(name, operator_args=options, **TINY).double()
     for _ in range(2):
         net(torch.randn(4, 3, 65, 70, dtype=torch.float64))
     reports = []
@@ -52,6 +61,23 @@ def test_the_optimized_network_computes_the_same(name, attention):
     assert not reports[0].left
     assert set(reports[0].operators.values()) == {"separate"}
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+
+
+@pytest.mark.parametrize("kernel", [1, 5, 9])
+def test_a_plain_convolution_of_another_kernel(kernel):
+    """Figure 3a's baseline: the last stage's 3x3 convolutions are k by k, and nothing else changes."""
+    torch.manual_seed(0)
+    net = timm.create_model("conv_resnet50", operator_args={"kernel_size": kernel}, stages=(4,), **TINY)
+    plain = timm.create_model("conv_resnet50", **TINY)
+    assert {block.conv2.kernel_size for block in net.layer3} == {(3, 3)}
+    assert {block.conv2.kernel_size for block in net.layer4} == {(kernel, kernel)}
+    channels = net.layer4[0].conv2.out_channels
+    assert net.layer4[1].conv2.weight.std().item() == pytest.approx((2 / channels / kernel**2) ** 0.5, rel=0.1)
+    grown = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert grown == 3 * (kernel**2 - 9) * channels**2
+    assert net(torch.randn(2, 3, 65, 70)).shape == (2, 4)
+    with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
+        timm.create_model("conv_resnet14", operator_args={"kernel_size": 4})
 
 
 def test_a_step_lowers_the_loss():

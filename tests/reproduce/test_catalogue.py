@@ -23,7 +23,7 @@ NUMBERS = {
         *(f"supplement, table {number}" for number in range(1, 6)),
     ],
     "xvolution": [
-        *("figure 1", "figure 2", "figure 3a", "figure 3b", "figure 4"),
+        *("figure 1", "figure 2", "figure 3a", "figure 3b", "figure 4", "section 3.3"),
         *(f"table {number}" for number in range(1, 8)),
     ],
 }

@@ -66,7 +66,7 @@ def test_the_page_has_what_was_asked_for_and_what_was_made_before(command: Comma
     ("words", "message"),
     [
         (["acmix-tabel6"], "no table or figure 'acmix-tabel6': did you mean acmix-table6"),
-        (["--scale", "huge"], "--scale must be one of count, speed, digits, clipart, scenes, full, got 'huge'"),
+        (["--scale", "huge"], "--scale must be one of count, speed, photos, digits, clipart, scenes, full, got 'huge'"),
         (["acmix-table1", "--scale", "digits"], "nothing of these has --scale digits: acmix-table1: it has count"),
         (["acmix-figure1"], "acmix-figure1: A drawing"),
         (["--set", "epochs"], "'epochs' is no setting: write key=value"),

@@ -68,7 +68,7 @@ def test_the_page_shows_what_the_records_hold(entry: Entry):
 @each_table
 def test_all_that_needs_no_data_set_was_run(entry: Entry):
     """With the seeds that the pages promise: five on digits, two on scenes, which have no large objects."""
-    wanted = {"count": 1, "speed": 1, "digits": 5, "scenes": 2}
+    wanted = {"count": 1, "speed": 1, "photos": 5, "digits": 5, "scenes": 2}
     for record in records(entry):
         if record["scale"] in wanted:
             where = (record["scale"], record["row"], record["quantity"])

@@ -19,7 +19,7 @@ from timm.models import resnet as timm_resnet
 from torch import nn
 
 from convattn.layers import ACmix, GlobalAttention2d, LocalAttention2d, MultiConvolution, XVolution
-from convattn.layers._checks import check_rates
+from convattn.layers._checks import check_odd, check_rates
 from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
@@ -28,6 +28,7 @@ from convattn.layers.pssa import PSSA
 from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
 from convattn.models._config import imagenet_cfg, registered
 from convattn.models.starts import from_convolutions, tags_of
+from convattn.ops.neighborhood import IntPair
 
 Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
@@ -176,7 +177,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "conv": Kind(
-        "the 3x3 convolution",
+        "the 3x3 convolution; ``operator_args={'kernel_size': 5}``: another kernel",
         {
             14: "one bottleneck a stage, for small images and quick comparisons",
             18: "basic blocks: timm's ``resnet18`` with this module's options",
@@ -285,14 +286,39 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+def plain_convolution(in_channels: int, out_channels: int, *, kernel_size: IntPair = 3, **geometry: Any) -> nn.Conv2d:
+    """A block's convolution with another kernel, drawn as timm's ResNet draws its own: figure 3a of X-volution.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C.
+        kernel_size: odd.
+        **geometry: stride, dilation, device and dtype.
+
+    Raises:
+        ValueError: an even kernel.
+
+    Example:
+        >>> plain_convolution(4, 8, kernel_size=5, stride=(1, 1), dilation=(1, 1)).padding
+        (2, 2)
+    """
+    kernel, dilation = check_odd(kernel_size), geometry["dilation"]
+    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False, **geometry)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
 def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     name, _, depth = variant.partition("_resnet")
     kind = KINDS[name]
     block = timm_resnet.BasicBlock if int(depth) in BASIC_DEPTHS else timm_resnet.Bottleneck
     settings: dict[str, Any] = {"block": block, "layers": DEPTHS[int(depth)]}
+    given = options.pop("operator_args", None) or {}
     if kind.operator is not None:
-        arguments = kind.arguments | (options.pop("operator_args", None) or {})
-        settings |= {"operator": partial(kind.operator, **arguments), "stages": kind.stages}
+        settings |= {"operator": partial(kind.operator, **(kind.arguments | given)), "stages": kind.stages}
+    elif given:
+        settings["operator"] = partial(plain_convolution, **given)
     settings["pretrained_filter_fn"] = from_convolutions if name in STARTS else None
     return build_model_with_cfg(ResNet, variant, pretrained, **(settings | options))
 
