@@ -49,13 +49,13 @@ def write_record(path: Path, runs: Sequence[tuple[str, float, Run]]) -> None:
 
 
 def main() -> None:
-    """The command; its words are tables and groups of their rows, as in ``acmix-figure4 ResNet``."""
-    table, *groups = sys.argv[1:] or ["acmix-figure4"]
+    """The command; its words are a table and, for some of its rows alone, their labels."""
+    table, *labels = sys.argv[1:] or ["acmix-figure4"]
     (entry,) = find_entries([table])
     part = entry.part("clipart")
     if part is None:
         sys.exit(f"{table} has no rows on the clip art")
-    rows = [row for row in part.rows if not groups or row.group in groups]
+    rows = [row for row in part.rows if not labels or row.label in labels]
     prepare_clipart()
     runs = list(grid(rows))
     missing = [run for _, _, run in runs if find_finished(run, RUNS, other_code=True) is None]

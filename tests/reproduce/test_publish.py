@@ -17,6 +17,9 @@ from reproduce.writing import Writer
 
 ROOT = Path(__file__).parents[2]
 
+OPTIONAL = {"clipart"}
+"""Scales whose pictures are not everywhere: a table may be published without them."""
+
 COMPUTED = [entry for entry in ENTRIES if entry.parts]
 each_table = pytest.mark.parametrize("entry", COMPUTED, ids=[entry.id for entry in COMPUTED])
 
@@ -60,9 +63,9 @@ def wrong(entry: Entry, part: Part, root: Path = ROOT) -> list[str]:
 
 @each_table
 def test_the_page_shows_what_the_records_hold(entry: Entry):
-    kept = records(entry)
-    assert {record["scale"] for record in kept} == {part.scale for part in entry.parts}
-    assert [line for part in entry.parts for line in wrong(entry, part)] == []
+    scales = {record["scale"] for record in records(entry)}
+    assert scales == {part.scale for part in entry.parts} - (OPTIONAL - scales)
+    assert [line for part in entry.parts if part.scale in scales for line in wrong(entry, part)] == []
 
 
 @each_table
