@@ -62,7 +62,7 @@ class ClassificationObjective(Objective):
         """Return the cross entropy."""
         images, labels = batch
         if self.recipe.mix.on:
-            images, targets = self._mix(images, labels)
+            images, targets = self.mixed(images, labels)
             return self.mix_loss(model(in_layout(self.recipe, images)), targets)
         logits = model(in_layout(self.recipe, images))
         smoothing = self.recipe.label_smoothing
@@ -82,7 +82,7 @@ class ClassificationObjective(Objective):
         self.val_accuracy.reset()
         return result
 
-    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix in the pairs of the global batch, whatever the number of processes, and keep this process's share."""
         mix, here = self.recipe.mix, Shard.here()
         if here.world > 1:
