@@ -25,7 +25,7 @@ class Explanation:
 
     def __init__(self, size: Size, cam: tuple[str, Tensor] | None, listener: Listener) -> None:
         self.size = size
-        self.cam_layer, self.cam = ("", None) if cam is None else cam
+        self.cam_layer, self.cam = cam or ("", None)
         self.paths = listener.paths()
         self._listener = listener
 

@@ -195,11 +195,10 @@ def _leaf(v: Tensor) -> Tensor:
 def _unprojected(path: nn.Module) -> Iterator[None]:
     """Leave out the projection that follows a path's heads, which mixes them."""
     projection = getattr(path, "proj", None)
-    if projection is None:
-        yield
-        return
-    path.proj = None
+    if projection is not None:
+        setattr(path, "proj", None)  # noqa: B010  not every path has one
     try:
         yield
     finally:
-        path.proj = projection
+        if projection is not None:
+            setattr(path, "proj", projection)  # noqa: B010

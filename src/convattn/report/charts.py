@@ -163,10 +163,10 @@ def reliability_chart(
     """Draw accuracy over confidence as an ``<svg>``, beside the diagonal of those that are equal.
 
     Args:
-        confidence: mean confidence of each bin.
-        accuracy: accuracy of each bin.
-        intervals: lower and upper end of the bar through each point.
-        parts: of the images in each bin; a point's area shows it.
+        confidence: mean confidence of each bin that has images.
+        accuracy: their accuracy.
+        intervals: lower and upper end of the line through each point.
+        parts: of the images in every bin, also those that have none; drawn as bars.
         alt: What the chart says, in words.
 
     Example:
@@ -174,11 +174,14 @@ def reliability_chart(
         True
     """
 
+    bins = len(parts)
+
     def draw(axes: Axes) -> None:
+        axes.bar((np.arange(bins) + 0.5) / bins, parts, width=0.9 / bins, color=MUTED, alpha=0.25)
         axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         low, high = zip(*intervals, strict=True)
         axes.vlines(confidence, low, high, color=FIRST, linewidth=1.2, alpha=0.6)
-        axes.scatter(confidence, accuracy, s=[12 + 150 * part for part in parts], color=FIRST, zorder=3)
+        axes.scatter(confidence, accuracy, s=22, color=FIRST, zorder=3)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.05)
         axes.set_xlabel("confidence: the answer's probability")

@@ -44,11 +44,11 @@ def heat_over(image: Image.Image, heat: Heat, side: int) -> Image.Image:
 
 
 def share_over(image: Image.Image, heat: Heat, side: int) -> Image.Image:
-    """Return an image under a map of shares: blue where the attention is stronger (1), orange the convolution (0)."""
+    """Return an image under a map of shares: blue from 0.8 on (attention), orange up to 0.2 (convolution)."""
     ends = np.array([CONVOLUTION, (255, 255, 255), ATTENTION], dtype=np.float64)
 
     def colors(values: np.ndarray) -> np.ndarray:
-        return np.stack([np.interp(values, (0, 0.5, 1), ends[:, channel]) for channel in range(3)], -1)
+        return np.stack([np.interp(values, (0.2, 0.5, 0.8), ends[:, channel]) for channel in range(3)], -1)
 
     return _over(image, heat, side, colors)
 

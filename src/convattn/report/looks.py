@@ -1,9 +1,10 @@
 """What a network looked at in an image, as pictures: a card of a run's page, and a page of its own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -18,6 +19,8 @@ from convattn.report.text import percent
 
 SIDE = 320
 LARGE = 640
+TELLING = 6
+"""Pixels of a map's shorter side from which on it tells more than left or right."""
 
 CAM_INTRO = (
     "Bright: what raised the score of the answer (Grad-CAM). It tells where the network looked, not whether it was "
@@ -32,6 +35,9 @@ PATHS_INTRO = (
     "channels, with α and β or the batch norms counted, on one scale."
 )
 SIGN = "written by convattn"
+
+
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def look_gallery(looks: Sequence[Look]) -> Gallery | None:
     """Return the images of a run's page: answer, Grad-CAM, a pixel's attention and the paths in the last layer."""
     if not looks:
         return None
-    intro = f"{CAM_INTRO} Of the last attention layer: what the marked pixel, where Grad-CAM is highest, attends to"
+    intro = f"{CAM_INTRO} Of a deep attention layer: what the marked pixel, where Grad-CAM is highest, attends to"
     keys: list[Key] = []
     if any(look.paths for look in looks):
         intro += ", and which of its paths adds more at each pixel"
@@ -111,8 +117,8 @@ def look_gallery(looks: Sequence[Look]) -> Gallery | None:
 def share_keys() -> list[Key]:
     """Return the legend of a map of shares."""
     return [
-        Key("attention adds more", f"background-color:rgb{ATTENTION}"),
-        Key("convolution adds more", f"background-color:rgb{CONVOLUTION}"),
+        Key("attention adds four times as much or more", f"background-color:rgb{ATTENTION}"),
+        Key("convolution does", f"background-color:rgb{CONVOLUTION}"),
     ]
 
 
@@ -121,9 +127,15 @@ def _card(look: Look) -> Card:
         drawing(lambda: _fitted(look.answer, SIDE), f"{look.name}: {look.said}", "answer"),
         _cam(look, SIDE, "Grad-CAM"),
     ]
-    pictures += [_attention(look, heat) for heat in look.attention[-1:]]
-    pictures += [_share(look, paths) for paths in look.paths[-1:]]
-    return Card(look.name, pictures, look.said, f"Grad-CAM of {look.cam_of}", is_right=True, layout="four")
+    pictures += [_attention(look, heat) for heat in _telling(look.attention, lambda heat: heat)]
+    pictures += [_share(look, paths) for paths in _telling(look.paths, lambda paths: paths.share)]
+    return Card(look.name, pictures, look.said, f"Grad-CAM of {look.cam_of}", layout="four")
+
+
+def _telling(found: Sequence[Shown], heat: Callable[[Shown], Heat]) -> list[Shown]:
+    """Return the deepest layer whose map has some pixels, in a list; the first one where none has."""
+    large = [one for one in found if min(heat(one).values.shape) >= TELLING]
+    return large[-1:] or list(found[:1])
 
 
 def _cam(look: Look, side: int, label: str) -> Picture:

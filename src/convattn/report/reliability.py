@@ -19,8 +19,9 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """The images of which the model was about equally sure: how many, how sure, and how many it got right."""
+    """The images of which the model was about equally sure: which bin, how many, how sure, how many it got right."""
 
+    place: int
     images: int
     confidence: float
     right: int
@@ -50,8 +51,8 @@ def confidence_bins(predictions: Sequence[PredictionRow], bins: int = BINS) -> l
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     found = ((place == one) for one in range(bins))
     return [
-        ConfidenceBin(int(inside.sum()), float(confidence[inside].mean()), int(right[inside].sum()))
-        for inside in found
+        ConfidenceBin(one, int(inside.sum()), float(confidence[inside].mean()), int(right[inside].sum()))
+        for one, inside in enumerate(found)
         if inside.any()
     ]
 
@@ -62,7 +63,7 @@ def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
     NaN without images. With few images in each bin it is above 0 even where the probabilities are right.
 
     Example:
-        >>> round(calibration_error([ConfidenceBin(3, 0.9, 3), ConfidenceBin(1, 0.6, 0)]), 3)
+        >>> round(calibration_error([ConfidenceBin(1, 3, 0.9, 3), ConfidenceBin(0, 1, 0.6, 0)]), 3)
         0.225
     """
     images = sum(one.images for one in bins)
@@ -75,20 +76,22 @@ def reliability(predictions: Sequence[PredictionRow]) -> Chart | None:
     if not found:
         return None
     error, images = calibration_error(found), sum(one.images for one in found)
+    parts = np.zeros(BINS)
+    parts[[one.place for one in found]] = [one.images / images for one in found]
     said = ", ".join(f"{percent(one.accuracy, 0)} right at {percent(one.confidence, 0)}" for one in found)
     svg = reliability_chart(
         [one.confidence for one in found],
         [one.accuracy for one in found],
         [one.interval() for one in found],
-        [one.images / images for one in found],
+        parts.tolist(),
         alt=f"Accuracy by confidence: {said}.",
     )
     over = sum(one.images * (one.confidence - one.accuracy) for one in found) / images
     lean = "surer than right" if over > 0 else "less sure than right"
     note = (
         f"expected calibration error (ECE) {percent(error)}, {BINS} bins of {counted(images, 'image')}, on the mean "
-        f"{percent(abs(over))} {lean}; on the dashed line a probability is worth what it says. Bars: Wilson's 95 % "
-        "interval; the area of a point is its part of the images"
+        f"{percent(abs(over))} {lean}; on the dashed line a probability is worth what it says. Lines: Wilson's "
+        "95 % intervals; bars: the part of the images"
     )
     return Chart("Accuracy by confidence", svg, note)
 

@@ -162,6 +162,7 @@ class Explained:
             (output,) = model([tensor[0]])
             return self._score_of_objects(output["scores"])
         logits = model(inner)
+        logits = logits - logits.mean(1, keepdim=True)  # an answer means the same whatever is added to all logits
         if isinstance(value, np.ndarray):
             label = _largest(value, classes)
             self.of = f"the pixels of {classes[label]}"
@@ -173,9 +174,10 @@ class Explained:
 
     def _score_of_objects(self, scores: Tensor) -> Tensor:
         kept = len(self._rows)
-        self.of = "nothing: no object was found" if not len(scores) else "the surest object"
         if kept:
             self.of = "the object" if kept == 1 else f"the {kept} objects"
+        else:
+            self.of = "the surest object, too weak to be shown" if len(scores) else "nothing: there is no object"
         return scores.sort(descending=True).values[: max(kept, 1)].sum()
 
     def _drawn(self) -> tuple[Image.Image, str]:
@@ -239,9 +241,9 @@ class Explained:
         low, high = (bound((1, 2))[:, None, None] for bound in (self._places.min, self._places.max))
         slack = 1 / np.array(self.inner[::-1])[:, None, None] + 1 / 255
         if (wanted < low - slack).any() or (wanted > high + slack).any():
-            left, top, right, bottom = (
-                round(float(part) * (side - 1)) for part, side in zip((*low, *high), (width, height) * 2, strict=True)
-            )
+            sides = (width - 1, height - 1) * 2
+            ends = zip((*low.flat, *high.flat), sides, strict=True)
+            left, top, right, bottom = (round(float(part) * side) for part, side in ends)
             raise UserError(
                 f"pixel {x} {y} is beside the part of {self.photo.name(0)} that the network sees: take x from {left} "
                 f"to {right} and y from {top} to {bottom}"

@@ -312,6 +312,10 @@ class Task(ABC):
         found = None if loaded is None else looks(loaded, data.val, run.path)
         return write_report(run.path, data.val, seen=first_batch(recipe, data), looks=found).name
 
+    def interval(self, scores: Scores) -> tuple[float, float] | None:
+        """Return the 95 % interval of the main score; None where it is no part of the images."""
+        return None
+
     def lines(self, scores: Scores) -> list[str]:
         """Return what a person is told of scores before the table of classes."""
         return ["  ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in scores.figures.items())]
