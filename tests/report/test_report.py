@@ -36,6 +36,7 @@ class TestWholeRun:
             "How it learned",
             "What it confuses",
             "Accuracy by class",
+            "How sure it is",
             "What it got wrong",
             "Attention or convolution?",
             "Use it",
@@ -107,7 +108,7 @@ class TestPartsMissing:
     def test_without_acmix_layers(self, run: Path) -> None:
         page = read_page(write_report(run, make_run(run, BIRDS, layers=0)))
         assert "Attention or convolution?" not in page.headings
-        assert len(page.charts) == 3
+        assert len(page.charts) == 4
 
     def test_without_a_wrong_answer(self, run: Path) -> None:
         page = read_page(write_report(run, make_run(run, BIRDS, hits=1.0)))

@@ -17,6 +17,8 @@ from convattn.cli.bench import bench
 from convattn.cli.check_data import check_data
 from convattn.cli.convert import convert
 from convattn.cli.cost import cost
+from convattn.cli.demo import demo
+from convattn.cli.explain import explain
 from convattn.cli.export import export
 from convattn.cli.info import info
 from convattn.cli.list import list_models
@@ -55,6 +57,8 @@ def options(version: Version = False) -> None:
 app.command()(train)
 app.command()(val)
 app.command()(predict)
+app.command()(explain)
+app.command()(demo)
 app.command()(export)
 app.command()(convert)
 app.command()(info)

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convattn.data.names import counted
+
 if TYPE_CHECKING:
     from convattn.tasks.finishing import Result
     from convattn.tasks.lr_finder import FoundRate
@@ -89,17 +91,22 @@ def result_lines(run: "RunFolder", result: "Result", main: tuple[str, float]) ->
 
 
 def _caution(result: "Result") -> list[str]:
-    """Say how little a figure of few images means."""
-    if not 0 < result.validated < FEW or math.isnan(result.score):
+    if math.isnan(result.score):
         return []
-    images = "1 validation image says" if result.validated == 1 else f"{result.validated} validation images say"
-    low, high = result.figures.get("accuracy_low"), result.figures.get("accuracy_high")
-    if low is None or high is None:
-        return [f"caution     {images} little: on others the figure may be quite another"]
-    return [
-        f"caution     {images} little: one is {100 / result.validated:.1f} points, the 95% interval"
-        f" {low:.0%} to {high:.0%}"
-    ]
+    ends = result.figures.get("accuracy_low"), result.figures.get("accuracy_high")
+    interval = None if None in ends else ends
+    return [f"caution     {line}" for line in caution(result.validated, "validation image", interval)]
+
+
+def caution(images: int, what: str, interval: tuple[float, float] | None) -> list[str]:
+    """Say how little a figure of few images means, with the interval of an accuracy."""
+    if not 0 < images < FEW:
+        return []
+    say = f"{counted(images, what)} {'says' if images == 1 else 'say'} little"
+    if interval is None:
+        return [f"{say}: on others the figure may be quite another"]
+    low, high = interval
+    return [f"{say}: one is {100 / images:.1f} points, the 95% interval {low:.0%} to {high:.0%}"]
 
 
 def rate_lines(found: "FoundRate", picture: Path, own: float) -> list[str]:

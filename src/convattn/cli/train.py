@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from convattn.cli._run_lines import faster, job_lines, rate_lines, result_lines, stop_lines
+from convattn.cli._training_packages import training_packages
 from convattn.data.remote import is_url
 from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
@@ -18,8 +19,6 @@ from convattn.tasks.names import TASKS, TaskName
 if TYPE_CHECKING:
     from convattn.tasks.config import Recipe
     from convattn.tasks.training import Job
-
-PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools")
 
 SMALL = "-small"
 """What follows the name of a folder's recipe in that of the one that a CPU gets: a network and images of its size."""
@@ -159,7 +158,7 @@ def train(
     }
     overrides = {key: value for key, value in options.items() if value is not None}
     overrides |= parse_overrides(settings or [])
-    with _training_packages():
+    with training_packages():
         name = None if task is None else task.value
         if find_lr and (resume is not None or folds is not None):
             raise UserError("--find-lr is for a new run: leave --resume and --folds out")
@@ -343,7 +342,7 @@ def _go(
         report = None
         if isinstance(error, RunInterrupted) and not console.quiet:
             with suppress(Stopped):
-                report = task_of(job.recipe).write_report(bar.run, job.data)
+                report = task_of(job.recipe).write_report(bar.run, job.recipe, job.data)
         _print(stop_lines(bar.run, report), console)
         raise typer.Exit(STOPPED) from error
     if result is None or bar.run is None:
@@ -388,16 +387,3 @@ def _is_main_process() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-@contextmanager
-def _training_packages() -> Iterator[None]:
-    """Turn a missing package of the ``train`` extra into advice."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in PACKAGES:
-            raise
-        raise UserError(
-            f'training needs {error.name}, which is not installed: pip install "convattn[train]"'
-        ) from error

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from convattn.cli._precision import Precision, PrecisionOption
+from convattn.cli._run_lines import caution
 from convattn.cli._tables import make_console, print_table
 from convattn.data.names import counted
 from convattn.data.remote import data_path
@@ -100,6 +102,9 @@ def val(
         print(json.dumps(_finite(record), indent=2, ensure_ascii=False))
         return
     _print(loaded, scores, source, task.lines(scores))
+    with suppress(ModuleNotFoundError):  # scipy, of convattn[train]
+        for line in caution(scores.images, "image", task.interval(scores)):
+            print(f"caution: {line}")
     if skipped:
         lines = [f"  {file.path}: {file.reason}" for file in skipped]
         print("\n".join([f"left out, since something is wrong with them: {len(lines)}", *lines]), file=sys.stderr)

@@ -152,6 +152,44 @@ def recall_chart(mean: np.ndarray, others: np.ndarray, *, band: bool, alt: str) 
     return _svg(draw, alt)
 
 
+def reliability_chart(
+    confidence: Sequence[float],
+    accuracy: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    parts: Sequence[float],
+    *,
+    alt: str,
+) -> Markup:
+    """Draw accuracy over confidence as an ``<svg>``, beside the diagonal of those that are equal.
+
+    Args:
+        confidence: mean confidence of each bin that has images.
+        accuracy: their accuracy.
+        intervals: lower and upper end of the line through each point.
+        parts: of the images in every bin, also those that have none; drawn as bars.
+        alt: What the chart says, in words.
+
+    Example:
+        >>> reliability_chart([0.9], [0.8], [(0.6, 0.95)], [1.0], alt="80 % right at 90 %").startswith("<svg")
+        True
+    """
+
+    bins = len(parts)
+
+    def draw(axes: Axes) -> None:
+        axes.bar((np.arange(bins) + 0.5) / bins, parts, width=0.9 / bins, color=MUTED, alpha=0.25)
+        axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        low, high = zip(*intervals, strict=True)
+        axes.vlines(confidence, low, high, color=FIRST, linewidth=1.2, alpha=0.6)
+        axes.scatter(confidence, accuracy, s=22, color=FIRST, zorder=3)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.05)
+        axes.set_xlabel("confidence: the answer's probability")
+        axes.set_ylabel("accuracy")
+
+    return _svg(draw, alt)
+
+
 def _svg(draw: Callable[[Axes], None], alt: str) -> Markup:
     """Run ``draw`` on fresh axes and return the figure as SVG inside HTML."""
     # The salt makes the ids inside the SVG a function of the chart: the same page for the same run, no two alike.

@@ -9,6 +9,7 @@ from convattn.data.types import LabelledImages
 from convattn.report.charts import FIRST, SECOND
 from convattn.report.confusion import Confusion, class_accuracies, matrix, matrix_picture, most_confused
 from convattn.report.pictures import Picture, thumbnail
+from convattn.report.reliability import reliability
 from convattn.report.run import PredictionRow, Run
 from convattn.report.task import Curve, CurvesChart, TaskPage, Tile
 from convattn.report.text import percent
@@ -61,6 +62,7 @@ def classification_page(run: Run, val: LabelledImages) -> TaskPage:
             "picture_of_matrix": None if cells or not total else matrix_picture(confusion),
             "confused": most_confused(confusion, "image"),
             "class_accuracies": class_accuracies(confusion),
+            "reliability": reliability(run.predictions),
             "wrong": _answers(wrong, run.classes, val),
             "wrong_order": many if len(wrong) > PICTURES_LIMIT else "the most confident first",
             "unsure": _answers(unsure, run.classes, val),

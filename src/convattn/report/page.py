@@ -17,7 +17,7 @@ from convattn.report.detection import detection_page
 from convattn.report.rates import rates_charts, rates_table
 from convattn.report.run import Run, read_run
 from convattn.report.segmentation import segmentation_page
-from convattn.report.task import Table, TaskPage, Tile
+from convattn.report.task import Gallery, Table, TaskPage, Tile
 from convattn.report.templates import render
 from convattn.report.text import count, duration
 
@@ -29,7 +29,13 @@ FEW = 100
 Task = Literal["classification", "detection", "instances", "segmentation"]
 
 
-def write_report(run: Path, val: LabelledImages | DetectionImages | SegmentationImages) -> Path:
+def write_report(
+    run: Path,
+    val: LabelledImages | DetectionImages | SegmentationImages,
+    *,
+    seen: Gallery | None = None,
+    looks: Gallery | None = None,
+) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     The page shows what the folder holds; a run that was stopped early, or has no ACmix layer, has fewer sections.
@@ -37,6 +43,8 @@ def write_report(run: Path, val: LabelledImages | DetectionImages | Segmentation
     Args:
         run: The run folder; ``task`` in its ``config.yaml`` decides which page it gets.
         val: The validation images that the run's predictions count, of the task's type.
+        seen: Training images as the network sees them.
+        looks: What the network looks at in some validation images.
 
     Raises:
         TypeError: ``val`` is not of the type of the run's task.
@@ -55,6 +63,8 @@ def write_report(run: Path, val: LabelledImages | DetectionImages | Segmentation
         "rates": rates_charts(record),
         "last_rates": rates_table(record),
         "resume": _resume(record),
+        "seen": seen,
+        "looks": looks,
         "commands": _commands(record, task),
         "skipped": Table("Files left out", ("file", "reason"), record.skipped[:SKIPPED_LIMIT]),
         **task.content,

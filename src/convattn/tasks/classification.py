@@ -62,7 +62,7 @@ class ClassificationObjective(Objective):
         """Return the cross entropy."""
         images, labels = batch
         if self.recipe.mix.on:
-            images, targets = self._mix(images, labels)
+            images, targets = self.mixed(images, labels)
             return self.mix_loss(model(in_layout(self.recipe, images)), targets)
         logits = model(in_layout(self.recipe, images))
         smoothing = self.recipe.label_smoothing
@@ -82,7 +82,7 @@ class ClassificationObjective(Objective):
         self.val_accuracy.reset()
         return result
 
-    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix in the pairs of the global batch, whatever the number of processes, and keep this process's share."""
         mix, here = self.recipe.mix, Shard.here()
         if here.world > 1:
@@ -223,6 +223,10 @@ class ClassificationTask(Task):
         """Return the top-1 accuracy."""
         return "top-1 accuracy", scores.figures["top1"]
 
+    def interval(self, scores: Scores) -> tuple[float, float] | None:
+        """Return Wilson's 95 % interval of the top-1 accuracy."""
+        return wilson_interval(sum(row["right"] for row in scores.per_class), scores.images)
+
     def lines(self, scores: Scores) -> list[str]:
         """Return the accuracies and the loss."""
         figures = scores.figures
@@ -236,16 +240,14 @@ class ClassificationTask(Task):
 
     def write_results(self, run: RunFolder, data: ClassificationData, answers: Iterable[Answer]) -> dict[str, float]:
         """Write ``predictions.csv``; the accuracy is counted from its rows, with Wilson's 95 % interval of it."""
-        from scipy.stats import binomtest
-
         rows = []
         for one in answers:
             probability, predicted = one.value.softmax(-1).max(-1)
             rows.append((one.index, data.val.name(one.index), one.target, int(predicted), f"{float(probability):.6f}"))
         write_table(run.predictions, PREDICTIONS, rows)
         right = sum(label == predicted for _, _, label, predicted, _ in rows)
-        interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
-        return {"accuracy": right / len(rows), "accuracy_low": interval.low, "accuracy_high": interval.high}
+        low, high = wilson_interval(right, len(rows))
+        return {"accuracy": right / len(rows), "accuracy_low": low, "accuracy_high": high}
 
     def image_size(self, recipe: Recipe, model: nn.Module) -> str:
         """Return the size of all images."""
@@ -256,6 +258,19 @@ class ClassificationTask(Task):
         """Return half of it."""
         height, width = (side // 2 for side in recipe.data.height_and_width)
         return f"data.image_size={height}" if height == width else f"data.image_size=[{height},{width}]"
+
+
+def wilson_interval(right: int, images: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(9, 12)]
+        [0.468, 0.911]
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def class_weights(recipe: Recipe, data: ClassificationData) -> Tensor | None:

@@ -104,6 +104,7 @@ class DetectionTask(Task):
     heads = BOX_HEADS
     also_heads = MASK_HEADS
     files = "annotations.json, in COCO's form"
+    normalises = False
 
     def open_data(self, recipe: Recipe, progress: Progress | None = None) -> DetectionData:
         """Return the folder's COCO data, or the embedded scenes; a network with masks learns them though boxes count.

@@ -14,6 +14,7 @@ from convattn.errors import UserError, names_its_file
 from convattn.tasks.answers import Answer
 from convattn.tasks.checkpoints import PROGRESS, describe, read_checkpoint, shipped_weights, write_weights
 from convattn.tasks.config import Recipe
+from convattn.tasks.inference import load_model
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.run_folder import SKIPPED, RunFolder, write_json, write_table
 from convattn.tasks.task import Data, task_of
@@ -74,7 +75,8 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
         accuracy=figures.get("accuracy"),
     )
     write_json(run.summary, asdict(result))
-    result = replace(result, report=task.write_report(run, data))
+    loaded = load_model(run.weights, device=str(device), trust=True, model=model)
+    result = replace(result, report=task.write_report(run, recipe, data, loaded))
     write_json(run.summary, asdict(result))
     return result
 

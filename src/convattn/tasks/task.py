@@ -93,6 +93,7 @@ class Task(ABC):
         also_heads: Further networks that the task accepts.
         batch: Images at a time outside of training.
         image_sizes: Whether all images are brought to one size before the network sees them.
+        normalises: Whether the transforms subtract the mean; detectors do that themselves.
         files: What ``convattn predict`` writes beside pictures; empty where it prints its answers.
     """
 
@@ -105,6 +106,7 @@ class Task(ABC):
     also_heads: ClassVar[tuple[HeadName, ...]] = ()
     batch: ClassVar[int] = 1
     image_sizes: ClassVar[Literal["one", "any"]] = "any"
+    normalises: ClassVar[bool] = True
     files: ClassVar[str] = ""
 
     @abstractmethod
@@ -304,11 +306,17 @@ class Task(ABC):
         """Return the score that says how good a model is, with its name for people."""
         return self.main_figure(scores.figures)
 
-    def write_report(self, run: RunFolder, data: Data) -> str:
-        """Write the run's page and return its name."""
+    def write_report(self, run: RunFolder, recipe: Recipe, data: Data, loaded: LoadedModel | None = None) -> str:
+        """Write the run's page and return its name; with its model the page shows what that looks at."""
         from convattn.report import write_report
+        from convattn.tasks.seeing import first_batch, looks
 
-        return write_report(run.path, data.val).name
+        found = None if loaded is None else looks(loaded, data.val, run.path)
+        return write_report(run.path, data.val, seen=first_batch(recipe, data), looks=found).name
+
+    def interval(self, scores: Scores) -> tuple[float, float] | None:
+        """Return the 95 % interval of the main score; None where it is no part of the images."""
+        return None
 
     def lines(self, scores: Scores) -> list[str]:
         """Return what a person is told of scores before the table of classes."""

@@ -1,0 +1,90 @@
+"""The page of ``convattn demo``: a photograph in, the answer and what the network looked at out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image, ImageOps
+
+from convattn.errors import UserError
+from convattn.report.heat import share_over
+from convattn.report.looks import CAM_INTRO, PATHS_INTRO, PIXEL_INTRO, Look
+from convattn.tasks.answers import AnswerOptions
+from convattn.tasks.explaining import Explained, Photo
+from convattn.tasks.inference import LoadedModel
+
+SIDE = 480
+SHOWN_CLASSES = 20
+
+FONTS = ["system-ui", "Segoe UI", "Roboto", "sans-serif"]
+"""Gradio's own fonts come from the network."""
+
+Pictures = list[tuple[Image.Image, str]]
+Outputs = tuple[Explained, str, Image.Image, Image.Image, Pictures, Pictures]
+
+
+def open_page(loaded: LoadedModel, run: Path, min_score: float | None, *, host: str, port: int, browser: bool) -> None:
+    """Serve the page of a model until the process is stopped."""
+    theme = gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"])
+    page = make_page(loaded, AnswerOptions(run, min_score))
+    page.launch(server_name=host, server_port=port, inbrowser=browser, theme=theme, quiet=True, ssr_mode=False)
+
+
+def make_page(loaded: LoadedModel, options: AnswerOptions) -> gr.Blocks:
+    """Return the page of a model."""
+
+    def answer(image: Image.Image | None) -> Outputs:
+        if image is None:
+            raise gr.Error("Choose a photograph first.")
+        with _told():
+            explained = Explained(loaded, Photo.of(ImageOps.exif_transpose(image), "photograph"), options)
+            return explained, *_shown(explained.look())
+
+    def attend(explained: Explained | None, event: gr.SelectData) -> Pictures:
+        if explained is None:
+            raise gr.Error("Choose a photograph first.")
+        with _told():
+            return _attention(explained.look((int(event.index[0]), int(event.index[1]))))
+
+    with gr.Blocks(title=f"convattn: {loaded.name}", analytics_enabled=False) as page:
+        gr.Markdown(f"# {loaded.name}")
+        gr.Markdown(f"{len(loaded.classes)} classes: {_listed(loaded.classes)}")
+        known = gr.State(None)
+        with gr.Row():
+            photo = gr.Image(type="pil", label="Photograph", sources=["upload", "webcam", "clipboard"])
+            drawn = gr.Image(label="Answer", interactive=False)
+        said = gr.Textbox(label="The answer in words", interactive=False)
+        with gr.Row():
+            cam = gr.Image(label="Grad-CAM", interactive=False)
+            attention = gr.Gallery(label="What one pixel attends to", columns=2, object_fit="contain")
+        gr.Markdown(f"{CAM_INTRO}\n\nClick a pixel of the photograph. {PIXEL_INTRO}")
+        paths = gr.Gallery(label="Attention (blue) or convolution (orange)", columns=4, object_fit="contain")
+        gr.Markdown(PATHS_INTRO)
+        photo.input(answer, photo, [known, said, drawn, cam, attention, paths], api_name="answer")
+        photo.select(attend, known, attention, api_name=False)
+    return page
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show on the page what a person can mend."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error)) from error
+
+
+def _shown(look: Look) -> tuple[str, Image.Image, Image.Image, Pictures, Pictures]:
+    said = f"{look.said}\n{look.remark}".strip()
+    shares = [(share_over(look.seen, one.share, SIDE), one.share.name) for one in look.paths]
+    return said, look.answer, look.cam_picture(SIDE), _attention(look), shares
+
+
+def _attention(look: Look) -> Pictures:
+    return [(look.attention_picture(one, SIDE), one.name) for one in look.attention]
+
+
+def _listed(classes: list[str]) -> str:
+    rest = len(classes) - SHOWN_CLASSES
+    return ", ".join(classes[:SHOWN_CLASSES]) + (f" and {rest} more" if rest > 0 else "")

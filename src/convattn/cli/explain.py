@@ -1,0 +1,104 @@
+"""``convattn explain``."""
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convattn.cli._training_packages import training_packages
+from convattn.errors import UserError
+
+if TYPE_CHECKING:
+    from convattn.tasks.explaining import Explained
+
+HELP = """Show what a network looks at in an image: one HTML page.
+
+[bold]Examples[/]
+
+  convattn explain runs/latest photo.jpg
+
+  convattn explain runs/latest photo.jpg --pixel 120 80 --out look.html
+
+The page has the answer, Grad-CAM, what one pixel attends to in each attention
+layer, and how much the attention and the convolution of ACmix and X-volution
+add at each pixel. A network without such layers has Grad-CAM alone.
+"""
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, weights.safetensors or checkpoint.")]
+ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Image file or address.")]
+Pixel = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="X Y",
+        help="Pixel of the image whose attention is shown; else where Grad-CAM is highest.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="HTML file to write; else IMAGE's name and -explained.html.", show_default=False)
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score", "--conf", min=0, max=1, help="Weaker objects are left out (detectors).", show_default=False
+    ),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+
+
+def explain(
+    run: Run,
+    image: ImagePath,
+    pixel: Pixel = None,
+    out: Out = None,
+    min_score: MinScore = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Show what a network looks at in an image."""
+    with tempfile.TemporaryDirectory(prefix="convattn-") as downloads, training_packages("explain"):
+        from convattn.tasks.inputs import find_inputs
+
+        inputs = find_inputs([image], sys.stdin, Path(downloads))
+        if len(inputs) != 1:
+            raise UserError(f"{image}: holds {len(inputs)} images; explain takes one")
+        from convattn.report.looks import LookPage, write_look
+        from convattn.report.task import Table
+        from convattn.tasks.answers import AnswerOptions
+        from convattn.tasks.explaining import Explained, Photo
+        from convattn.tasks.inference import load_model
+
+        name = inputs.name(0)
+        loaded = load_model(run, device=device, trust=trust)
+        explained = Explained(loaded, Photo.of(inputs.image(0), name), AnswerOptions(run, min_score))
+        look = explained.look(pixel)
+        out = out or Path(f"{inputs.entries[0].stem}-explained.html")
+        table = Table("The answer", explained.records.columns, [list(row.values()) for row in explained.rows])
+        commands = [
+            ("What another pixel attends to", _another(run, name, out)),
+            (
+                "Ask the model for its answer alone",
+                f"convattn predict --run {shlex.quote(str(run))} {shlex.quote(name)}",
+            ),
+        ]
+        write_look(out, LookPage(look, f"{loaded.name}, {loaded.source}", table, commands))
+    _print(explained, look.said, look.remark, out)
+
+
+explain.__doc__ = HELP
+
+
+def _print(explained: "Explained", said: str, remark: str, out: Path) -> None:
+    print(f"{explained.photo.name(0)}: {said}")
+    if remark:
+        print(remark)
+    print(f"page        {out}")
+    print(f"next        open {out} in a browser; another pixel: --pixel X Y")
+
+
+def _another(run: Path, image: str, out: Path) -> str:
+    return shlex.join(["convattn", "explain", str(run), image, "--pixel", "10", "10", "--out", str(out)])
