@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from convattn.tasks.recipes import load_recipe
-from reproduce.acmix_counts import MACS, PARAMETERS, RESNET, SECONDS, SHAPE, architecture_rows
+from reproduce.acmix_counts import MACS, PARAMETERS, SECONDS
+from reproduce.architectures import RESNET, SHAPE, architecture_rows
 from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
