@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
 from reproduce import acmix_counts as counts
+from reproduce.architectures import architecture
 from reproduce.budget import WINDOW, digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
@@ -216,10 +217,13 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("acmix", "table 1", "Multiply-adds and parameters of the modules at two stages", (counts.table_1(),)),
     *(table() for table in (_table_2, _table_3, _table_4, _table_5, _table_6, _table_7)),
     Entry(
+        "acmix", "section 5.1", "ACmix beside larger networks: shares of their multiply-adds", (counts.section_5_1(),)
+    ),
+    Entry(
         "acmix",
         "supplement, table 1",
         "Multiply-adds of the modules by stage in ResNet 50, SAN 19 and Swin-T",
         (counts.supplement_table_1(),),
     ),
-    *(Entry("acmix", number, caption, (counts.architecture(number),)) for number, caption in _SUPPLEMENT.items()),
+    *(Entry("acmix", number, caption, (architecture(number),)) for number, caption in _SUPPLEMENT.items()),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -46,24 +46,39 @@ def totals(model: str, options: Mapping[str, Any] | None = None) -> dict[str, fl
 def stage(model: str, number: str) -> dict[str, float]:
     """One stage of table 1 over all operators of a network: counted, and as the formulas give it.
 
-    A convolution's second stage are the additions of its shifted maps, which no counter of multiply-adds counts:
-    ``k_c² C`` for every output pixel.
+    The paper's FLOPs hold the additions of the shifted maps too, ``k_c² C`` for every output pixel, which no counter of
+    multiply-adds counts: of a convolution they are the second stage, of ACmix a part of it by formula.
     """
     found = network_cost(model)
+    both = {"I": _first_stage(found), "II": _second_stage(found)}
+    whole = {name: sum(stage[name] for stage in both.values()) for name in ("multiply-adds", "parameters")}
+    shares = {name: 100 * both[number][name] / total for name, total in whole.items()}
+    return both[number] | {"share": shares["multiply-adds"], "share of parameters": shares["parameters"]}
+
+
+def _first_stage(found: Cost) -> dict[str, float]:
+    macs, parameters = found.macs_by_path["stage I"], found.parameters_by_path["stage I"]
+    formula, width = (found.formula_by_path or {})["stage I"], _first_stage_parameters(found)
+    counted = {"multiply-adds": macs / 1e9, "parameters": parameters / 1e6}
+    return counted | {"by formula": formula / 1e9, "parameters by formula": width / 1e6}
+
+
+def _second_stage(found: Cost) -> dict[str, float]:
     paths, parameters, formula = found.macs_by_path, found.parameters_by_path, found.formula_by_path or {}
-    if number == "I":
-        width = _first_stage_parameters(found)
-        counted = {"multiply-adds": paths["stage I"] / 1e9, "parameters": parameters["stage I"] / 1e6}
-        return counted | {"by formula": formula["stage I"] / 1e9, "parameters by formula": width / 1e6}
     if all(operator.kind == "Conv2d" for operator in found.operators):
         additions = sum(operator.macs["stage I"] // operator.input_shape[1] for operator in found.operators) / 1e9
         return {"multiply-adds": additions, "parameters": 0, "by formula": additions, "parameters by formula": 0}
     counted = {
         "multiply-adds": sum(paths[path] for path in SECOND_STAGE) / 1e9,
         "parameters": sum(parameters[path] for path in SECOND_STAGE) / 1e6,
-        "by formula": sum(macs for path, macs in formula.items() if path != "stage I") / 1e9,
+        "by formula": (sum(macs for path, macs in formula.items() if path != "stage I") + _additions(found)) / 1e9,
     }
     return counted | {"parameters by formula": _second_stage_parameters(found) / 1e6}
+
+
+def _additions(found: Cost) -> int:
+    """``k_c² C`` for every output pixel of ACmix, a ninth of its group convolution's ``k_c⁴ C``."""
+    return sum(operator.macs["group convolution"] // 9 for operator in found.operators if operator.kind == "ACmix")
 
 
 def _first_stage_parameters(found: Cost) -> int:
@@ -74,43 +89,3 @@ def _first_stage_parameters(found: Cost) -> int:
 def _second_stage_parameters(found: Cost) -> int:
     """``3 k_c² N + k_c⁴ C`` of ACmix with N = 4 heads; attention has none but its position's, which are left out."""
     return sum(27 * 4 + 81 * operator.input_shape[1] for operator in found.operators if operator.kind == "ACmix")
-
-
-@cache
-def shape_of(model: str, stages: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
-    """Of every stage of a network: blocks, channels and the side of its output for an image of 224x224.
-
-    Args:
-        model: of timm's registry.
-        stages: where its stages' blocks are.
-
-    Example:
-        >>> shape_of("conv_resnet26", ("layer1", "layer4"))
-        ((1, 256, 56), (1, 2048, 7))
-    """
-    with torch.device("meta"):
-        network = timm.create_model(model).eval()
-        found: dict[str, tuple[int, int]] = {}
-        blocks: dict[str, int] = {}
-        for name in stages:
-            stage: Any = network.get_submodule(name)
-            blocks[name] = len(stage)
-            stage[-1].register_forward_hook(_noting(found, name))
-        with torch.no_grad():
-            network(torch.empty(1, 3, 224, 224))
-    return tuple((blocks[name], *found[name]) for name in stages)
-
-
-def _noting(found: dict[str, tuple[int, int]], name: str) -> Any:
-    def note(module: Any, inputs: Any, output: Any) -> None:
-        found[name] = _channels_and_side(output[0] if isinstance(output, Sequence) else output)
-
-    return note
-
-
-def _channels_and_side(output: torch.Tensor) -> tuple[int, int]:
-    """Of ``[B, C, H, W]``, ``[B, H, W, C]`` or ``[B, HW, C]``, a class token left out."""
-    shape = tuple(output.shape)
-    if len(shape) == 3:
-        return shape[2], int(shape[1] ** 0.5)
-    return (shape[3], shape[1]) if shape[1] == shape[2] != shape[3] else (shape[1], shape[2])

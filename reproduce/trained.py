@@ -111,7 +111,8 @@ def full_part(
     rows = tuple(row.row(full_setting(row.recipe, row.key)) for row in trained if row.recipe)
     dense = any(row.recipe.startswith(PRETRAINED) for row in trained)
     weights = "the backbone's weights on ImageNet, " if dense else ""
-    need = f"the data set, {weights}8 GPUs"
+    means = "; five runs, seed=0 to seed=4, whose mean the paper gives" if "xvolution" in trained[0].recipe else ""
+    need = f"the data set, {weights}8 GPUs{means}"
     return Part("full", columns, rows, "days", need, FULL_WHY, read, **options)
 
 

@@ -64,7 +64,7 @@ def refusal(words: list[str]) -> str | None:
         return result.output or str(result.exception)
     if words and words[0] == "train":
         # the weights of a run bring settings with them, and there is no run
-        return wrong_settings([word for word in words if re.fullmatch(r"(?!weights=)[a-z_.]+=.*", word)])
+        return wrong_settings([word for word in words if re.fullmatch(r"(?!(?:backbone_)?weights=)[a-z_.]+=.*", word)])
     return None
 
 

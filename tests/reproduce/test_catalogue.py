@@ -20,6 +20,7 @@ NUMBERS = {
     "acmix": [
         *(f"figure {number}" for number in range(1, 6)),
         *(f"table {number}" for number in range(1, 8)),
+        "section 5.1",
         *(f"supplement, table {number}" for number in range(1, 6)),
     ],
     "xvolution": [
@@ -99,8 +100,29 @@ def test_table_1_is_what_the_formulas_give(tmp_path):
     assert found["ACmix, stage I", "multiply-adds"] == pytest.approx(0.963, abs=5e-4)
     assert found["ACmix, stage II", "multiply-adds"] == pytest.approx(0.350, abs=5e-4)
     for (row, key), value in found.items():
-        if key == "multiply-adds":
-            assert found[row, "by formula"] == pytest.approx(value, rel=1e-9)
+        if key == "multiply-adds":  # table 1's formula of ACmix has the additions of its shifted maps too
+            additions = found["Convolution, stage II", "multiply-adds"] if row == "ACmix, stage II" else 0
+            assert found[row, "by formula"] == pytest.approx(value + additions, rel=1e-9)
+
+
+def test_shares_of_the_stages_are_the_papers(tmp_path):
+    """In per cent, as the paper rounds them; the shares of attention are those of its rounded figures."""
+    (entry,) = find_entries(["acmix-table1"])
+    lines = [line for line in counted_lines(entry, tmp_path) if line.quantity.unit == "%"]
+    assert len(lines) == 12
+    for line in lines:
+        assert line.ours == pytest.approx(float(line.published), abs=1.0), (line.row, line.quantity.name)
+
+
+def test_a_stages_heads_and_reductions_are_compared_for_the_plain_networks_too(tmp_path):
+    (entry,) = find_entries(["acmix-supplement-table4"])
+    lines = counted_lines(entry, tmp_path)
+    found = {(line.row, line.quantity.name): (line.published, line.ours) for line in lines}
+    for title in ("PVT-S", "PVT-S (ACmix)"):
+        assert found[f"{title}, stage 2", "reduction R"] == ("4", 4)
+        assert found[f"{title}, stage 3", "heads N"] == ("5", 5)
+        assert found[f"{title}, stage 1", "expansion E"] == ("8", 8)
+    assert all(float(line.published) == line.ours for line in lines)
 
 
 def test_entries_are_found_by_name_and_by_paper():

@@ -34,7 +34,7 @@ def test_the_list_names_everything(command: Command):
 def test_counts_fill_a_table_and_the_page(command: Command, tmp_path):
     found = command("acmix-table1", "xvolution-table7", "--out", tmp_path)
     assert (found.code, found.err) == (0, "")
-    assert "24 of 24" in found.out
+    assert "36 of 36" in found.out
     rows = table(tmp_path, "acmix-table1")
     assert all(float(row["ours"]) >= 0 for row in rows)
     assert {row["command"] for row in rows} == {"python -m reproduce acmix-table1 --scale count"}

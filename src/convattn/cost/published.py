@@ -33,25 +33,25 @@ figure 4 | Swin-ACmix-S    | acmix_swin_small                          | 51   | 
 table 6  | Conv-Swin-T     | conv_swin_tiny                            | 39   | 4.5 | 80.5
 """
 
-# source | name here | stage I, G | stage II, G
+# source | name here | stage I, G, and % | stage II, G, and %
 _STAGES = """
-supplement, table 1 | conv_resnet50 resnet50                 | 1.85 | 0.01
-supplement, table 1 | sasa_resnet50                          | 0.96 | 0.19
-supplement, table 1 | acmix_resnet50                         | 0.96 | 0.35
-supplement, table 1 | san19                                  | 1.29 | 0.72
-supplement, table 1 | acmix_san19                            | 1.29 | 0.89
-supplement, table 1 | swin_tiny swin_tiny_patch4_window7_224 | 1.04 | 0.49
-supplement, table 1 | acmix_swin_tiny                        | 1.04 | 0.64
+supplement, table 1 | conv_resnet50 resnet50                 | 1.85 | 99 | 0.01 | 1
+supplement, table 1 | sasa_resnet50                          | 0.96 | 83 | 0.19 | 17
+supplement, table 1 | acmix_resnet50                         | 0.96 | 73 | 0.35 | 27
+supplement, table 1 | san19                                  | 1.29 | 64 | 0.72 | 36
+supplement, table 1 | acmix_san19                            | 1.29 | 60 | 0.89 | 40
+supplement, table 1 | swin_tiny swin_tiny_patch4_window7_224 | 1.04 | 68 | 0.49 | 32
+supplement, table 1 | acmix_swin_tiny                        | 1.04 | 62 | 0.64 | 38
 """
 
-# source | module | stage | network here | formula of its multiply-adds | multiply-adds, G | parameters, M
+# source | module | stage | network here | formula of its FLOPs | FLOPs, G, and % | parameters, M, and %
 _MODULES = """
-table 1 | Convolution    | I  | conv_resnet50  | k_c² C² hw                          | 1.9 | 11.3
-table 1 | Convolution    | II | conv_resnet50  | k_c² C hw                           | 0.1 | 0
-table 1 | Self-attention | I  | sasa_resnet50  | 3 C² hw                             | 1.0 | 3.8
-table 1 | Self-attention | II | sasa_resnet50  | 2 k_a² C hw                         | 0.2 | 0
-table 1 | ACmix          | I  | acmix_resnet50 | 3 C² hw                             | 1.0 | 3.8
-table 1 | ACmix          | II | acmix_resnet50 | (2 k_a² + 3 k_c² + k_c⁴) C hw       | 0.4 | 0.3
+table 1 | Convolution    | I  | conv_resnet50  | k_c² C² hw                                  | 1.9 | 99 | 11.3 | 100
+table 1 | Convolution    | II | conv_resnet50  | k_c² C hw                                   | 0.1 | 1  | 0    | 0
+table 1 | Self-attention | I  | sasa_resnet50  | 3 C² hw                                     | 1.0 | 83 | 3.8  | 100
+table 1 | Self-attention | II | sasa_resnet50  | 2 k_a² C hw                                 | 0.2 | 17 | 0    | 0
+table 1 | ACmix          | I  | acmix_resnet50 | 3 C² hw                                     | 1.0 | 73 | 3.8  | 92
+table 1 | ACmix          | II | acmix_resnet50 | ((k_c² + 2 k_a²) C + (3 k_c² + k_c⁴) C) hw  | 0.4 | 27 | 0.3  | 8
 """
 
 # source | backbone as the paper calls it | head | its name here | parameters, M, or - | multiply-adds, G
@@ -114,17 +114,22 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedStages:
-    """Multiply-adds of a network's operators in a paper: in G, for 224x224, as the paper prints them."""
+    """Multiply-adds of a network's operators in a paper, in G, for 224x224, and their shares in per cent, as texts."""
 
     source: str
     models: tuple[str, ...]
     stage_one: str
+    share_one: str
     stage_two: str
+    share_two: str
 
 
 @dataclass(frozen=True)
 class PublishedModule:
-    """One module's stage in table 1, summed over a network: its formula, multiply-adds in G and parameters in M."""
+    """One module's stage in table 1, summed over a network: its formula, FLOPs in G and parameters in M.
+
+    The FLOPs hold the additions of the shifted maps, ``k_c² C hw``. The shares are parts of the module, in per cent.
+    """
 
     source: str
     title: str
@@ -132,7 +137,9 @@ class PublishedModule:
     model: str
     formula: str
     macs: str
+    share: str
     parameters: str
+    share_of_parameters: str
 
 
 @dataclass(frozen=True)
@@ -186,13 +193,13 @@ def _networks() -> tuple[Published, ...]:
 
 def _stages() -> tuple[PublishedStages, ...]:
     return tuple(
-        PublishedStages(source, tuple(models.split()), _number(first), _number(second))
-        for source, models, first, second in _cells(_STAGES, 4)
+        PublishedStages(source, tuple(models.split()), *map(_number, cells))
+        for source, models, *cells in _cells(_STAGES, 6)
     )
 
 
 def _modules() -> tuple[PublishedModule, ...]:
-    return tuple(PublishedModule(*cells) for cells in _cells(_MODULES, 7))
+    return tuple(PublishedModule(*cells) for cells in _cells(_MODULES, 9))
 
 
 def _or_none(text: str) -> str | None:
