@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerNorm2d
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
 
 BatchNorms: TypeAlias = Literal["train", "eval", "frozen"]
@@ -168,7 +169,8 @@ class SubsampledLevel(ExtraFPNBlock):
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         """The levels with one more."""
-        return [*results, results[-1][:, :, ::2, ::2]], [*names, "pool"]
+        # a slice in steps of two, from an exported file, has another size in OpenVINO where only its shape is asked for
+        return [*results, F.max_pool2d(results[-1], kernel_size=1, stride=2)], [*names, "pool"]
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def open_exported(path: Path, device: torch.device | None = None) -> tuple[nn.Mo
     if device is not None and device.type != "cpu":
         raise UserError(f"{path}: exported files run on the CPU here, not on {device}; leave --device out")
     try:
-        opened = OPENERS[path.suffix](path)
+        opened = OPENERS[Path(path).suffix](Path(path))
         how = json.loads(opened.metadata.get(RUN, "{}"))
     except (UserError, OSError):
         raise

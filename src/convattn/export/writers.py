@@ -108,10 +108,6 @@ def write_openvino(job: Job, file: Path) -> None:
     Its runtime reads the ONNX file itself. Its converter from torch would send a report of its use to its makers.
     """
     openvino = needed("openvino")
-    if isinstance(job.program, DetectorProgram):
-        raise UserError(
-            "OpenVINO finds other boxes than PyTorch in a detector's file; export it to onnx or torchscript"
-        )
     onnx_file = file.with_suffix(".onnx")
     write_onnx(replace(job, precision="float32"), onnx_file)
     model = openvino.Core().read_model(onnx_file)
