@@ -79,7 +79,7 @@ def test_two_processes_stop_on_a_signal_to_both_and_go_on(number: int, photos: P
 
 @pytest.mark.slow
 def test_two_machines_under_torchrun_end_where_one_does(photos: Path, tmp_path: Path) -> None:
-    """As docs/training.md has it; the machines are processes here, each with its own --out."""
+    """As docs/scale.md has it; the machines are processes here, each with its own --out."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
