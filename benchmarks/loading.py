@@ -50,12 +50,8 @@ def measure(run: Loading, on_progress: OnProgress = silent) -> Record:
         RuntimeError: the process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = photos.draw(SIDE, "JPEG")
-        places = [
-            str(photos.write(Path(folder, form), form, run.images, files, "jpg"))
-            for form in ("class folders", "tar shards")
-        ]
-        arguments = {"run": asdict(run), "places": places}
+        forms = photos.write(Path(folder), run.images, photos.draw(SIDE, "JPEG"), "jpg")
+        arguments = {"run": asdict(run), "places": [str(forms["class folders"]), str(forms["tar shards"])]}
         return from_json(call_fresh(measure_here, arguments, Process(run.threads, run.isa), on_progress))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -38,34 +39,31 @@ def draw(size: int, format: Literal["JPEG", "PNG"]) -> list[bytes]:
     return found
 
 
-def write(folder: Path, form: Form, count: int, files: list[bytes], ending: str) -> Path:
-    """Write a data set of ``count`` images; what a person gives as --data."""
-    if form == "tar shards":
-        return _write_shards(folder, count, files, ending)
+def write(folder: Path, count: int, files: list[bytes], ending: str) -> dict[Form, Path]:
+    """Write a data set of ``count`` images in every form; what a person gives as --data, by form."""
     rows = ["path,label"]
     for label in range(CLASSES):
         (folder / "photos" / f"class{label}").mkdir(parents=True)
-    for number, label, content in _images(count, files):
-        name = f"photos/class{label}/{number:07}.{ending}"
-        (folder / name).write_bytes(content)
-        rows.append(f"{name},class{label}")
-    if form == "class folders":
-        return folder / "photos"
-    (folder / "photos.csv").write_text("\n".join(rows), encoding="utf-8")
-    return folder / "photos.csv"
-
-
-def _write_shards(folder: Path, count: int, files: list[bytes], ending: str) -> Path:
-    folder.mkdir(parents=True)
-    images = list(_images(count, files))
+    (folder / "shards").mkdir()
+    images = _images(count, files)
     for place in range(SHARDS):
-        with tarfile.open(folder / f"train-{place:03}.tar", "w", format=tarfile.USTAR_FORMAT) as shard:
-            for number, label, content in images[count * place // SHARDS : count * (place + 1) // SHARDS]:
-                for name, part in ((ending, content), ("cls", str(label).encode())):
-                    member = tarfile.TarInfo(f"{number:07}.{name}")
-                    member.size = len(part)
-                    shard.addfile(member, io.BytesIO(part))
-    return folder
+        last = count * (place + 1) // SHARDS
+        with tarfile.open(folder / "shards" / f"train-{place:03}.tar", "w", format=tarfile.USTAR_FORMAT) as shard:
+            for number, label, content in islice(images, last - count * place // SHARDS):
+                name = f"photos/class{label}/{number:07}.{ending}"
+                (folder / name).write_bytes(content)
+                rows.append(f"{name},class{label}")
+                _add(shard, f"{number:07}.{ending}", content)
+                _add(shard, f"{number:07}.cls", str(label).encode())
+    table = folder / "photos.csv"
+    table.write_text("\n".join(rows), encoding="utf-8")
+    return {"class folders": folder / "photos", "tar shards": folder / "shards", "CSV table": table}
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))
 
 
 def _images(count: int, files: list[bytes]) -> Iterator[tuple[int, int, bytes]]:

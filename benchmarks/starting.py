@@ -19,7 +19,6 @@ from benchmarks.run import Run, require_quiet_machine
 from convattn.tasks import train
 
 FEW, FEW_IMAGES = "200 images in class folders", 200
-FORMS: tuple[photos.Form, ...] = ("class folders", "tar shards", "CSV table")
 PEAK_MEMORY = "peak memory"
 SIDE = 8
 
@@ -47,14 +46,14 @@ def measure(run: Starting, on_progress: OnProgress = silent) -> Record:
     process, files = Process(run.threads), photos.draw(SIDE, "PNG")
     begun = from_json(call_fresh(begin_here, {"run": asdict(run)}, process))
     found: dict[str, list[dict[str, float]]] = {}
-    subjects: list[tuple[str, photos.Form, int]] = [(FEW, "class folders", FEW_IMAGES)]
-    subjects += [(form, form, run.images) for form in FORMS]
-    for place, (name, form, images) in enumerate(subjects):
-        with tempfile.TemporaryDirectory() as folder:
-            on_progress(place / len(subjects), f"writing {name}")
-            data = photos.write(Path(folder, "data"), form, images, files, "png")
-            for turn in range(run.rounds):
-                on_progress((place + turn / run.rounds) / len(subjects), f"starting on {name}")
+    with tempfile.TemporaryDirectory() as folder:
+        on_progress(0.0, "writing images")
+        few = photos.write(Path(folder, "few"), FEW_IMAGES, files, "png")["class folders"]
+        subjects: dict[str, Path] = {FEW: few}
+        subjects.update(photos.write(Path(folder, "many"), run.images, files, "png"))
+        for turn in range(run.rounds):
+            for place, (name, data) in enumerate(subjects.items()):
+                on_progress((turn + place / len(subjects)) / run.rounds, f"starting on {name}")
                 arguments = {"data": str(data), "out": str(Path(folder, "runs")), "workers": run.workers}
                 found.setdefault(name, []).append(call_fresh(start_here, arguments, process))
     case: dict[str, str | int | float] = {"images": run.images, "side": SIDE, "workers": run.workers}

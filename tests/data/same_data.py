@@ -145,16 +145,25 @@ def hub_classes(root: Path) -> Path:
     return hub(root, lambda _, name: {"label": name}, {"label": datasets.ClassLabel(names=list(CLASSES))})
 
 
-def hub_boxes(root: Path) -> Path:
+def hub_boxes(root: Path, *, polygons: bool = False) -> Path:
     import datasets
 
     def columns(number: int, _: str) -> dict[str, Any]:
         found = objects(number)
-        return {"objects": {"bbox": [list(box) for _, box in found], "category": [name for name, _ in found]}}
+        row: dict[str, Any] = {"bbox": [list(box) for _, box in found], "category": [name for name, _ in found]}
+        if polygons:
+            row["segmentation"] = [[polygon(box)] for _, box in found]
+        return {"objects": row}
 
-    inner = {"bbox": datasets.List(datasets.List(datasets.Value("float32")))}
-    inner["category"] = datasets.List(datasets.ClassLabel(names=list(CLASSES)))
+    numbers = datasets.List(datasets.Value("float32"))
+    inner = {"bbox": datasets.List(numbers), "category": datasets.List(datasets.ClassLabel(names=list(CLASSES)))}
+    if polygons:
+        inner["segmentation"] = datasets.List(datasets.List(numbers))
     return hub(root, columns, {"objects": inner})
+
+
+def hub_polygons(root: Path) -> Path:
+    return hub_boxes(root, polygons=True)
 
 
 def hub_maps(root: Path) -> Path:
@@ -296,5 +305,5 @@ BOX_FORMATS: dict[str, Write] = {
     "voc-each-split": voc_each_split,
     "hub": hub_boxes,
 }
-POLYGON_FORMATS: dict[str, Write] = {"coco": coco, "yolo": yolo_polygons}
+POLYGON_FORMATS: dict[str, Write] = {"coco": coco, "yolo": yolo_polygons, "hub": hub_polygons}
 MAP_FORMATS: dict[str, Write] = {"folders": pairs, "voc": voc_maps, "csv": table_maps, "hub": hub_maps}

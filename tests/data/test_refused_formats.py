@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,9 +21,12 @@ from tests.data.same_data import Write
 from tests.data.test_bad_formats import boxes, text, told
 
 
-def saved(root: Path, content: list[dict[str, Any]], features: Callable[[Any], dict[str, Any]]) -> Path:
+def saved(
+    root: Path, content: list[dict[str, Any]], features: Callable[[Any], dict[str, Any]], keep: range | None = None
+) -> Path:
     datasets = pytest.importorskip("datasets")
     parts = datasets.Dataset.from_list(content, features=datasets.Features(features(datasets)))
+    parts = parts if keep is None else parts.select(keep)
     datasets.DatasetDict({"train": parts}).save_to_disk(str(root / "saved"))
     return root / "saved"
 
@@ -36,6 +40,62 @@ def labelled(*labels: Any, kind: str = "int64", column: str = "label", image: by
     def write(root: Path) -> Path:
         rows = [{**picture(image), column: label} for label in labels]
         return saved(root, rows, lambda d: {"image": d.Image(), column: d.Value(kind)})
+
+    return write
+
+
+def columns(**kinds: str) -> Write:
+    def write(root: Path) -> Path:
+        row = {name: picture()["image"] if kind == "Image" else 1 for name, kind in kinds.items()}
+
+        def features(d: Any) -> dict[str, Any]:
+            return {name: d.Image() if kind == "Image" else d.Value(kind) for name, kind in kinds.items()}
+
+        return saved(root, [row, row], features)
+
+    return write
+
+
+def without_image(root: Path) -> Path:
+    rows = [{**picture(), "label": 0}, {"image": None, "label": 0}, {**picture(), "label": 1}]
+    return saved(root, [*rows, rows[0], rows[2]], lambda d: {"image": d.Image(), "label": d.Value("int64")})
+
+
+def no_rows(root: Path) -> Path:
+    return saved(
+        root, [{**picture(), "label": 0}], lambda d: {"image": d.Image(), "label": d.Value("int64")}, keep=range(0)
+    )
+
+
+def splits(*names: str) -> Write:
+    """Two rows a split, each with classes of its own."""
+
+    def write(root: Path) -> Path:
+        datasets = pytest.importorskip("datasets")
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        parts = {
+            name: datasets.Dataset.from_list([{**picture(), "label": 2 * i + j} for j in (0, 1)], features=features)
+            for i, name in enumerate(names)
+        }
+        datasets.DatasetDict(parts).save_to_disk(str(root / "saved"))
+        return root / "saved"
+
+    return write
+
+
+def mapped(labels: np.ndarray | bytes) -> Write:
+    """Four rows with label maps, one of them as given."""
+
+    def stored(content: np.ndarray | bytes) -> dict[str, Any]:
+        if isinstance(content, np.ndarray):
+            kind = np.uint16 if content.max() > 255 else np.uint8
+            content = same_data.png(Image.fromarray(content.astype(kind)))
+        return {"bytes": content, "path": None}
+
+    def write(root: Path) -> Path:
+        right = np.eye(6, 8)
+        rows = [{**picture(), "annotation": stored(one)} for one in (right, labels, right, right)]
+        return saved(root, rows, lambda d: {"image": d.Image(), "annotation": d.Image()})
 
     return write
 
@@ -85,6 +145,33 @@ HUB: dict[str, tuple[Write, Callable[[Path], Any], str]] = {
         boxed({"bbox": [[1, 1, 3, 3]] * 2, "category": [0]}),
         boxes,
         "saved: train row 1: objects: 2 boxes and 1 categories",
+    ),
+    "no-category": (
+        boxed({"bbox": [[1, 1, 3, 3]], "category": [None]}),
+        boxes,
+        "saved: train row 1: category: object 0: category None is none of the 1 classes",
+    ),
+    "no-image-column": (columns(label="int64"), open_classes, "no column with an image: its columns are 'label'"),
+    "two-image-columns": (
+        columns(left="Image", right="Image", label="int64"),
+        open_classes,
+        "no column with an image: 'left', 'right' could be it",
+    ),
+    "no-image": (without_image, open_classes, "train/00000001/image: no such file"),
+    "another-split": (splits("fold1"), open_classes, "has no rows of a split called train; its splits are 'fold1'"),
+    "no-rows": (no_rows, open_classes, "datasets cannot open it: list index out of range; write it again with save"),
+    "a-class-of-val-alone": (splits("train", "val"), open_classes, "'2', '3' not among the 2 classes of the training"),
+    "a-map-of-another-size": (
+        mapped(np.eye(5, 8)),
+        open_segmentation,
+        "00000001/annotation: size: the label map is 8×5",
+    ),
+    "a-map-of-an-unknown-class": (mapped(np.full((6, 8), 300)), open_segmentation, "00000001/annotation: ids: id 300"),
+    "an-empty-map": (mapped(b""), open_segmentation, "00000001/annotation: label map: not an image"),
+    "a-map-of-colours": (
+        mapped(np.zeros((6, 8, 3))),
+        open_segmentation,
+        "00000001/annotation: label map: a picture of",
     ),
 }
 

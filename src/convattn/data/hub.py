@@ -106,7 +106,8 @@ def read_boxes(path: Path) -> dict[Split, CocoContent]:
     image, inner = _image_column(path, features), _inner(features[column])
     category = next(name for name in CATEGORIES if name in inner)
     names = getattr(getattr(inner[category], "feature", inner[category]), "names", None)
-    labels = {str(one) for row in parts["train"][column] for one in _columns(row).get(category) or ()}
+    given = (one for row in parts["train"][column] for one in _columns(row).get(category) or ())
+    labels = {str(one) for one in given if one is not None}
     classes, _ = class_names(labels, names, str(path))
     ids = {name: number for number, name in enumerate(classes, 1)}
     if names is not None:
@@ -195,7 +196,8 @@ def _open(path: Path) -> dict[Split, Any]:
         found = datasets.load_dataset("/".join(path.parts[1:])) if by_name else datasets.load_from_disk(str(path))
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{path}: datasets cannot open it: {first}") from error
+        remedy = "mend its name" if is_name(path) else "write it again with save_to_disk"
+        raise UserError(f"{path}: datasets cannot open it: {first}; {remedy}") from error
     given = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
     parts: dict[Split, Any] = {}
     for name, rows in given.items():
