@@ -96,7 +96,6 @@ def subject(seed: int) -> Subject:
         return Subject(attention, maps, qkv, {split: attention(x) for split, x in maps.items()})
 
 
-@torch.no_grad()
 def explained(approximation: Approximation, seed: int) -> dict[str, float]:
     """How many percent of the attention's variance on the held-out maps are explained, by height of the stack.
 
@@ -111,6 +110,7 @@ def explained(approximation: Approximation, seed: int) -> dict[str, float]:
     }
 
 
+@torch.no_grad()
 def approximated(approximation: Approximation, of: Subject) -> Iterator[Maps]:
     """The best approximations of an attention's outputs, one for each height of the stack."""
     values: Maps = {split: v for split, (_, _, v) in of.qkv.items()}

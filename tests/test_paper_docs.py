@@ -152,7 +152,7 @@ class TestTheCheckers:
         assert why in refused
 
     def test_a_module_constant_and_a_method_are_names(self) -> None:
-        assert why_not("src/convattn/models/swin.py", "DEPTHS") is None
+        assert why_not("src/convattn/models/swin.py", "SIZES") is None
         assert why_not("src/convattn/layers/acmix.py", "ACmix.reparameterize") is None
 
     def test_numbers_count_in_formulas_alone(self) -> None:

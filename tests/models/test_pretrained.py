@@ -210,5 +210,7 @@ def test_the_registry_names_the_starts_and_where_they_come_from() -> None:
     assert (cfg.tag, cfg.hf_hub_id) == ("init_a1_in1k", "timm/resnet50.a1_in1k")
     assert cfg.notes == ("initialised from resnet50, not trained further",)
     assert timm.get_pretrained_cfg("conv_resnet50").tag == "a1_in1k"
-    assert timm.list_pretrained("acmix_pvt*") == ["acmix_pvt_small.init_in1k", "acmix_pvt_tiny.init_in1k"]
+    assert timm.list_pretrained("acmix_pvt*") == [
+        f"acmix_pvt_{size}.init_in1k" for size in ("large", "medium", "small", "tiny")
+    ]
     assert not timm.is_model_pretrained("conv_resnet26")  # timm's resnet26 is another network

@@ -38,6 +38,8 @@ def moved(net):
         ("pvt_v1_large", 61.369, 9.814),
         ("acmix_pvt_tiny", 13.396, 2.005),
         ("acmix_pvt_small", 24.825, 3.950),
+        ("acmix_pvt_medium", 44.860, 6.865),
+        ("acmix_pvt_large", 62.297, 10.109),
     ],
 )
 def test_parameters_and_multiply_adds(name, millions, giga):

@@ -12,7 +12,7 @@ from convattn.models.san import SAN
 from convattn.optimize import optimize
 from tests.quick import slow_but
 
-NAMES = [f"{kind}san{depth}" for kind in ("", "acmix_") for depth in (10, 15, 19)]
+NAMES = [f"{kind}san{depth}" for kind in ("", "pairwise_", "acmix_") for depth in (10, 15, 19)]
 TINY = {"layers": (1, 1, 1, 1, 1), "widths": (16, 32, 32, 48, 64), "num_classes": 5}
 
 
@@ -37,6 +37,9 @@ def draw_statistics(net):
         ("san10", 11.841, 1.791),
         ("san15", 16.181, 2.478),
         ("san19", 20.518, 3.130),
+        ("pairwise_san10", 10.532, 2.044),
+        ("pairwise_san15", 14.065, 2.859),
+        ("pairwise_san19", 17.596, 3.636),
         ("acmix_san10", 11.997, 1.888),
         ("acmix_san15", 16.417, 2.630),
         ("acmix_san19", 20.833, 3.317),

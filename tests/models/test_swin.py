@@ -22,6 +22,8 @@ KINDS = ["swin_tiny", "acmix_swin_tiny", "conv_swin_tiny"]
         ("swin_small", 49.606, 8.741),
         ("acmix_swin_tiny", 28.650, 4.645),
         ("acmix_swin_small", 50.345, 8.993),
+        ("swin_base", 87.768, 15.431),
+        ("acmix_swin_base", 88.753, 15.767),
         ("conv_swin_tiny", 39.03, 6.085),
     ],
 )

@@ -29,14 +29,20 @@ NETWORKS = {
     "swin_tiny": {"embed_dim": 12, "depths": (1, 2, 1, 1)},
     "pvt_v1_tiny": {},
     "acmix_pvt_tiny": {},
+    "deit_tiny": {"depth": 2},
+    "acmix_deit_tiny": {"depth": 2},
     "san10": {"layers": (1, 1, 1, 1, 1), "widths": (16, 16, 32, 32, 32)},
+    "pairwise_san10": {"layers": (1, 1, 1, 1, 1), "widths": (16, 16, 32, 32, 32)},
     "acmix_san10": {"layers": (1, 1, 1, 1, 1), "widths": (16, 16, 32, 32, 32)},
 }
 OTHER_SIZES = [(1, 3, 64, 64), (2, 3, 96, 80), (1, 3, 57, 44)]
 
 
 @pytest.fixture(
-    params=slow_but(set(NETWORKS) - {"lr_resnet14", "pvt_v1_tiny", "san10", "swin_tiny"}, NETWORKS), ids=str
+    params=slow_but(
+        set(NETWORKS) - {"lr_resnet14", "pvt_v1_tiny", "deit_tiny", "swin_tiny", "san10", "pairwise_san10"}, NETWORKS
+    ),
+    ids=str,
 )
 def net(request):
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from reproduce.results import Measured, Results
 from reproduce.tables import to_markdown
 
 NAMES = ["acmix-figure4", "acmix-figure5", "acmix-table7", "xvolution-figure3a", "xvolution-figure3b"]
+NAMES += ["xvolution-section3.3"]
 
 
 class Invented(Results):

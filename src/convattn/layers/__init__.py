@@ -17,6 +17,7 @@ from convattn.layers.local_attention import (
 )
 from convattn.layers.local_relation import Composability, LocalRelation2d
 from convattn.layers.multi_convolution import MultiConvolution
+from convattn.layers.pairwise import PairwiseAttention, PairwiseAttention2d
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.layers.path_mix import MixKind, PathMix
 from convattn.layers.pssa import PSSA
@@ -43,6 +44,8 @@ __all__ = [
     "LocalRelation2d",
     "MixKind",
     "MultiConvolution",
+    "PairwiseAttention",
+    "PairwiseAttention2d",
     "PatchwiseAttention",
     "PatchwiseAttention2d",
     "PathMix",

@@ -72,9 +72,7 @@ class PatchwiseAttention(Layer, Folds):
         self.channels = channels
         self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
         check_counts(channels=channels, query_channels=self.query_channels)
-        self.share = next(s for s in range(8, 0, -1) if channels % s == 0) if share is None else share
-        if self.share < 1 or channels % self.share:
-            raise ValueError(f"share must divide the {channels} channels, got {share}; None chooses one that does")
+        self.share = divisor_of(channels, share)
         self.kernel_size = check_odd(kernel_size)
         self.neighborhood = Neighborhood.window(self.kernel_size, border=border)
         taps, heads = len(self.neighborhood), channels // self.share
@@ -91,10 +89,10 @@ class PatchwiseAttention(Layer, Folds):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q and k ``[B, C_qk, H, W]``, v ``[B, C, H, W]`` -> ``[B, C, H, W]``."""
-        self._check(q, k, v)
+        check_maps(q, k, v, self.query_channels, self.channels)
         folded = self._folded(k) if runs_directly(v) else None
         if folded is None:
-            return self._sum(self.attention_weights(q, k), v)
+            return weighted_sum(self.attention_weights(q, k), v, self.neighborhood, self.share)
         return self._in_parts(q, k, v, folded)
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
@@ -168,15 +166,6 @@ class PatchwiseAttention(Layer, Folds):
         taps = len(self.neighborhood)
         return out.unflatten(2, (height, width)).unflatten(1, (len(bias) // taps, taps))
 
-    def _sum(self, weights: Tensor, v: Tensor) -> Tensor:
-        """``aggregate``, whose heads are blocks of neighbouring channels."""
-        heads = self.channels // self.share
-        if heads == 1 or self.share == 1:  # nothing to regroup; axes of one would tie an exported size
-            return aggregate(weights, v, self.neighborhood)
-        by_head = _regrouped(v, self.share, heads).flatten(1, 2)
-        out = _regrouped(aggregate(weights, by_head, self.neighborhood), heads, self.share).flatten(1, 2)
-        return out.contiguous(memory_format=memory_format_of(v))
-
     def _in_parts(self, q: Tensor, k: Tensor, v: Tensor, folded: Folded) -> Tensor:
         """Keys are gathered for some rows at a time, weights made and used for some heads at a time."""
         hidden = self._hidden_in_bands(q, k, folded)
@@ -211,14 +200,6 @@ class PatchwiseAttention(Layer, Folds):
     def _budget(self, x: Tensor) -> int:
         """Half a working set: maps that are read and written lie beside it."""
         return working_set_bytes(x.device) // 2
-
-    def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        expected = (v.shape[0], self.query_channels, *v.shape[2:])
-        if v.dim() != 4 or v.shape[1] != self.channels or tuple(q.shape) != expected or tuple(k.shape) != expected:
-            shapes = ", ".join(str(list(part.shape)) for part in (q, k, v))
-            raise ValueError(
-                f"q and k must be [B, {self.query_channels}, H, W] and v [B, {self.channels}, H, W], got {shapes}"
-            )
 
     def extra_repr(self) -> str:
         """What the constructor got."""
@@ -277,6 +258,44 @@ class PatchwiseAttention2d(DropIn):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, H, W]``; ``[C_in, H, W]`` likewise."""
         return self.attention(*self.projection(x).split(self.split, 1))
+
+
+def divisor_of(channels: int, share: int | None) -> int:
+    """How many channels share weights; for None that is 8, or the largest number below that divides the channels.
+
+    Raises:
+        ValueError: a given number does not divide them.
+
+    Example:
+        >>> divisor_of(64, None), divisor_of(20, None)
+        (8, 5)
+    """
+    found = next(s for s in range(8, 0, -1) if channels % s == 0) if share is None else share
+    if found < 1 or channels % found:
+        raise ValueError(f"share must divide the {channels} channels, got {share}; None chooses one that does")
+    return found
+
+
+def check_maps(q: Tensor, k: Tensor, v: Tensor, query_channels: int, channels: int) -> None:
+    """Maps of one size with the channels of a path.
+
+    Raises:
+        ValueError: others.
+    """
+    expected = (v.shape[0], query_channels, *v.shape[2:])
+    if v.dim() != 4 or v.shape[1] != channels or tuple(q.shape) != expected or tuple(k.shape) != expected:
+        shapes = ", ".join(str(list(part.shape)) for part in (q, k, v))
+        raise ValueError(f"q and k must be [B, {query_channels}, H, W] and v [B, {channels}, H, W], got {shapes}")
+
+
+def weighted_sum(weights: Tensor, v: Tensor, nbhd: Neighborhood, share: int) -> Tensor:
+    """``aggregate``, whose heads are blocks of neighbouring channels, by weights that ``share`` channels share."""
+    heads = v.shape[1] // share
+    if heads == 1 or share == 1:  # nothing to regroup; axes of one would tie an exported size
+        return aggregate(weights, v, nbhd)
+    by_head = _regrouped(v, share, heads).flatten(1, 2)
+    out = _regrouped(aggregate(weights, by_head, nbhd), heads, share).flatten(1, 2)
+    return out.contiguous(memory_format=memory_format_of(v))
 
 
 def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]:

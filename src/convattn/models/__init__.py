@@ -10,9 +10,11 @@ Example:
 """
 
 from convattn.layers.path_mix import no_weight_decay
-from convattn.models import pvt, resnet, san, swin
+from convattn.models import pvt, resnet, san, swin, vit
 from convattn.models.pvt import (
     PVT,
+    acmix_pvt_large,
+    acmix_pvt_medium,
     acmix_pvt_small,
     acmix_pvt_tiny,
     pvt_v1_large,
@@ -89,17 +91,31 @@ from convattn.models.san import (
     acmix_san10,
     acmix_san15,
     acmix_san19,
+    pairwise_san10,
+    pairwise_san15,
+    pairwise_san19,
     san10,
     san15,
     san19,
 )
 from convattn.models.swin import (
     SwinTransformer,
+    acmix_swin_base,
     acmix_swin_small,
     acmix_swin_tiny,
     conv_swin_tiny,
+    swin_base,
     swin_small,
     swin_tiny,
+)
+from convattn.models.vit import (
+    VisionTransformer,
+    acmix_deit_base,
+    acmix_deit_small,
+    acmix_deit_tiny,
+    deit_base,
+    deit_small,
+    deit_tiny,
 )
 
 resnet14, resnet26, resnet38, resnet50 = conv_resnet14, conv_resnet26, conv_resnet38, conv_resnet50
@@ -109,12 +125,18 @@ __all__ = [
     "SAN",
     "ResNet",
     "SwinTransformer",
+    "VisionTransformer",
     "aa_resnet14",
     "aa_resnet18",
     "aa_resnet26",
     "aa_resnet34",
     "aa_resnet38",
     "aa_resnet50",
+    "acmix_deit_base",
+    "acmix_deit_small",
+    "acmix_deit_tiny",
+    "acmix_pvt_large",
+    "acmix_pvt_medium",
     "acmix_pvt_small",
     "acmix_pvt_tiny",
     "acmix_resnet14",
@@ -125,6 +147,7 @@ __all__ = [
     "acmix_san10",
     "acmix_san15",
     "acmix_san19",
+    "acmix_swin_base",
     "acmix_swin_small",
     "acmix_swin_tiny",
     "bot_resnet14",
@@ -139,6 +162,9 @@ __all__ = [
     "conv_resnet38",
     "conv_resnet50",
     "conv_swin_tiny",
+    "deit_base",
+    "deit_small",
+    "deit_tiny",
     "global_resnet14",
     "global_resnet18",
     "global_resnet34",
@@ -167,6 +193,9 @@ __all__ = [
     "multiconv_resnet34",
     "multiconv_resnet50",
     "no_weight_decay",
+    "pairwise_san10",
+    "pairwise_san15",
+    "pairwise_san19",
     "pssa_resnet14",
     "pssa_resnet18",
     "pssa_resnet34",
@@ -187,6 +216,7 @@ __all__ = [
     "sasa_resnet26",
     "sasa_resnet38",
     "sasa_resnet50",
+    "swin_base",
     "swin_small",
     "swin_tiny",
     "xvolution_resnet14",
@@ -203,4 +233,4 @@ def list_models() -> list[str]:
         >>> [name for name in list_models() if name.startswith("acmix_resnet")]
         ['acmix_resnet14', 'acmix_resnet18', 'acmix_resnet26', 'acmix_resnet38', 'acmix_resnet50']
     """
-    return sorted(name for module in (pvt, resnet, san, swin) for name in module.default_cfgs)
+    return sorted(name for module in (pvt, resnet, san, swin, vit) for name in module.default_cfgs)

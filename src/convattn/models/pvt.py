@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
-from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from convattn.layers._checks import check_rates
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.models._config import imagenet_cfg, registered
 from convattn.models._stages import Maps, StagedClassifier
-from convattn.models.pvt_blocks import Block, PatchEmbed, Stage
+from convattn.models.pvt_blocks import Block, PatchEmbed, Stage, draw_linear
 from convattn.models.pvt_names import rename
 from convattn.models.starts import from_attention
 
@@ -135,7 +134,7 @@ class PVT(StagedClassifier):
         self.norm = nn.LayerNorm(embed_dims[-1], eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
         self.make_classifier(num_classes)
-        self.apply(_draw_linear)
+        self.apply(draw_linear)
 
     def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
         """The tokens ``[B, T, C]`` of the last stage that runs, the class token first; the maps are without it."""
@@ -159,7 +158,7 @@ class PVT(StagedClassifier):
             ValueError: another pooling than the network was built for.
         """
         super().reset_classifier(num_classes, global_pool)
-        _draw_linear(self.get_classifier())
+        draw_linear(self.get_classifier())
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -178,21 +177,13 @@ def _check(stem: str, global_pool: str, per_stage: Mapping[str, Sequence[float]]
             raise ValueError(f"{name} must have a number for each of the 4 stages, got {values}")
 
 
-def _draw_linear(module: nn.Module) -> None:
-    """As published; convolutions keep torch's initialisation, ACmix its own."""
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 PUBLIC = "https://github.com/whai362/PVT/releases/download/v2/pvt_{}.pth"
 """The authors' weights, trained on ImageNet-1k."""
 
 
 SOURCES = {
     **{f"pvt_v1_{size}.in1k": size for size in DEPTHS},
-    **{f"acmix_pvt_{size}.init_in1k": size for size in ("tiny", "small")},
+    **{f"acmix_pvt_{size}.init_in1k": size for size in DEPTHS},
 }
 """Which of them each network takes."""
 
@@ -239,3 +230,5 @@ pvt_v1_medium = registered(_build, "pvt_v1_medium", "PVT-Medium (published: 44.2
 pvt_v1_large = registered(_build, "pvt_v1_large", "PVT-Large (published: 61.4 M, 9.8 G, top-1 81.7).")
 acmix_pvt_tiny = registered(_build, "acmix_pvt_tiny", "PVT-ACmix-T (published: 13 M, 2.0 G, top-1 78.0).")
 acmix_pvt_small = registered(_build, "acmix_pvt_small", "PVT-ACmix-S (published: 25 M, 3.9 G, top-1 81.7).")
+acmix_pvt_medium = registered(_build, "acmix_pvt_medium", "PVT-Medium with ACmix; the paper has none.")
+acmix_pvt_large = registered(_build, "acmix_pvt_large", "PVT-Large with ACmix; the paper has none.")

@@ -67,7 +67,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, channels, patch_size, patch_size)
-        self.norm = nn.LayerNorm(channels)
+        self.norm: nn.Module = nn.LayerNorm(channels)
 
     @traced_as_one
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -145,3 +145,11 @@ class Stage(nn.Module):
     def pixels(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens -> map ``[B, C, H, W]``, the class token left out."""
         return as_map(tokens[:, self.num_prefix_tokens :], size)
+
+
+def draw_linear(module: nn.Module) -> None:
+    """As published; convolutions keep torch's initialisation, ACmix its own."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,6 +1,7 @@
 """SAN and SAN-ACmix, whose attention is an argument (ACmix, supplement A, table 3).
 
-``timm.create_model`` knows them after ``import convattn`` as ``san10/15/19`` and ``acmix_san10/15/19``.
+``timm.create_model`` knows them after ``import convattn`` as ``san10/15/19``, ``pairwise_san10/15/19`` and
+``acmix_san10/15/19``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
+from convattn.layers.pairwise import PairwiseAttention2d
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
 from convattn.models._config import imagenet_cfg, registered
 from convattn.models._stages import Maps, StagedClassifier
@@ -30,6 +32,7 @@ KERNELS = (3, 7, 7, 7, 7)
 WIDTHS = (64, 256, 512, 1024, 2048)
 
 register_notrace_module(PatchwiseAttention2d)
+register_notrace_module(PairwiseAttention2d)
 
 
 class OperatorFactory(Protocol):
@@ -194,13 +197,14 @@ def _check(stem: str, layers: Sequence[int], kernels: Sequence[int], widths: Seq
 
 
 default_cfgs = generate_default_cfgs(
-    {f"{kind}san{depth}": imagenet_cfg("conv_in", "fc") for kind in ("", "acmix_") for depth in LAYERS}
+    {f"{kind}san{depth}": imagenet_cfg("conv_in", "fc") for kind in ("", "pairwise_", "acmix_") for depth in LAYERS}
 )
 
 
 def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     """``operator_args`` are options of the operator."""
-    operator: OperatorFactory = patchwise_acmix if variant.startswith("acmix") else PatchwiseAttention2d
+    kinds: dict[str, OperatorFactory] = {"acmix": patchwise_acmix, "pairwise": PairwiseAttention2d}
+    operator = kinds.get(variant.partition("_")[0], PatchwiseAttention2d)
     arguments = options.pop("operator_args", None) or {}
     settings: dict[str, Any] = {"layers": LAYERS[int(variant[-2:])], "operator": partial(operator, **arguments)}
     feature_cfg: dict[str, Any] = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
@@ -210,6 +214,15 @@ def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
 san10 = registered(_build, "san10", "SAN-10, patchwise (published: 11.8 M, 1.9 G, top-1 77.1).")
 san15 = registered(_build, "san15", "SAN-15, patchwise (published: 16.2 M, 2.6 G, top-1 78.0).")
 san19 = registered(_build, "san19", "SAN-19, patchwise (published: 20.5 M, 3.3 G, top-1 78.2).")
+pairwise_san10 = registered(
+    _build, "pairwise_san10", "SAN-10, pairwise (published by its source: 10.5 M, 2.2 G, top-1 74.9)."
+)
+pairwise_san15 = registered(
+    _build, "pairwise_san15", "SAN-15, pairwise (published by its source: 14.1 M, 3.0 G, top-1 76.6)."
+)
+pairwise_san19 = registered(
+    _build, "pairwise_san19", "SAN-19, pairwise (published by its source: 17.6 M, 3.8 G, top-1 76.9)."
+)
 acmix_san10 = registered(_build, "acmix_san10", "SAN-ACmix-10 (published: 12.1 M, 1.9 G, top-1 77.6).")
 acmix_san15 = registered(_build, "acmix_san15", "SAN-ACmix-15 (published: 16.6 M, 2.7 G, top-1 78.4).")
 acmix_san19 = registered(_build, "acmix_san19", "SAN-ACmix-19 (published: 21.2 M, 3.4 G, top-1 78.7).")

@@ -30,7 +30,11 @@ from convattn.ops.neighborhood import IntPair, as_pair
 Stem: TypeAlias = Literal["imagenet", "small"]
 Compat: TypeAlias = Literal["official"]
 
-DEPTHS: dict[str, tuple[int, int, int, int]] = {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2)}
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+}
 
 
 class OperatorFactory(Protocol):
@@ -295,10 +299,12 @@ def _convolution(channels: int, *, num_heads: int, window_size: IntPair, shift: 
 
 default_cfgs = generate_default_cfgs(
     {
-        **tags_of("swin_tiny_patch4_window7_224", "swin_tiny"),
-        **tags_of("swin_small_patch4_window7_224", "swin_small"),
-        **tags_of("swin_tiny_patch4_window7_224", "acmix_swin_tiny", start=True),
-        **tags_of("swin_small_patch4_window7_224", "acmix_swin_small", start=True),
+        **{
+            tag: cfg
+            for size in SIZES
+            for kind in ("", "acmix_")
+            for tag, cfg in tags_of(f"swin_{size}_patch4_window7_224", f"{kind}swin_{size}", start=bool(kind)).items()
+        },
         "conv_swin_tiny": imagenet_cfg("patch_embed.proj", "head.fc", crop_pct=0.9),
     }
 )
@@ -323,9 +329,8 @@ def _operator(variant: str, options: dict[str, Any]) -> OperatorFactory | None:
 
 
 def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    depths, operator = DEPTHS[variant.rpartition("_")[2]], _operator(variant, options)
-    settings: dict[str, Any] = {"embed_dim": 96, "depths": depths, "num_heads": (3, 6, 12, 24), "operator": operator}
-    settings |= options
+    operator = _operator(variant, options)
+    settings: dict[str, Any] = SIZES[variant.rpartition("_")[2]] | {"operator": operator} | options
     out_indices = settings.pop("out_indices", tuple(range(len(settings["depths"]))))
     # the getter gives [B, C, H, W]; timm's own Swin gives [B, H, W, C]
     features: dict[str, Any] = {"feature_cls": "getter", "out_indices": out_indices}
@@ -361,6 +366,14 @@ acmix_swin_small = registered(
     _build,
     "acmix_swin_small",
     "Swin-ACmix-S (published: 51 M, 9.0 G, top-1 83.5); ``compat`` as in :func:`acmix_swin_tiny`.",
+)
+swin_base = registered(
+    _build,
+    "swin_base",
+    "Swin-B (published by its source: 88 M, 15.4 G, top-1 83.5): timm's ``swin_base_patch4_window7_224``, any size.",
+)
+acmix_swin_base = registered(
+    _build, "acmix_swin_base", "Swin-B with ACmix; the paper has none. ``compat`` as in :func:`acmix_swin_tiny`."
 )
 conv_swin_tiny = registered(
     _build,
