@@ -1,8 +1,8 @@
 """The learning rate of every network on the clip art, from one grid: ``python -m reproduce.rates``.
 
 A network is trained with each rate of :data:`RATES` and one seed, on a part of the training pictures, and judged by the
-rest of them: the pictures that the tables hold out have no say. What it found is in ``results/clipart-rates.csv``, and
-``reproduce/clipart.yaml`` has the best of each. Stop it at any time: the same command goes on.
+rest of them: the pictures that the tables hold out have no say. What it found goes to :data:`RECORD`. Stop it at any
+time: the same command goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reproduce.runs import Run, find_finished, make_run, read_figures
 RATES = (1e-3, 2e-3, 4e-3)
 SEED = 0
 RUNS = Path("reproduced/runs")
-RECORD = Path("results/clipart-rates.csv")
+RECORD = Path("reproduced/clipart-rates.csv")
 
 
 def grid(rows: Sequence[Row]) -> Iterator[tuple[str, float, Run]]:
