@@ -21,14 +21,14 @@ CHECKOUT = ("benchmarks", "reproduce")
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(path for name in CHECKOUT for path in ROOT.glob(f"{name}/**/*.py"))])
 SURFACE = Path(__file__).parent / "api_surface.json"
 
-# ops <- layers <- models <- official, cost <- optimize, detection, segmentation <- export <- convert <- ultralytics <-
-# tasks <- cli
+# ops <- layers <- models <- official, cost <- optimize, explain, detection, segmentation <- export <- convert
+# <- ultralytics <- tasks <- cli
 CHAIN = (
     {"ops"},
     {"layers"},
     {"models"},
     {"official", "cost"},
-    {"optimize", "detection", "segmentation"},
+    {"optimize", "explain", "detection", "segmentation"},
     {"export"},
     {"convert"},
     {"ultralytics"},

@@ -15,12 +15,10 @@ import pytest
 import convattn
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "lightning", "matplotlib", "scipy")
+VERBS = ("train", "val", "predict", "explain", "demo", "export", "convert", "info", "list", "cost", "check-data")
 HELP = [
     *(["--help"], ["trian"], ["train", "--epohcs", "3"]),
-    *(
-        [verb, "--help"]
-        for verb in ("train", "val", "predict", "export", "convert", "info", "list", "cost", "check-data")
-    ),
+    *([verb, "--help"] for verb in VERBS),
     *(["bench", "--help"], ["bench", "op", "--help"]),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,13 @@ class TestFirstBatch:
         assert len(one.cards) == 8
         assert {card.said for card in one.cards} <= set(data.classes)
         assert {card.name for card in one.cards} <= {data.train.name(index) for index in range(len(data.train))}
+
+    def test_images_that_have_gone(self, photos: Path, tmp_path: Path) -> None:
+        shutil.copytree(photos, tmp_path / "photos")
+        recipe = self.recipe(tmp_path / "photos")
+        data = open_classes(str(tmp_path / "photos"), val_fraction=0.2)
+        shutil.rmtree(tmp_path / "photos")
+        assert first_batch(recipe, data) is None
 
     def test_mixed_images_have_two_classes(self, photos: Path) -> None:
         recipe, data = self.recipe(photos, mix={"mixup": 20.0}), open_classes(str(photos), val_fraction=0.2)

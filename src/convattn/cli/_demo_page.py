@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageOps
@@ -15,6 +15,22 @@ from convattn.tasks.explaining import Explained, Photo
 from convattn.tasks.inference import LoadedModel
 
 SIDE = 480
+HEIGHT = 360
+CSS = """
+.grid-wrap { max-height: none !important; height: auto !important }
+@media (min-width: 820px) { .grid-wrap .grid-container { grid-template-columns: repeat(4, 1fr) !important } }
+"""
+"""Gradio cuts galleries off at a height of its own, and has as many columns on every screen."""
+
+BUTTONS = ["download", "fullscreen"]
+GALLERY: dict[str, Any] = {
+    "show_label": False,
+    "columns": 2,
+    "height": "auto",
+    "object_fit": "contain",
+    "buttons": BUTTONS,
+    "interactive": False,
+}
 SHOWN_CLASSES = 20
 
 FONTS = ["system-ui", "Segoe UI", "Roboto", "sans-serif"]
@@ -24,11 +40,25 @@ Pictures = list[tuple[Image.Image, str]]
 Outputs = tuple[Explained, str, Image.Image, Image.Image, Pictures, Pictures]
 
 
-def open_page(loaded: LoadedModel, run: Path, min_score: float | None, *, host: str, port: int, browser: bool) -> None:
-    """Serve the page of a model until the process is stopped."""
+@contextmanager
+def served(page: gr.Blocks, *, host: str, port: int, browser: bool) -> Iterator[None]:
+    """Serve a page; it can be opened from the first moment on."""
     theme = gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"])
-    page = make_page(loaded, AnswerOptions(run, min_score))
-    page.launch(server_name=host, server_port=port, inbrowser=browser, theme=theme, quiet=True, ssr_mode=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=browser,
+        prevent_thread_lock=True,
+        theme=theme,
+        css=CSS,
+        footer_links=[],
+        quiet=True,
+        ssr_mode=False,
+    )
+    try:
+        yield
+    finally:
+        page.close(verbose=False)
 
 
 def make_page(loaded: LoadedModel, options: AnswerOptions) -> gr.Blocks:
@@ -36,14 +66,14 @@ def make_page(loaded: LoadedModel, options: AnswerOptions) -> gr.Blocks:
 
     def answer(image: Image.Image | None) -> Outputs:
         if image is None:
-            raise gr.Error("Choose a photograph first.")
+            raise gr.Error("Choose a photograph first.", print_exception=False)
         with _told():
             explained = Explained(loaded, Photo.of(ImageOps.exif_transpose(image), "photograph"), options)
             return explained, *_shown(explained.look())
 
     def attend(explained: Explained | None, event: gr.SelectData) -> Pictures:
         if explained is None:
-            raise gr.Error("Choose a photograph first.")
+            raise gr.Error("Choose a photograph first.", print_exception=False)
         with _told():
             return _attention(explained.look((int(event.index[0]), int(event.index[1]))))
 
@@ -52,15 +82,16 @@ def make_page(loaded: LoadedModel, options: AnswerOptions) -> gr.Blocks:
         gr.Markdown(f"{len(loaded.classes)} classes: {_listed(loaded.classes)}")
         known = gr.State(None)
         with gr.Row():
-            photo = gr.Image(type="pil", label="Photograph", sources=["upload", "webcam", "clipboard"])
-            drawn = gr.Image(label="Answer", interactive=False)
+            sources = ["upload", "webcam", "clipboard"]
+            photo = gr.Image(type="pil", label="Photograph", elem_id="photo", sources=sources, height=HEIGHT)
+            drawn = gr.Image(label="Answer", interactive=False, height=HEIGHT, buttons=BUTTONS)
         said = gr.Textbox(label="The answer in words", interactive=False)
-        with gr.Row():
-            cam = gr.Image(label="Grad-CAM", interactive=False)
-            attention = gr.Gallery(label="What one pixel attends to", columns=2, object_fit="contain")
-        gr.Markdown(f"{CAM_INTRO}\n\nClick a pixel of the photograph. {PIXEL_INTRO}")
-        paths = gr.Gallery(label="Attention (blue) or convolution (orange)", columns=4, object_fit="contain")
-        gr.Markdown(PATHS_INTRO)
+        gr.Markdown(f"## Grad-CAM\n{CAM_INTRO}")
+        cam = gr.Image(show_label=False, interactive=False, height=HEIGHT, buttons=BUTTONS)
+        gr.Markdown(f"## What one pixel attends to\nClick a pixel of the photograph. {PIXEL_INTRO}")
+        attention = gr.Gallery(elem_id="attention", **GALLERY)
+        gr.Markdown(f"## Attention (blue) or convolution (orange)\n{PATHS_INTRO}")
+        paths = gr.Gallery(**GALLERY)
         photo.input(answer, photo, [known, said, drawn, cam, attention, paths], api_name="answer")
         photo.select(attend, known, attention, api_name=False)
     return page
@@ -72,7 +103,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _shown(look: Look) -> tuple[str, Image.Image, Image.Image, Pictures, Pictures]:

@@ -1,6 +1,7 @@
 """``convattn demo``."""
 
 import socket
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -48,19 +49,22 @@ def demo(
     """Open a page in the browser that answers on your photographs."""
     with training_packages("demo"):
         try:
-            from convattn.cli._demo_page import open_page
+            from convattn.cli._demo_page import make_page, served
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "gradio":
                 raise
             raise UserError('demo needs gradio, which is not installed: pip install "convattn[demo]"') from error
+        from convattn.tasks.answers import AnswerOptions
         from convattn.tasks.explaining import check_network
         from convattn.tasks.inference import load_model
 
         port = _free_port(port)
         loaded = load_model(run, device=device, trust=trust)
         check_network(loaded)
-        print(f"{loaded.name} at http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
-        open_page(loaded, run, min_score, host=HOST, port=port, browser=browser)
+        with served(make_page(loaded, AnswerOptions(run, min_score)), host=HOST, port=port, browser=browser):
+            print(f"{loaded.name} at http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+            while True:
+                time.sleep(1)
 
 
 demo.__doc__ = HELP

@@ -12,7 +12,7 @@ from convattn.cli._training_packages import training_packages
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
-    from convattn.tasks.explaining import Explained
+    from convattn.report.looks import Look
 
 HELP = """Show what a network looks at in an image: one HTML page.
 
@@ -86,18 +86,16 @@ def explain(
             ),
         ]
         write_look(out, LookPage(look, f"{loaded.name}, {loaded.source}", table, commands))
-    _print(explained, look.said, look.remark, out)
+    print("\n".join(_lines(look, out)))
 
 
 explain.__doc__ = HELP
 
 
-def _print(explained: "Explained", said: str, remark: str, out: Path) -> None:
-    print(f"{explained.photo.name(0)}: {said}")
-    if remark:
-        print(remark)
-    print(f"page        {out}")
-    print(f"next        open {out} in a browser; another pixel: --pixel X Y")
+def _lines(look: "Look", out: Path) -> list[str]:
+    other = "; other pixels: --pixel X Y" if look.attention else ""
+    lines = [f"{look.name}: {look.said}", look.remark, f"page        {out}"]
+    return [*filter(None, lines), f"next        open {out} in a browser{other}"]
 
 
 def _another(run: Path, image: str, out: Path) -> str:

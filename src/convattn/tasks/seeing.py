@@ -52,7 +52,10 @@ def first_batch(recipe: Recipe, data: Data) -> Gallery | None:
 
     Mixed images (mixup, CutMix) are mixed among those that are shown.
     """
-    images = list(_augmented(recipe, data))
+    try:
+        images = list(_augmented(recipe, data))
+    except UserError:
+        return None
     intro = f"The first {len(images)} images of the first batch, augmented as the network saw them."
     if recipe.mix.on and len(images) > 1:
         images = _mixed(recipe, data, images[: len(images) // 2 * 2])
