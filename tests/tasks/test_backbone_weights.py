@@ -149,7 +149,7 @@ def test_only_a_classifiers_weights_and_only_below_something(saved: Saved) -> No
     path = str(saved("imagenet-resnet", "conv_resnet50"))
     with pytest.raises(UserError, match="a classifier takes weights="):
         small("imagenet-resnet", "conv_resnet50", backbone_weights=path)
-    with pytest.raises(UserError, match="backbone_weights and pretrained both say"):
+    with pytest.raises(UserError, match="backbone_weights must be left out where pretrained says"):
         small("coco-retinanet-resnet", "conv_resnet50", backbone_weights=path, pretrained=True)
     with pytest.raises(UserError, match="no such run or weights"):
         start(small("coco-retinanet-resnet", "conv_resnet50", backbone_weights="nowhere"), 5)

@@ -318,11 +318,12 @@ def check_together(recipe: Recipe, source: str) -> None:
 
 
 def _check_backbone_weights(recipe: Recipe, source: str) -> None:
+    place = f"{source}: backbone_weights must be left out"
     if recipe.task == "classification":
-        raise UserError(f"{source}: backbone_weights is for detection and segmentation: a classifier takes weights=")
+        raise UserError(f"{place} for classification, got {recipe.backbone_weights!r}: a classifier takes weights=")
     other = next((name for name in ("weights", "pretrained") if getattr(recipe, name)), None)
     if other is not None:
-        raise UserError(f"{source}: backbone_weights and {other} both say what the network starts from: leave one out")
+        raise UserError(f"{place} where {other} says what the network starts from, got {recipe.backbone_weights!r}")
 
 
 def checked_convert(to: str, where: Iterable[str | int], operator_args: Mapping[str, Any]) -> ConvertConfig:
