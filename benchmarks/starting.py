@@ -50,7 +50,9 @@ def measure(run: Starting, on_progress: OnProgress = silent) -> Record:
         on_progress(0.0, "writing images")
         few = photos.write(Path(folder, "few"), FEW_IMAGES, files, "png")["class folders"]
         subjects: dict[str, Path] = {FEW: few}
-        subjects.update(photos.write(Path(folder, "many"), run.images, files, "png"))
+        subjects |= {
+            str(name): path for name, path in photos.write(Path(folder, "many"), run.images, files, "png").items()
+        }
         for turn in range(run.rounds):
             for place, (name, data) in enumerate(subjects.items()):
                 on_progress((turn + place / len(subjects)) / run.rounds, f"starting on {name}")

@@ -270,7 +270,7 @@ class TestTheCheckers:
             ("convattn.cli.bench", "from benchmarks.op import measure", "benchmarks"),
             ("convattn.cost", "import reproduce", "reproduce"),
             ("benchmarks.op", "from reproduce import entries", "reproduce"),
-            ("benchmarks.op", "from convattn.tasks.training import train", "tasks"),
+            ("benchmarks.op", "from convattn.report.page import write_page", "report"),
         ],
     )
     def test_a_reversed_edge_is_found(self, module: str, source: str, reaches: str) -> None:

@@ -25,7 +25,8 @@ class Explanation:
 
     def __init__(self, size: Size, cam: tuple[str, Tensor] | None, listener: Listener) -> None:
         self.size = size
-        self.cam_layer, self.cam = cam or ("", None)
+        self.cam_layer = "" if cam is None else cam[0]
+        self.cam = None if cam is None else cam[1]
         self.paths = listener.paths()
         self._listener = listener
 
