@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.data import same_data
+from tests.data.ranges import serving
 from tests.tasks.test_formats import SETTINGS
 
 
@@ -16,13 +19,23 @@ def test_what_is_to_be_learned_of_a_format_is_asked(command: Command, tmp_path: 
     assert "holds YOLO labels, which do not say a class for each image" in wrong.err
 
 
-def test_a_run_on_a_table_is_trained_and_measured(command: Command, tmp_path: Path) -> None:
+def test_a_run_on_a_table_is_trained_and_measured(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = same_data.table(tmp_path / "data")
     settings = [*SETTINGS["classification"][1], "data.image_size=16", "trainer.loggers=[csv]"]
     done = command("train", "--data", data, "--out", tmp_path / "runs", "--epochs", 1, *settings)
     assert done.code == 0, done.err
     scores = json.loads(command("val", "--run", tmp_path / "runs/latest", "--split", "test", "--json").out)
     assert (scores["images"], scores["skipped"]) == (12, [])
+    pytest.importorskip("upath", reason="needs pip install 'convattn[data]'")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    with serving(same_data.shards(tmp_path / "shards")) as server:
+        there = command(
+            "val", "--run", tmp_path / "runs/latest", "--data", f"{server.url}/", "--split", "test", "--json"
+        )
+        assert command("check-data", f"{server.url}/").out.endswith("nothing is wrong\n")
+    assert {**json.loads(there.out), "data": None} == {**scores, "data": None}
 
 
 def test_folds_hold_out_every_image_once(command: Command, tmp_path: Path) -> None:
