@@ -31,6 +31,15 @@ Swin-ACmix-T    | imagenet-swin   | acmix_swin_tiny | acmix_swin_tiny | Swin   |
 """
 
 
+# the points of figure 4a, which has no numbers: those that are known are of the networks' own papers
+_COMPARED = (
+    *((f"SASA-ResNet {depth}", f"sasa_resnet{depth}") for depth in (26, 38, 50)),
+    *((f"LR-Net {depth}", f"lr_resnet{depth}") for depth in (26, 50)),
+    ("AA-ResNet 50", "aa_resnet50"),
+    ("BoTNet 50", "bot_resnet50"),
+)
+
+
 def _figure_4() -> Entry:
     small = []
     for line in _HOSTS.strip().splitlines():
@@ -44,6 +53,8 @@ def _figure_4() -> Entry:
         full.append(
             TrainedRow(row.title, f"imagenet-{host}", row.models[0], group=group, baseline="acmix" not in row.models[0])
         )
+    for title, model in _COMPARED:
+        full.append(TrainedRow(title, "imagenet-resnet", model, group=f"ResNet {model[-2:]}"))
     parts = (counts.figure_4(), *on_small_images(small, (*TOP1, *_COST)), full_part(full, TOP1))
     return Entry("acmix", "figure 4", "Is it better at equal cost? Parameters, multiply-adds and accuracy", parts)
 

@@ -113,7 +113,7 @@ def _panels(part: Part, lines: Sequence[Line]) -> list[Panel]:
     if part.scale in ("count", "speed", "full"):
         return [_side_by_side(part, name, labels, lines) for name in names[:PANELS]]
     if part.scale == "photos":
-        return [panel for name in names for panel in _apart(part, name, labels, lines)]
+        return [_fits(name, labels, lines) for name in names]
     return _apart(part, names[0], labels, lines)
 
 
@@ -151,15 +151,31 @@ def _apart(part: Part, name: str, labels: Sequence[str], lines: Sequence[Line]) 
         axes.margins(x=0.1)
 
     def ours(axes: Axes) -> None:
-        for line, place in chosen:
-            if line.ours is not None:
-                axes.errorbar(line.ours, place, xerr=line.deviation, fmt="o", color=OURS, ms=6, capsize=3)
-                axes.plot(line.values, [place] * len(line.values), "|", color=OURS, alpha=0.6, ms=9)
+        _over_seeds(axes, chosen)
         axes.margins(x=0.1)
 
     first = chosen[0][0]
     found = [Panel(_titled(first, ", published"), published, labels)] if any(one.published for one, _ in chosen) else []
     return [*found, Panel(_titled(first, f", {part.scale}: mean ± deviation, | seeds"), ours, labels)]
+
+
+def _fits(name: str, labels: Sequence[str], lines: Sequence[Line]) -> Panel:
+    """Percentages, all panels on one scale."""
+    chosen = [(line, labels.index(line.row)) for line in lines if line.quantity.name == name]
+
+    def paint(axes: Axes) -> None:
+        _over_seeds(axes, chosen)
+        axes.set_xlim(0, 100)
+
+    return Panel(_titled(chosen[0][0]), paint, labels)
+
+
+def _over_seeds(axes: Axes, chosen: Sequence[tuple[Line, int]]) -> None:
+    """Mean and deviation, and a stroke for every seed."""
+    for line, place in chosen:
+        if line.ours is not None:
+            axes.errorbar(line.ours, place, xerr=line.deviation, fmt="o", color=OURS, ms=6, capsize=3)
+            axes.plot(line.values, [place] * len(line.values), "|", color=OURS, alpha=0.6, ms=9)
 
 
 def _titled(line: Line, more: str = "") -> str:

@@ -6,6 +6,7 @@ from torch import nn
 
 from convattn import ACmix
 from convattn.cost import count
+from convattn.layers.pairwise import PairwiseAttention2d
 from convattn.layers.patchwise import PatchwiseAttention2d
 from convattn.models import san
 from convattn.models.san import SAN
@@ -59,7 +60,8 @@ def test_every_name_is_in_timms_registry(name):
         net = timm.create_model(name, num_classes=7, in_chans=1, drop_path_rate=0.1)
     assert type(net) is SAN
     assert tuple(len(stage.blocks) for stage in net.stages) == san.LAYERS[int(name[-2:])]
-    operator = ACmix if name.startswith("acmix") else PatchwiseAttention2d
+    operators = {"acmix": ACmix, "pairwise": PairwiseAttention2d}
+    operator = operators.get(name.partition("_")[0], PatchwiseAttention2d)
     for stage, kernel, width in zip(net.stages, (3, 7, 7, 7, 7), (64, 256, 512, 1024, 2048), strict=True):
         block = stage.blocks[0]
         assert type(block.attn) is operator
@@ -69,7 +71,7 @@ def test_every_name_is_in_timms_registry(name):
     assert net.fc.out_features == 7
 
 
-@pytest.mark.parametrize("name", ["san10", "acmix_san10"])
+@pytest.mark.parametrize("name", ["san10", "pairwise_san10", "acmix_san10"])
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
 def test_runs_on_any_size(name, stem):
     net = tiny(name, stem=stem, in_chans=1).eval()
