@@ -83,6 +83,14 @@ class TestAttention:
             expected[5 + dy, 5 + dx] = (weight * similarity).abs().mean()
         torch.testing.assert_close(found, (expected / expected.sum()).detach())
 
+    def test_pssa_that_passes_on_reads_what_its_neighbours_read(self) -> None:
+        layer, x = convattn.PSSA(4, 4, propagation="summed"), torch.randn(1, 4, 31, 31)
+        alone = weights_at(layer, (x,), (0.5, 0.5))
+        nn.init.normal_(layer.neighbor_sum.weight)
+        passed_on = weights_at(layer, (x,), (0.5, 0.5))
+        assert (alone > 0).sum() == len(layer.neighborhood)
+        assert ((passed_on > 0).sum() > 2 * (alone > 0).sum()).item()
+
     def test_pssa_that_sums_its_similarities_has_no_values(self) -> None:
         assert weights_at(convattn.PSSA(4, 4, reading="product"), (torch.randn(1, 4, 5, 5),), (0.5, 0.5)) is None
 
@@ -96,6 +104,8 @@ class TestAttention:
             ("san10", {"stem": "small", "widths": (16, 16, 32, 32, 32)}, 10),
             ("acmix_swin_tiny", {"stem": "small", "embed_dim": 12, "depths": (1, 2)}, 3),
             ("acmix_pvt_tiny", {"stem": "small", "embed_dims": (8, 10, 20, 16), "num_heads": (1, 2, 5, 8)}, 8),
+            ("pairwise_san10", {"stem": "small", "widths": (16, 16, 32, 32, 32)}, 10),
+            ("acmix_deit_tiny", {"stem": "small", "depth": 2, "embed_dim": 24}, 2),
             ("resnet10t", {}, 0),
         ],
     )

@@ -50,9 +50,9 @@ def explain(network: nn.Module, score: Callable[[], Tensor]) -> Explanation:
 
     Grad-CAM (Selvaraju et al., *Grad-CAM*, ICCV 2017) is of the last feature map that the score depends on, of any
     network: maps ``[1, C, h, w]`` and ``[1, h, w, C]``, and tokens ``[1, T, C]``. Attention maps are of this library's
-    layers: ACmix, local, window, global, patchwise and spatial-reduction attention, and PSSA, X-volution's. The weights
-    of each are the derivatives of its output by its values, so they are exact; the map is their mean over the channels,
-    and so over the heads. The two paths are those of ACmix and X-volution.
+    layers: ACmix, local, window, global, patchwise, pairwise and spatial-reduction attention, and PSSA, X-volution's.
+    The weights of each are the derivatives of its output by its values, so they are exact; the map is their mean over
+    the channels, and so over the heads. The two paths are those of ACmix and X-volution.
 
     Args:
         network: the part to look into, in eval mode: a classifier, or the backbone of a detector or segmenter.

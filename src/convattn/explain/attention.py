@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convattn.layers.global_attention import GlobalAttention
 from convattn.layers.local_attention import LocalAttention
+from convattn.layers.pairwise import PairwiseAttention
 from convattn.layers.patchwise import PatchwiseAttention
 from convattn.layers.path_mix import PathMix
 from convattn.layers.pssa import PSSA
@@ -25,7 +26,7 @@ from convattn.ops import pixel_shift_attention
 Place: TypeAlias = tuple[float, float]
 """Row and column of a pixel."""
 
-PATHS = (LocalAttention, WindowAttention, GlobalAttention, PatchwiseAttention)
+PATHS = (LocalAttention, WindowAttention, GlobalAttention, PatchwiseAttention, PairwiseAttention)
 """Layers that take q, k and v maps."""
 
 WHOLE = (SpatialReductionAttention, PSSA)
@@ -167,7 +168,8 @@ def _with_values(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, Te
             return None
         v = _leaf(v)
         heads, bias = module.num_heads, module.position
-        return pixel_shift_attention(q, k, v, module.weight, module.neighborhood, num_heads=heads, bias=bias), v
+        out = pixel_shift_attention(q, k, v, module.weight, module.neighborhood, num_heads=heads, bias=bias)
+        return out if module.neighbor_sum is None else module.neighbor_sum(out), v
     if isinstance(module, WindowAttention2d):
         inputs = module.qkv(inputs[0].permute(0, 2, 3, 1)).permute(0, 3, 1, 2).chunk(3, 1)
     q, k, v = inputs

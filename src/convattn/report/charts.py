@@ -184,6 +184,7 @@ def reliability_chart(
         axes.scatter(confidence, accuracy, s=22, color=FIRST, zorder=3)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.05)
+        axes.tick_params(axis="x", pad=8)
         axes.set_xlabel("confidence: the answer's probability")
         axes.set_ylabel("accuracy")
 

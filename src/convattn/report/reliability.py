@@ -89,9 +89,9 @@ def reliability(predictions: Sequence[PredictionRow]) -> Chart | None:
     over = sum(one.images * (one.confidence - one.accuracy) for one in found) / images
     lean = "surer than right" if over > 0 else "less sure than right"
     note = (
-        f"expected calibration error (ECE) {percent(error)}, {BINS} bins of {counted(images, 'image')}, on the mean "
-        f"{percent(abs(over))} {lean}; on the dashed line a probability is worth what it says. Lines: Wilson's "
-        "95 % intervals; bars: the part of the images"
+        f"expected calibration error (ECE) {percent(error)}, {BINS} bins, {counted(images, 'image')}; on average the "
+        f"model is {percent(abs(over))} {lean}. Dashed: where the two are equal. Lines: Wilson's 95 % intervals. "
+        "Bars: the part of the images"
     )
     return Chart("Accuracy by confidence", svg, note)
 

@@ -31,7 +31,7 @@ MOST_LAYERS = 6
 
 NO_ATTENTION = (
     "Attention maps are of ACmix, X-volution and this library's other attention layers (local, window, global, "
-    "patchwise, spatial reduction); this network has none of them, so there is Grad-CAM alone."
+    "patchwise, pairwise, spatial reduction); this network has none of them, so there is Grad-CAM alone."
 )
 
 Mapped = TypeVar("Mapped")
