@@ -145,6 +145,14 @@ def test_pretrained_weights_that_are_not_whole_are_refused(task: str, saved: Sav
     assert torch.equal(found["layer4.0.conv1.weight"], tensors["layer4.0.conv1.weight"])
 
 
+def test_a_damaged_file_of_pretrained_weights_is_refused(saved: Saved) -> None:
+    path = saved("imagenet-resnet", "conv_resnet50")
+    path.write_bytes(path.read_bytes()[:1000])
+    given = {"pretrained": True, "model_args.pretrained_cfg_overlay": {"file": str(path)}}
+    with pytest.raises(UserError, match=r"conv_resnet50.safetensors: no safetensors file, or damaged"):
+        start(small("coco-retinanet-resnet", "conv_resnet50", **given), 5)
+
+
 def test_only_a_classifiers_weights_and_only_below_something(saved: Saved) -> None:
     path = str(saved("imagenet-resnet", "conv_resnet50"))
     with pytest.raises(UserError, match="a classifier takes weights="):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from convattn.errors import UserError, user_path
@@ -123,8 +123,13 @@ def _check_described(file: Path, recipe: Recipe) -> None:
     """Raise where a file of pretrained weights says that it is of the network with other options."""
     if file.suffix != ".safetensors" or not file.is_file():
         return
-    with safe_open(file, "pt") as opened:
-        said = opened.metadata() or {}
+    try:
+        with safe_open(file, "pt") as opened:
+            said = opened.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(
+            f"model_args.{OVERLAY}: {file}: no safetensors file, or damaged ({error}); fetch or train it again"
+        ) from error
     if said.get("format") == "convattn" and (fault := _difference(Description.parse(said, file).recipe(), recipe)):
         raise UserError(f"model_args.{OVERLAY}: {file}: {fault}")
 
