@@ -262,6 +262,12 @@ def test_around_keeps_device_dtype_and_mode():
         (lambda: XVolution(4, 8, attention="local"), ValueError, "attention must be one of .*'pssa'.* got 'local'"),
         (lambda: XVolution(4, 8, attention=3), TypeError, "attention must be one of .* got 3"),
         (lambda: XVolution(4, 8, num_heads=3), ValueError, "divisible by num_heads, got 3"),
+        (
+            lambda: XVolution(4, 8, attention="global", position="linear"),
+            ValueError,
+            "attention='pssa' alone is told position='linear'",
+        ),
+        (lambda: XVolution(4, 8, attention="involution", num_heads=2), ValueError, "num_heads is of .* got 2"),
         (lambda: XVolution(4, 8)(torch.zeros(1, 5, 3, 3)), ValueError, r"must be \[B, 4, H, W\]"),
         (lambda: XVolution.around(nn.Linear(3, 4)), TypeError, "takes an nn.Conv2d, got Linear"),
         (lambda: XVolution.around(nn.LazyConv2d(4, 3)), ValueError, "in_channels must be at least 1"),

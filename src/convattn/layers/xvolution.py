@@ -34,6 +34,10 @@ class PSSAOptions(TypedDict):
     lengths: Sequence[int]
 
 
+STANDARD = PSSAOptions(reading="value", position=None, propagation="stacked", lengths=LENGTHS)
+"""What it is told where nothing is said."""
+
+
 class XVolution(MultiConvolution):
     r"""Convolution and self-attention in one operator (X-volution, fig. 1).
 
@@ -77,7 +81,8 @@ class XVolution(MultiConvolution):
 
     Raises:
         ValueError: an even ``kernel_size``, another padding, groups, bias or padding mode, ``num_heads`` that does
-            not divide ``out_channels``, an unknown option; in ``forward``, an input of another shape.
+            not divide ``out_channels``, an unknown option, or one of ``"pssa"`` for another attention; in
+            ``forward``, an input of another shape.
         TypeError: an ``attention`` that is neither a kind, a module nor a function.
 
     Example:
@@ -267,6 +272,12 @@ def _make_attention(
     options: PSSAOptions,
     geometry: Geometry,
 ) -> nn.Module:
+    of_pssa = {name: value for name, value in options.items() if value != STANDARD[name]}  # type: ignore[literal-required]
+    if attention != "pssa" and of_pssa:
+        settings = ", ".join(f"{name}={value!r}" for name, value in of_pssa.items())
+        raise ValueError(f"attention='pssa' alone is told {settings}; leave it out, or set it in the attention")
+    if attention not in ("pssa", "global") and num_heads is not None:
+        raise ValueError(f"num_heads is of attention='pssa' and 'global', got {num_heads!r} for another; leave it out")
     if isinstance(attention, nn.Module):
         return attention
     if attention == "pssa":
