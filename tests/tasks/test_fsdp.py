@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -16,6 +17,7 @@ from conftest import TINY
 from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 import convattn.models  # noqa: F401
 from convattn.errors import UserError
@@ -23,19 +25,21 @@ from convattn.layers import ACmix, XVolution
 from convattn.tasks.archives import read_archive
 from convattn.tasks.checkpoints import write_bytes
 from convattn.tasks.fsdp import blocks, gather, shard
+from convattn.tasks.recorder import _rates
 from convattn.tasks.shards import read_whole, write_shards
 
 CONVATTN = str(Path(sys.executable).with_name("convattn"))
 FSDP = ["--devices=2", "--strategy=fsdp"]
-ACMIX = [
+WORDS = [
     *TINY,
-    "model=acmix_resnet14",
-    "model_args={stem: small, channels: [8, 8, 16, 16]}",
-    "optimizer={name: adamw, lr: 0.002, clip_grad: 1.0}",
+    "model=acmix_pvt_tiny",
+    "model_args={stem: small, depths: [1, 1, 1, 1], embed_dims: [8, 16, 16, 32], num_heads: [1, 2, 2, 4]}",
+    "optimizer={name: momentum, lr: 0.02, momentum: 0.9, clip_grad: 1.0}",
     "memory_format=channels_last",
     "epochs=2",
     "trainer.accelerator=cpu",
 ]
+"""A network of layer norms: batch norms of two processes see other batches than those of one."""
 
 
 def train(*words: str) -> None:
@@ -66,7 +70,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_a_sharded_run_that_is_killed_ends_bit_equal_and_goes_on_with_one_process(photos: Path, tmp_path: Path) -> None:
     """And the other way round: a checkpoint of one process goes on sharded."""
-    words = [f"--data={photos}", *ACMIX]
+    words = [f"--data={photos}", *WORDS]
     train("--out", str(tmp_path / "whole"), *words, *FSDP)
     whole = weights(tmp_path / "whole" / "latest")
     killed, to_one = kill_inside_an_epoch(tmp_path / "killed", [*words, *FSDP]), tmp_path / "to_one"
@@ -79,11 +83,11 @@ def test_a_sharded_run_that_is_killed_ends_bit_equal_and_goes_on_with_one_proces
     to_two = kill_inside_an_epoch(tmp_path / "to_two", words)
     train("--resume", str(to_two), *FSDP)
     for run in (to_one, to_two):
-        torch.testing.assert_close(weights(run), whole, rtol=0, atol=1e-4)
+        torch.testing.assert_close(weights(run), whole, rtol=0, atol=1e-5)
 
 
 def test_sharded_weights_and_compile_are_refused_together(photos: Path, tmp_path: Path) -> None:
-    words = ["--out", str(tmp_path), f"--data={photos}", *ACMIX, "--strategy=fsdp", "compile=true"]
+    words = ["--out", str(tmp_path), f"--data={photos}", *WORDS, "--strategy=fsdp", "compile=true"]
     done = subprocess.run([sys.executable, CONVATTN, "train", *words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "trainer.strategy fsdp" in done.stderr
@@ -95,7 +99,7 @@ def test_sharded_weights_and_compile_are_refused_together(photos: Path, tmp_path
         ("acmix_resnet50", {}, 16),
         ("acmix_swin_tiny", {}, 4),
         ("acmix_pvt_tiny", {}, 4),
-        ("acmix_san10", {}, 10),
+        ("acmix_san10", {}, 5),
         ("xvolution_resnet18", {}, 8),
         ("vit_tiny_patch16_224", {}, 12),
     ],
@@ -181,3 +185,12 @@ def test_a_whole_network_is_gathered(group: None) -> None:
     gather(network, target)
     assert all(torch.equal(*pair) for pair in zip(target.state_dict().values(), expected, strict=True))
     assert not target.training
+
+
+def test_the_rates_of_sharded_layers_are_those_of_whole_ones(group: None) -> None:
+    network = nn.Sequential(ACmix(8, 8), nn.Sequential(ACmix(8, 8)))
+    expected = _rates(SimpleNamespace(model=network))
+    shard(network, init_device_mesh("cpu", (1,)))
+    assert isinstance(network[0].mix.alpha, DTensor)
+    assert _rates(SimpleNamespace(model=network)) == expected
+    assert [name for name, _, _ in expected] == ["0", "1.0"]

@@ -92,7 +92,7 @@ LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate:
 BatchSize = Annotated[int | None, typer.Option(help="Images per step, over all devices.", show_default=False)]
 Devices = Annotated[str | None, typer.Option(help="Lightning: how many, which (0,1), or auto.", show_default=False)]
 Accelerator = Annotated[str | None, typer.Option(help="Lightning: cpu, gpu, mps, auto.", show_default=False)]
-Strategy = Annotated[str | None, typer.Option(help="Lightning: auto, ddp, fsdp, ...", show_default=False)]
+Strategy = Annotated[str | None, typer.Option(help="Sharing of the work: auto, ddp, fsdp.", show_default=False)]
 Precision = Annotated[str | None, typer.Option(help="Lightning: 32-true, bf16-mixed, ...", show_default=False)]
 NumNodes = Annotated[int | None, typer.Option(help="Lightning: number of machines.", show_default=False)]
 Accumulate = Annotated[int | None, typer.Option(help="Batches per step of the optimizer.", show_default=False)]

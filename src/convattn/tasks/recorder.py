@@ -283,7 +283,7 @@ def _diverged(module: TrainingModule, what: str) -> UserError:
 def _rates(module: TrainingModule) -> list[tuple[str, float, float]]:
     """Return α and β of the network's ACmix layers by name; all processes ask, since each may hold a part of them."""
     mixes = [(name, layer.mix.rates()) for name, layer in acmix_layers(module.model)]
-    return [(name, float(whole(alpha)), float(whole(beta))) for name, (alpha, beta) in mixes]
+    return [(name, float(whole(alpha.detach())), float(whole(beta.detach()))) for name, (alpha, beta) in mixes]
 
 
 def acmix_layers(model: torch.nn.Module) -> list[tuple[str, ACmix]]:
