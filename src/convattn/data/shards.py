@@ -101,7 +101,9 @@ def read_classes(path: Path) -> ClassList:
     pack = TarPack(folder, [(tar.path, _number(tar.path)) for tar in tars], {})
     skipped: list[SkippedFile] = []
     labels: dict[Split, list[Named]] = {}
-    for place, (tar, index) in enumerate(zip(tars, in_threads(lambda tar: index_of(tar.path), tars), strict=True)):
+    indices = in_threads(lambda tar: index_of(tar.path), tars)
+    for place, tar in enumerate(tars):
+        index = indices.pop(0)  # not kept: the names and places are copied
         skipped += [SkippedFile(f"{tar.name}/{one.path}", one.reason) for one in index.skipped]
         part = labels.setdefault(tar.split, [])
         for sample in index.samples:
