@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from convattn.errors import UserError
 from reproduce.catalogue import ENTRIES
 from reproduce.entries import Entry
 
@@ -58,7 +59,15 @@ def section(entry: Entry, made: Path) -> str:
 
 
 def write(made: Path, root: Path = ROOT) -> list[Path]:
-    """Write all of it, and say what was written."""
+    """Write all of it, and say what was written.
+
+    Raises:
+        UserError: a table is missing; nothing is written then.
+    """
+    missing = [entry.id for entry in ENTRIES if entry.parts and not (made / f"{entry.id}.md").is_file()]
+    if missing:
+        again = f"python -m reproduce {' '.join(missing)} --scale full --any-code --out {made}"
+        raise UserError(f"{made} has no {missing[0]}.md: make it with: {again}")
     records, charts = root / RECORDS, root / "docs" / CHARTS
     for folder in (records, charts):
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,8 +90,12 @@ def main() -> None:
     """The command."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "index.html").is_file():
         sys.exit("give the folder that 'python -m reproduce --out' wrote: python -m reproduce.publish reproduced/")
-    for path in write(Path(sys.argv[1])):
-        print(path.relative_to(ROOT))
+    try:
+        for path in write(Path(sys.argv[1])):
+            print(path.relative_to(ROOT))
+    except UserError as error:
+        print(f"reproduce.publish: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

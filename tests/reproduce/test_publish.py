@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.record import read_record
+from convattn.errors import UserError
 from reproduce import publish
 from reproduce.catalogue import ENTRIES, find_entries
 from reproduce.entries import Entry, Part
@@ -122,3 +123,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["publish", str(tmp_path)])
     with pytest.raises(SystemExit, match="python -m reproduce --out"):
         publish.main()
+
+
+def test_a_table_that_is_missing_leaves_what_was_published(tmp_path):
+    kept, made = tmp_path / publish.RECORDS / "acmix-table6.csv", tmp_path / "made"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("old")
+    made.mkdir()
+    first, *others = (entry.id for entry in ENTRIES if entry.parts)
+    for name in others:
+        (made / f"{name}.md").write_text("new")
+    again = rf"python -m reproduce {first} --scale full --any-code --out {made}$"
+    with pytest.raises(UserError, match=rf"has no {first}\.md: make it with: {again}"):
+        publish.write(made, tmp_path)
+    assert kept.read_text() == "old"
