@@ -84,9 +84,15 @@ class ClassificationObjective(Objective):
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix in the pairs of the global batch, whatever the number of processes, and keep this process's share."""
-        mix, here = self.recipe.mix, Shard.here()
+        here = Shard.here()
         if here.world > 1:
             images, labels = gather_batch(images), gather_batch(labels)
+        images, targets = self.mixed_here(images, labels)
+        return images[here.rank :: here.world], targets[here.rank :: here.world]
+
+    def mixed_here(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix these images in pairs, whatever other processes do."""
+        mix = self.recipe.mix
         mixup = Mixup(
             mixup_alpha=mix.mixup,
             cutmix_alpha=mix.cutmix,
@@ -95,8 +101,8 @@ class ClassificationObjective(Objective):
             label_smoothing=self.recipe.label_smoothing,
             num_classes=self.classes,
         )
-        images, targets = mixup(images.clone(), labels)
-        return images[here.rank :: here.world], targets[here.rank :: here.world]
+        mixed: tuple[Tensor, Tensor] = mixup(images.clone(), labels)
+        return mixed
 
 
 class ClassificationTask(Task):

@@ -81,7 +81,7 @@ def _mixed(recipe: Recipe, data: Data, images: list[tuple[str, Tensor, Any]]) ->
     seed_all(recipe.seed, Stream.STEP, 0)
     names, tensors, labels = zip(*images, strict=True)
     objective = ClassificationObjective(recipe, len(data.classes))
-    mixed, targets = objective.mixed(torch.stack(tensors), torch.tensor(labels))
+    mixed, targets = objective.mixed_here(torch.stack(tensors), torch.tensor(labels))
     return list(zip(names, mixed, targets, strict=True))
 
 
