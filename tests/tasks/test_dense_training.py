@@ -279,7 +279,7 @@ def test_a_stop_inside_a_validation_loses_nothing_and_leaves_a_report(
         train(job, [StopInValidation()])
     run = open_run(tmp_path / "latest")
     assert not run.weights.exists()
-    assert task_of(job.recipe).write_report(run, job.data) == "report.html"
+    assert task_of(job.recipe).write_report(run, job.recipe, job.data) == "report.html"
     page = run.report.read_text()
     measured = "IoU by class" if task == "segmentation" else "Precision over recall"
     assert "<svg" in page

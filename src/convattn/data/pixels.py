@@ -12,6 +12,8 @@ SPREAD = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17, "L;2R": 85, "L;4R": 17, 
 ID_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "TGA", "PPM")
 """Formats, as Pillow calls them, that keep every number as it is: a label map's."""
 
+YCBCR = 6
+"""In a TIFF's tag of what its numbers mean."""
 LOSSY = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 """The compressions of a TIFF that change its numbers."""
 
@@ -151,6 +153,8 @@ def _stored(image: Image.Image) -> _Stored:
         raise PixelError("colours of 16 bits, each in a plane of its own, which Pillow does not read", _CONVERT)
     if decoder == "libtiff" and raw in ("I;16BS", "I;32BS", "F;32BF"):
         raise PixelError("compressed numbers in big-endian order, which Pillow does not read", _CONVERT)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == YCBCR and raw == "RGBX":
+        raise PixelError("lightness and two colours (YCbCr), which Pillow before 13 takes for RGB", _CONVERT)
     signed = 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, ())
     from_white = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     return _Stored(raw, scale, white, signed, from_white)
