@@ -22,10 +22,10 @@ demo: setup ## train a small ACmix ResNet on real handwritten digits and print i
 # A process a core, one thread each: their threads would fight for the cores otherwise.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
 
-test: setup ## the tests that every change has to pass: a sample of each long matrix
+test: setup ## the tests of operators, layers, networks and data: a sample of each long matrix
 	@$(PYTEST)
 
-test-long: setup ## longer tests, which every change has to pass too
+test-long: setup ## the tests of whole programs: tasks, commands, reports, exports; every change has to pass both
 	@$(PYTEST) -m 'long and not slow'
 
 test-slow: setup ## the tests that both leave out: the rest of the long matrices, whole runs

@@ -8,18 +8,14 @@ from typing import Any
 import pytest
 
 LONG = (
-    "tests/benchmarks/",
-    "tests/convert/test_onnx.py",
-    "tests/export/test_",
+    *(f"tests/{room}/" for room in ("benchmarks", "cli", "convert", "report", "reproduce", "segmentation", "tasks")),
+    *("tests/explain/", "tests/export/test_", "tests/ultralytics/", "tests/optimize/test_networks.py"),
+    *("tests/models/test_tracing.py", "tests/test_docs.py::test_python_blocks_run", "tests/test_scripts.py"),
     "tests/ops/test_native.py::test_contract_holds_on_lower_instruction_sets",
     "tests/ops/test_triton.py",
-    "tests/optimize/test_networks.py",
-    "tests/tasks/test_convert.py",
-    "tests/tasks/test_dense_resume.py",
-    "tests/tasks/test_distributed.py",
-    "tests/ultralytics/",
+    "tests/test_startup.py::test_timm_knows_the_networks_in_every_order_of_imports",
 )
-"""Beginnings of the names of tests that `make test-long` runs, after `make test`."""
+"""Beginnings of the names of tests that `make test-long` runs, after `make test`: those of whole programs, above all."""
 
 
 def slow_but(quick: Iterable[str], names: Iterable[str]) -> list[Any]:
