@@ -15,7 +15,7 @@ LONG = (
     "tests/ops/test_triton.py",
     "tests/test_startup.py::test_timm_knows_the_networks_in_every_order_of_imports",
 )
-"""Beginnings of the names of tests that `make test-long` runs, after `make test`: those of whole programs, above all."""
+"""Beginnings of the names of tests that `make test-long` runs after `make test`: mostly those of whole programs."""
 
 
 def slow_but(quick: Iterable[str], names: Iterable[str]) -> list[Any]:
