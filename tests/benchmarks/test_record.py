@@ -103,7 +103,7 @@ def test_median_and_range():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "two words"}, r"kind\n.* should be 'memory', 'op', 'model', 'train' or 'runtime'"),
+        ({"kind": "two words"}, r"kind\n.* should be 'memory', 'op', 'model', 'train', 'runtime', 'data' or 'start'"),
         ({"case": {"batch": 2}}, "case.channels is missing"),
         ({"taken": "yesterday"}, r"taken\n.* must be an ISO 8601"),
         ({"taken": "2026-01-02T03:04:05"}, "offset from UTC"),

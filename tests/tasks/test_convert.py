@@ -119,7 +119,7 @@ def test_a_network_of_ones_own_is_converted_by_hand(photos: Path, tmp_path: Path
     own = build_model(Recipe("test_resnet"), 10)
     for setting in ({"convert.to": "xvolution"}, {"freeze": 1}):
         wanted = load_recipe("digits", {"model": "test_resnet", "model_args": {}, **setting})
-        with pytest.raises(UserError, match="convert, weights and freeze are for a network by name"):
+        with pytest.raises(UserError, match="convert, weights, backbone_weights and freeze are for a network by name"):
             prepare(wanted, tmp_path, model=own)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from typer.testing import CliRunner
 
 from convattn.cli import app
@@ -34,6 +35,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     for name in ("MASTER_ADDR", "MASTER_PORT"):  # which Lightning sets
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # Lightning's trainer sets it, and loggers of later tests ask it
     given = words()
     return {name: int(given[given.index(f"--{name}") + 1]) for name in ("devices", "num-nodes")}
 
