@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from convattn.cli._tables import make_console
 from convattn.convert import Budget, ConvertReport, convert
-from convattn.convert.latency import Runtime, in_turns, runner
+from convattn.convert.latency import Runtime, latency_ratio
 
 TOLERANCE = 0.03
-SECONDS = 15.0
+SECONDS = 30.0
 """That a network is measured again, beside the plain one."""
 
 
@@ -61,8 +61,7 @@ def measure_again(name: str, to: str, layers: list[str], runtime: Runtime, on_pr
     """The ratio of a network in which these layers are converted to the plain one."""
     network, example = _made(name)
     converted = convert(network, to, where=layers, example=example)  # type: ignore[call-overload]
-    plain, other = in_turns([runner(net, example, runtime) for net in (network, converted)], SECONDS)
-    return other / plain
+    return latency_ratio((network, converted), example, runtime, SECONDS)
 
 
 def budget(

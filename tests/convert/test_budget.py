@@ -10,10 +10,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from convattn.convert import Budget, ConvertReport, convert
+from convattn.convert import Budget, ConvertReport, convert, latency
 from convattn.convert import budget as budgets
 from convattn.convert.budget import _Search
-from convattn.convert.latency import in_turns, runner
+from convattn.convert.latency import Run, in_turns, runner
 from convattn.layers import XVolution
 from convattn.layers.xvolution import XVolution as Operator
 
@@ -163,6 +163,20 @@ def test_the_attention_of_a_fresh_x_volution_counts() -> None:
     fast = run.__closure__[0].cell_contents  # type: ignore[attr-defined]
     assert fast.reparameterized.attention is not None
     assert not parameters & {id(parameter) for parameter in fast.parameters()}
+
+
+def test_a_ratio_is_the_median_over_copies_wherever_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One copy in five that lies badly, or well, decides nothing."""
+    times, made = iter([1.0, 1.3, 0.7, 1.1, 1.05]), []
+
+    def placed(runs: list[Run], seconds: float) -> list[float]:
+        made.extend(runs)
+        return [2.0, 2.0 * next(times)]
+
+    monkeypatch.setattr(latency, "in_turns", placed)
+    net = nn.Conv2d(3, 4, 3)
+    assert latency.latency_ratio((net, net), torch.randn(1, 3, 8, 8), "pytorch", 0.0) == 1.05
+    assert len({id(run) for run in made}) == 10
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from convattn.data.images import open_image
 from convattn.errors import UserError
 from reproduce.catalogue import find_entries
 from reproduce.clipart import CLASSES, FOLDER, SIZE, prepare_clipart, write_clipart
-from reproduce.rates import RATES, grid
+from reproduce.rates import RATES, SEEDS, grid
 from tests.cli.conftest import Command
 
 PICTURES = 6
@@ -78,6 +78,7 @@ def test_without_the_package_the_message_says_how_to_install_it(tmp_path, monkey
 def test_every_network_has_the_same_rates_and_no_held_out_picture():
     rows = find_entries(["acmix-figure4"])[0].part("clipart").rows
     runs = list(grid(rows))
-    assert [(label, rate) for label, rate, _ in runs] == [(row.label, rate) for row in rows for rate in RATES]
+    asked = [(row.label, rate, seed) for row in rows for rate in RATES for seed in SEEDS]
+    assert [(label, rate, run.seed) for label, rate, run in runs] == asked
     assert {run.recipe.data.folder for _, _, run in runs} == {str(FOLDER / "train")}
     assert {run.recipe.optimizer.lr for _, _, run in runs} == set(RATES)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.convert.latency import Runtime, in_turns, runner
+from convattn.convert.latency import Runtime, in_turns, latency_ratio, runner
 from convattn.convert.report import ConvertedLayer
 
 LAYER_SECONDS, NETWORK_SECONDS = 0.3, 5.0
@@ -92,10 +92,7 @@ def choose(
         model.train(was_training)
 
     def ratio(names: Iterable[str]) -> float:
-        # Both anew: where a network lies in memory makes some per cent of its latency.
-        pair = [runner(net, example, budget.runtime) for net in (model, convert_layers(names))]
-        before, after = in_turns(pair, NETWORK_SECONDS)
-        return after / before
+        return latency_ratio((model, convert_layers(names)), example, budget.runtime, NETWORK_SECONDS)
 
     gains = {row.name: row.parameters[0] if row.macs is None else row.macs[0] for row in able}
     search = _Search(budget, gains, {name: after - before for name, (before, after) in layers.items()})
