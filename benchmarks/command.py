@@ -153,6 +153,23 @@ def exports(
     console.print(str(docs_folder / room.PAGE), highlight=False, soft_wrap=True)
 
 
+def gpu_kernels(
+    arch: Annotated[
+        list[int] | None, typer.Option(help="80, 90 or 100; may be given again. Without it, all.", show_default=False)
+    ] = None,
+    out: Out = Path("results"),
+    docs_folder: Annotated[Path, typer.Option("--docs", help="Folder of the page.")] = Path("docs"),
+) -> None:
+    """Compile the GPU kernels."""
+    from benchmarks import gpu_kernels as room
+    from benchmarks.gpu_compile import SHARED
+
+    console = make_console()
+    rows = room.measure(out / room.RECORD, arch or tuple(SHARED), on_progress=_line(console))
+    (docs_folder / room.PAGE).write_text(room.page(rows), encoding="utf-8")
+    console.print(str(docs_folder / room.PAGE), highlight=False, soft_wrap=True)
+
+
 def _line(console: Any) -> "OnProgress":
     return lambda done, what: console.print(f"{done:4.0%} {what}", highlight=False)
 
@@ -235,6 +252,7 @@ VERBS: dict[Callable[..., None], str] = {
     model: helps.MODEL_HELP,
     runtime: helps.RUNTIME_HELP,
     exports: helps.EXPORTS_HELP,
+    gpu_kernels: helps.GPU_KERNELS_HELP,
     memory: helps.MEMORY_HELP,
     data: helps.DATA_HELP,
     start: helps.START_HELP,

@@ -50,6 +50,15 @@ EXPORTS_HELP = """Every network and head in every format of export; docs/exports
   python -m benchmarks exports
 """
 
+GPU_KERNELS_HELP = """Registers, spills and shared memory of every GPU kernel, compiled without a GPU.
+
+Stop it whenever you like: the same command goes on. docs/gpu-kernels.md shows what came of it.
+
+[bold]Example[/]
+
+  python -m benchmarks gpu-kernels --arch 90
+"""
+
 MEMORY_HELP = """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
 
 [bold]Examples[/]

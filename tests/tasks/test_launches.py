@@ -1,9 +1,12 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore, Store
 
 from convattn.errors import UserError
-from convattn.tasks.launches import RESTARTS, begun_run, write_launch
+from convattn.tasks.launches import RESTARTS, agree, begun_run, write_launch
 from convattn.tasks.recipes import load_recipe
 from convattn.tasks.run_folder import RunFolder, create_run, write_start
 
@@ -56,3 +59,22 @@ def test_machines_without_a_common_name_are_refused(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--rdzv-id"):
         begun_run(tmp_path, load_recipe("digits"))
+
+
+def agreed(store: Store, ranks: list[int], world: int = 3) -> list[str]:
+    """What processes agree on that come in this order, each well after the one before."""
+    with ThreadPoolExecutor(world) as pool:
+        found = []
+        for rank in ranks:
+            found.append(pool.submit(agree, store, rank, world))
+            time.sleep(0.1)
+        return [one.result(10) for one in found]
+
+
+@pytest.mark.parametrize("ranks", [[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+def test_processes_that_are_started_again_agree_on_a_name_of_their_own(ranks: list[int]) -> None:
+    """The store keeps what those before them have left there, and some come before the first process."""
+    store = HashStore()
+    names = [agreed(store, ranks) for _ in range(3)]
+    assert [len(set(each)) for each in names] == [1, 1, 1]
+    assert len({each[0] for each in names}) == 3

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+import uuid
 from pathlib import Path
+
+from torch import distributed
 
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 from convattn.tasks.run_folder import RunFolder, recipe_text, write_text
 
+POLL = 0.02
+"""Seconds between two looks into torchrun's store."""
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
@@ -57,3 +63,51 @@ def begun_run(out: Path, recipe: Recipe) -> RunFolder | None:
         if is_same and config.read_text(encoding="utf-8") == settings:
             return run
     return None
+
+
+def join() -> None:
+    """Join the processes of a torchrun, under a name that those it has stopped do not know.
+
+    torchrun 2.14 keeps one store over its restarts, with the addresses of the processes that it has stopped: the new
+    ones connect to these if they are the faster (pytorch issue 135712). Lightning takes a group that is there.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or distributed.is_initialized():
+        return
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world > 1:
+        store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        ours = distributed.PrefixStore(agree(store, rank, world), store)
+        distributed.init_process_group(store=ours, rank=rank, world_size=world)
+
+
+def agree(store: distributed.Store, rank: int, world: int) -> str:
+    """Return a name that all processes of now have and none from before a restart.
+
+    The first process makes it up, the others sign it, and it holds once the first has listed their signatures: what
+    another first process has left in the store lists none of theirs.
+
+    Args:
+        store: of all processes; it may have the entries of earlier ones.
+        rank: of this process.
+        world: how many processes there are.
+
+    Raises:
+        UserError: the others did not come within torch's limit for a process group.
+    """
+    own, last = uuid.uuid4().hex, time.monotonic() + distributed.default_pg_timeout.total_seconds()
+    if rank == 0:
+        store.set("convattn/name", own)
+    name = ""
+    while time.monotonic() < last:
+        if rank == 0:
+            signed = [f"convattn/{own}/{other}" for other in range(1, world)]
+            if not signed or store.check(signed):
+                store.set(f"convattn/{own}", " ".join(store.get(key).decode() for key in signed))
+                return own
+        elif store.check(["convattn/name"]):
+            if name != (name := store.get("convattn/name").decode()):
+                store.set(f"convattn/{name}/{rank}", own)
+            if store.check([f"convattn/{name}"]) and own in store.get(f"convattn/{name}").decode().split():
+                return name
+        time.sleep(POLL)
+    raise UserError(f"torchrun started {world} processes, and process {rank} did not find the others")

@@ -39,7 +39,7 @@ from convattn.tasks.finetuning import NormEstimate, norm_images
 from convattn.tasks.finishing import Result, finish
 from convattn.tasks.fsdp import ShardedStrategy
 from convattn.tasks.interrupt import RunInterrupted, Stopped, StopRequest
-from convattn.tasks.launches import begun_run, write_launch
+from convattn.tasks.launches import begun_run, join, write_launch
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import make_optimizer
 from convattn.tasks.processes import Shard
@@ -251,6 +251,7 @@ def make_trainer(recipe: Recipe, checkpoint_io: CheckpointIO | None = None, **op
     ``Trainer``.
     """
     wanted = recipe.trainer
+    join()
     try:
         return Trainer(
             accelerator=wanted.accelerator,

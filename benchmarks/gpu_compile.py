@@ -1,10 +1,16 @@
-"""Compiles the kernels that an operator would launch, for a GPU that is not there, and reads what they take."""
+"""Compiles the Triton kernels that an operator would launch, for a GPU that is not there, and reads what they take."""
+
+from __future__ import annotations
 
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -19,6 +25,8 @@ TYPES = {
     torch.float16: "*fp16",
     torch.int32: "*i32",
 }
+SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+"""Bytes of shared memory of a multiprocessor, by compute capability times ten."""
 SPILL = re.compile(r"\b(?:LDL|STL)\b")
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]
 
@@ -27,19 +35,31 @@ MULTIPLE_OF_16 = [["tt.divisibility", 16]]
 class Launch:
     """A kernel with the arguments it was launched with."""
 
-    kernel: JITFunction
+    kernel: Any
     programs: int
-    arguments: dict[str, object]
-    options: dict[str, object]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """The module and the function."""
         return f"{self.kernel.fn.__module__.removeprefix('convattn.ops.')}.{self.kernel.fn.__name__}"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel: registers and bytes of stack of a thread, bytes of shared memory of a program."""
+    """What one compiled kernel takes.
+
+    Args:
+        registers: of a thread.
+        stack: bytes of a thread.
+        shared: bytes of a program.
+        instructions: of the kernel.
+        spills: loads and stores of the stack between the first product of the tensor cores and the last, the walk over
+            the halo; those of the whole kernel where it has no such products.
+        warps: of a program.
+        programs_per_sm: that a multiprocessor holds at a time.
+    """
 
     registers: int
     stack: int
@@ -47,35 +67,30 @@ class Resources:
     instructions: int
     spills: int
     warps: int
-
-    @property
-    def programs_per_sm(self):
-        by_registers = 65536 // (self.registers * 32 * self.warps)
-        return min(by_registers, 227 * 1024 // (self.shared + 1024), 64 // self.warps)
+    programs_per_sm: int
 
 
-def launches(monkeypatch, function, *args):
+def launches(function: Callable[[], object]) -> list[Launch]:
     """What ``function`` launches when it is given tensors on the meta device."""
     found = []
 
-    def record(self, *args, grid, warmup, **kwargs):
+    def record(self: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
         names = [p.name for p in self.params]
         given = dict(zip(names, args, strict=False))
         given.update((name, value) for name, value in kwargs.items() if name in names)
         options = {name: value for name, value in kwargs.items() if name not in names}
-        programs = 1
-        for extent in grid:
-            programs *= extent
-        found.append(Launch(self, programs, given, options))
+        found.append(Launch(self, prod(grid), given, options))
 
-    monkeypatch.setattr(JITFunction, "run", record)
-    function(*args)
+    with mock.patch.object(JITFunction, "run", record):
+        function()
     return found
 
 
-def compile_launch(launch, arch):
+def compile_launch(launch: Launch, arch: int) -> Any:
     """The kernel compiled for compute capability ``arch``, specialised as a launch specialises it."""
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], Any] = {}
     for parameter in launch.kernel.params:
         name, value = parameter.name, launch.arguments[parameter.name]
         if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
@@ -93,7 +108,7 @@ def compile_launch(launch, arch):
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
 
 
-def resources(launch, arch):
+def resources(launch: Launch, arch: int) -> Resources:
     """What the kernel takes on compute capability ``arch``."""
     compiled = compile_launch(launch, arch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -101,22 +116,23 @@ def resources(launch, arch):
         file.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
         listing = _run("nvdisasm", "-c", file.name)
-    found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
+    taken = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
+    registers, warps, shared = taken["REG"], launch.options["num_warps"], compiled.metadata.shared
     return Resources(
-        registers=found["REG"],
-        stack=found["STACK"],
-        shared=compiled.metadata.shared,
+        registers=registers,
+        stack=taken["STACK"],
+        shared=shared,
         instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", listing, re.MULTILINE)),
         spills=len(SPILL.findall(_products(listing))),
-        warps=launch.options["num_warps"],
+        warps=warps,
+        programs_per_sm=min(65536 // (registers * 32 * warps), SHARED[arch] // (shared + 1024), 64 // warps),
     )
 
 
-def _products(listing):
-    """From the first tensor-core product to the last: the walk over the halo; all of a kernel without any."""
-    places = [found.start() for found in re.finditer(r"\bH(?:G)?MMA\b", listing)]
+def _products(listing: str) -> str:
+    places = [found.start() for found in re.finditer(r"\b(?:HG?MMA|UTC\w*MMA)\b", listing)]
     return listing[places[0] : places[-1]] if places else listing
 
 
-def _run(tool, *args):
+def _run(tool: str, *args: str) -> str:
     return subprocess.run([str(TOOLS / tool), *args], capture_output=True, text=True, check=True).stdout
