@@ -1,6 +1,6 @@
 // The C interface of convattn's CPU kernels: float32, no torch headers, called through ctypes.
 //
-// Every function below exists once per instruction set, with the suffix _avx512, _avx2 or _baseline; dispatch.cpp
+// Every function below exists once per instruction set, with a suffix such as _avx512 or _baseline; dispatch.cpp
 // exports the plain name, which calls the best that the processor runs. Nothing is checked here: the Python side does
 // (ops/_abi.py), which also sees to it that no size of a map, no offset and no stride passes the limits of an int32; what
 // is multiplied of them is 64 bits wide. Each returns 0, or 1 where there was not enough memory: the outputs are then unfinished.

@@ -1,4 +1,4 @@
-// Picks the instruction set when the library is loaded. CONVATTN_CPU_ISA=avx2 or =baseline forces a lower one.
+// Picks the instruction set when the library is loaded. CONVATTN_CPU_ISA=avx512, =avx2 or =baseline forces a lower one.
 #include "convattn.h"
 
 #include <stdlib.h>
@@ -23,19 +23,22 @@ static const char* const names[] = {"baseline"};
 #else
 #ifdef __x86_64__
 
-static const char* const names[] = {"baseline", "avx2", "avx512"};
+static const char* const names[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
 static int supported() {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    return avx512 ? 2 : avx2 ? 1 : 0;
+    if (avx512) return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+    return avx2 ? 1 : 0;
 }
 #define FUNCTION(name, parameters, arguments)    \
+    extern "C" int name##_avx512_bf16 parameters; \
     extern "C" int name##_avx512 parameters;   \
     extern "C" int name##_avx2 parameters;     \
     extern "C" int name##_baseline parameters; \
     EXPORT int name parameters {               \
+        if (isa == 3) return name##_avx512_bf16 arguments; \
         if (isa == 2) return name##_avx512 arguments;  \
         if (isa == 1) return name##_avx2 arguments; \
         return name##_baseline arguments;         \

@@ -24,7 +24,7 @@ struct ConvWeights {
 
 // P pixels x O outputs in registers. pixel[row*columns + column] points at channel 0 of an input pixel, or at zeros;
 // input t of a pixel lies t*in_step further.
-template <int V, int KY, int KX, int S, int P, int O, class Finish>
+template <class E, int V, int KY, int KX, int S, int P, int O, class Finish>
 INLINE void conv_tile(const float* const* pixel, int c0, int inputs, int in_step, ConvWeights w, Finish finish) {
     constexpr int columns = S * (P - 1) + KX;
     Vec<V> sum[P][O] = {};
@@ -45,7 +45,7 @@ INLINE void conv_tile(const float* const* pixel, int c0, int inputs, int in_step
                 repeat<KX>([&](auto dx) UNROLLED {
                     constexpr int from = k.value - dx.value;
                     if constexpr (from >= 0 && from % S == 0 && from / S < P)
-                        repeat<O>([&](auto o) UNROLLED { sum[from / S][o] += x * tap[dx][o]; });
+                        repeat<O>([&](auto o) UNROLLED { sum[from / S][o] = E::template add_product<V>(sum[from / S][o], x, tap[dx][o]); });
                 });
             });
         }
@@ -54,7 +54,7 @@ INLINE void conv_tile(const float* const* pixel, int c0, int inputs, int in_step
 
 // One row of outputs: result(Index<V>, c0, x, o, sum). in(dy, x) gives the address of input column x (any integer) of
 // the row that tap row dy reads, or of zeros; output x reads the columns S*x to S*x + KX-1.
-template <int KY, int KX, int S, class Input, class Result>
+template <int KY, int KX, int S, class E = Floats, class Input, class Result>
 void conv_row(int width, int d, int inputs, int outputs, ConvWeights w, Input input, Result result) {
     // At stride 2 outputs share few inputs: all four of a pixel at once, so that its inputs are read once.
     constexpr int P = S == 1 ? 7 : 4, columns = S * (P - 1) + KX, O = vector_registers < 32 ? 1 : S == 1 ? 2 : 4;
@@ -70,9 +70,9 @@ void conv_row(int width, int d, int inputs, int outputs, ConvWeights w, Input in
                 if (i < valid) result(v, c0, x0 + i, o + oo, sum);
             };
             auto from = [&](int o) UNROLLED { return ConvWeights{w.w + o * w.out, w.in, w.tap_y, w.tap_x, w.out}; };
-            for (; o + O <= outputs; o += O) conv_tile<V, KY, KX, S, P, O>(pixel, c0, inputs, d, from(o), finish);
+            for (; o + O <= outputs; o += O) conv_tile<E, V, KY, KX, S, P, O>(pixel, c0, inputs, d, from(o), finish);
             if constexpr (O > 1)
-                for (; o < outputs; o++) conv_tile<V, KY, KX, S, P, 1>(pixel, c0, inputs, d, from(o), finish);
+                for (; o < outputs; o++) conv_tile<E, V, KY, KX, S, P, 1>(pixel, c0, inputs, d, from(o), finish);
         });
     }
 }
@@ -115,20 +115,26 @@ void deinterleave(const float* in, int N, int d, float* planar) {
         for (int o = 0; o < N; o++) planar[o * d + g] = in[g * N + o];
 }
 
-// row: working memory for one row of outputs
-void conv_forward_rows(const GroupConv& p, const View& qkv, int b, const float* weight, const float* bias, const float* zeros, float* row,
-                       const View& out, int y_begin, int y_end) {
+// row: working memory for one row of outputs. The pixels of `in` hold T maps, or T pairs of maps.
+template <class E = Floats>
+void conv_forward_rows(const GroupConv& p, const Rows& in, ptrdiff_t in_pixel, const float* weight, const float* bias, const float* zeros,
+                       float* row, const View& out, int b, int y_begin, int y_end) {
     const ConvWeights w = {weight, (ptrdiff_t)conv_taps * p.C, conv_k * p.C, p.C, p.d};
     for (int y = y_begin; y < y_end; y++) {
+        const float* in_rows[conv_k];
+        for (int dy = 0; dy < conv_k; dy++) {
+            const int in_y = p.S * y + dy - 1;
+            in_rows[dy] = in_y < 0 || in_y >= p.H ? nullptr : in.at(in_y);
+        }
         auto input = [&](int dy, int x) UNROLLED -> const float* {
-            const int in_y = p.S * y + dy - 1, in_x = x - 1;
-            return in_y < 0 || in_y >= p.H || in_x < 0 || in_x >= p.W ? zeros : qkv.at(b, in_y, in_x);
+            const int in_x = x - 1;
+            return !in_rows[dy] || in_x < 0 || in_x >= p.W ? zeros : in_rows[dy] + in_x * in_pixel;
         };
         auto result = [&](auto v, int c0, int x, int o, auto sum) UNROLLED {
             store<v.value>(row + (size_t)x * p.C + o * p.d + c0, sum);
         };
-        if (p.S == 1) conv_row<conv_k, conv_k, 1>(p.Wo, p.d, p.T, p.N, w, input, result);
-        else conv_row<conv_k, conv_k, 2>(p.Wo, p.d, p.T, p.N, w, input, result);
+        if (p.S == 1) conv_row<conv_k, conv_k, 1, E>(p.Wo, p.d, p.T, p.N, w, input, result);
+        else conv_row<conv_k, conv_k, 2, E>(p.Wo, p.d, p.T, p.N, w, input, result);
         for (int x = 0; x < p.Wo; x++) interleave(row + (size_t)x * p.C, p.N, p.d, bias, out.at(b, y, x));
     }
 }

@@ -75,7 +75,7 @@ void narrow(const float* from, Float16* to, size_t count) {
     for (; i < count; i++) to[i] = narrowed(from[i]);
 }
 
-thread_local Scratch widened_rows;  // beside `scratch`, which is reserved anew for every band
+thread_local Scratch half_rows;  // beside `scratch`, which is reserved anew for every band
 
 // Rows of one image of a channels-last map as floats, from `first` on; widened when they are asked for, so that they are
 // in the cache when they are read.
@@ -85,9 +85,18 @@ template <class T> struct WidenedRows {
     size_t size;  // of a row
     int first, next;
 
-    void until(int last) {
+    void operator()(int last) {
         for (; next <= last; next++) widen(from + (size_t)next * size, data + (size_t)(next - first) * size, size);
     }
+};
+
+// Rows of outputs of one image, narrowed when a block of them is complete.
+template <class T> struct NarrowedRows {
+    float* block;
+    T* to;        // of the image's row 0
+    size_t size;  // of a row
+
+    void operator()(int first, int rows) const { narrow(block, to + first * size, rows * size); }
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "half.h"
 #include "window_backward.h"
 #include "window_forward.h"
+#include "window_pairs.h"
 
 namespace {
 
@@ -16,20 +17,26 @@ struct Tables {
 // The last row of q, k and v that some output rows read.
 int last_row_read(const Problem& p, int last_output) { return smaller(p.H - 1, larger(reach, p.S * last_output + reach)); }
 
-// Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache. Before a block
-// `read(last row)` is called; `written(first row, rows)` after it. out_at(first row) is where its outputs go.
-template <int L, int S, class Read, class OutAt, class Written>
-void acmix_rows(const Problem& p, const View& qkv, const Tables& tables, int b, int y_begin, int y_end, Read read, OutAt out_at,
-                Written written) {
-    typedef ForwardAttention<L, S> Attention;
+// What both paths read of one image beside q and k (Problem), and where outputs go, block by block: `read(last row)` before
+// a block, `written(first row, rows)` after it.
+struct Band {
+    Rows maps, values, out;
+    ptrdiff_t map_pixel;
+    Callback<int> read;
+    Callback<int, int> written;
+};
+
+// Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache.
+template <int L, int S, class E = Floats>
+void acmix_rows(const Problem& p, const GroupConv& conv, const Tables& tables, const Band& band, int b, int y_begin, int y_end) {
+    typedef ForwardAttention<L, S, E> Attention;
     const size_t input = 3 * (size_t)p.C;
-    if (!scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + input, 32 + 2 * p.N)) return;
+    if (!scratch.reserve(key_ring_floats<L, E>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + input, 32 + 2 * p.N)) return;
     float* row = scratch.take((size_t)p.Wo * p.C);
     float* zeros = scratch.take(input);
     memset(zeros, 0, input * sizeof(float));
-    const GroupConv conv = convolution_of(p);
     typename Attention::Buffers buffers(p);
-    PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
+    PlanarRows<L, E>* keys = key_rings<L, E>(p, b, y_begin);
     auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
         constexpr int V = v.value;
         Vec<V> result = load<V>(o) + sum * load<V>(tables.scale + c);
@@ -38,22 +45,22 @@ void acmix_rows(const Problem& p, const View& qkv, const Tables& tables, int b, 
     };
     for (int y = y_begin; y < y_end; y += block_rows) {
         const int rows = smaller(block_rows, y_end - y);
-        read(last_row_read(p, y + rows - 1));
-        const View out = out_at(y);
-        conv_forward_rows(conv, qkv, b, tables.weight, tables.bias, zeros, row, out, y, y + rows);
-        for (int n = 0; n < p.N; n++) Attention::block(p, buffers, keys[n], out, b, n, y, rows, finish);
-        written(y, rows);
+        band.read(last_row_read(p, y + rows - 1));
+        const View out(band.out.at(y) - y * band.out.step, 0, band.out.step, p.C);
+        conv_forward_rows<E>(conv, band.maps, band.map_pixel, tables.weight, tables.bias, zeros, row, out, b, y, y + rows);
+        for (int n = 0; n < p.N; n++) Attention::block(p, buffers, keys[n], band.values, out, b, n, y, rows, finish);
+        band.written(y, rows);
     }
 }
 
 template <int L, int S> void attention_rows(const Problem& p, const View& out, int b, int y_begin, int y_end) {
     typedef ForwardAttention<L, S> Attention;
-    if (!scratch.reserve(key_ring_floats<L>(p) + Attention::Buffers::floats(p), 32 + 2 * p.N)) return;
+    if (!scratch.reserve(key_ring_floats<L, Floats>(p) + Attention::Buffers::floats(p), 32 + 2 * p.N)) return;
     typename Attention::Buffers buffers(p);
-    PlanarRows<L>* keys = key_rings<L>(p, b, y_begin);
+    PlanarRows<L>* keys = key_rings<L, Floats>(p, b, y_begin);
     for (int y = y_begin; y < y_end; y += block_rows)
         for (int n = 0; n < p.N; n++)
-            Attention::block(p, buffers, keys[n], out, b, n, y, smaller(block_rows, y_end - y),
+            Attention::block(p, buffers, keys[n], rows_of(p.v, b), out, b, n, y, smaller(block_rows, y_end - y),
                              [](auto v, float* o, int, auto sum) UNROLLED { store<v.value>(o, sum); });
 }
 
@@ -62,14 +69,16 @@ View packed(const float* data, int height, int width, int channels) {
 }
 
 // q, k and v as the three thirds of one channels-last map; q at every stride-th pixel.
-void read_packed(Problem& p, const View& qkv, View& q, View& k, View& v) {
+void read_packed(const Problem& p, const View& qkv, View& q, View& k, View& v) {
+    const ptrdiff_t third = qkv.pixel / 3;
     q = View(qkv.data, qkv.image, p.S * qkv.row, p.S * qkv.pixel);
-    k = View(qkv.data + p.C, qkv.image, qkv.row, qkv.pixel);
-    v = View(qkv.data + 2 * p.C, qkv.image, qkv.row, qkv.pixel);
+    k = View(qkv.data + third, qkv.image, qkv.row, qkv.pixel);
+    v = View(qkv.data + 2 * third, qkv.image, qkv.row, qkv.pixel);
 }
 
 constexpr size_t widened_floats = 768 * 1024;  // rows of a band in float32: what a second-level cache and some of the third hold
 
+// Maps in half precision, computed with in float32.
 template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s, const float* position, const T* qkv, const Tables& tables, T* out) {
     const size_t row = (size_t)whole.W * 3 * whole.C, out_row = (size_t)whole.Wo * whole.C;
     const int limit = larger(4 * block_rows, (int)smaller((int64_t)whole.Ho, (int64_t)(widened_floats / row) / whole.S));
@@ -77,18 +86,49 @@ template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s
         over_bands(whole, [&](int b, int y_begin, int y_end) {
             Problem p(s, position);
             const int first = larger(0, p.S * y_begin - reach), rows = last_row_read(p, y_end - 1) - first + 1;
-            if (!p.fits || !widened_rows.reserve(rows * row + block_rows * out_row)) return;
-            WidenedRows<T> from = {qkv + (size_t)b * p.H * row, widened_rows.take(rows * row), row, first, first};
-            float* block = widened_rows.take(block_rows * out_row);
-            const View maps(from.data - (ptrdiff_t)first * (ptrdiff_t)row, 0, row, 3 * p.C);
+            if (!p.fits || !half_rows.reserve(rows * row + block_rows * out_row)) return;
+            WidenedRows<T> read = {qkv + (size_t)b * p.H * row, half_rows.take(rows * row), row, first, first};
+            NarrowedRows<T> written = {half_rows.take(block_rows * out_row), out + (size_t)b * p.Ho * out_row, out_row};
+            const View maps(read.data - (ptrdiff_t)first * (ptrdiff_t)row, 0, row, 3 * p.C);
             read_packed(p, maps, p.q, p.k, p.v);
-            acmix_rows<decltype(L)::value, decltype(S)::value>(
-                p, maps, tables, b, y_begin, y_end, [&](int last) { from.until(last); },
-                [&](int y) { return View(block - (ptrdiff_t)y * (ptrdiff_t)out_row, 0, out_row, p.C); },
-                [&](int y, int count) { narrow(block, out + ((size_t)b * p.Ho + y) * out_row, count * out_row); });
+            const Rows block = {written.block, (ptrdiff_t)out_row, block_rows};
+            const Band band = {rows_of(maps, 0), rows_of(p.v, 0), block, maps.pixel, &read, &written};
+            acmix_rows<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, b, y_begin, y_end);
         }, limit);
     });
 }
+
+#ifdef __AVX512BF16__
+
+thread_local Scratch paired_weights;
+
+// Maps of an even number of channels a head, by products of pairs.
+void acmix_pairs(Problem& p, const BFloat16* qkv, Tables tables, BFloat16* out) {
+    const int inputs = 3 * p.N, pairs = PairedRows::map_pairs(p);
+    const size_t taps = (size_t)conv_taps * p.C, out_row = (size_t)p.Wo * p.C;
+    if (!paired_weights.reserve((pairs + 1) * taps)) return;
+    float *weight = paired_weights.take(pairs * taps), *zeros = paired_weights.take(taps);
+    memset(zeros, 0, taps * sizeof(float));
+    for (int t = 0; t < inputs; t += 2) {
+        const float* first = tables.weight + t * taps;
+        round_pairs(first, t + 1 < inputs ? first + taps : zeros, weight + t / 2 * taps, taps);
+    }
+    tables.weight = weight;
+    read_packed(p, packed((const float*)qkv, p.H, p.W, 3 * p.C / 2), p.q, p.k, p.v);
+    const GroupConv conv(p.H, p.W, p.S, pairs, p.N, p.d);
+    choose_window(p, [&](auto L, auto S) {
+        over_bands(p, [&](int b, int y_begin, int y_end) {
+            if (!half_rows.reserve(PairedRows::floats(p) + block_rows * out_row)) return;
+            PairedRows read(p, qkv + (size_t)b * p.H * p.W * 3 * p.C, larger(0, p.S * y_begin - reach), half_rows);
+            NarrowedRows<BFloat16> written = {half_rows.take(block_rows * out_row), out + (size_t)b * p.Ho * out_row, out_row};
+            const Rows block = {written.block, (ptrdiff_t)out_row, block_rows};
+            const Band band = {read.maps, read.values, block, (ptrdiff_t)pairs * p.d, &read, &written};
+            acmix_rows<decltype(L)::value, decltype(S)::value, Pairs>(p, conv, tables, band, b, y_begin, y_end);
+        });
+    });
+}
+
+#endif
 
 }  // namespace
 
@@ -99,6 +139,12 @@ ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const void* qkv, const fl
     if (!p.fits) return 1;
     const Tables tables = {scale, weight, bias};
     if (s->type == 1) {
+#ifdef __AVX512BF16__
+        if (p.d % 2 == 0) {
+            acmix_pairs(p, (const BFloat16*)qkv, tables, (BFloat16*)out);
+            return failures != before;
+        }
+#endif
         acmix_half(p, *s, position, (const BFloat16*)qkv, tables, (BFloat16*)out);
         return failures != before;
     }
@@ -110,8 +156,9 @@ ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const void* qkv, const fl
     read_packed(p, qkv_map, p.q, p.k, p.v);
     choose_window(p, [&](auto L, auto S) {
         over_bands(p, [&](int b, int y_begin, int y_end) {
-            acmix_rows<decltype(L)::value, decltype(S)::value>(
-                p, qkv_map, tables, b, y_begin, y_end, [](int) {}, [&](int) { return out_map; }, [](int, int) {});
+            auto nothing = [](auto...) {};
+            const Band band = {rows_of(qkv_map, b), rows_of(p.v, b), rows_of(out_map, b), qkv_map.pixel, &nothing, &nothing};
+            acmix_rows<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, b, y_begin, y_end);
         });
     });
     return failures != before;
@@ -207,7 +254,8 @@ ENTRY(convattn_group_conv_forward)(const ConvattnGroupConv* s, const ConvattnMap
         float* zeros = scratch.take(input);
         memset(zeros, 0, input * sizeof(float));
         const int64_t band = u % bands;
-        conv_forward_rows(conv, from, (int)(u / bands), weight, bias, zeros, row, to, first_of_part(conv.Ho, band, bands),
+        const int b = (int)(u / bands);
+        conv_forward_rows(conv, rows_of(from, b), from.pixel, weight, bias, zeros, row, to, b, first_of_part(conv.Ho, band, bands),
                           first_of_part(conv.Ho, band + 1, bands));
     }
     return failures != before;

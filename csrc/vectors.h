@@ -106,6 +106,14 @@ template <int N, int I = 0, class F> INLINE void repeat(F&& f) {
     }
 }
 
+// A function of its caller's, called by address: the kernels that call it are compiled once for all callers.
+template <class... A> struct Callback {
+    void* of;
+    void (*call)(void*, A...);
+    template <class F> Callback(F* f) : of((void*)f), call([](void* of, A... a) { (*(F*)of)(a...); }) {}
+    void operator()(A... a) const { call(of, a...); }
+};
+
 constexpr INLINE int smaller(int a, int b) { return a < b ? a : b; }
 constexpr INLINE int larger(int a, int b) { return a < b ? b : a; }
 constexpr INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -4,8 +4,11 @@
 //     planar ([channel][column]), with the border reflected and the position p subtracted on the way in.
 //   * everything else (weighted sums, their transposes, the group convolution): lanes are CHANNELS, which is how the
 //     maps already lie, so nothing is transposed and a border is only a change of address.
+//
+// E, of the forward pass, is what a lane holds (products.h). Of pairs of channels there are half as many as channels.
 #pragma once
 #include "convattn.h"
+#include "products.h"
 #include "softmax.h"
 #include "vectors.h"
 
@@ -24,6 +27,15 @@ struct View {
     float* at(int b, int y = 0, int x = 0) const { return data + b * image + y * row + x * pixel; }
 };
 
+
+// Rows of one image, `step` floats apart, of which `slots` are kept: a row takes the place of the one `slots` above it.
+struct Rows {
+    float* data;
+    ptrdiff_t step;
+    int slots;
+    float* at(int y) const { return data + (y % slots) * step; }
+};
+INLINE Rows rows_of(const View& map, int image) { return {map.at(image), map.row, 0x7fffffff}; }
 // Index i of an endless row that bounces between 0 and n-1 (numpy's "reflect"); n = 1 gives 0.
 INLINE int reflect(int i, int n) {
     if (n == 1) return 0;
@@ -64,6 +76,8 @@ struct Problem {
     Problem(const Problem&) = delete;
 
     float row_y(int y) const { return H > 1 ? 2.f * y / (H - 1) - 1.f : -1.f; }
+    // How many rows to keep of the maps that a block of output rows reads.
+    int slots() const { return smaller(H, S * (block_rows - 1) + K + S); }
     // Images go to threads whole where there are enough of them, else their rows or heads are shared out too.
     bool whole_images() const { return B % threads == 0 || B / 4 >= threads; }
 };
@@ -74,36 +88,53 @@ struct KeyPosition {
     float y;
 };
 
-// dst[c*dst_step + lane] = factor * (src[offset[lane] + c] - p[c])
-template <int L>
+// dst[c*dst_step + lane] = factor * (src[offset[lane] + c] - p[c]); pairs are moved as they are.
+template <int L, class E = Floats>
 void to_planar(const float* src, const ptrdiff_t* offset, float factor, int channels, float* dst, size_t dst_step,
                KeyPosition p = {nullptr, nullptr, nullptr, 0.f}) {
     int c = 0;
-    for (; c + L <= channels; c += L) {
-        Vec<L> r[L];
-        repeat<L>([&](auto i) UNROLLED { r[i] = load<L>(src + offset[i] + c); });
-        transpose<L>(r);
-        if (p.weight_x) {
-            const Vec<L> x = load<L>(p.x);
-            repeat<L>([&](auto i) UNROLLED { r[i] -= x * p.weight_x[c + i] + p.y * p.weight_y[c + i]; });
+    auto square = [&](auto size, int lane) UNROLLED {
+        constexpr int M = size.value;
+        Vec<M> r[M];
+        repeat<M>([&](auto i) UNROLLED { r[i] = load<M>(src + offset[lane + i] + c); });
+        transpose<M>(r);
+        if constexpr (E::each == 1) {
+            if (p.weight_x) {
+                const Vec<M> x = load<M>(p.x + lane);
+                repeat<M>([&](auto i) UNROLLED { r[i] -= x * p.weight_x[c + i] + p.y * p.weight_y[c + i]; });
+            }
+            repeat<M>([&](auto i) UNROLLED { r[i] *= factor; });
         }
-        repeat<L>([&](auto i) UNROLLED { store<L>(dst + (c + i) * dst_step, r[i] * factor); });
+        repeat<M>([&](auto i) UNROLLED { store<M>(dst + (c + i) * dst_step + lane, r[i]); });
+    };
+    for (; c + L <= channels; c += L) square(Index<L>{}, 0);
+    if constexpr (L >= 8) {
+        constexpr int half = L / 2;
+        for (; c + half <= channels; c += half) {
+            square(Index<half>{}, 0);
+            square(Index<half>{}, half);
+        }
     }
     for (; c < channels; c++)
         for (int i = 0; i < L; i++) {
-            const float at = p.weight_x ? p.x[i] * p.weight_x[c] + p.y * p.weight_y[c] : 0.f;
-            dst[c * dst_step + i] = factor * (src[offset[i] + c] - at);
+            const float* from = src + offset[i] + c;
+            if constexpr (E::each == 1) {
+                const float at = p.weight_x ? p.x[i] * p.weight_x[c] + p.y * p.weight_y[c] : 0.f;
+                dst[c * dst_step + i] = factor * (*from - at);
+            } else {
+                __builtin_memcpy(dst + c * dst_step + i, from, 4);
+            }
         }
 }
 
-// The rows of k - p (or of v) that a block of query rows looks at, one head of one image, planar.
+// The rows of k - p (or of v; of k as pairs of channels) that a block of query rows looks at, one head of one image, planar.
 // Padded column S*i + f of channel c of row y is row(y)[(c*S + f)*plane + i].
-template <int L> struct PlanarRows {
+template <int L, class E = Floats> struct PlanarRows {
     const Problem& p;
     const float* src;  // the head's channel 0 in pixel (0, 0)
     ptrdiff_t src_row, src_pixel;
     bool positioned;  // whether p is subtracted
-    int slots, plane, filled, next;
+    int channels, slots, plane, filled, next;
     size_t slot_size;
     float* data;
 
@@ -113,13 +144,12 @@ template <int L> struct PlanarRows {
         const int n = round_up(p.Wo + larger(2 * L, L + span(p)), L);
         return n % 32 ? n : n + 16;  // a multiple of 32 would put all channels into few cache sets
     }
-    static int slot_count(const Problem& p) { return smaller(p.H, p.S * (block_rows - 1) + K + p.S); }
-    static size_t floats(const Problem& p) { return (size_t)slot_count(p) * p.d * p.S * plane_size(p); }
+    static size_t floats(const Problem& p) { return (size_t)p.slots() * (p.d / E::each) * p.S * plane_size(p); }
 
     PlanarRows(const Problem& p, const View& map, int image, int head, bool positioned, int first_row)
-        : p(p), src(map.at(image) + head * p.d), src_row(map.row), src_pixel(map.pixel), positioned(positioned),
-          slots(slot_count(p)), plane(plane_size(p)), filled(smaller(plane, round_up(p.Wo + span(p), L))),
-          next(first_row), slot_size((size_t)p.d * p.S * plane), data(scratch.take(floats(p))) {
+        : p(p), src(map.at(image) + head * (p.d / E::each)), src_row(map.row), src_pixel(map.pixel), positioned(positioned),
+          channels(p.d / E::each), slots(p.slots()), plane(plane_size(p)), filled(smaller(plane, round_up(p.Wo + span(p), L))),
+          next(first_row), slot_size((size_t)channels * p.S * plane), data(scratch.take(floats(p))) {
         memset(data, 0, floats(p) * 4);
     }
     float* row(int y) const { return data + (y % slots) * slot_size; }
@@ -137,15 +167,20 @@ template <int L> struct PlanarRows {
                         x[l] = p.column_x[column];
                     }
                     const KeyPosition at = {with_position ? p.weight_x : nullptr, p.weight_y, x, p.row_y(next)};
-                    to_planar<L>(src + next * src_row, offset, 1.f, p.d, row(next) + f * plane + i0, (size_t)p.S * plane, at);
+                    to_planar<L, E>(src + next * src_row, offset, 1.f, channels, row(next) + f * plane + i0, (size_t)p.S * plane, at);
                 }
     }
 };
 
-// logits[i][dy*K+dx][lane] = sum_c q[c][i][lane] * key(row S*i+dy, column S*lane+dx)[c], for R query rows.
+// What the logits of an output row i and a column dx of row r of the block's keys begin with.
+template <int L> struct FromZero {
+    INLINE Vec<L> operator()(int, int, int) const { return Vec<L>{}; }
+};
+
+// logits[i][dy*K+dx][lane] = begin + sum_c q[c][i][lane] * key(row S*i+dy, column S*lane+dx)[c], for R query rows.
 // Each key row serves all the query rows that see it; the K shifts of a row come from two loads.
-template <int L, int S, int R>
-void similarity(const float* q, const float* const* key_rows, int x0, int plane, int channels, float* logits) {
+template <class E, int L, int S, int R, class Begin>
+void similarity(const float* q, const float* const* key_rows, int x0, int plane, int channels, const Begin& begin, float* logits) {
     repeat<S*(R - 1) + K>([&](auto r) UNROLLED {
         constexpr int first = larger(0, ceil_div(r.value - K + 1, S)), last = smaller(R - 1, r.value / S);
         constexpr int rows = last - first + 1;
@@ -154,7 +189,10 @@ void similarity(const float* q, const float* const* key_rows, int x0, int plane,
             constexpr int pieces = ceil_div(K, larger(1, budget / rows));
             repeat<pieces>([&](auto piece) UNROLLED {
                 constexpr int dx0 = piece.value * K / pieces, columns = (piece.value + 1) * K / pieces - dx0;
-                Vec<L> sum[rows][columns] = {};
+                Vec<L> sum[rows][columns];
+                repeat<rows>([&](auto i) UNROLLED {
+                    repeat<columns>([&](auto j) UNROLLED { sum[i][j] = begin(first + i, r, dx0 + j); });
+                });
                 const float* key = key_rows[r] + x0;
                 const float* query = q + first * L;
                 for (int c = 0; c < channels; c++, key += S * plane, query += R * L) {
@@ -176,7 +214,7 @@ void similarity(const float* q, const float* const* key_rows, int x0, int plane,
                         if constexpr (L == 16) k = lanes_from<L, dx / S>(a[dx % S], b[dx % S]);
                         else k = load<L>(key + (dx % S) * plane + dx / S);
                         PIN(k);
-                        repeat<rows>([&](auto i) UNROLLED { sum[i][j] += qv[i] * k; });
+                        repeat<rows>([&](auto i) UNROLLED { sum[i][j] = E::template add_product<L>(sum[i][j], qv[i], k); });
                     });
                 }
                 repeat<rows>([&](auto i) UNROLLED {
@@ -190,21 +228,22 @@ void similarity(const float* q, const float* const* key_rows, int x0, int plane,
     });
 }
 
-template <int L, int S>
-void similarity_of_rows(int rows, const float* q, const float* const* key_rows, int x0, int plane, int channels, float* logits) {
-    if (rows == 4) similarity<L, S, 4>(q, key_rows, x0, plane, channels, logits);
-    else if (rows == 3) similarity<L, S, 3>(q, key_rows, x0, plane, channels, logits);
-    else if (rows == 2) similarity<L, S, 2>(q, key_rows, x0, plane, channels, logits);
-    else similarity<L, S, 1>(q, key_rows, x0, plane, channels, logits);
+template <int L, int S, class E = Floats, class Begin = FromZero<L>>
+void similarity_of_rows(int rows, const float* q, const float* const* key_rows, int x0, int plane, int channels, float* logits,
+                        const Begin& begin = {}) {
+    if (rows == 4) similarity<E, L, S, 4>(q, key_rows, x0, plane, channels, begin, logits);
+    else if (rows == 3) similarity<E, L, S, 3>(q, key_rows, x0, plane, channels, begin, logits);
+    else if (rows == 2) similarity<E, L, S, 2>(q, key_rows, x0, plane, channels, begin, logits);
+    else similarity<E, L, S, 1>(q, key_rows, x0, plane, channels, begin, logits);
 }
 
 // q (or dout) of a tile, planar: dst[c][row][lane]. `map` points at row and column 0 of the tile's head.
-template <int L>
+template <int L, class E = Floats>
 void planar_queries(const float* map, const View& view, int rows, int x0, int last_x, float factor, int channels, float* dst) {
     ptrdiff_t offset[L];
     for (int l = 0; l < L; l++) offset[l] = smaller(x0 + l, last_x) * view.pixel;
     for (int i = 0; i < rows; i++)
-        to_planar<L>(map + i * view.row, offset, factor, channels, dst + i * L, (size_t)rows * L);
+        to_planar<L, E>(map + i * view.row, offset, factor, channels, dst + i * L, (size_t)rows * L);
 }
 
 // Calls f(Index<V>, c0) for vectors of channels, then for what is left over.
@@ -226,19 +265,37 @@ template <int L, int S, class F> INLINE void in_strips(int valid, F f) {
         for (int x = 0; x < valid; x += wide) f(Index<wide>{}, x);
 }
 
+// A weighted sum's taps in a row of the window and the column that each begins with. Pairs take two columns at a time; the
+// last begins one column early, as a column beyond the window may hold NaN, and gives that column no weight.
+template <class E> constexpr int row_taps = ceil_div(K, E::each);
+template <class E> constexpr int tap_column(int tap) { return smaller(E::each * tap, K - E::each); }
+
+// Which of the queries from 0 on meets column k by a tap; -1 if none does.
+template <class E, int S, int Q> constexpr int query_of(int k, int tap) {
+    const int at = k - tap_column<E>(tap);
+    return at >= 0 && at % S == 0 && at / S < Q ? at / S : -1;
+}
+template <class E, int S, int Q> constexpr bool is_read(int k) {
+    for (int tap = 0; tap < row_taps<E>; tap++)
+        if (query_of<E, S, Q>(k, tap) >= 0) return true;
+    return false;
+}
+
 // For Q queries from `first` on: finish(query, sum_j weights[j][query] * source(row of j, column of j)).
-template <int L, int V, int S, int Q, class Source, class Finish>
+template <class E, int L, int V, int S, int Q, class Source, class Finish>
 INLINE void weighted_sum(const float* weights, int first, int valid, Source source, Finish finish) {
     Vec<V> sum[Q] = {};
     for (int dy = 0; dy < K; dy++) {
-        const float* w = weights + dy * K * L + first;
+        const float* w = weights + dy * row_taps<E> * L + first;
         repeat<S*(Q - 1) + K>([&](auto k) UNROLLED {
-            Vec<V> key = source(dy, S * first + k);
-            PIN(key);
-            repeat<K>([&](auto dx) UNROLLED {
-                constexpr int at = k.value - dx.value;
-                if constexpr (at >= 0 && at % S == 0 && at / S < Q) sum[at / S] += key * w[dx * L + at / S];
-            });
+            if constexpr (is_read<E, S, Q>(k.value)) {
+                Vec<V> value = source(dy, S * first + k);
+                PIN(value);
+                repeat<row_taps<E>>([&](auto tap) UNROLLED {
+                    constexpr int i = query_of<E, S, Q>(k.value, tap.value);
+                    if constexpr (i >= 0) sum[i] = E::template add_multiple<V>(sum[i], value, w + tap * L + i);
+                });
+            }
         });
     }
     repeat<Q>([&](auto i) UNROLLED {
@@ -246,20 +303,22 @@ INLINE void weighted_sum(const float* weights, int first, int valid, Source sour
     });
 }
 
-// finish(Index<V>, c0, query, sum) for all queries of a tile row and all channels; weights [K*K][L].
-template <int L, int S, class Source, class Finish>
+// finish(Index<V>, c0, query, sum) for all queries of a tile row and all channels; weights [K*row_taps][L].
+template <int L, int S, class E = Floats, class Source, class Finish>
 INLINE void weighted_sums(const Problem& p, const float* weights, int valid, Source source, Finish finish) {
     over_channels(p.d, [&](auto v, int c0) UNROLLED {
         constexpr int V = v.value;
         auto at = [&](int dy, int k) UNROLLED { return source(v, c0, dy, k); };
         auto done = [&](int x, Vec<V> sum) UNROLLED { finish(v, c0, x, sum); };
         if constexpr (V == native_lanes) {
-            in_strips<L, S>(valid, [&](auto Q, int x) UNROLLED { weighted_sum<L, V, S, Q.value>(weights, x, valid, at, done); });
+            in_strips<L, S>(valid, [&](auto Q, int x) UNROLLED { weighted_sum<E, L, V, S, Q.value>(weights, x, valid, at, done); });
         } else {
             for (int x = 0; x < valid; x++) {
                 Vec<V> sum = {};
+                const float* w = weights + x;
                 for (int dy = 0; dy < K; dy++)
-                    for (int dx = 0; dx < K; dx++) sum += at(dy, S * x + dx) * weights[(dy * K + dx) * L + x];
+                    for (int tap = 0; tap < row_taps<E>; tap++, w += L)
+                        sum = E::template add_multiple<V>(sum, at(dy, S * x + tap_column<E>(tap)), w);
                 done(x, sum);
             }
         }

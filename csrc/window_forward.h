@@ -4,49 +4,68 @@
 
 namespace {
 
-template <int L, int S> struct ForwardAttention {
+// What differs between floats and pairs (window_pairs.h): how the position enters and what the softmax writes.
+template <class E, int L, int S> struct Logits;
+
+template <int L, int S> struct Logits<Floats, L, S> : FromZero<L> {
+    static size_t floats(const Problem&) { return 0; }
+    explicit Logits(const Problem&) {}
+    void key_row(int, int) const {}
+    void tile(int, int, const float*) const {}
+    static float query_factor(float to_base_2) { return to_base_2; }
+    static void softmax(float* logits, float, float* inverse) { ::softmax<L>(logits, window_taps, inverse); }
+};
+
+template <int L, int S, class E = Floats> struct ForwardAttention {
     static constexpr int key_span = S * (block_rows - 1) + K;
 
     // What the heads of a thread share: they take turns.
     struct Buffers {
         float *q, *logits, *inverse;
-        ptrdiff_t* offsets;  // of every padded column of the map in a row of v
+        ptrdiff_t* offsets;  // of every padded column in a row of values
         const float **key_rows, **value_rows;
+        Logits<E, L, S> begin;
         static int columns(const Problem& p) { return S * (p.Wo + 2 * L) + K; }
         static size_t floats(const Problem& p) {
-            return (size_t)block_rows * (p.d + window_taps) * L + L + 2 * (size_t)columns(p) + 4 * key_span;
+            return (size_t)block_rows * (p.d + window_taps) * L + L + 2 * (size_t)columns(p) + 4 * key_span + Logits<E, L, S>::floats(p);
         }
         explicit Buffers(const Problem& p)
             : q(scratch.take((size_t)block_rows * p.d * L)), logits(scratch.take((size_t)block_rows * window_taps * L)),
               inverse(scratch.take(L)), offsets(scratch.take_array<ptrdiff_t>(columns(p))),
-              key_rows(scratch.take_array<const float*>(key_span)), value_rows(scratch.take_array<const float*>(key_span)) {
-            for (int k = 0; k < columns(p); k++) offsets[k] = p.column[k] * p.v.pixel;
+              key_rows(scratch.take_array<const float*>(key_span)), value_rows(scratch.take_array<const float*>(key_span)), begin(p) {
+            // pairs of columns lie in padded order, as far as a query reads them
+            const int last = S * (p.Wo - 1) + K - E::each;
+            for (int k = 0; k < columns(p); k++) offsets[k] = E::each == 1 ? p.column[k] * p.v.pixel : (ptrdiff_t)smaller(k, last) * p.C;
         }
     };
 
     // finish(Index<V>, output, channel, sum) for head n and query rows y to y+rows-1 of image b
     template <class Finish>
-    static void block(const Problem& p, const Buffers& m, PlanarRows<L>& keys, const View& out, int b, int n, int y, int rows, Finish finish) {
-        const int span = S * (rows - 1) + K;
+    static void block(const Problem& p, const Buffers& m, PlanarRows<L, E>& keys, const Rows& values, const View& out, int b, int n, int y, int rows,
+                      Finish finish) {
+        const int span = S * (rows - 1) + K, channels = p.d / E::each;
         keys.load_until(smaller(p.H - 1, larger(reach, S * (y + rows - 1) + reach)));
         for (int r = 0; r < span; r++) {
             const int key_y = reflect(S * y + r - reach, p.H);
             m.key_rows[r] = keys.row(key_y);
-            m.value_rows[r] = p.v.at(b, key_y) + n * p.d;
+            m.value_rows[r] = values.at(key_y) + n * p.d;
+            m.begin.key_row(r, key_y);
         }
         const float to_base_2 = 1.4426950408889634f * p.softmax_scale;
         const int tile = tile_width(p.Wo, L);
         for (int x0 = 0; x0 < p.Wo; x0 += tile) {
             const int valid = smaller(tile, p.Wo - x0);
             const ptrdiff_t* offset = m.offsets + S * x0;
-            planar_queries<L>(p.q.at(b, y) + n * p.d, p.q, rows, x0, p.Wo - 1, to_base_2, p.d, m.q);
-            similarity_of_rows<L, S>(rows, m.q, m.key_rows, x0, keys.plane, p.d, m.logits);
+            const float factor = Logits<E, L, S>::query_factor(to_base_2);
+            planar_queries<L, E>(p.q.at(b, y) + n * channels, p.q, rows, x0, p.Wo - 1, factor, channels, m.q);
+            m.begin.tile(rows, x0, m.q);
+            similarity_of_rows<L, S, E>(rows, m.q, m.key_rows, x0, keys.plane, channels, m.logits, m.begin);
             for (int i = 0; i < rows; i++) {
                 float* weights = m.logits + (size_t)i * window_taps * L;
-                softmax<L>(weights, window_taps, m.inverse);
+                Logits<E, L, S>::softmax(weights, to_base_2, m.inverse);
                 const float* const* value_row = m.value_rows + S * i;
                 float* out_row = out.at(b, y + i, x0) + n * p.d;
-                weighted_sums<L, S>(
+                weighted_sums<L, S, E>(
                     p, weights, valid,
                     [&](auto v, int c0, int dy, int k) UNROLLED { return load<v.value>(value_row[dy] + offset[k] + c0); },
                     [&](auto v, int c0, int x, auto sum) UNROLLED {
@@ -76,14 +95,14 @@ template <class F> void over_bands(const Problem& p, F f, int limit = 0x7fffffff
     }
 }
 
-template <int L> PlanarRows<L>* key_rings(const Problem& p, int b, int y_begin) {
-    PlanarRows<L>* keys = scratch.take_array<PlanarRows<L>>(p.N);
+template <int L, class E> PlanarRows<L, E>* key_rings(const Problem& p, int b, int y_begin) {
+    PlanarRows<L, E>* keys = scratch.take_array<PlanarRows<L, E>>(p.N);
     for (int n = 0; n < p.N; n++)
-        new (keys + n) PlanarRows<L>(p, p.k, b, n, true, larger(0, p.S * y_begin - reach));
+        new (keys + n) PlanarRows<L, E>(p, p.k, b, n, E::each == 1, larger(0, p.S * y_begin - reach));
     return keys;
 }
-template <int L> size_t key_ring_floats(const Problem& p) {
-    return p.N * (PlanarRows<L>::floats(p) + 16 + sizeof(PlanarRows<L>) / 4 + 1);
+template <int L, class E> size_t key_ring_floats(const Problem& p) {
+    return p.N * (PlanarRows<L, E>::floats(p) + 16 + sizeof(PlanarRows<L, E>) / 4 + 1);
 }
 
 }  // namespace

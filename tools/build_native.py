@@ -47,14 +47,16 @@ SANITIZE_FLAGS = (
     *("--param", "asan-instrumentation-with-call-threshold=0"),
 )
 
+AVX512_FLAGS = (
+    *("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mavx2", "-mf16c"),
+    "-mprefer-vector-width=512",
+    # GCC 12 warns of its own _mm512_undefined_ps (bug 105593)
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+)
 ISA_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {
-        "avx512": (
-            *("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mavx2", "-mf16c"),
-            "-mprefer-vector-width=512",
-            # GCC 12 warns of its own _mm512_undefined_ps (bug 105593)
-            *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
-        ),
+        "avx512_bf16": (*AVX512_FLAGS, "-mavx512bf16"),
+        "avx512": AVX512_FLAGS,
         "avx2": ("-mavx2", "-mfma", "-mf16c"),
         "baseline": (),
     },

@@ -34,7 +34,7 @@ replay() {
 
 host() {
     build "$1" "$2"
-    for isa in avx512 avx2 baseline; do
+    for isa in avx512_bf16 avx512 avx2 baseline; do
         replay env OMP_NUM_THREADS=2 CONVATTN_CPU_ISA=$isa LD_LIBRARY_PATH="$out/$1" "$out/$1/replay"
     done
 }

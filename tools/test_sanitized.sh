@@ -44,7 +44,7 @@ fuzz)
     ;;
 '')
     "$python" -m pytest -p no:cacheprovider -s tests/ops -k "native and not test_native_build"
-    for isa in avx512 avx2 baseline; do
+    for isa in avx512_bf16 avx512 avx2 baseline; do
         "$python" -m tests.ops.fuzz --cases 300 --isa $isa
     done
     ;;

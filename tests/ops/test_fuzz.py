@@ -199,9 +199,9 @@ def test_what_a_kernel_writes_comes_back_from_between_the_guards(monkeypatch, si
 
 @pytest.mark.slow
 @NATIVE
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "baseline"])
 def test_fuzz_on_every_instruction_set(isa):
-    seed = {"avx512": 1_000_000, "avx2": 2_000_000, "baseline": 3_000_000}[isa]
+    seed = {"avx512": 1_000_000, "avx2": 2_000_000, "baseline": 3_000_000, "avx512_bf16": 4_000_000}[isa]
     command = [sys.executable, "-m", "tests.ops.fuzz", "--cases", "1000", "--seed", str(seed), "--isa", isa]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

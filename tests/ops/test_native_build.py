@@ -148,7 +148,7 @@ class TestTheLibrary:
         header = ROOT / "csrc" / "convattn.h"
         assert f"#define CONVATTN_ABI_VERSION {_native.ABI_VERSION}\n" in header.read_text()
 
-    @pytest.mark.parametrize("asked", ["avx512", "avx2", "baseline", "sse9"])
+    @pytest.mark.parametrize("asked", ["avx512_bf16", "avx512", "avx2", "baseline", "sse9"])
     def test_the_environment_only_lowers_the_instruction_set(
         self, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -159,7 +159,7 @@ class TestTheLibrary:
             monkeypatch.setattr(_native, "_loaded", _native.load(tmp_path / name))
             return _native.instruction_set()
 
-        order = ["avx512", "avx2", "baseline"]
+        order = ["avx512_bf16", "avx512", "avx2", "baseline"]
         monkeypatch.delenv("CONVATTN_CPU_ISA", raising=False)
         best = isa("best")
         monkeypatch.setenv("CONVATTN_CPU_ISA", asked)

@@ -68,7 +68,7 @@ def reasons() -> list[str]:
 
 
 def instruction_set() -> str:
-    """The instruction set that runs here: ``"avx512"``, ``"avx2"`` or ``"baseline"``.
+    """The instruction set that runs here, such as ``"avx512_bf16"``, ``"avx2"`` or ``"baseline"``.
 
     Raises:
         RuntimeError: native code is off.

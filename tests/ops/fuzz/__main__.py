@@ -30,7 +30,8 @@ def main():
     parser.add_argument("--cases", type=int, default=1000, help="how many; default: 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the first case, the next ones' follow; default: 0")
     parser.add_argument("--operator", help="only this one; default: all")
-    parser.add_argument("--isa", choices=["avx512", "avx2", "baseline"], help="default: the best of this machine")
+    isas = ["avx512_bf16", "avx512", "avx2", "baseline"]
+    parser.add_argument("--isa", choices=isas, help="default: the best of this machine")
     parser.add_argument("--seconds", type=float, help="stop after as many")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
