@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 from rich.markup import escape
@@ -114,7 +114,7 @@ def runtime(
     against: Against = "conv_resnet50",
     runtime_name: Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")] = "onnxruntime",
     operators: Annotated[str, typer.Option(help="Of ONNX files: standard or convattn.")] = "standard",
-    precision: Annotated[str, typer.Option(help="Of the files: float32, float16 or int8.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Of the files: float32, float16, bfloat16 or int8.")] = "float32",
     size: Size = 224,
     batch: Batch = "1",
     threads: Threads = None,
@@ -124,12 +124,13 @@ def runtime(
     as_json: AsJson = False,
 ) -> None:
     """Compare exported networks."""
-    from benchmarks.runtimes import RuntimeRun, measure
+    from benchmarks.runtimes import Runtime, RuntimeRun, measure
+    from convattn.export.report import Operators, Precision
 
     for name, value, known in (
-        ("--runtime", runtime_name, ("onnxruntime", "openvino")),
-        ("--operators", operators, ("standard", "convattn")),
-        ("--precision", precision, ("float32", "float16", "int8")),
+        ("--runtime", runtime_name, get_args(Runtime)),
+        ("--operators", operators, get_args(Operators)),
+        ("--precision", precision, get_args(Precision)),
     ):
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -35,16 +35,18 @@ CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
             *("lambda", "global"),
         )
     },
-    "swin_tiny": _SWIN,
-    "acmix_swin_tiny": _SWIN,
+    **dict.fromkeys(("swin_tiny", "conv_swin_tiny", "acmix_swin_tiny"), _SWIN),
     "pvt_v1_tiny": {},
     "acmix_pvt_tiny": {},
-    "san10": _SAN,
-    "acmix_san10": _SAN,
+    "deit_tiny": {"depth": 2},
+    "acmix_deit_tiny": {"depth": 2},
+    **dict.fromkeys(("san10", "pairwise_san10", "acmix_san10"), _SAN),
 }
 """Every family, narrow and shallow: the operators are the same."""
 DETECTORS = ("retinanet", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn")
 SEGMENTERS = ("semantic_fpn", "upernet")
+NETWORKS = (*CLASSIFIERS, *DETECTORS, *SEGMENTERS)
+"""The rows of the table."""
 FORMATS: Mapping[str, tuple[str, OnnxOptions]] = {
     "onnx": (".onnx", OnnxOptions()),
     "onnx, our operators": (".onnx", OnnxOptions(operators="convattn")),
@@ -76,14 +78,12 @@ class Cell:
 def measure(record: Path, threads: int = 1, on_progress: OnProgress = silent) -> list[Cell]:
     """Export everything, each network in a process of its own; the record is written as it goes.
 
-    A record that is there is finished; without it, all begins anew.
+    Networks that the record has already are left out.
     """
     cells = read(record) if record.is_file() else []
-    names, there = [*CLASSIFIERS, *DETECTORS, *SEGMENTERS], {cell.network for cell in cells}
-    for place, name in enumerate(names):
-        if name in there:
-            continue
-        on_progress(place / len(names), name)
+    missing = [name for name in NETWORKS if name not in {cell.network for cell in cells}]
+    for place, name in enumerate(missing):
+        on_progress(place / len(missing), name)
         cells += [Cell(**one) for one in call_fresh(export_here, {"name": name}, Process(threads))]
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n", encoding="utf-8")
@@ -154,8 +154,8 @@ def page(cells: list[Cell]) -> str:
         return f"{cell.difference:.0e}, {cell.ratio:.1f}×"
 
     by_place = {(cell.network, cell.format): cell for cell in cells}
-    names = list(dict.fromkeys(cell.network for cell in cells))
-    rows = [[name, *(shown(by_place.get((name, kind))) for kind in FORMATS)] for name in names]
+    names = {cell.network for cell in cells}
+    rows = [[name, *(shown(by_place.get((name, kind))) for kind in FORMATS)] for name in NETWORKS if name in names]
     lines = [HEAD, *markdown_table(["network", *FORMATS], rows), "", *_numbered(reasons)]
     return "\n".join(lines).rstrip() + "\n"
 

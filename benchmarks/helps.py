@@ -38,7 +38,9 @@ RUNTIME_HELP = """Exported networks in onnxruntime or OpenVINO beside a plain ne
 
   python -m benchmarks runtime acmix_swin_tiny --against swin_tiny --batch 1,8
 
-  python -m benchmarks runtime acmix_resnet50 --runtime openvino
+  python -m benchmarks runtime acmix_resnet50 --runtime openvino --precision bfloat16
+
+  python -m benchmarks runtime acmix_resnet50 --precision int8
 
   python -m benchmarks runtime san10 --against san10@pytorch
 """

@@ -53,6 +53,16 @@ def test_the_file_answers_as_the_run(command: Command, run: Path, photos: Path, 
     assert theirs["weights"] == str(file)
 
 
+def test_half_precision_is_named_as_for_other_commands(command: Command, run: Path) -> None:
+    needs("openvino")
+    made = command("export", run, "--to", "openvino", "--precision", "bf16")
+    assert (made.code, made.err) == (0, "")
+    head, difference, latency, *_ = made.out.splitlines()
+    assert head == f"{run / 'model.xml'}: images of 32x32, bfloat16"
+    assert float(difference.split()[4]) < 2e-1
+    assert latency.endswith(" ms in bfloat16")
+
+
 def test_int8_prints_the_figure_before_and_after(command: Command, run: Path) -> None:
     needs("onnx")
     made = command("export", run, "--int8")
@@ -87,7 +97,9 @@ def test_a_network_by_its_name(command: Command, tmp_path: Path, monkeypatch: py
     ("words", "message"),
     [
         (["nowhere"], "nowhere: no such run or weights; train a model first"),
-        (["RUN", "--int8", "--half"], "give one of --int8 and --half"),
+        (["RUN", "--int8", "--half"], "give one of --int8, --half and --precision"),
+        (["RUN", "--half", "--precision", "bf16"], "give one of --int8, --half and --precision"),
+        (["RUN", "--precision", "bf16"], "onnx files are not written in bfloat16 here; take openvino"),
         (["RUN", "--to", "torchscript", "--int8"], "torchscript files are not written in int8 here; take onnx"),
         (["RUN", "--to", "coreml"], "pip install coremltools"),
         (["RUN", "--opset", 9], "opset 9: the operators need 16 to 20; give one of these"),

@@ -145,6 +145,17 @@ def test_half_precision(suffix: str, tmp_path: Path) -> None:
     assert half_size < 0.6 * full_size
 
 
+def test_a_bfloat16_file_is_computed_in_it(tmp_path: Path) -> None:
+    """Where the processor has it."""
+    needs(".xml")
+    import openvino
+
+    report = convattn.export(classifier(), tmp_path / "net.xml", images(), precision="bfloat16")
+    assert report.difference is not None
+    has_it = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert (report.difference > 1e-4) == has_it
+
+
 def test_int8(tmp_path: Path) -> None:
     needs(".onnx")
     import onnx

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from convattn.cli._precision import Precision
 from convattn.cli._tables import make_console
 from convattn.errors import UserError
 
@@ -18,6 +19,8 @@ HELP = """Write a trained model as a file for another runtime, run it there and 
   convattn export runs/latest --to openvino
 
   convattn export runs/latest --int8         8-bit, calibrated on the run's images
+
+  convattn export --to openvino --precision bf16
 
   convattn export --operators convattn       our CPU kernels inside onnxruntime
 
@@ -51,7 +54,10 @@ class Made(str, Enum):
 Run = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="Run folder, weights, or a network's name.")]
 ToOption = Annotated[To, typer.Option("--to", help="The runtime.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights and maps (onnx).")]
-Half = Annotated[bool, typer.Option("--half", help="float16 (onnx, openvino, coreml).")]
+Half = Annotated[bool, typer.Option("--half", help="The same as --precision fp16.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="fp16: onnx, openvino, coreml; bf16: openvino, beside PyTorch in bf16.")
+]
 Size = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="H W", help="Of the images; else as the run was trained.", show_default=False),
@@ -74,6 +80,7 @@ def export(
     to: ToOption = To.ONNX,
     int8: Int8 = False,
     half: Half = False,
+    precision: PrecisionOption = Precision.FLOAT32,
     size: Size = None,
     dynamic: Dynamic = False,
     operators: OperatorsOption = Made.STANDARD,
@@ -83,8 +90,10 @@ def export(
     trust: Trust = False,
 ) -> None:
     """Write a trained model as a file for another runtime."""
-    if int8 and half:
-        raise UserError("give one of --int8 and --half")
+    half, bfloat16 = half or precision is Precision.FP16, precision is Precision.BF16
+    asked = [name for name, wanted in (("int8", int8), ("float16", half), ("bfloat16", bfloat16)) if wanted]
+    if len(asked) > 1:
+        raise UserError("give one of --int8, --half and --precision")
     if size is not None and min(size) < 1:
         raise UserError(f"--size must be a height and a width of at least 1, got {size[0]} {size[1]}")
     from convattn.export import OnnxOptions, onnxruntime_library
@@ -92,7 +101,7 @@ def export(
 
     options = ExportOptions(
         to=to.value,
-        precision="int8" if int8 else "float16" if half else "float32",
+        precision=asked[0] if asked else "float32",
         size=size,
         sizes="image" if dynamic else None,
         onnx=OnnxOptions(opset=opset, operators=operators.value),

@@ -54,7 +54,8 @@ def export(
             ``.mlpackage`` (CoreML).
         example: real images ``[B, 3, H, W]`` as the network takes them; for a detector values of 0 to 1, of the size
             that it works at. They are what the comparison is made on.
-        precision: ``"float16"`` for ONNX, OpenVINO and CoreML; ``"int8"`` for ONNX.
+        precision: ``"float16"`` for ONNX, OpenVINO and CoreML; ``"bfloat16"`` for OpenVINO, whose processor must have
+            it, else it computes in float32; ``"int8"`` for ONNX.
         sizes: ``"batch"``: the file takes any number of images of the example's size. ``"image"``: also any size.
             None: ``"image"`` for detectors, which see every size, else ``"batch"``.
         metadata: is written into the file, beside how it is run.
@@ -182,7 +183,7 @@ def _compared(model: nn.Module, job: Job, written: Path, final: Path) -> ExportR
     if written.suffix not in OPENERS:
         return replace(report, note="not run: this machine has no runtime for it")
     program, first, detects = job.program, job.example[:1], isinstance(job.program, DetectorProgram)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bfloat16"):
         torch_latency = latency_ms(lambda: program(first))
     file, _ = open_exported(written)
     worst, some = 0.0, False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-Precision: TypeAlias = Literal["float32", "float16", "int8"]
+Precision: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 Sizes: TypeAlias = Literal["batch", "image"]
 Operators: TypeAlias = Literal["standard", "convattn"]
 
@@ -39,7 +39,8 @@ class ExportReport:
             boxes and scores see :func:`convattn.export.comparison.difference_of_detections`. None: there was nothing to
             compare, see ``note``.
         latency_ms: the file's median time for the first image of the example.
-        torch_latency_ms: that of the network in PyTorch, folded likewise, with as many threads.
+        torch_latency_ms: that of the network in PyTorch, folded likewise, with as many threads; of a bfloat16
+            file under ``torch.autocast``, else in float32.
         note: why the answers were not compared.
     """
 
@@ -58,5 +59,6 @@ class ExportReport:
         if self.difference is not None:
             told.append(f"largest difference from PyTorch {self.difference:.1e} of the largest output")
         if self.latency_ms is not None and self.torch_latency_ms is not None:
-            told.append(f"latency of one image {self.latency_ms:.1f} ms, in PyTorch {self.torch_latency_ms:.1f} ms")
+            beside = f"{self.torch_latency_ms:.1f} ms" + (" in bfloat16" if self.precision == "bfloat16" else "")
+            told.append(f"latency of one image {self.latency_ms:.1f} ms, in PyTorch {beside}")
         return "\n".join([*told, self.note] if self.note else told)

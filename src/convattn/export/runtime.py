@@ -169,7 +169,8 @@ def _open_openvino(path: Path) -> Opened:
     metadata = {name: value.astype(str) for name, value in found.items()}
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     # its own choice is bfloat16 where the processor has it, also for a file in float32
-    settings["INFERENCE_PRECISION_HINT"] = "f32"
+    half = json.loads(metadata.get(RUN, "{}")).get("precision") == "bfloat16"
+    settings["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
     compiled = core.compile_model(model, "CPU", settings)
 
     def run(images: Tensor) -> list[Tensor]:

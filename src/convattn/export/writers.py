@@ -103,7 +103,7 @@ def _folded(model: Any) -> Any:
 
 
 def write_openvino(job: Job, file: Path) -> None:
-    """OpenVINO's pair of files, ``.xml`` and ``.bin``; float16 halves the weights.
+    """OpenVINO's pair of files, ``.xml`` and ``.bin``; float16 halves the weights, bfloat16 is how it is computed.
 
     Its runtime reads the ONNX file itself. Its converter from torch would send a report of its use to its makers.
     """
@@ -181,7 +181,7 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", write_onnx, ("float32", "float16", "int8")),
-    "openvino": Format(".xml", write_openvino, ("float32", "float16")),
+    "openvino": Format(".xml", write_openvino, ("float32", "float16", "bfloat16")),
     "torch-export": Format(".pt2", write_program),
     "torchscript": Format(".torchscript", write_torchscript),
     "coreml": Format(".mlpackage", write_coreml, ("float32", "float16")),
