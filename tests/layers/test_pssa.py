@@ -11,22 +11,16 @@ import convattn.cost  # noqa: F401  (teaches the counter our operators)
 from convattn import ops
 from convattn.layers.pssa import PSSA
 from convattn.layers.pssa_forms import projection_multiply_adds
+from tests.drawing import moved
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 STEPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def trained(*args, **options):
-    layer = PSSA(*args, **{"dtype": torch.float64} | options)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.5)
-    return layer
+    return moved(PSSA(*args, **{"dtype": torch.float64} | options), 0.5)
 
 
 def by_pixel(x, state, *, heads, reading="value", stride=1, dilation=1, lengths=(1, 3, 5)):

@@ -6,7 +6,7 @@ An operator with inference forms is a :class:`Folds`; its forms are in a file of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convattn.layers._checks import has_own_forward
 
-Activation: TypeAlias = Literal["none", "relu"]
 Form = TypeVar("Form", bound=str)
 Made = TypeVar("Made", bound=nn.Module)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs
@@ -26,12 +26,12 @@ from convattn.layers.local_relation import LocalRelation2d
 from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.pssa import PSSA
 from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
-from convattn.models._config import imagenet_cfg, registered
+from convattn.models._config import Stem, check_stem, imagenet_cfg, registered
 from convattn.models.starts import from_convolutions, tags_of
-from convattn.ops.neighborhood import IntPair
+from convattn.ops.neighborhood import IntPair, same_padding
 
-Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
+Made = TypeVar("Made", bound=nn.Module)
 
 DEPTHS: dict[int, tuple[int, int, int, int]] = {
     14: (1, 1, 1, 1),
@@ -102,8 +102,7 @@ class ResNet(timm_resnet.ResNet):
         stride_place: StridePlace = "operator",
         **options: Any,
     ) -> None:
-        if stem not in ("imagenet", "small"):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+        check_stem(stem)
         if stride_place not in ("operator", "projection"):
             raise ValueError(f"stride_place must be 'operator' or 'projection', got {stride_place!r}")
         check_rates(**{name: rate for name, rate in options.items() if name in DROPS})
@@ -115,7 +114,7 @@ class ResNet(timm_resnet.ResNet):
                 if stride_place == "projection" and isinstance(block, timm_resnet.Bottleneck):
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
                 if operator is not None and number in chosen:
-                    block.conv2 = _in_place_of(block.conv2, operator)
+                    block.conv2 = in_place_of(block.conv2, operator)
         if stem == "small":
             self._use_small_stem()
 
@@ -145,7 +144,8 @@ def _checked_stages(stages: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(stages)
 
 
-def _in_place_of(conv: nn.Conv2d, operator: OperatorFactory) -> nn.Module:
+def in_place_of(conv: nn.Conv2d, operator: Callable[..., Made]) -> Made:
+    """What an :class:`OperatorFactory` makes for the place of a convolution."""
     return operator(
         conv.in_channels,
         conv.out_channels,
@@ -302,8 +302,8 @@ def plain_convolution(in_channels: int, out_channels: int, *, kernel_size: IntPa
         >>> plain_convolution(4, 8, kernel_size=5, stride=(1, 1), dilation=(1, 1)).padding
         (2, 2)
     """
-    kernel, dilation = check_odd(kernel_size), geometry["dilation"]
-    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
+    kernel = check_odd(kernel_size)
+    padding = same_padding(kernel, geometry["dilation"])
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False, **geometry)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
