@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.layers._base import Factory
-from convattn.layers.vector_attention import VectorAttention, VectorAttention2d
+from convattn.layers.vector_attention import VectorAttention, VectorAttention2d, weights_network
 from convattn.ops._layout import accumulation_dtype
 
 
@@ -33,15 +33,8 @@ class PairwiseAttention(VectorAttention):
 
     def _make_network(self, made: Factory) -> None:
         self.position = nn.Conv2d(2, 2, 1, **made)
-        features = self.query_channels + 2
-        self.weights = nn.Sequential(
-            nn.BatchNorm2d(features, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(features, self.query_channels, 1, bias=False, **made),
-            nn.BatchNorm2d(self.query_channels, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(self.query_channels, self.channels // self.share, 1, **made),
-        )
+        features, heads = self.query_channels + 2, self.channels // self.share
+        self.weights = weights_network(features, self.query_channels, heads, made)
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights of every window, ``[B, C/s, K², H, W]``."""

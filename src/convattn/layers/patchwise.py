@@ -12,7 +12,7 @@ from convattn.layers._base import Factory
 from convattn.layers._checks import is_hooked
 from convattn.layers.folding import Folds
 from convattn.layers.patchwise_forms import Folded, FoldedNetwork, fold
-from convattn.layers.vector_attention import VectorAttention, VectorAttention2d, regrouped
+from convattn.layers.vector_attention import VectorAttention, VectorAttention2d, regrouped, weights_network
 from convattn.ops import aggregate
 from convattn.ops._dispatch import needs_standard_operators, runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
@@ -55,15 +55,7 @@ class PatchwiseAttention(VectorAttention, Folds):
 
     def _make_network(self, made: Factory) -> None:
         taps, heads = len(self.neighborhood), self.channels // self.share
-        features = self.query_channels * (taps + 1)
-        self.weights = nn.Sequential(
-            nn.BatchNorm2d(features, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(features, heads, 1, bias=False, **made),
-            nn.BatchNorm2d(heads, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(heads, heads * taps, 1, **made),
-        )
+        self.weights = weights_network(self.query_channels * (taps + 1), heads, heads * taps, made)
         self.reparameterized = None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -66,6 +66,18 @@ class VectorAttention(Layer):
         )
 
 
+def weights_network(features: int, hidden: int, outputs: int, made: Factory) -> nn.Sequential:
+    """Batch norm, ReLU and 1x1 convolution, twice."""
+    return nn.Sequential(
+        nn.BatchNorm2d(features, **made),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(features, hidden, 1, bias=False, **made),
+        nn.BatchNorm2d(hidden, **made),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, outputs, 1, **made),
+    )
+
+
 class VectorAttention2d(DropIn):
     """Such an attention with its projections: the SAM of SAN's blocks, and a drop-in for a convolution of stride 1.
 

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 from convattn.layers.path_mix import no_weight_decay as no_weight_decay
 from convattn.models import pvt, resnet, san, swin, vit
+
+# the files have tables of one name, such as DEPTHS, which are none of their exports
 from convattn.models.pvt import *  # noqa: F403
 from convattn.models.pvt import PVT as PVT
-from convattn.models.resnet import *  # noqa: F403
+from convattn.models.resnet import *  # type: ignore[assignment]  # noqa: F403
 from convattn.models.resnet import ResNet as ResNet
-from convattn.models.san import *  # noqa: F403
+from convattn.models.san import *  # type: ignore[assignment]  # noqa: F403
 from convattn.models.san import SAN as SAN
-from convattn.models.swin import *  # noqa: F403
+from convattn.models.swin import *  # type: ignore[assignment]  # noqa: F403
 from convattn.models.swin import SwinTransformer as SwinTransformer
-from convattn.models.vit import *  # noqa: F403
+from convattn.models.vit import *  # type: ignore[assignment]  # noqa: F403
 from convattn.models.vit import VisionTransformer as VisionTransformer
 
 resnet14, resnet26 = resnet.conv_resnet14, resnet.conv_resnet26

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
-from timm.layers import calculate_drop_path_rates
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
@@ -109,7 +109,7 @@ class PVT(TokenClassifier):
         self.num_features = self.head_hidden_size = embed_dims[-1]
         patch_sizes = (4 if stem == "imagenet" else 2, 2, 2, 2)
         grid = image_size(img_size, stem)
-        drops = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        drops = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         stages: list[Stage] = []
         self.feature_info = []
         for i, (c_in, channels) in enumerate(pairwise((in_chans, *embed_dims))):

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_notrace_module
 from torch import Tensor, nn
 
@@ -120,7 +119,7 @@ class SAN(StagedClassifier):
         self.conv_in = nn.Conv2d(in_chans, widths[0], 1, bias=False)
         self.bn_in = nn.BatchNorm2d(widths[0])
         self.act_in = nn.ReLU(inplace=True)
-        drops = iter(calculate_drop_path_rates(drop_path_rate, sum(layers)))
+        drops = iter(torch.linspace(0, drop_path_rate, sum(layers), device="cpu").tolist())
         stages: list[Stage] = []
         self.feature_info = []
         reduction = 1

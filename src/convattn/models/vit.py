@@ -10,7 +10,7 @@ import math
 from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
@@ -83,7 +83,7 @@ class VisionTransformer(TokenClassifier):
         height, width = image_size(img_size, stem)
         grid = (math.ceil(height / PATCH[stem]), math.ceil(width / PATCH[stem]))
         make = partial(operator, embed_dim, num_heads=num_heads, sr_ratio=1, num_prefix_tokens=1)
-        drops = calculate_drop_path_rates(drop_path_rate, depth)
+        drops = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         blocks = [Block(embed_dim, make(), mlp_ratio=mlp_ratio, drop_path=drop) for drop in drops]
         patch_embed = PatchEmbed(in_chans, embed_dim, PATCH[stem])
         patch_embed.norm = nn.Identity()
