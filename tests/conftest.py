@@ -24,3 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(LONG):
             item.add_marker("long")
+
+
+@pytest.fixture
+def seeded() -> None:
+    """The test draws the same random numbers whichever ran before."""
+    import torch
+
+    torch.manual_seed(0)

@@ -24,10 +24,7 @@ for _name, _kinds in (
     LOSSES[_name] = {f"loss_{kind}_{stage}" for kind in _kinds for stage in (1, 2, 3)}
     LOSSES[_name] |= {"loss_objectness", "loss_rpn_box_reg"}
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def check_predictions(found, images, *, masks):

@@ -9,9 +9,8 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SIZES = [(1, 1), (2, 3), (9, 6)]
 
 
-def trained(kind, *args, **options):
-    """In eval mode, every parameter and statistic away from where it starts."""
-    layer = kind(*args, **{"dtype": torch.float64} | options).eval()
+def drawn(layer):
+    """Every parameter and statistic away from where it starts."""
     with torch.no_grad():
         for name, value in layer.state_dict().items():
             if name.endswith("running_var"):
@@ -19,6 +18,11 @@ def trained(kind, *args, **options):
             elif value.is_floating_point():
                 value.normal_().mul_(0.5)
     return layer
+
+
+def trained(kind, *args, **options):
+    """In eval mode, drawn."""
+    return drawn(kind(*args, **{"dtype": torch.float64} | options).eval())
 
 
 def trained_batch_norm(channels):

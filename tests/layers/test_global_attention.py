@@ -14,26 +14,16 @@ from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.layers.spatial_reduction_forms import ReducedConvolution, multiply_adds
 from convattn.layers.tokens import pad_to_multiple
+from tests.drawing import moved
 from tests.quick import sampled
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def draw(*shape, dtype=torch.float64):
     return torch.randn(*shape, dtype=dtype)
-
-
-def trained(layer):
-    """A layer whose parameters are away from where they start."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.4)
-    return layer
 
 
 def softmax_attention(q, k, v, heads):
@@ -106,7 +96,7 @@ class TestGlobalAttention:
     @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 6)])
     def test_is_an_attention_path_of_acmix(self, stride, size):
         attention = GlobalAttention(8, num_heads=2, stride=stride)
-        layer = trained(ACmix(6, 8, num_heads=2, stride=stride, attention=attention).double())
+        layer = moved(ACmix(6, 8, num_heads=2, stride=stride, attention=attention).double())
         x = draw(2, 6, *size)
         rows, columns = stride if isinstance(stride, tuple) else (stride, stride)
         q, k, v = layer.projection(x).chunk(3, 1)
@@ -163,7 +153,7 @@ SIZES = [(1, 1), (4, 8), (5, 7), (9, 3)]
 
 def double_layer(kind, ratio, heads, prefix, **options):
     layer = kind(8, num_heads=heads, sr_ratio=ratio, num_prefix_tokens=prefix, dtype=torch.float64, **options)
-    return trained(layer)
+    return moved(layer)
 
 
 @pytest.mark.parametrize(("ratio", "heads", "prefix"), GEOMETRIES)
@@ -227,7 +217,7 @@ class OfMaps(nn.Module):
     sampled([(2, 2, "trained"), (4, 1, "trained"), (2, 2, "grouped"), (1, 2, "unfused")], 3),
 )
 def test_acmix_exports_with_dynamic_size_and_compiles(ratio, heads, form):
-    layer = trained(SpatialReductionACmix(8, num_heads=heads, sr_ratio=ratio))
+    layer = moved(SpatialReductionACmix(8, num_heads=heads, sr_ratio=ratio))
     if form != "trained":
         layer.reparameterize(form)
     net = OfMaps(layer).eval()

@@ -8,22 +8,9 @@ import torch
 
 from convattn.layers import PairwiseAttention, PairwiseAttention2d
 from convattn.ops import Neighborhood
+from tests.layers.folding_cases import drawn
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def moved(layer):
-    """Parameters and statistics away from where they start."""
-    with torch.no_grad():
-        for name, value in layer.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 2)
-            elif value.is_floating_point():
-                value.normal_().mul_(0.5)
-    return layer
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def by_pair(path, q, k, v):
@@ -56,7 +43,7 @@ def by_pair(path, q, k, v):
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)], ids=str)
 @pytest.mark.parametrize(("channels", "share", "kernel"), [(8, 4, 3), (6, None, (1, 3)), (4, 1, 5)])
 def test_the_equation_and_its_gradients(size, channels, share, kernel):
-    path = moved(PairwiseAttention(channels, kernel_size=kernel, share=share, dtype=torch.float64)).eval()
+    path = drawn(PairwiseAttention(channels, kernel_size=kernel, share=share, dtype=torch.float64)).eval()
     q, k = torch.randn(2, 2, path.query_channels, *size, dtype=torch.float64, requires_grad=True)
     v = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
     ours, expected = path(q, k, v), by_pair(path, q, k, v)
@@ -69,7 +56,7 @@ def test_the_equation_and_its_gradients(size, channels, share, kernel):
 
 
 def test_the_projected_form_takes_what_a_convolution_takes():
-    layer, x = moved(PairwiseAttention2d(4, 16, kernel_size=3)).eval(), torch.randn(2, 4, 7, 9)
+    layer, x = drawn(PairwiseAttention2d(4, 16, kernel_size=3)).eval(), torch.randn(2, 4, 7, 9)
     expected = layer(x)
     torch.testing.assert_close(layer(x[0]), expected[0], rtol=1e-4, atol=1e-5)
     last = layer(x.contiguous(memory_format=torch.channels_last))
@@ -86,7 +73,7 @@ def test_the_projected_form_takes_what_a_convolution_takes():
 
 
 def test_recorded_at_one_size_and_run_at_others():
-    layer = moved(PairwiseAttention2d(4, 16, kernel_size=3)).eval()
+    layer = drawn(PairwiseAttention2d(4, 16, kernel_size=3)).eval()
     free = {0: torch.export.Dim("b"), 2: torch.export.Dim("h", min=3), 3: torch.export.Dim("w", min=3)}
     exported = torch.export.export(layer, (torch.randn(2, 4, 9, 12),), dynamic_shapes={"x": free}).module()
     with warnings.catch_warnings():

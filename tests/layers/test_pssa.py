@@ -11,22 +11,16 @@ import convattn.cost  # noqa: F401  (teaches the counter our operators)
 from convattn import ops
 from convattn.layers.pssa import PSSA
 from convattn.layers.pssa_forms import projection_multiply_adds
+from tests.drawing import check_values_and_gradients, moved
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 STEPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def trained(*args, **options):
-    layer = PSSA(*args, **{"dtype": torch.float64} | options)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.5)
-    return layer
+    return moved(PSSA(*args, **{"dtype": torch.float64} | options), 0.5)
 
 
 def by_pixel(x, state, *, heads, reading="value", stride=1, dilation=1, lengths=(1, 3, 5)):
@@ -66,13 +60,7 @@ def test_the_equation_and_its_gradients(reading, heads, position, stride, dilati
     state = dict(layer.named_parameters())
     heads = 8 if heads == "channels" else heads
     expected = by_pixel(x, state, heads=heads, reading=reading, stride=stride, dilation=dilation)
-    ours = layer(x)
-    torch.testing.assert_close(ours, expected, **EXACT)
-    ramp = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
-    inputs = (x, *state.values())
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, inputs, ramp), torch.autograd.grad(expected, inputs, ramp), **EXACT
-    )
+    check_values_and_gradients(layer(x), expected, (x, *state.values()), **EXACT)
 
 
 def summed_by_pixel(x, state, *, stride=1, dilation=1, lengths=(1, 3, 5), **options):
@@ -101,13 +89,7 @@ def test_the_sum_over_the_neighbours(reading, lengths, stride, dilation):
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
     state = dict(layer.named_parameters())
     expected = summed_by_pixel(x, state, heads=2, **options)
-    ours = layer(x)
-    torch.testing.assert_close(ours, expected, **EXACT)
-    ramp = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
-    inputs = (x, *state.values())
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, inputs, ramp), torch.autograd.grad(expected, inputs, ramp), **EXACT
-    )
+    check_values_and_gradients(layer(x), expected, (x, *state.values()), **EXACT)
 
 
 def test_the_sum_starts_as_the_identity():

@@ -13,19 +13,14 @@ from convattn import ACmix, LocalAttention2d
 from convattn.layers import LocalAttention, folding
 from convattn.layers.acmix_forms import FORMS, Parts, multiply_adds
 from convattn.layers.folding import batch_norm_line
+from tests.drawing import moved
+from tests.layers.folding_cases import EXACT, SIZES, folded_copy
 from tests.quick import slow_but
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-SIZES = [(1, 1), (2, 3), (9, 6)]
 
 
 def trained(*args, **options):
     """An operator whose parameters are away from where they start."""
-    layer = ACmix(*args, **{"dtype": torch.float64} | options)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.4)
-    return layer
+    return moved(ACmix(*args, **{"dtype": torch.float64} | options))
 
 
 def trained_batch_norm(channels, **options):
@@ -35,12 +30,6 @@ def trained_batch_norm(channels, **options):
             value.copy_(torch.randn_like(value))
         norm.running_var.uniform_(0.2, 2)
     return norm
-
-
-def folded_copy(layer, form="auto"):
-    layer = copy.deepcopy(layer)
-    layer.reparameterize(form)
-    return layer
 
 
 def assert_same(layer, folded, c_in):
@@ -58,9 +47,7 @@ class FewQueries(nn.Module):
         return v * (q * k).sum(1, keepdim=True).sigmoid()
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("form", FORMS)

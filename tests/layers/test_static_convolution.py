@@ -18,10 +18,7 @@ from tests.layers.folding_cases import EXACT, SIZES, folded_copy, trained
 
 FORMS = ("separate", "dense", "gathered")
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def on_map(ones, branch):

@@ -47,10 +47,7 @@ ATTENTIONS |= {
     "unknown": {"attention": Squares},
 }
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)

@@ -9,24 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
-from convattn.models.pvt import default_cfgs
+from convattn.models import pvt, vit
 from convattn.ops import one_hot_kernel
+from tests.drawing import moved
 
 TINY = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1), "num_classes": 5}
 NAMES = ["pvt_v1_tiny", "acmix_pvt_tiny"]
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def moved(net):
-    """The network in eval mode, its parameters away from where they start."""
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return net.eval()
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +48,7 @@ def test_parameters_and_multiply_adds(name, millions, giga):
     assert (counter.get_total_flops() / 2 + unseen) / 1e9 == pytest.approx(giga, rel=5e-4)
 
 
-@pytest.mark.parametrize("name", default_cfgs)
+@pytest.mark.parametrize("name", [*pvt.default_cfgs, *vit.default_cfgs])
 def test_every_name_is_in_timms_registry(name):
     with torch.device("meta"):
         net = timm.create_model(name)
@@ -71,7 +61,7 @@ def test_every_name_is_in_timms_registry(name):
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
 def test_any_size(name, stem):
     net = timm.create_model(name, stem=stem, in_chans=1, drop_path_rate=0.1, **TINY)
-    folded = reparameterize_model(moved(net))
+    folded = reparameterize_model(moved(net, 0.2).eval())
     for size in [(1, 1), (32, 32), (37, 65), (225, 321)]:
         x = torch.randn(1, 1, *size)
         out = net(x)
@@ -80,7 +70,7 @@ def test_any_size(name, stem):
 
 
 def test_reparameterize_is_exact_and_leaves_no_rates():
-    net = moved(timm.create_model("acmix_pvt_tiny", **TINY)).double()
+    net = moved(timm.create_model("acmix_pvt_tiny", **TINY), 0.2).eval().double()
     folded = reparameterize_model(net)
     assert [stage.blocks[0].attn.reparameterized.form for stage in folded.stages] == ["grouped"] * 4
     assert not any("mix" in name for name in folded.state_dict())
@@ -109,7 +99,7 @@ def test_features_come_without_class_token_norm_and_later_stages():
 
 
 def test_features_of_a_classifier_leave_its_class_token_out():
-    net = moved(timm.create_model("pvt_v1_tiny", **TINY))
+    net = moved(timm.create_model("pvt_v1_tiny", **TINY), 0.2).eval()
     x = torch.randn(2, 3, 40, 64)
     tokens, maps = net.forward_intermediates(x, norm=True)
     torch.testing.assert_close(tokens, net.forward_features(x))
@@ -122,7 +112,7 @@ def test_features_of_a_classifier_leave_its_class_token_out():
 
 
 def test_average_pooling_has_no_class_token():
-    net = moved(timm.create_model("pvt_v1_tiny", global_pool="avg", **TINY))
+    net = moved(timm.create_model("pvt_v1_tiny", global_pool="avg", **TINY), 0.2).eval()
     x = torch.randn(2, 3, 32, 64)
     assert net.stages[3].cls_token is None
     assert net.forward_features(x).shape == (2, 2, 64)
@@ -190,7 +180,7 @@ def test_no_weight_decay_and_groups():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_checkpointing_changes_nothing(name):
-    net = moved(timm.create_model(name, **TINY))
+    net = moved(timm.create_model(name, **TINY), 0.2).eval()
     x = torch.randn(2, 3, 40, 33)
     weight = torch.randn(2, 5)
     plain = torch.autograd.grad((net(x) * weight).sum(), list(net.parameters()))
@@ -203,7 +193,7 @@ def test_gradient_checkpointing_changes_nothing(name):
 @pytest.mark.parametrize("form", ["trained", "reparameterized"])
 @pytest.mark.parametrize("name", NAMES)
 def test_export_with_dynamic_batch_and_size(name, form):
-    net = moved(timm.create_model(name, **TINY))
+    net = moved(timm.create_model(name, **TINY), 0.2).eval()
     if form == "reparameterized":
         net = reparameterize_model(net)
     free = {0: torch.export.Dim("b"), 2: torch.export.Dim("h", min=33), 3: torch.export.Dim("w", min=33)}
@@ -216,7 +206,7 @@ def test_export_with_dynamic_batch_and_size(name, form):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_a_graph_break(name):
-    net = moved(timm.create_model(name, **TINY))
+    net = moved(timm.create_model(name, **TINY), 0.2).eval()
     compiled = torch.compile(net, fullgraph=True, dynamic=True, backend="eager")
     for shape in [(2, 3, 40, 48), (3, 3, 33, 65)]:
         x = torch.randn(shape)
@@ -225,7 +215,7 @@ def test_compiles_without_a_graph_break(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dtypes_layouts_and_empty_batches(name):
-    net = moved(timm.create_model(name, **TINY))
+    net = moved(timm.create_model(name, **TINY), 0.2).eval()
     x = torch.randn(2, 3, 40, 33)
     expected = net(x)
     torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)

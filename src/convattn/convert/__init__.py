@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -24,31 +24,25 @@ _log = logging.getLogger("convattn.convert")
 _PLAIN = set(vars(nn.Conv2d(1, 1, 1)))
 
 
+class Options(TypedDict, total=False):
+    """What :func:`convert` takes by name, whatever it returns."""
+
+    where: Where | None
+    operator_args: Mapping[str, Any] | None
+    example: Tensor | tuple[Any, ...] | None
+    report: Callable[[ConvertReport], object] | None
+    budget: float | Budget | None
+
+
 @overload
 def convert(
-    model: nn.Module,
-    to: ToKind | Maker,
-    *,
-    where: Where | None = ...,
-    operator_args: Mapping[str, Any] | None = ...,
-    example: Tensor | tuple[Any, ...] | None = ...,
-    dry_run: Literal[False] = ...,
-    report: Callable[[ConvertReport], object] | None = ...,
-    budget: float | Budget | None = ...,
+    model: nn.Module, to: ToKind | Maker, *, dry_run: Literal[False] = ..., **options: Unpack[Options]
 ) -> nn.Module: ...
 
 
 @overload
 def convert(
-    model: nn.Module,
-    to: ToKind | Maker,
-    *,
-    where: Where | None = ...,
-    operator_args: Mapping[str, Any] | None = ...,
-    example: Tensor | tuple[Any, ...] | None = ...,
-    dry_run: Literal[True],
-    report: Callable[[ConvertReport], object] | None = ...,
-    budget: float | Budget | None = ...,
+    model: nn.Module, to: ToKind | Maker, *, dry_run: Literal[True], **options: Unpack[Options]
 ) -> ConvertReport: ...
 
 

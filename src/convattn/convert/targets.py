@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
@@ -13,11 +14,12 @@ from torch import nn
 from convattn.convert.adjusted import AdjustedOperator
 from convattn.convert.grouping import similar_outputs
 from convattn.layers import ACmix
-from convattn.layers._checks import is_hooked, nearest_heads
+from convattn.layers._checks import check_choice, is_hooked, nearest_heads
 from convattn.layers.local_attention import PositionKind
 from convattn.layers.xvolution import XVolution
 from convattn.models.approximation import fitting_heads, write_convolution
-from convattn.models.resnet import OperatorFactory
+from convattn.models.resnet import OperatorFactory, in_place_of
+from convattn.ops.neighborhood import same_padding
 
 ToKind: TypeAlias = Literal["acmix", "xvolution"]
 Maker: TypeAlias = "Callable[[nn.Conv2d], nn.Module] | OperatorFactory"
@@ -59,26 +61,25 @@ def target_of(to: Any, operator_args: Mapping[str, Any] | None) -> Target:
         ValueError: an unknown name.
         TypeError: no name and not callable, or options that the target does not have.
     """
+    options = dict(operator_args or {})
     if to == "acmix":
-        return _with_options(ToACmix, operator_args, "acmix")
+        _check_options("acmix", options, [option.name for option in fields(ToACmix)])
+        return ToACmix(**options)
     if to == "xvolution":
-        return ToXVolution(dict(operator_args or {}))
+        return ToXVolution(options)
     if isinstance(to, str):
         raise ValueError(f"to must be one of {', '.join(map(repr, get_args(ToKind)))} or a callable, got {to!r}")
     if not callable(to):
         raise TypeError(f"to must be a name or a callable that makes an operator, got {to!r}")
-    if operator_args:
+    if options:
         raise TypeError("operator_args are for to='acmix' and to='xvolution': give a callable its options yourself")
     return ToMade(to)
 
 
-def _with_options(kind: Any, options: Mapping[str, Any] | None, name: str) -> Target:
-    known = [option.name for option in fields(kind)]
-    unknown = [option for option in options or {} if option not in known]
+def _check_options(to: str, options: Mapping[str, Any], known: list[str]) -> None:
+    unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"to={name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    target: Target = kind(**(options or {}))
-    return target
+        raise TypeError(f"to={to!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
 
 
 def general_refusal(conv: nn.Module, *, named: bool) -> str | None:
@@ -105,7 +106,7 @@ def _own_forward(conv: nn.Conv2d) -> str | None:
 
 
 def _keeps_size(conv: nn.Conv2d) -> str | None:
-    same = tuple(d * (k // 2) for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+    same = same_padding(conv.kernel_size, conv.dilation)
     if any(size % 2 == 0 for size in conv.kernel_size):
         return "an even kernel, which has no pixel at its centre: an ACmix needs one"
     if conv.padding_mode != "zeros":
@@ -138,8 +139,7 @@ class ToACmix:
 
     def __post_init__(self) -> None:
         """Check the options that the operator does not."""
-        if self.grouping not in get_args(Grouping):
-            raise ValueError(f"grouping must be one of {get_args(Grouping)}, got {self.grouping!r}")
+        check_choice("grouping", self.grouping, Grouping)
         if self.num_heads != "fit" and (not isinstance(self.num_heads, int) or self.num_heads < 1):
             raise ValueError(f"num_heads must be 'fit' or at least 1, got {self.num_heads!r}")
 
@@ -152,18 +152,14 @@ class ToACmix:
     def build(self, conv: nn.Conv2d) -> Replacement:
         """See :class:`Target`."""
         heads = self._heads(conv)
-        layer = ACmix(
-            conv.in_channels,
-            conv.out_channels,
+        make = partial(
+            ACmix,
             kernel_size=(conv.kernel_size[0], conv.kernel_size[1]),
             attention_kernel_size=self.attention_kernel_size,
             num_heads=heads,
-            stride=(conv.stride[0], conv.stride[1]),
-            dilation=(conv.dilation[0], conv.dilation[1]),
             position=self.position,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
         )
+        layer = in_place_of(conv, make)
         order = similar_outputs(conv, heads) if self.grouping == "similar" and conv.groups == 1 and heads > 1 else None
         words = f"ACmix, {heads} heads"
         if conv.weight.is_meta:
@@ -198,9 +194,7 @@ class ToXVolution:
     def __post_init__(self) -> None:
         """Check the names of the options."""
         known = [name for name in inspect.signature(XVolution.around).parameters if name != "conv"]
-        unknown = [name for name in self.options if name not in known]
-        if unknown:
-            raise TypeError(f"to='xvolution' has no option {', '.join(unknown)}; it has {', '.join(known)}")
+        _check_options("xvolution", self.options, known)
         if isinstance(self.options.get("attention"), nn.Module):
             raise TypeError("one attention module cannot stand in every operator: give a function that makes one")
 
@@ -239,11 +233,4 @@ class ToMade:
     def _make(self, conv: nn.Conv2d) -> nn.Module:
         if not {"in_channels", "out_channels"} <= set(inspect.signature(self.make).parameters):
             return self.make(conv)
-        return self.make(
-            conv.in_channels,
-            conv.out_channels,
-            stride=(conv.stride[0], conv.stride[1]),
-            dilation=(conv.dilation[0], conv.dilation[1]),
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-        )
+        return in_place_of(conv, self.make)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convattn.cost.operators import PATHS, Operator, Path, find_operators
 from convattn.cost.theory import by_formula
+from convattn.layers._checks import check_choice
 from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.ops import formulas
 from convattn.ops.acmix import operator as acmix
@@ -110,8 +111,7 @@ def count(
         >>> round(cost.parameters / 1e6, 2), round(cost.macs / 1e9, 2)
         (10.49, 2.27)
     """
-    if convention not in get_args(Convention):
-        raise ValueError(f"convention must be one of {get_args(Convention)}, got {convention!r}")
+    check_choice("convention", convention, Convention)
     meta = _on_meta(model)
     operators = list(find_operators(meta))
     run = _Run(meta, operators, convention)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from convattn.cost.count import Cost
@@ -75,17 +75,7 @@ def as_record(row: Row) -> dict[str, Any]:
         "formula_by_path": row.cost.formula_by_path,
         "published": None,
         "published_stages": None,
-        "operators": [
-            {
-                "name": operator.name,
-                "kind": operator.kind,
-                "input_shape": list(operator.input_shape),
-                "parameters": operator.parameters,
-                "macs": operator.macs,
-                "formula": operator.formula,
-            }
-            for operator in row.cost.operators
-        ],
+        "operators": [asdict(operator) for operator in row.cost.operators],
     }
     if row.published is not None:
         record["published"] = {

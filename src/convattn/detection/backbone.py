@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import timm
 import torch
@@ -15,6 +15,8 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
+
+from convattn.layers._checks import check_choice
 
 BatchNorms: TypeAlias = Literal["train", "eval", "frozen"]
 MapNorms: TypeAlias = Literal["none", "layer"]
@@ -63,10 +65,8 @@ class FeatureNet(nn.Module):
         map_norms: MapNorms = "none",
     ) -> None:
         super().__init__()
-        if map_norms not in get_args(MapNorms):
-            raise ValueError(f"map_norms must be one of {get_args(MapNorms)}, got {map_norms!r}")
-        if batch_norms not in get_args(BatchNorms):
-            raise ValueError(f"batch_norms must be one of {get_args(BatchNorms)}, got {batch_norms!r}")
+        check_choice("map_norms", map_norms, MapNorms)
+        check_choice("batch_norms", batch_norms, BatchNorms)
         self.net = _as_feature_net(backbone, backbone_args, pretrained)
         name = backbone if isinstance(backbone, str) else type(backbone).__name__
         info: Any = self.net.feature_info
@@ -145,8 +145,7 @@ class PyramidBackbone(nn.Module):
 
     def __init__(self, features: FeatureNet, out_channels: int = 256, *, top: TopLevels = "pool") -> None:
         super().__init__()
-        if top not in get_args(TopLevels):
-            raise ValueError(f"top must be one of {get_args(TopLevels)}, got {top!r}")
+        check_choice("top", top, TopLevels)
         self.features = features
         self.out_channels = out_channels
         self.names = tuple(str(level) for level in range(features.levels))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 
 from convattn.detection.backbone import as_float
+from convattn.layers._checks import check_choice
 from convattn.layers.normalisation import group_norm
 
 BoxHead: TypeAlias = Literal["2fc", "4conv1fc"]
@@ -20,17 +22,25 @@ HeadNorm: TypeAlias = Literal["none", "group"]
 BOX_POOLED, MASK_POOLED = 7, 14
 
 
-class ProposalHead(RPNHead):
-    """torchvision's RPN head, whose outputs are in float32 under autocast."""
+class InFloat32(nn.Module):
+    """A head whose outputs are in float32 under autocast."""
 
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Levels -> objectness ``[B, A, h, w]`` and box codes ``[B, 4 A, h, w]`` of each."""
-        objectness, codes = super().forward(x)
-        return [as_float(level) for level in objectness], [as_float(level) for level in codes]
+    def forward(self, x: Any) -> Any:
+        """As the head's own."""
+        return tree_map(as_float, super().forward(x))
 
 
-class DenseHead(RetinaNetHead):
+class ProposalHead(InFloat32, RPNHead):
+    """torchvision's RPN head, whose outputs are in float32 under autocast.
+
+    Levels -> objectness ``[B, A, h, w]`` and box codes ``[B, 4 A, h, w]`` of each.
+    """
+
+
+class DenseHead(InFloat32, RetinaNetHead):
     """torchvision's RetinaNet head, whose outputs are in float32 under autocast.
+
+    Levels -> logits ``[B, anchors, classes]`` and box codes ``[B, anchors, 4]``.
 
     Args:
         in_channels: C.
@@ -51,13 +61,8 @@ class DenseHead(RetinaNetHead):
     """
 
     def __init__(self, in_channels: int, num_anchors: int, num_classes: int, norm: HeadNorm = "none") -> None:
-        if norm not in get_args(HeadNorm):
-            raise ValueError(f"head_norm must be one of {get_args(HeadNorm)}, got {norm!r}")
+        check_choice("head_norm", norm, HeadNorm)
         super().__init__(in_channels, num_anchors, num_classes, norm_layer=None if norm == "none" else group_norm)
-
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """Levels -> logits ``[B, anchors, classes]`` and box codes ``[B, anchors, 4]``."""
-        return {name: as_float(value) for name, value in super().forward(x).items()}
 
 
 class BoxPredictor(nn.Module):
@@ -80,8 +85,7 @@ class BoxPredictor(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, regression: BoxRegression = "per_class") -> None:
         super().__init__()
-        if regression not in get_args(BoxRegression):
-            raise ValueError(f"box_regression must be one of {get_args(BoxRegression)}, got {regression!r}")
+        check_choice("box_regression", regression, BoxRegression)
         self.regression = regression
         self.cls_score = nn.Linear(in_channels, num_classes + 1)
         self.bbox_pred = nn.Linear(in_channels, 4 * (1 if regression == "agnostic" else num_classes + 1))
@@ -95,8 +99,10 @@ class BoxPredictor(nn.Module):
         return as_float(self.cls_score(x)), as_float(self.bbox_pred(x))
 
 
-class MaskPredictor(MaskRCNNPredictor):
+class MaskPredictor(InFloat32, MaskRCNNPredictor):
     """torchvision's mask predictor, whose outputs are in float32 under autocast; class 0 is the background's.
+
+    ``[N, C, 14, 14]`` -> logits ``[N, K + 1, 28, 28]``.
 
     Args:
         in_channels: C.
@@ -110,10 +116,6 @@ class MaskPredictor(MaskRCNNPredictor):
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, in_channels, num_classes + 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, 14, 14]`` -> logits ``[N, K + 1, 28, 28]``."""
-        return as_float(super().forward(x))
 
 
 def make_box_head(kind: BoxHead, channels: int, fc_channels: int) -> nn.Module:
@@ -132,8 +134,7 @@ def make_box_head(kind: BoxHead, channels: int, fc_channels: int) -> nn.Module:
         >>> list(make_box_head("4conv1fc", 8, 16)(torch.zeros(2, 8, 7, 7)).shape)
         [2, 16]
     """
-    if kind not in get_args(BoxHead):
-        raise ValueError(f"box_head must be one of {get_args(BoxHead)}, got {kind!r}")
+    check_choice("box_head", kind, BoxHead)
     if kind == "2fc":
         return TwoMLPHead(channels * BOX_POOLED**2, fc_channels)
     size = (channels, BOX_POOLED, BOX_POOLED)

@@ -11,8 +11,6 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-CANONICAL_LEVEL = 4
-
 
 class AlignedRoIAlign(MultiScaleRoIAlign):
     """RoIAlign whose pixel centres lie half a pixel from the corner, each box on the level that fits its size.
@@ -26,7 +24,6 @@ class AlignedRoIAlign(MultiScaleRoIAlign):
         strides: of the levels, powers of two that double.
         output_size: side of the pooled maps.
         sampling_ratio: samples a bin along each side; 0: as many as the bin has pixels, rounded up.
-        canonical_scale: side of a box that is pooled from stride 16.
 
     Raises:
         ValueError: strides that do not double, or not one for each name.
@@ -45,8 +42,6 @@ class AlignedRoIAlign(MultiScaleRoIAlign):
         strides: Sequence[int],
         output_size: int,
         sampling_ratio: int = 0,
-        *,
-        canonical_scale: float = 224.0,
     ) -> None:
         super().__init__(list(names), output_size, sampling_ratio)
         if len(names) != len(strides) or any(2 * a != b for a, b in pairwise(strides)):
@@ -56,7 +51,7 @@ class AlignedRoIAlign(MultiScaleRoIAlign):
         if finest != int(finest):
             raise ValueError(f"the strides must be powers of two, got {list(strides)}")
         first = int(finest)
-        mapper = LevelMapper(first, first + len(strides) - 1, canonical_scale, CANONICAL_LEVEL)
+        mapper = LevelMapper(first, first + len(strides) - 1)
         self.scales, self.map_levels = [1 / stride for stride in strides], mapper
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import Parameter, signature
-from typing import Any, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from convattn.ops.neighborhood import IntPair, as_pair
 
 
 class Factory(TypedDict, total=False):
-    """Device and dtype of the parameters, None by default, as torch's layers take them."""
+    """Device and dtype of the parameters, None by default: every layer takes them, as torch's layers do."""
 
     device: torch.device | str | None
     dtype: torch.dtype | None
@@ -35,12 +35,15 @@ class Layer(nn.Module):
     What ``inspect.signature`` and ``help`` show of a subclass has these arguments by name.
     """
 
+    _keywords: ClassVar[frozenset[str]] = frozenset()
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         shown = signature(cls.__init__)
         parameters = list(shown.parameters.values())[1:]
         named: Any = {"made": Factory, "geometry": Geometry}.get(parameters[-1].name) if parameters else None
         if named is not None:
+            cls._keywords = cls._keywords.union(named.__annotations__)
             parameters[-1:] = [
                 Parameter(
                     name,
@@ -57,10 +60,10 @@ class Layer(nn.Module):
         """Device and dtype of those arguments.
 
         Raises:
-            TypeError: an argument that is neither of :class:`Factory` nor of :class:`Geometry`.
+            TypeError: an argument that the layer does not take.
         """
         for name in arguments:
-            if name not in DEFAULTS:
+            if name not in self._keywords:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}")
         return {"device": arguments.get("device"), "dtype": arguments.get("dtype")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,16 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not hasattr(count, "__index__") or count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def check_choice(name: str, given: object, choices: Any) -> None:
+    """One of the values of a ``Literal``.
+
+    Raises:
+        ValueError: another.
+    """
+    if given not in get_args(choices):
+        raise ValueError(f"{name} must be one of {get_args(choices)}, got {given!r}")
 
 
 def check_conv2d_words(padding: Any, same: tuple[int, int], groups: int, padding_mode: str) -> None:

@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from convattn.layers._base import Geometry, StridedLayer
 from convattn.layers._checks import check_conv2d_words, check_counts, check_division, check_input, check_odd
 from convattn.layers.path_mix import no_weight_decay
-from convattn.ops.neighborhood import IntPair
+from convattn.ops.neighborhood import IntPair, same_padding
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Forward = TypeVar("Forward", bound=Callable[..., Any])
@@ -82,9 +82,9 @@ class DropIn(StridedLayer):
             ValueError: an even kernel, or what an operator cannot be told, see :func:`check_conv2d_words`.
         """
         self.kernel_size = check_odd(kernel_size)
-        rows, columns = (step * (size // 2) for step, size in zip(self.dilation, self.kernel_size, strict=True))
-        check_conv2d_words(padding, (rows, columns), groups, padding_mode)
-        self.padding, self.groups, self.padding_mode = (rows, columns), groups, padding_mode
+        self.padding = same_padding(self.kernel_size, self.dilation)
+        check_conv2d_words(padding, self.padding, groups, padding_mode)
+        self.groups, self.padding_mode = groups, padding_mode
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone: α and β (timm's convention)."""

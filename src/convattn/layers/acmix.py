@@ -51,8 +51,6 @@ class ACmix(DropIn, Folds):
             ``position`` then have no effect. Where it has an attribute ``query_channels``, q and k get so many
             channels: a multiple of C/N.
         convolution_bias: the fully connected layer of the convolution path has a bias (as in Swin-ACmix).
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``, an even ``kernel_size``, another padding, groups or

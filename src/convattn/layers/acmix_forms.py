@@ -31,7 +31,7 @@ from convattn.layers.local_attention import LinearPosition, LocalAttention
 from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.ops import acmix, group_convolution
 from convattn.ops.acmix import Activation
-from convattn.ops.neighborhood import strided_size
+from convattn.ops.neighborhood import same_padding, strided_size
 
 Form: TypeAlias = Literal["grouped", "dense", "unfused"]
 FormChoice: TypeAlias = Literal["auto", "grouped", "dense", "unfused"]
@@ -279,7 +279,7 @@ class DenseACmix(ReparameterizedACmix):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         path, like = parts.convolution, self.projection.weight
-        self.padding = tuple(step * (size // 2) for step, size in zip(path.dilation, path.kernel_size, strict=True))
+        self.padding = same_padding(path.kernel_size, path.dilation)
         weight, border = parts.folded_path()
         into = exact(self.projection.weight).flatten(1).unflatten(0, (path.maps, path.head_dim))
         self.weight = parameter_like(torch.einsum("tyxog,tgc->gocyx", weight, into).flatten(0, 1), like)

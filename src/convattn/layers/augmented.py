@@ -13,7 +13,7 @@ from convattn.layers._checks import check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops._dispatch import dense_attention
 from convattn.ops._layout import memory_format_of
-from convattn.ops.neighborhood import IntPair, as_pair
+from convattn.ops.neighborhood import IntPair, as_pair, same_padding
 
 GlobalPositionKind: TypeAlias = Literal["relative"]
 
@@ -118,8 +118,6 @@ class AugmentedConv2d(DropIn):
         value_ratio: υ; 0.1 as in the source's ResNets. 1: attention alone.
         position: ``"relative"`` or None.
         feature_size: rows and columns up to which distances have vectors of their own.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, more heads than channels, a ratio outside (0, 1], an unknown position; in
@@ -161,7 +159,7 @@ class AugmentedConv2d(DropIn):
         of_value = max(1, min(out_channels // num_heads, round(value_ratio * out_channels / num_heads)))
         self.value_channels = num_heads * of_value
         rest = out_channels - self.value_channels
-        padding = (taps[0] * (kernel[0] // 2), taps[1] * (kernel[1] // 2))
+        padding = same_padding(kernel, taps)
         self.convolution: nn.Conv2d | None = None
         if rest:
             self.convolution = nn.Conv2d(in_channels, rest, kernel, self.stride, padding, taps, bias=False, **made)

@@ -6,7 +6,7 @@ An operator with inference forms is a :class:`Folds`; its forms are in a file of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,15 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convattn.layers._checks import has_own_forward
 
-Activation: TypeAlias = Literal["none", "relu"]
 Form = TypeVar("Form", bound=str)
 Made = TypeVar("Made", bound=nn.Module)
 
 PASS_SAVED = 1.5
 """How many multiply-adds ``"grouped"`` may have for one of the cheapest form: it reads q, k and v once, in one pass."""
+
+
+GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+"""Arguments of ``nn.Conv2d`` that say where it reads."""
 
 
 class Folds(nn.Module):
@@ -186,18 +189,8 @@ def batch_norm_line(batch_norm: nn.Module, channels: int | None = None) -> tuple
 
 def convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Conv2d:
     """A plain convolution with the geometry of another, and with parameters that have dtype and device of ``like``."""
-    made = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        cast("tuple[int, int]", conv.kernel_size),
-        cast("tuple[int, int]", conv.stride),
-        cast("tuple[int, int]", conv.padding),
-        cast("tuple[int, int]", conv.dilation),
-        conv.groups,
-        bias=bias is not None,
-        padding_mode=conv.padding_mode,
-        device="meta",
-    )
+    geometry: dict[str, Any] = {name: getattr(conv, name) for name in GEOMETRY}
+    made = nn.Conv2d(**geometry, bias=bias is not None, device="meta")
     made.weight = parameter_like(weight, like)
     if bias is not None:
         made.bias = parameter_like(bias, like)

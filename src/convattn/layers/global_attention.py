@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, Unpack, get_args
+from typing import Literal, TypeAlias, Unpack
 
 from torch import Tensor, nn
 
 from convattn.layers._base import Factory, Geometry, Layer
-from convattn.layers._checks import check_division, heads_of
+from convattn.layers._checks import check_choice, check_division, heads_of
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import scale_values
 from convattn.layers.tokens import as_map, as_tokens
@@ -34,8 +34,6 @@ class GlobalAttention(Layer):
         query_channels: C_qk of q and k; None: ``channels``.
         output: ``"heads"``: the heads as they are; ``"projected"``: a linear layer (``proj``) follows, as in vision
             transformers. In ACmix, α then multiplies what it gives.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: heads that do not divide the channels, an unknown output; in ``forward``, maps that do not fit.
@@ -63,8 +61,7 @@ class GlobalAttention(Layer):
         check_division(channels, num_heads)
         if self.query_channels < 1 or self.query_channels % num_heads:
             raise ValueError(f"query_channels={query_channels} must be divisible by num_heads, got {num_heads}")
-        if output not in get_args(AttentionOutput):
-            raise ValueError(f"output must be one of {get_args(AttentionOutput)}, got {output!r}")
+        check_choice("output", output, AttentionOutput)
         self.queries = Neighborhood.window(1, stride=stride)
         self.proj = nn.Linear(channels, channels, **self._factory(made)) if output == "projected" else None
 
@@ -105,8 +102,6 @@ class GlobalAttention2d(DropIn):
         num_heads: N; must divide ``out_channels``. None: 4, or the divisor that is nearest to 4.
         stride: distance between queries.
         dilation: has no effect: every pixel sees every other.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.

@@ -37,8 +37,6 @@ class Involution2d(DropIn):
         channels_per_group: channels that share a kernel, 16 as in the source. Where it does not divide C, their
             greatest common divisor.
         reduction: W_0 leaves ``C_in / reduction`` channels, a quarter as in the source.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, a number below 1; in ``forward``, an input of another shape.

@@ -28,8 +28,6 @@ class LinearPosition(Layer):
 
     Args:
         head_dim: channels of one head; all heads share p.
-        device: device of the parameter.
-        dtype: dtype of the parameter.
 
     Example:
         >>> import torch
@@ -59,8 +57,6 @@ class TablePosition(Layer):
         kernel_size: rows and columns of the window.
         head_dim: channels of one head; the first half holds the row part.
         num_heads: every head has a table of its own.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Example:
         >>> TablePosition((7, 7), head_dim=16, num_heads=4)().shape
@@ -101,8 +97,6 @@ class LocalAttention(StridedLayer):
         dilation: distance between the keys of a window.
         position: ``"linear"`` (the authors' code, :class:`LinearPosition`), ``"table"`` (:class:`TablePosition`) or
             None.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: channels that the heads do not divide, an unknown position term.
@@ -176,8 +170,6 @@ class LocalAttention2d(DropIn):
         stride: distance between queries.
         dilation: distance between the keys of a window.
         position: ``"table"`` (as in the source), ``"linear"`` (as in ACmix) or None.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.

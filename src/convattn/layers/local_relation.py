@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import Literal, TypeAlias, Unpack, get_args
+from typing import Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from convattn.layers._base import Factory, Geometry, Layer
-from convattn.layers._checks import check_counts, check_odd
+from convattn.layers._checks import check_choice, check_counts, check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops import Neighborhood, aggregate, correlate
 from convattn.ops._layout import accumulation_dtype
@@ -29,8 +29,6 @@ class GeometricPrior(Layer):
     Args:
         kernel_size: rows and columns of the window, odd.
         groups: numbers for each offset.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Example:
         >>> GeometricPrior((7, 7), 4)().shape
@@ -77,8 +75,6 @@ class LocalRelation2d(DropIn):
             greatest common divisor.
         composability: Φ: ``"squared_difference"`` :math:`-(q - k)^2`, the source's default, ``"absolute_difference"``
             :math:`-|q - k|`, or ``"product"`` :math:`q k`.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, a number below 1, an unknown composability; in ``forward``, an input of
@@ -103,8 +99,7 @@ class LocalRelation2d(DropIn):
         super().__init__(in_channels, out_channels, **geometry)
         made = self._factory(geometry)
         check_counts(channels_per_group=channels_per_group)
-        if composability not in get_args(Composability):
-            raise ValueError(f"composability must be one of {get_args(Composability)}, got {composability!r}")
+        check_choice("composability", composability, Composability)
         self.composability = composability
         self.groups = in_channels // gcd(in_channels, channels_per_group)
         kernel = check_odd(kernel_size)

@@ -12,7 +12,7 @@ from convattn.layers._drop_in import DropIn, Padding, takes_maps
 from convattn.layers.folding import Folds
 from convattn.layers.static_convolution import STATIC_FORMS, StaticBranch, StaticFormChoice, fold_static, static_branch
 from convattn.layers.xvolution_forms import ReparameterizedXVolution
-from convattn.ops.neighborhood import IntPair
+from convattn.ops.neighborhood import IntPair, same_padding
 
 DILATED_KERNEL, DILATED_STEP = 5, 2
 
@@ -38,8 +38,6 @@ class MultiConvolution(DropIn, Folds):
         bias: True: the batch norms' shifts are the bias.
         padding_mode: ``"zeros"``.
         dilated_kernel_size: of ``dilated``, odd, 5 by default; None: there is no such branch.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, another padding, groups, bias or padding mode; in ``forward``, an input
@@ -78,7 +76,7 @@ class MultiConvolution(DropIn, Folds):
             )
 
         def convolution(kernel: tuple[int, int], step: tuple[int, int]) -> nn.Conv2d:
-            padding = (step[0] * (kernel[0] // 2), step[1] * (kernel[1] // 2))
+            padding = same_padding(kernel, step)
             return nn.Conv2d(in_channels, out_channels, kernel, self.stride, padding, step, bias=False, **made)
 
         self.convolution: nn.Module = convolution(self.kernel_size, self.dilation)

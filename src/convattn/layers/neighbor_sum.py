@@ -30,8 +30,6 @@ class NeighborSum(Layer):
     Args:
         channels: C.
         neighborhood: the offsets, the centre among them, the stride and zeros beyond the border.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: a neighbourhood without the centre.

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Unpack
-
 import torch
 from torch import Tensor, nn
 
-from convattn.layers._base import Factory, Layer
-from convattn.layers._checks import check_counts, check_odd
-from convattn.layers._drop_in import DropIn, takes_maps
-from convattn.layers.patchwise import check_maps, divisor_of, weighted_sum
-from convattn.ops import Neighborhood
-from convattn.ops._layout import accumulation_dtype, memory_format_of
-from convattn.ops.neighborhood import Border, IntPair
+from convattn.layers._base import Factory
+from convattn.layers.vector_attention import VectorAttention, VectorAttention2d, weights_network
+from convattn.ops._layout import accumulation_dtype
 
 
-class PairwiseAttention(Layer):
+class PairwiseAttention(VectorAttention):
     r"""A softmax over what a small network makes of the difference between a pixel and each of its neighbours.
 
     .. math:: F_{c,i} = \sum_j \mathrm{softmax}_j\big(\gamma([q_i - k_j,\; p_i - p_j])\big)_{c \bmod C/s}\; v_{c,j}
@@ -27,18 +21,7 @@ class PairwiseAttention(Layer):
     Source: Zhao et al., *Exploring Self-attention for Image Recognition*, CVPR 2020, section 3.1, with the
     relation that the authors found best, subtraction.
 
-    Args:
-        channels: C of v and of the output.
-        query_channels: of q and k; None: C/4, as in the source.
-        kernel_size: sides of the window, odd.
-        share: s, how many channels share weights; must divide C. None: 8 as in the source, or where 8 does not divide
-            C the largest number below that does.
-        border: what lies beyond the map.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
-
-    Raises:
-        ValueError: an even kernel, a share that does not divide the channels; in ``forward``, maps of another shape.
+    Arguments and errors are those of :class:`PatchwiseAttention`.
 
     Example:
         >>> import torch
@@ -48,39 +31,10 @@ class PairwiseAttention(Layer):
         torch.Size([2, 16, 5, 7])
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        query_channels: int | None = None,
-        kernel_size: IntPair = 7,
-        share: int | None = None,
-        border: Border = "reflect",
-        **made: Unpack[Factory],
-    ) -> None:
-        super().__init__()
-        made = self._factory(made)
-        self.channels = channels
-        self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
-        check_counts(channels=channels, query_channels=self.query_channels)
-        self.share = divisor_of(channels, share)
-        self.kernel_size = check_odd(kernel_size)
-        self.neighborhood = Neighborhood.window(self.kernel_size, border=border)
+    def _make_network(self, made: Factory) -> None:
         self.position = nn.Conv2d(2, 2, 1, **made)
-        features = self.query_channels + 2
-        self.weights = nn.Sequential(
-            nn.BatchNorm2d(features, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(features, self.query_channels, 1, bias=False, **made),
-            nn.BatchNorm2d(self.query_channels, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(self.query_channels, channels // self.share, 1, **made),
-        )
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q and k ``[B, C_qk, H, W]``, v ``[B, C, H, W]`` -> ``[B, C, H, W]``."""
-        check_maps(q, k, v, self.query_channels, self.channels)
-        return weighted_sum(self.attention_weights(q, k), v, self.neighborhood, self.share)
+        features, heads = self.query_channels + 2, self.channels // self.share
+        self.weights = weights_network(features, self.query_channels, heads, made)
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights of every window, ``[B, C/s, K², H, W]``."""
@@ -92,29 +46,13 @@ class PairwiseAttention(Layer):
         weights: Tensor = self.weights(differences)
         return weights.softmax(2).unflatten(3, (height, width))
 
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.channels}, query_channels={self.query_channels}, kernel_size={self.kernel_size}, "
-            f"share={self.share}, border={self.neighborhood.border!r}"
-        )
 
-
-class PairwiseAttention2d(DropIn):
+class PairwiseAttention2d(VectorAttention2d):
     """Pairwise attention with its projections: the SAM of SAN's pairwise blocks, and a drop-in for stride 1.
 
     Args:
         in_channels: C_in.
-        out_channels: C.
-        query_channels: of q and k; None: C/4, as in the source.
-        kernel_size: sides of the window, odd.
-        share: how many channels share weights, see :class:`PairwiseAttention`.
-        border: what lies beyond the map.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
-
-    Raises:
-        ValueError: as :class:`PairwiseAttention`; in ``forward``, an input of another shape.
+        out_channels: C; the others are those of :class:`PairwiseAttention`.
 
     Example:
         >>> import torch
@@ -122,29 +60,7 @@ class PairwiseAttention2d(DropIn):
         torch.Size([2, 16, 9, 9])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        query_channels: int | None = None,
-        kernel_size: IntPair = 7,
-        share: int | None = None,
-        border: Border = "reflect",
-        **made: Unpack[Factory],
-    ) -> None:
-        super().__init__(in_channels, out_channels)
-        self.attention = PairwiseAttention(
-            out_channels, query_channels=query_channels, kernel_size=kernel_size, share=share, border=border, **made
-        )
-        self.split = (self.attention.query_channels, self.attention.query_channels, out_channels)
-        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, **made)
-
-    @takes_maps
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, C, H, W]``; ``[C_in, H, W]`` likewise."""
-        out: Tensor = self.attention(*self.projection(x).split(self.split, 1))
-        return out.contiguous(memory_format=memory_format_of(x))
+    path = PairwiseAttention
 
 
 def _coordinates(like: Tensor) -> Tensor:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.layers._base import Factory, Layer
-from convattn.layers._checks import check_counts, check_odd, is_hooked
-from convattn.layers._drop_in import DropIn, takes_maps
+from convattn.layers._base import Factory
+from convattn.layers._checks import is_hooked
 from convattn.layers.folding import Folds
 from convattn.layers.patchwise_forms import Folded, FoldedNetwork, fold
-from convattn.ops import Neighborhood, aggregate
+from convattn.layers.vector_attention import VectorAttention, VectorAttention2d, regrouped, weights_network
+from convattn.ops import aggregate
 from convattn.ops._dispatch import needs_standard_operators, runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
-from convattn.ops.neighborhood import Border, IntPair
 
 
-class PatchwiseAttention(Layer, Folds):
+class PatchwiseAttention(VectorAttention, Folds):
     r"""Weights for a window from its centre's query and all of its keys together, and a sum of the values by them.
 
     .. math:: F_{c,i} = \sum_j \gamma\big([q_i,\, [k_a]_{a \in \mathcal{N}(i)}]\big)_{c \bmod C/s,\; j}\; v_{c,j}
@@ -41,8 +39,6 @@ class PatchwiseAttention(Layer, Folds):
         share: s, how many channels share weights; must divide C. None: 8 as in the source, or where 8 does not divide
             C the largest number below that does.
         border: what lies beyond the map; on maps smaller than the window reflection bounces as often as needed.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel, a share that does not divide the channels; in ``forward``, maps of another shape.
@@ -57,42 +53,16 @@ class PatchwiseAttention(Layer, Folds):
 
     reparameterized: FoldedNetwork | None
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        query_channels: int | None = None,
-        kernel_size: IntPair = 7,
-        share: int | None = None,
-        border: Border = "reflect",
-        **made: Unpack[Factory],
-    ) -> None:
-        super().__init__()
-        made = self._factory(made)
-        self.channels = channels
-        self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
-        check_counts(channels=channels, query_channels=self.query_channels)
-        self.share = divisor_of(channels, share)
-        self.kernel_size = check_odd(kernel_size)
-        self.neighborhood = Neighborhood.window(self.kernel_size, border=border)
-        taps, heads = len(self.neighborhood), channels // self.share
-        features = self.query_channels * (taps + 1)
-        self.weights = nn.Sequential(
-            nn.BatchNorm2d(features, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(features, heads, 1, bias=False, **made),
-            nn.BatchNorm2d(heads, **made),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(heads, heads * taps, 1, **made),
-        )
+    def _make_network(self, made: Factory) -> None:
+        taps, heads = len(self.neighborhood), self.channels // self.share
+        self.weights = weights_network(self.query_channels * (taps + 1), heads, heads * taps, made)
         self.reparameterized = None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q and k ``[B, C_qk, H, W]``, v ``[B, C, H, W]`` -> ``[B, C, H, W]``."""
-        check_maps(q, k, v, self.query_channels, self.channels)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As :class:`VectorAttention`; where nobody can tell, in parts."""
         folded = self._folded(k) if runs_directly(v) else None
         if folded is None:
-            return weighted_sum(self.attention_weights(q, k), v, self.neighborhood, self.share)
+            return super().attend(q, k, v)
         return self._in_parts(q, k, v, folded)
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
@@ -180,7 +150,7 @@ class PatchwiseAttention(Layer, Folds):
             if total is None:
                 total = torch.empty_like(v, dtype=out.dtype, memory_format=memory_format_of(v))
             by_head = total.unflatten(1, (self.share, heads))[images, :, chosen]
-            by_head.copy_(_regrouped(out, chosen.stop - chosen.start, self.share))
+            by_head.copy_(regrouped(out, chosen.stop - chosen.start, self.share))
         return total if total is not None else torch.empty_like(v)
 
     def _hidden_in_bands(self, q: Tensor, k: Tensor, folded: Folded) -> Tensor:
@@ -201,29 +171,13 @@ class PatchwiseAttention(Layer, Folds):
         """Half a working set: maps that are read and written lie beside it."""
         return working_set_bytes(x.device) // 2
 
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.channels}, query_channels={self.query_channels}, kernel_size={self.kernel_size}, "
-            f"share={self.share}, border={self.neighborhood.border!r}"
-        )
 
-
-class PatchwiseAttention2d(DropIn):
+class PatchwiseAttention2d(VectorAttention2d):
     """Patchwise attention with its projections: the SAM of SAN's blocks, and a drop-in for a convolution of stride 1.
 
     Args:
         in_channels: C_in.
-        out_channels: C.
-        query_channels: of q and k; None: C/4, as in the source.
-        kernel_size: sides of the window, odd.
-        share: how many channels share weights, see :class:`PatchwiseAttention`.
-        border: what lies beyond the map.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
-
-    Raises:
-        ValueError: as :class:`PatchwiseAttention`; in ``forward``, an input of another shape.
+        out_channels: C; the others are those of :class:`PatchwiseAttention`.
 
     Example:
         >>> import torch
@@ -231,71 +185,7 @@ class PatchwiseAttention2d(DropIn):
         torch.Size([2, 16, 9, 9])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        query_channels: int | None = None,
-        kernel_size: IntPair = 7,
-        share: int | None = None,
-        border: Border = "reflect",
-        **made: Unpack[Factory],
-    ) -> None:
-        super().__init__(in_channels, out_channels)
-        self.attention = PatchwiseAttention(
-            out_channels,
-            query_channels=query_channels,
-            kernel_size=kernel_size,
-            share=share,
-            border=border,
-            **made,
-        )
-        self.split = (self.attention.query_channels, self.attention.query_channels, out_channels)
-        self.projection = nn.Conv2d(in_channels, sum(self.split), 1, **made)
-
-    @takes_maps
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, H, W]`` -> ``[B, C, H, W]``; ``[C_in, H, W]`` likewise."""
-        return self.attention(*self.projection(x).split(self.split, 1))
-
-
-def divisor_of(channels: int, share: int | None) -> int:
-    """How many channels share weights; for None that is 8, or the largest number below that divides the channels.
-
-    Raises:
-        ValueError: a given number does not divide them.
-
-    Example:
-        >>> divisor_of(64, None), divisor_of(20, None)
-        (8, 5)
-    """
-    found = next(s for s in range(8, 0, -1) if channels % s == 0) if share is None else share
-    if found < 1 or channels % found:
-        raise ValueError(f"share must divide the {channels} channels, got {share}; None chooses one that does")
-    return found
-
-
-def check_maps(q: Tensor, k: Tensor, v: Tensor, query_channels: int, channels: int) -> None:
-    """Maps of one size with the channels of a path.
-
-    Raises:
-        ValueError: others.
-    """
-    expected = (v.shape[0], query_channels, *v.shape[2:])
-    if v.dim() != 4 or v.shape[1] != channels or tuple(q.shape) != expected or tuple(k.shape) != expected:
-        shapes = ", ".join(str(list(part.shape)) for part in (q, k, v))
-        raise ValueError(f"q and k must be [B, {query_channels}, H, W] and v [B, {channels}, H, W], got {shapes}")
-
-
-def weighted_sum(weights: Tensor, v: Tensor, nbhd: Neighborhood, share: int) -> Tensor:
-    """``aggregate``, whose heads are blocks of neighbouring channels, by weights that ``share`` channels share."""
-    heads = v.shape[1] // share
-    if heads == 1 or share == 1:  # nothing to regroup; axes of one would tie an exported size
-        return aggregate(weights, v, nbhd)
-    by_head = _regrouped(v, share, heads).flatten(1, 2)
-    out = _regrouped(aggregate(weights, by_head, nbhd), heads, share).flatten(1, 2)
-    return out.contiguous(memory_format=memory_format_of(v))
+    path = PatchwiseAttention
 
 
 def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]:
@@ -304,8 +194,3 @@ def _parts(batch: int, size: int, at_once: int) -> Iterator[tuple[slice, slice]]
     for first in range(0, batch, images):
         for start in range(0, size, step):
             yield slice(first, min(first + images, batch)), slice(start, min(start + step, size))
-
-
-def _regrouped(x: Tensor, outer: int, inner: int) -> Tensor:
-    """``[B, outer * inner, H, W]`` -> ``[B, inner, outer, H, W]``."""
-    return x.unflatten(1, (outer, inner)).transpose(1, 2)

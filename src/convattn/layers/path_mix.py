@@ -18,8 +18,6 @@ class PathMix(Layer):
     Args:
         kind: ``"free"``: α and β are learned and start at 0.5, as in the authors' code; ``"alpha"``: α is learned
             and starts at 1, β is 1; ``"convex"``: α is learned and starts at 0.5, β is 1 - α; ``"sum"``: both are 1.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an unknown kind.

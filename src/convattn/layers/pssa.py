@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias, Unpack, get_args
+from typing import Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from convattn.layers._base import Geometry
-from convattn.layers._checks import check_division
+from convattn.layers._checks import check_choice, check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import Folds, batch_norm_line, check_folds, exact, is_pointwise, parameter_like, scaled
 from convattn.layers.neighbor_sum import NeighborSum
@@ -64,8 +64,6 @@ class PSSA(DropIn, Folds):
         dilation: multiplies the offsets.
         position: ``"bias"``: a learned number for every head and offset is added to s (table 4); None, as in the
             paper's standard operator: none.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``, no offsets or one twice, an unknown option; in
@@ -96,12 +94,10 @@ class PSSA(DropIn, Folds):
         super().__init__(in_channels, out_channels, **geometry)
         made = self._factory(geometry)
         self.num_heads = head_count(num_heads, out_channels)
-        if reading not in get_args(Reading):
-            raise ValueError(f"reading must be one of {get_args(Reading)}, got {reading!r}")
+        check_choice("reading", reading, Reading)
         if position not in ("bias", None):
             raise ValueError(f"position must be 'bias' or None, got {position!r}")
-        if propagation not in get_args(Propagation):
-            raise ValueError(f"propagation must be one of {get_args(Propagation)}, got {propagation!r}")
+        check_choice("propagation", propagation, Propagation)
         self.reading, self.propagation = reading, propagation
         self.neighborhood = _neighborhood(lengths, offsets, self.stride, self.dilation)
         self.neighbor_sum: NeighborSum | None = None

@@ -42,8 +42,6 @@ class ShiftConvolution(StridedLayer):
             that starts as a shift (3c II); ``"single-random"``: the same, started at random (table 7's third row);
             ``"fixed"``: one-hot kernels that stay (3c I); ``"tensor"``: tensors are moved (3a). The last four have
             one output a head channel, which is repeated N times, as it is in ``"learnable"`` before training.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel, channels that the heads do not divide, an unknown kind of shift.
@@ -191,8 +189,6 @@ class ShiftConv2d(DropIn):
         dilation: distance between taps.
         form: how maps are moved, see :func:`convattn.ops.shift_aggregate`.
         bias: add a learned number to every output channel.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even kernel.

@@ -37,8 +37,6 @@ class SpatialReductionProjection(Layer):
         channels: C.
         sr_ratio: side of the square of pixels that becomes one key; 1: k and v come from the tokens themselves.
         num_prefix_tokens: how many tokens before those of the map, such as a class token; they are not reduced.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: a ratio below 1.
@@ -104,8 +102,6 @@ class SpatialReductionAttention(Layer):
         num_heads: N; must divide ``channels``.
         sr_ratio: see :class:`SpatialReductionProjection`.
         num_prefix_tokens: see :class:`SpatialReductionProjection`.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``channels``, a ratio below 1.
@@ -151,8 +147,6 @@ class SpatialReductionACmix(SpatialReductionAttention, Folds):
         kernel_size: the convolution's kernel, odd.
         shift: how the convolution path shifts (table 7), see :class:`ShiftConvolution`.
         mix: how the paths are summed (table 6), see :class:`PathMix`.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``channels``, a ratio below 1, an even kernel, an unknown option.

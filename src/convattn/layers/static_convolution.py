@@ -25,6 +25,7 @@ from convattn.layers.folding import (
 from convattn.layers.offset_convolution import OffsetConvolution
 from convattn.ops import Neighborhood
 from convattn.ops.dynamic_conv import spread_taps, taps
+from convattn.ops.neighborhood import same_padding
 from convattn.ops.offset_convolution import products_on
 
 StaticForm: TypeAlias = Literal["separate", "dense", "gathered"]
@@ -58,7 +59,7 @@ class StaticBranch:
     def is_centred(self) -> bool:
         """Whether it is a sum over offsets around the output's pixel, with zeros beyond the border."""
         conv = self.convolution
-        centred = tuple(d * (k // 2) for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+        centred = same_padding(conv.kernel_size, conv.dilation)
         odd = all(k % 2 for k in conv.kernel_size)
         padded = centred if conv.padding == "same" else (0, 0) if conv.padding == "valid" else conv.padding
         return self.is_plain and odd and conv.groups == 1 and conv.padding_mode == "zeros" and padded == centred
@@ -282,8 +283,8 @@ def _dense(branches: Sequence[StaticBranch], bias: Tensor) -> nn.Conv2d:
     like, (kernel, dilation) = branches[0].convolution.weight, smallest_window(nbhd)
     window = Neighborhood.window(kernel, dilation=dilation)
     weight = spread_taps(merged[..., None, None], nbhd, window)[..., 0, 0].unflatten(2, kernel)
-    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
-    geometry = nn.Conv2d(like.shape[1], like.shape[0], kernel, branches[0].stride, padding, dilation, device="meta")
+    size, padding = (like.shape[1], like.shape[0]), same_padding(kernel, dilation)
+    geometry = nn.Conv2d(*size, kernel, branches[0].stride, padding, dilation, device="meta")
     return convolution_like(geometry, weight, bias, like)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, Unpack, get_args
+from typing import Any, Literal, TypeAlias, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from timm.layers.lambda_layer import LambdaLayer
 from torch import Tensor
 
 from convattn.layers._base import Geometry, Layer
-from convattn.layers._checks import check_counts, check_division
+from convattn.layers._checks import check_choice, check_counts, check_division
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers._pooling import average_pool
 from convattn.layers.augmented import attend_everywhere
@@ -42,8 +42,6 @@ class BottleneckAttention2d(Layer, BottleneckAttn):
         dilation: has no effect: every pixel sees every other.
         feature_size: rows and columns up to which distances have vectors of their own; 14, the largest map on which
             the source has the layer at 224x224.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``out_channels``; in ``forward``, an input of another shape.
@@ -102,8 +100,6 @@ class TimmOperator2d(DropIn):
         kind: ``"halo"`` or ``"lambda"``.
         stride: distance between outputs.
         dilation: must be 1; timm's operators have none.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
         **options: timm's own, of ``timm.layers.HaloAttn`` (``num_heads``, ``block_size``, ``halo_size`` …) or
             ``timm.layers.LambdaLayer`` (``num_heads``, ``dim_head``, ``r`` …).
 
@@ -131,8 +127,7 @@ class TimmOperator2d(DropIn):
     ) -> None:
         heads = options.get("num_heads", 4 if kind == "lambda" else 8)
         super().__init__(in_channels, out_channels, heads, stride=stride, dilation=dilation)
-        if kind not in get_args(TimmOperatorKind):
-            raise ValueError(f"kind must be one of {get_args(TimmOperatorKind)}, got {kind!r}")
+        check_choice("kind", kind, TimmOperatorKind)
         if self.dilation != (1, 1):
             raise ValueError(f"timm's {kind} operator has no dilation, got {dilation}; leave output_stride at 32")
         if kind == "lambda" and in_channels != out_channels:

@@ -37,8 +37,6 @@ class WindowAttention(Layer):
             ``window_size // 2``.
         output_projection: a learned linear layer over the channels follows (``proj``), as in Swin: what ACmix's α
             multiplies is the attention after it.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: channels that the heads do not divide, a shift of a window or more; in ``forward``, maps of
@@ -163,8 +161,6 @@ class WindowAttention2d(WindowAttention):
         window_size: rows and columns of a window.
         num_heads: N; must divide ``channels``.
         shift: how far the grid of windows is moved, see :class:`WindowAttention`.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: as :class:`WindowAttention`; in ``forward``, an input of another shape.

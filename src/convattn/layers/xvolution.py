@@ -76,8 +76,6 @@ class XVolution(MultiConvolution):
         propagation: of ``"pssa"``; ``"summed"`` has eq. 7's outer sum.
         lengths: of ``"pssa"``; with 0 among them the region contains the pixel itself.
         dilated_kernel_size: of ``dilated``; None: figure 1's and eq. 8's single convolution.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
 
     Raises:
         ValueError: an even ``kernel_size``, another padding, groups, bias or padding mode, ``num_heads`` that does

@@ -1,7 +1,7 @@
 """Backbones that carry the operators, in timm's registry.
 
 The plain ResNets are ``conv_resnet26/38/50`` for timm and ``resnet26/38/50`` here: timm's own ``resnet26`` is another
-network.
+network. As in ``timm.models``, each file exports the networks that it registers.
 
 Example:
     >>> import timm, convattn
@@ -9,221 +9,25 @@ Example:
     [512, 2048]
 """
 
-from convattn.layers.path_mix import no_weight_decay
+from typing import TYPE_CHECKING
+
+from convattn.layers.path_mix import no_weight_decay as no_weight_decay
 from convattn.models import pvt, resnet, san, swin, vit
-from convattn.models.pvt import (
-    PVT,
-    acmix_pvt_large,
-    acmix_pvt_medium,
-    acmix_pvt_small,
-    acmix_pvt_tiny,
-    pvt_v1_large,
-    pvt_v1_medium,
-    pvt_v1_small,
-    pvt_v1_tiny,
-)
-from convattn.models.resnet import (
-    ResNet,
-    aa_resnet14,
-    aa_resnet18,
-    aa_resnet26,
-    aa_resnet34,
-    aa_resnet38,
-    aa_resnet50,
-    acmix_resnet14,
-    acmix_resnet18,
-    acmix_resnet26,
-    acmix_resnet38,
-    acmix_resnet50,
-    bot_resnet14,
-    bot_resnet18,
-    bot_resnet26,
-    bot_resnet38,
-    bot_resnet50,
-    conv_resnet14,
-    conv_resnet18,
-    conv_resnet26,
-    conv_resnet34,
-    conv_resnet38,
-    conv_resnet50,
-    global_resnet14,
-    global_resnet18,
-    global_resnet34,
-    global_resnet50,
-    halo_resnet14,
-    halo_resnet26,
-    halo_resnet38,
-    halo_resnet50,
-    involution_resnet14,
-    involution_resnet18,
-    involution_resnet26,
-    involution_resnet34,
-    involution_resnet38,
-    involution_resnet50,
-    lambda_resnet14,
-    lambda_resnet26,
-    lambda_resnet38,
-    lambda_resnet50,
-    lr_resnet14,
-    lr_resnet26,
-    lr_resnet38,
-    lr_resnet50,
-    multiconv_resnet14,
-    multiconv_resnet18,
-    multiconv_resnet34,
-    multiconv_resnet50,
-    pssa_resnet14,
-    pssa_resnet18,
-    pssa_resnet34,
-    pssa_resnet50,
-    sasa_resnet14,
-    sasa_resnet18,
-    sasa_resnet26,
-    sasa_resnet38,
-    sasa_resnet50,
-    xvolution_resnet14,
-    xvolution_resnet18,
-    xvolution_resnet34,
-    xvolution_resnet50,
-)
-from convattn.models.san import (
-    SAN,
-    acmix_san10,
-    acmix_san15,
-    acmix_san19,
-    pairwise_san10,
-    pairwise_san15,
-    pairwise_san19,
-    san10,
-    san15,
-    san19,
-)
-from convattn.models.swin import (
-    SwinTransformer,
-    acmix_swin_base,
-    acmix_swin_small,
-    acmix_swin_tiny,
-    conv_swin_tiny,
-    swin_base,
-    swin_small,
-    swin_tiny,
-)
-from convattn.models.vit import (
-    VisionTransformer,
-    acmix_deit_base,
-    acmix_deit_small,
-    acmix_deit_tiny,
-    deit_base,
-    deit_small,
-    deit_tiny,
-)
 
-resnet14, resnet26, resnet38, resnet50 = conv_resnet14, conv_resnet26, conv_resnet38, conv_resnet50
+# the files have tables of one name, such as DEPTHS, which are none of their exports
+from convattn.models.pvt import *  # noqa: F403
+from convattn.models.pvt import PVT as PVT
+from convattn.models.resnet import *  # type: ignore[assignment]  # noqa: F403
+from convattn.models.resnet import ResNet as ResNet
+from convattn.models.san import *  # type: ignore[assignment]  # noqa: F403
+from convattn.models.san import SAN as SAN
+from convattn.models.swin import *  # type: ignore[assignment]  # noqa: F403
+from convattn.models.swin import SwinTransformer as SwinTransformer
+from convattn.models.vit import *  # type: ignore[assignment]  # noqa: F403
+from convattn.models.vit import VisionTransformer as VisionTransformer
 
-__all__ = [
-    "PVT",
-    "SAN",
-    "ResNet",
-    "SwinTransformer",
-    "VisionTransformer",
-    "aa_resnet14",
-    "aa_resnet18",
-    "aa_resnet26",
-    "aa_resnet34",
-    "aa_resnet38",
-    "aa_resnet50",
-    "acmix_deit_base",
-    "acmix_deit_small",
-    "acmix_deit_tiny",
-    "acmix_pvt_large",
-    "acmix_pvt_medium",
-    "acmix_pvt_small",
-    "acmix_pvt_tiny",
-    "acmix_resnet14",
-    "acmix_resnet18",
-    "acmix_resnet26",
-    "acmix_resnet38",
-    "acmix_resnet50",
-    "acmix_san10",
-    "acmix_san15",
-    "acmix_san19",
-    "acmix_swin_base",
-    "acmix_swin_small",
-    "acmix_swin_tiny",
-    "bot_resnet14",
-    "bot_resnet18",
-    "bot_resnet26",
-    "bot_resnet38",
-    "bot_resnet50",
-    "conv_resnet14",
-    "conv_resnet18",
-    "conv_resnet26",
-    "conv_resnet34",
-    "conv_resnet38",
-    "conv_resnet50",
-    "conv_swin_tiny",
-    "deit_base",
-    "deit_small",
-    "deit_tiny",
-    "global_resnet14",
-    "global_resnet18",
-    "global_resnet34",
-    "global_resnet50",
-    "halo_resnet14",
-    "halo_resnet26",
-    "halo_resnet38",
-    "halo_resnet50",
-    "involution_resnet14",
-    "involution_resnet18",
-    "involution_resnet26",
-    "involution_resnet34",
-    "involution_resnet38",
-    "involution_resnet50",
-    "lambda_resnet14",
-    "lambda_resnet26",
-    "lambda_resnet38",
-    "lambda_resnet50",
-    "list_models",
-    "lr_resnet14",
-    "lr_resnet26",
-    "lr_resnet38",
-    "lr_resnet50",
-    "multiconv_resnet14",
-    "multiconv_resnet18",
-    "multiconv_resnet34",
-    "multiconv_resnet50",
-    "no_weight_decay",
-    "pairwise_san10",
-    "pairwise_san15",
-    "pairwise_san19",
-    "pssa_resnet14",
-    "pssa_resnet18",
-    "pssa_resnet34",
-    "pssa_resnet50",
-    "pvt_v1_large",
-    "pvt_v1_medium",
-    "pvt_v1_small",
-    "pvt_v1_tiny",
-    "resnet14",
-    "resnet26",
-    "resnet38",
-    "resnet50",
-    "san10",
-    "san15",
-    "san19",
-    "sasa_resnet14",
-    "sasa_resnet18",
-    "sasa_resnet26",
-    "sasa_resnet38",
-    "sasa_resnet50",
-    "swin_base",
-    "swin_small",
-    "swin_tiny",
-    "xvolution_resnet14",
-    "xvolution_resnet18",
-    "xvolution_resnet34",
-    "xvolution_resnet50",
-]
+resnet14, resnet26 = resnet.conv_resnet14, resnet.conv_resnet26
+resnet38, resnet50 = resnet.conv_resnet38, resnet.conv_resnet50
 
 
 def list_models() -> list[str]:
@@ -234,3 +38,9 @@ def list_models() -> list[str]:
         ['acmix_resnet14', 'acmix_resnet18', 'acmix_resnet26', 'acmix_resnet38', 'acmix_resnet50']
     """
     return sorted(name for module in (pvt, resnet, san, swin, vit) for name in module.default_cfgs)
+
+
+if not TYPE_CHECKING:  # timm's ``register_model`` lists each network in its file's ``__all__``
+    __all__ = ["PVT", "SAN", "ResNet", "SwinTransformer", "VisionTransformer", "list_models", "no_weight_decay"]
+    __all__ += ["resnet14", "resnet26", "resnet38", "resnet50"]
+    __all__ += [name for module in (pvt, resnet, san, swin, vit) for name in module.__all__]

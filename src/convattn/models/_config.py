@@ -1,12 +1,24 @@
-"""What timm's registry keeps of every network here."""
+"""What the networks here share with timm's registry: their entries, their functions, the choices of a stem."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from timm.models import register_model
 from torch import nn
+
+Stem: TypeAlias = Literal["imagenet", "small"]
+
+
+def check_stem(stem: str) -> None:
+    """Check that a network has this stem.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    if stem not in ("imagenet", "small"):
+        raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
 
 
 def imagenet_cfg(first_conv: str, classifier: str, *, crop_pct: float = 0.875) -> dict[str, Any]:

@@ -6,7 +6,7 @@ timm has PVT v2 alone, so the first version is registered as ``pvt_v1_tiny/small
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from convattn.layers._checks import check_rates
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
-from convattn.models._config import imagenet_cfg, registered
-from convattn.models._stages import Maps, StagedClassifier
-from convattn.models.pvt_blocks import Block, PatchEmbed, Stage, draw_linear
+from convattn.models._config import Stem, check_stem, imagenet_cfg, registered
+from convattn.models.pvt_blocks import Block, PatchEmbed, Stage, TokenClassifier, image_size
 from convattn.models.pvt_names import rename
 from convattn.models.starts import from_attention
 
-Stem: TypeAlias = Literal["imagenet", "small"]
 Pooling: TypeAlias = Literal["token", "avg"]
 Four: TypeAlias = tuple[int, int, int, int]
 
@@ -42,7 +40,7 @@ class AttentionFactory(Protocol):
         """A module from ``[B, p + H W, C]`` and ``(H, W)`` to ``[B, p + H W, C]``."""
 
 
-class PVT(StagedClassifier):
+class PVT(TokenClassifier):
     """Pyramid Vision Transformer, first version, with the attention of its blocks open.
 
     Source: Wang et al., *Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without
@@ -78,7 +76,6 @@ class PVT(StagedClassifier):
         torch.Size([1, 10])
     """
 
-    classifier = "head"
     stem_parameters = r"^stages\.0\.(?:patch_embed|pos_embed)"
     block_parameters = (
         (r"^stages\.(\d+)\.(?:patch_embed|pos_embed|cls_token)", (0,)),
@@ -111,8 +108,7 @@ class PVT(StagedClassifier):
         self.in_chans, self.global_pool = in_chans, global_pool
         self.num_features = self.head_hidden_size = embed_dims[-1]
         patch_sizes = (4 if stem == "imagenet" else 2, 2, 2, 2)
-        size = img_size or (224 if stem == "imagenet" else 32)
-        grid = (size, size) if isinstance(size, int) else (size[0], size[1])
+        grid = image_size(img_size, stem)
         drops = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         stages: list[Stage] = []
         self.feature_info = []
@@ -131,45 +127,11 @@ class PVT(StagedClassifier):
             reduction = math.prod(patch_sizes[: i + 1])
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(embed_dims[-1], eps=1e-6)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.make_classifier(num_classes)
-        self.apply(draw_linear)
-
-    def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
-        """The tokens ``[B, T, C]`` of the last stage that runs, the class token first; the maps are without it."""
-        maps: list[Tensor] = []
-        tokens, size = self.stages[0](x)
-        for i, stage in enumerate(self.stages[:count]):
-            if i > 0:
-                tokens, size = stage(self.stages[i - 1].pixels(tokens, size))
-            if i in taken:
-                maps.append(stage.pixels(self.norm(tokens) if norm and i == 3 else tokens, size))
-        return self.norm(tokens) if count == len(self.stages) else tokens, maps
-
-    def pool(self, x: Tensor) -> Tensor:
-        """The class token, or the mean of the tokens."""
-        return x[:, 0] if self.global_pool == "token" else x.mean(1)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, drawn as published.
-
-        Raises:
-            ValueError: another pooling than the network was built for.
-        """
-        super().reset_classifier(num_classes, global_pool)
-        draw_linear(self.get_classifier())
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
-        names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
-        return names | super().no_weight_decay()
+        self.add_head(num_classes, drop_rate)
 
 
 def _check(stem: str, global_pool: str, per_stage: Mapping[str, Sequence[float]]) -> None:
-    if stem not in get_args(Stem):
-        raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+    check_stem(stem)
     if global_pool not in get_args(Pooling):
         raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
     for name, values in per_stage.items():

@@ -1,7 +1,8 @@
-"""What PVT is built of: transformer blocks, patch embeddings, and stages of both."""
+"""What PVT and ViT are built of: transformer blocks, patch embeddings, stages of both, and a classifier over stages."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from convattn.layers._drop_in import traced_as_one
 from convattn.layers.tokens import as_map, as_tokens, pad_to_multiple
+from convattn.models._config import Stem
+from convattn.models._stages import Maps, StagedClassifier
 
 
 class Block(nn.Module):
@@ -153,3 +156,61 @@ def draw_linear(module: nn.Module) -> None:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class TokenClassifier(StagedClassifier):
+    """A classifier over :class:`Stage`: a layer norm, then the class token or the mean of the tokens.
+
+    A subclass sets ``num_features``, ``global_pool``, ``stages`` and ``feature_info``, then calls ``add_head``.
+    """
+
+    classifier = "head"
+
+    def add_head(self, num_classes: int, drop_rate: float) -> None:
+        """Add what follows the stages, and draw all linear layers."""
+        self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.make_classifier(num_classes)
+        self.apply(draw_linear)
+
+    def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
+        """The tokens ``[B, T, C]`` of the last stage that runs, the class token first; the maps are without it."""
+        maps: list[Tensor] = []
+        tokens, size = self.stages[0](x)
+        for i, stage in enumerate(self.stages[:count]):
+            if i > 0:
+                tokens, size = stage(self.stages[i - 1].pixels(tokens, size))
+            normed = self.norm(tokens) if i == len(self.stages) - 1 else tokens
+            if i in taken:
+                maps.append(stage.pixels(normed if norm else tokens, size))
+        return normed, maps
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The class token, or the mean of the tokens."""
+        return x[:, 0] if self.global_pool == "token" else x.mean(1)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer, drawn as published.
+
+        Raises:
+            ValueError: another pooling than the network was built for.
+        """
+        super().reset_classifier(num_classes, global_pool)
+        draw_linear(self.get_classifier())
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
+        names = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("pos_embed", "cls_token")}
+        return names | super().no_weight_decay()
+
+
+def image_size(img_size: int | tuple[int, int] | None, stem: Stem) -> tuple[int, int]:
+    """Height and width that the position embeddings are for; by default 224, or 32 with the small stem.
+
+    Example:
+        >>> image_size(None, "small"), image_size((32, 64), "imagenet")
+        ((32, 32), (32, 64))
+    """
+    size = img_size or (224 if stem == "imagenet" else 32)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs
@@ -26,12 +26,12 @@ from convattn.layers.local_relation import LocalRelation2d
 from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.pssa import PSSA
 from convattn.layers.timm_operators import BottleneckAttention2d, TimmOperator2d
-from convattn.models._config import imagenet_cfg, registered
+from convattn.models._config import Stem, check_stem, imagenet_cfg, registered
 from convattn.models.starts import from_convolutions, tags_of
-from convattn.ops.neighborhood import IntPair
+from convattn.ops.neighborhood import IntPair, same_padding
 
-Stem: TypeAlias = Literal["imagenet", "small"]
 StridePlace: TypeAlias = Literal["operator", "projection"]
+Made = TypeVar("Made", bound=nn.Module)
 
 DEPTHS: dict[int, tuple[int, int, int, int]] = {
     14: (1, 1, 1, 1),
@@ -102,8 +102,7 @@ class ResNet(timm_resnet.ResNet):
         stride_place: StridePlace = "operator",
         **options: Any,
     ) -> None:
-        if stem not in ("imagenet", "small"):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+        check_stem(stem)
         if stride_place not in ("operator", "projection"):
             raise ValueError(f"stride_place must be 'operator' or 'projection', got {stride_place!r}")
         check_rates(**{name: rate for name, rate in options.items() if name in DROPS})
@@ -115,7 +114,7 @@ class ResNet(timm_resnet.ResNet):
                 if stride_place == "projection" and isinstance(block, timm_resnet.Bottleneck):
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
                 if operator is not None and number in chosen:
-                    block.conv2 = _in_place_of(block.conv2, operator)
+                    block.conv2 = in_place_of(block.conv2, operator)
         if stem == "small":
             self._use_small_stem()
 
@@ -145,7 +144,8 @@ def _checked_stages(stages: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(stages)
 
 
-def _in_place_of(conv: nn.Conv2d, operator: OperatorFactory) -> nn.Module:
+def in_place_of(conv: nn.Conv2d, operator: Callable[..., Made]) -> Made:
+    """What an :class:`OperatorFactory` makes for the place of a convolution."""
     return operator(
         conv.in_channels,
         conv.out_channels,
@@ -162,23 +162,32 @@ class Kind:
 
     Args:
         what: what replaces the 3x3 convolution, in words.
-        depths: those registered, and what is to be said of each.
+        depths: those registered.
         operator: makes it; None: the 3x3 convolution itself.
         arguments: the operator's options in this family; ``operator_args`` goes over them.
         stages: which have the operator, see :class:`ResNet`.
+        notes: what is to be said of some depths.
     """
 
     what: str
-    depths: dict[int, str]
+    depths: tuple[int, ...]
     operator: Callable[..., nn.Module] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     stages: tuple[int, ...] | None = None
+    notes: dict[int, str] = field(default_factory=dict)
 
+
+BOTTLENECKS, OF_XVOLUTION = (14, 26, 38, 50), (14, 18, 34, 50)
+"""Depths that the papers' tables of ACmix and of X-volution, and small images, ask for."""
+OTHER_STEM = "RedNet-{} but for the stem, a convolution here: {} M published"
+OF_ONE_STAGE = "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4"
+WITH_GLOBAL = "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)"
 
 KINDS: dict[str, Kind] = {
     "conv": Kind(
         "the 3x3 convolution; ``operator_args={'kernel_size': 5}``: another kernel",
-        {
+        (14, 18, 26, 34, 38, 50),
+        notes={
             14: "one bottleneck a stage, for small images and quick comparisons",
             18: "basic blocks: timm's ``resnet18`` with this module's options",
             26: "the papers' depths 1, 2, 4, 1",
@@ -187,84 +196,68 @@ KINDS: dict[str, Kind] = {
             50: "depths 3, 4, 6, 3: timm's ``resnet50`` with this module's options",
         },
     ),
-    "sasa": Kind(
-        "stand-alone self-attention", {14: "", 18: "", 26: "", 38: "", 50: ""}, LocalAttention2d, {"num_heads": 4}
-    ),
+    "sasa": Kind("stand-alone self-attention", (14, 18, 26, 38, 50), LocalAttention2d, {"num_heads": 4}),
     "acmix": Kind(
         "ACmix",
-        {
-            14: "",
-            18: "",
+        (14, 18, 26, 38, 50),
+        ACmix,
+        {"num_heads": 4},
+        notes={
             26: "published: 10.6 M, 2.3 G, top-1 76.1",
             38: "published: 14.6 M, 2.9 G, top-1 77.4",
             50: "published: 18.6 M, 3.6 G, top-1 77.8",
         },
-        ACmix,
-        {"num_heads": 4},
     ),
     "lr": Kind(
         "the local relation layer",
-        {
-            14: "",
+        BOTTLENECKS,
+        LocalRelation2d,
+        notes={
             26: "``layers=(2, 2, 2, 2), base_width=100``: LR-Net-26 but for its stem, 14.7 M published",
-            38: "",
             50: "``base_width=100``: LR-Net-50 but for its stem, 23.3 M published",
         },
-        LocalRelation2d,
     ),
     "aa": Kind(
         "attention-augmented convolution",
-        {14: "", 18: "", 26: "", 34: "", 38: "", 50: "in conv3_x to conv5_x as in the source: 25.8 M published"},
+        (14, 18, 26, 34, 38, 50),
         AugmentedConv2d,
         {"num_heads": 8},
         (2, 3, 4),
+        {50: "in conv3_x to conv5_x as in the source: 25.8 M published"},
     ),
     "bot": Kind(
         "bottleneck self-attention",
-        {14: "", 18: "", 26: "", 38: "", 50: "in conv5_x as in the source, BoT50: 20.8 M published"},
+        (14, 18, 26, 38, 50),
         BottleneckAttention2d,
         stages=(4,),
+        notes={50: "in conv5_x as in the source, BoT50: 20.8 M published"},
     ),
     "involution": Kind(
         "involution",
-        {
-            14: "",
-            18: "",
-            26: "RedNet-26 but for the stem, a convolution here: 9.2 M published",
-            34: "",
-            38: "RedNet-38 but for the stem, a convolution here: 12.4 M published",
-            50: "RedNet-50 but for the stem, a convolution here: 15.5 M published",
-        },
+        (14, 18, 26, 34, 38, 50),
         Involution2d,
+        notes={depth: OTHER_STEM.format(depth, size) for depth, size in ((26, 9.2), (38, 12.4), (50, 15.5))},
     ),
-    "halo": Kind("timm's halo attention", {14: "", 26: "", 38: "", 50: ""}, TimmOperator2d, {"kind": "halo"}),
-    "lambda": Kind("timm's lambda layer", {14: "", 26: "", 38: "", 50: ""}, TimmOperator2d, {"kind": "lambda"}),
+    "halo": Kind("timm's halo attention", BOTTLENECKS, TimmOperator2d, {"kind": "halo"}),
+    "lambda": Kind("timm's lambda layer", BOTTLENECKS, TimmOperator2d, {"kind": "lambda"}),
     "global": Kind(
         "self-attention over the whole map",
-        {14: "", 18: "", 34: "in conv5_x, as X-volution's comparison", 50: "in conv5_x, as X-volution's comparison"},
+        OF_XVOLUTION,
         GlobalAttention2d,
         stages=(4,),
+        notes=dict.fromkeys((34, 50), "in conv5_x, as X-volution's comparison"),
     ),
     "pssa": Kind(
-        "pixel shift self-attention",
-        dict.fromkeys((14, 18), "")
-        | dict.fromkeys((34, 50), "in conv5_x; ``stages=(2,)`` for the paper's stage3, (3,) for stage4"),
-        PSSA,
-        stages=(4,),
+        "pixel shift self-attention", OF_XVOLUTION, PSSA, stages=(4,), notes=dict.fromkeys((34, 50), OF_ONE_STAGE)
     ),
     "multiconv": Kind(
         "X-volution's convolutions alone",
-        {14: "", 18: "", 34: "in conv5_x", 50: "in conv5_x, table 2's second row"},
+        OF_XVOLUTION,
         MultiConvolution,
         stages=(4,),
+        notes={34: "in conv5_x", 50: "in conv5_x, table 2's second row"},
     ),
-    "xvolution": Kind(
-        "X-volution",
-        dict.fromkeys((14, 18), "")
-        | dict.fromkeys((34, 50), "in conv5_x; ``operator_args={'attention': 'global'}``: X-volution(SA)"),
-        XVolution,
-        stages=(4,),
-    ),
+    "xvolution": Kind("X-volution", OF_XVOLUTION, XVolution, stages=(4,), notes=dict.fromkeys((34, 50), WITH_GLOBAL)),
 }
 
 STARTS = ("acmix", "multiconv", "xvolution")
@@ -302,8 +295,8 @@ def plain_convolution(in_channels: int, out_channels: int, *, kernel_size: IntPa
         >>> plain_convolution(4, 8, kernel_size=5, stride=(1, 1), dilation=(1, 1)).padding
         (2, 2)
     """
-    kernel, dilation = check_odd(kernel_size), geometry["dilation"]
-    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
+    kernel = check_odd(kernel_size)
+    padding = same_padding(kernel, geometry["dilation"])
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False, **geometry)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
@@ -326,10 +319,12 @@ def _build(variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
 def _entries(name: str) -> list[Callable[..., ResNet]]:
     """Register ``{name}_resnet{depth}`` of all depths; ``operator_args`` are options of the kind's operator."""
     kind = KINDS[name]
-    return [
-        registered(_build, f"{name}_resnet{depth}", f"ResNet-{depth} with {kind.what}{note and f' ({note})'}.")
-        for depth, note in kind.depths.items()
-    ]
+
+    def entry(depth: int) -> Callable[..., ResNet]:
+        note = f" ({kind.notes[depth]})" if depth in kind.notes else ""
+        return registered(_build, f"{name}_resnet{depth}", f"ResNet-{depth} with {kind.what}{note}.")
+
+    return [entry(depth) for depth in kind.depths]
 
 
 conv_resnet14, conv_resnet18, conv_resnet26, conv_resnet34, conv_resnet38, conv_resnet50 = _entries("conv")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Protocol
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_notrace_module
@@ -19,13 +19,11 @@ from convattn.layers import ACmix
 from convattn.layers._checks import check_rates, is_hooked
 from convattn.layers.pairwise import PairwiseAttention2d
 from convattn.layers.patchwise import PatchwiseAttention, PatchwiseAttention2d
-from convattn.models._config import imagenet_cfg, registered
+from convattn.models._config import Stem, check_stem, imagenet_cfg, registered
 from convattn.models._stages import Maps, StagedClassifier
 from convattn.models.san_blocks import REDUCTION, Block, HalvingPool, Stage
 from convattn.ops._dispatch import runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
-
-Stem: TypeAlias = Literal["imagenet", "small"]
 
 LAYERS: dict[int, tuple[int, ...]] = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
 KERNELS = (3, 7, 7, 7, 7)
@@ -186,8 +184,7 @@ class SAN(StagedClassifier):
 
 
 def _check(stem: str, layers: Sequence[int], kernels: Sequence[int], widths: Sequence[int]) -> None:
-    if stem not in get_args(Stem):
-        raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+    check_stem(stem)
     if not len(layers) == len(kernels) == len(widths) or not widths:
         raise ValueError(
             f"layers, kernels and widths must have a number for each stage, got {layers}, {kernels} and {widths}"

@@ -22,12 +22,11 @@ from convattn.layers._checks import check_rates
 from convattn.layers._drop_in import takes_maps
 from convattn.layers.path_mix import no_weight_decay
 from convattn.layers.window_attention import WindowAttention, WindowAttention2d
-from convattn.models._config import imagenet_cfg, registered
+from convattn.models._config import Stem, check_stem, imagenet_cfg, registered
 from convattn.models.starts import from_attention, tags_of
 from convattn.models.swin_names import rename
 from convattn.ops.neighborhood import IntPair, as_pair
 
-Stem: TypeAlias = Literal["imagenet", "small"]
 Compat: TypeAlias = Literal["official"]
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -153,8 +152,7 @@ class SwinTransformer(timm_swin.SwinTransformer):
         window_size: IntPair | None = None,
         **options: Any,
     ) -> None:
-        if stem not in ("imagenet", "small"):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+        check_stem(stem)
         for name, only in {"head_dim": None, "qkv_bias": True, "attn_drop_rate": 0.0}.items():
             if options.get(name, only) != only:
                 raise ValueError(f"{name} must stay {only!r}, got {options[name]!r}")

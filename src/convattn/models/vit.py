@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs
@@ -17,20 +16,18 @@ from torch import Tensor, nn
 
 from convattn.layers._checks import check_rates
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
-from convattn.models._config import registered
-from convattn.models._stages import Maps, StagedClassifier
+from convattn.models._config import Stem, check_stem, registered
 from convattn.models.pvt import AttentionFactory
-from convattn.models.pvt_blocks import Block, PatchEmbed, Stage, draw_linear
+from convattn.models.pvt_blocks import Block, PatchEmbed, Stage, TokenClassifier, image_size
 from convattn.models.starts import from_attention, tags_of
 
-Stem: TypeAlias = Literal["imagenet", "small"]
 PATCH: dict[Stem, int] = {"imagenet": 16, "small": 4}
 
 SIZES: dict[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 """Channels and heads."""
 
 
-class VisionTransformer(StagedClassifier):
+class VisionTransformer(TokenClassifier):
     """Vision Transformer with the attention of its blocks open: one stage of PVT without spatial reduction.
 
     Source: Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021; Touvron et al., *Training data-efficient
@@ -60,7 +57,7 @@ class VisionTransformer(StagedClassifier):
         torch.Size([1, 10])
     """
 
-    classifier, global_pool = "head", "token"
+    global_pool = "token"
     stem_parameters = r"^stages\.0\.(?:patch_embed|pos_embed|cls_token)"
     block_parameters = ((r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,)))
 
@@ -80,12 +77,10 @@ class VisionTransformer(StagedClassifier):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+        check_stem(stem)
         check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         self.in_chans, self.num_features, self.head_hidden_size = in_chans, embed_dim, embed_dim
-        size = img_size or (224 if stem == "imagenet" else 32)
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = image_size(img_size, stem)
         grid = (math.ceil(height / PATCH[stem]), math.ceil(width / PATCH[stem]))
         make = partial(operator, embed_dim, num_heads=num_heads, sr_ratio=1, num_prefix_tokens=1)
         drops = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
@@ -94,35 +89,7 @@ class VisionTransformer(StagedClassifier):
         patch_embed.norm = nn.Identity()
         self.stages = nn.ModuleList([Stage(patch_embed, blocks, grid=grid, class_token="first")])
         self.feature_info = [{"num_chs": embed_dim, "reduction": PATCH[stem], "module": "stages.0"}]
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.make_classifier(num_classes)
-        self.apply(draw_linear)
-
-    def run_stages(self, x: Tensor, count: int, taken: Collection[int] = (), *, norm: bool = False) -> Maps:
-        """The tokens ``[B, 1 + T, C]``, the class token first; the map is without it."""
-        stage = self.stages[0]
-        tokens, size = stage(x)
-        last = self.norm(tokens)
-        return last, [stage.pixels(last if norm else tokens, size)] if 0 in taken else []
-
-    def pool(self, x: Tensor) -> Tensor:
-        """The class token."""
-        return x[:, 0]
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, drawn as the other linear layers.
-
-        Raises:
-            ValueError: another pooling than the class token.
-        """
-        super().reset_classifier(num_classes, global_pool)
-        draw_linear(self.get_classifier())
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone: position, class token, α and β."""
-        return {"stages.0.pos_embed", "stages.0.cls_token"} | super().no_weight_decay()
+        self.add_head(num_classes, drop_rate)
 
 
 default_cfgs = generate_default_cfgs(

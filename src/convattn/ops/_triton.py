@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,3 +140,30 @@ class Blocks:
         channels = min(next_power_of_two(head_dim), 64)
         heads = min(next_power_of_two(num_heads), 64 // channels)
         return cls(max(16, min(128, 2048 // (channels * heads))), heads, channels)
+
+
+def run_over_heads(
+    kernel: Any, tensors: tuple[Tensor, Tensor, Tensor], index: tuple[Tensor, ...], num_heads: int, *sizes: int
+) -> None:
+    """Launch a kernel over blocks of heads and tiles of pixels of its output, some channels of a head at a time.
+
+    Args:
+        kernel: of ``aggregate`` or ``scatter``.
+        tensors: weights, the map that it reads and the output.
+        index: tables of the neighbourhood.
+        num_heads: N.
+        sizes: what the kernel takes after the output's height and width.
+    """
+    _, x, out = tensors
+    batch, channels, height, width = out.shape
+    cut = Blocks.choose(num_heads, channels // num_heads)
+    blocks, tiles = cut.grid(num_heads, height, width)
+    with torch.cuda.device_of(x):
+        kernel[(batch * blocks * tiles, -(-channels // num_heads // cut.channels))](
+            *tensors,
+            *index,
+            *map_strides(x),
+            *map_strides(out),
+            *(num_heads, blocks, tiles, height, width, *sizes),
+            **cut.constants(channels // num_heads),
+        )

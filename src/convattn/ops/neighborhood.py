@@ -348,6 +348,16 @@ def strided_size(size: Any, stride: Any) -> Any:
     return (size - 1) // stride + 1
 
 
+def same_padding(kernel_size: Any, dilation: Any) -> tuple[int, int]:
+    """The zeros on each side with which a convolution of an odd kernel gives ``ceil(size / stride)`` outputs.
+
+    Example:
+        >>> same_padding((3, 5), (1, 2))
+        (1, 4)
+    """
+    return dilation[0] * (int(kernel_size[0]) // 2), dilation[1] * (int(kernel_size[1]) // 2)
+
+
 def near_step(step: int, size: int) -> int:
     """A stride, or a dilation between zeros, that has the same effect on ``size`` pixels: none is longer than they."""
     return step if step <= NEAR else min(step, size)

@@ -7,14 +7,14 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from convattn.layers import ACmix, MultiConvolution
-from convattn.layers._checks import check_network
+from convattn.layers._checks import check_choice, check_network
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
 from convattn.optimize.own_methods import Call, by_own_method, own_method, refusal
@@ -103,8 +103,7 @@ def optimize(
 
 
 def _check(model: nn.Module, example: Example | None, cost: str) -> None:
-    if cost not in get_args(CostKind):
-        raise ValueError(f"cost must be one of {get_args(CostKind)}, got {cost!r}")
+    check_choice("cost", cost, CostKind)
     if cost == "measured" and example is None:
         raise ValueError("cost='measured' needs an example: pass an input of the size that the network will see")
     check_network(model, "optimize")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, TypedDict, Unpack, get_args
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from convattn.layers._checks import check_choice
 from convattn.ops.neighborhood import IntPair, as_pair
 from convattn.segmentation._blocks import resize, size_of
 
@@ -72,8 +73,7 @@ def predict_logits(
         >>> predict_logits(model, torch.zeros(2, 3, 33, 21), output_size=(66, 42)).shape
         torch.Size([2, 3, 66, 42])
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
+    check_choice("mode", mode, Mode)
     if image.dim() not in (3, 4):
         raise ValueError(f"image must be [3, H, W] or [B, 3, H, W], got {tuple(image.shape)}")
     sides, steps = _window_and_stride(window, stride)

@@ -20,7 +20,7 @@ from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs, coordinates
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.triton import MOST_CHANNELS, Mix, serves_window, window_backward, window_forward
-from convattn.ops.neighborhood import Neighborhood
+from convattn.ops.neighborhood import Neighborhood, same_padding
 
 
 def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
@@ -88,9 +88,8 @@ def _pixels(x: Tensor) -> Tensor:
 
 def _geometry(x: AcmixInputs) -> tuple[list[int], list[int], list[int]]:
     """Stride, padding and dilation of the convolution path."""
-    _, kh, kw, _, _ = x.weight.shape
-    padding = [x.dilation[0] * (kh // 2), x.dilation[1] * (kw // 2)]
-    return list(x.nbhd.stride), padding, list(x.dilation)
+    padding = same_padding(x.weight.shape[1:3], x.dilation)
+    return list(x.nbhd.stride), list(padding), list(x.dilation)
 
 
 def _project(x: AcmixInputs) -> Tensor:

@@ -78,6 +78,14 @@ def counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS: tl.constexpr, REFLECT: tl
 
 
 @triton.jit
+def key_step(step, y_first, x_first, cy, cx, H, W, HALO: tl.constexpr, LW: tl.constexpr, S: tl.constexpr,
+             RADIUS: tl.constexpr, REFLECT: tl.constexpr):  # fmt: skip
+    """The keys of a step of every group's halo, as :func:`halo`, and the counts of the queries over them."""
+    y, x, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
+    return y, x, keep, counts_of_keys(cy, cx, y, x, keep, H, W, RADIUS, REFLECT)
+
+
+@triton.jit
 def counts_of_queries(iy, ix, jy, jx, keep, H, W, STRIDE: tl.constexpr, RADIUS: tl.constexpr, REFLECT: tl.constexpr):
     """Of the queries ``[G, S]`` over the keys ``[G, M]``: ``[G, M, S]``."""
     jy, iy, ix = tl.where(keep, jy, NOWHERE), iy * STRIDE, ix * STRIDE
@@ -153,6 +161,16 @@ def tile_pixels(tile_y, tile_x, G: tl.constexpr, TH: tl.constexpr, TW: tl.conste
     t = tl.arange(0, TH * TW)
     first = (tile_y * G + g) * TH
     return first, first[:, None] + (t // TW)[None, :], tile_x * TW + (t % TW)[None, :] + g[:, None] * 0
+
+
+@triton.jit
+def query_tile(tile_y, tile_x, HO, WO, STRIDE: tl.constexpr, RADIUS: tl.constexpr, G: tl.constexpr, TH: tl.constexpr,
+               TW: tl.constexpr):  # fmt: skip
+    """Rows and columns of a tile of queries, which of them there are, their centres, where each group's halo begins."""
+    first, y, x = tile_pixels(tile_y, tile_x, G, TH, TW)
+    y_first = tl.maximum(first * STRIDE - RADIUS, 0)
+    x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
+    return y, x, (y < HO) & (x < WO), y * STRIDE, x * STRIDE, y_first, x_first
 
 
 @triton.jit

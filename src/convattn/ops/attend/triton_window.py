@@ -22,14 +22,15 @@ from convattn.ops.attend.triton_halo import (
     along_position,
     batched_dot,
     beyond,
-    counts_of_keys,
     counts_of_queries,
     gain_or_one,
     group_pixels,
     halo,
     is_spoiled,
+    key_step,
     load_tile,
     logits,
+    query_tile,
     store_tile,
     tile_pixels,
     window_program,
@@ -80,14 +81,8 @@ def forward_kernel(
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
-    first, iy, ix = tile_pixels(tile_y, tile_x, G, TH, TW)
-    is_query = (iy < HO) & (ix < WO)
-    cy = iy * STRIDE
-    cx = ix * STRIDE
-    y_first = tl.maximum(first * STRIDE - RADIUS, 0)
-    x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
-    jy, jx, keep = halo(0, y_first, x_first, H, W, HALO, LW, S)
-    counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+    iy, ix, is_query, cy, cx, y_first, x_first = query_tile(tile_y, tile_x, HO, WO, STRIDE, RADIUS, G, TH, TW)
+    jy, jx, keep, counts = key_step(0, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = load_tile(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
@@ -96,8 +91,7 @@ def forward_kernel(
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                jy, jx, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
-                counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
             key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
             logit = logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
@@ -149,14 +143,8 @@ def query_kernel(
     SIDE: tl.constexpr = 2 * RADIUS + 1
     factor = gain_or_one(gain, HAS_GAIN)
     image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
-    first, iy, ix = tile_pixels(tile_y, tile_x, G, TH, TW)
-    is_query = (iy < HO) & (ix < WO)
-    cy = iy * STRIDE
-    cx = ix * STRIDE
-    y_first = tl.maximum(first * STRIDE - RADIUS, 0)
-    x_first = tl.maximum(tile_x * TW * STRIDE - RADIUS, 0)
-    jy, jx, keep = halo(0, y_first, x_first, H, W, HALO, LW, S)
-    counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+    iy, ix, is_query, cy, cx, y_first, x_first = query_tile(tile_y, tile_x, HO, WO, STRIDE, RADIUS, G, TH, TW)
+    jy, jx, keep, counts = key_step(0, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = load_tile(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
@@ -166,9 +154,7 @@ def query_kernel(
         own_inner = tl.zeros([G, TH * TW], tl.float32)
         if STEPS > 1:
             for step in range(STEPS):
-                if STEPS > 1:
-                    jy, jx, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
-                    counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
                 key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
                 value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
                 logit = logits(
@@ -188,8 +174,7 @@ def query_kernel(
         moment_x = tl.zeros([G, TH * TW], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                jy, jx, keep = halo(step, y_first, x_first, H, W, HALO, LW, S)
-                counts = counts_of_keys(cy, cx, jy, jx, keep, H, W, RADIUS, REFLECT)
+                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
             key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
             logit = logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)

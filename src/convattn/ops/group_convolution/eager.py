@@ -8,6 +8,7 @@ from torch import Tensor
 
 from convattn.ops._layout import convolution_dtype
 from convattn.ops.group_convolution.inputs import GroupConvolutionInputs
+from convattn.ops.neighborhood import same_padding
 
 
 def group_convolution(x: GroupConvolutionInputs) -> Tensor:
@@ -47,7 +48,7 @@ def _grouped(x: GroupConvolutionInputs) -> tuple[Tensor, Tensor, tuple[list[int]
     inputs, groups = weight.shape[0], weight.shape[4]
     maps = x.x.unflatten(1, (inputs, groups)).transpose(1, 2).flatten(1, 2)
     stride, dilation = list(steps[:2]), list(steps[2:])
-    padding = [step * (int(size) // 2) for step, size in zip(dilation, weight.shape[1:3], strict=True)]
+    padding = list(same_padding(weight.shape[1:3], dilation))
     dtype = convolution_dtype(x.x)
     kernel = weight.to(dtype).permute(4, 3, 0, 1, 2).flatten(0, 1).contiguous()
     return maps.to(dtype), kernel, (stride, padding, dilation, groups)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convattn.ops._layout import channels_last
+from convattn.ops._layout import channels_last, empty_channels_last
 from convattn.ops._triton import FUSED_MULTIPLY_ADD, Tables, map_strides, next_power_of_two, tables
 from convattn.ops.pixel_shift import eager
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
@@ -60,7 +60,7 @@ def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:
         return torch.empty_like(x.q)
     if x.k.shape[1] // x.num_heads > MOST_CHANNELS:
         return eager.pixel_shift_attention(x)
-    (out_h, out_w), out = x.q.shape[-2:], _empty(x.q)
+    (out_h, out_w), out = x.q.shape[-2:], empty_channels_last(x.q.shape, x.q)
     launch, t = _Launch.of(x, (out_h, out_w), FORWARD_BYTES if x.nbhd.border == "zeros" else BACKWARD_BYTES), _tables(x)
     q, k, v = _maps(x)
     with torch.cuda.device_of(x.q):
@@ -88,7 +88,8 @@ def _gradients(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor | None, ...]:
 
     (height, width), (out_h, out_w), t = x.k.shape[-2:], x.q.shape[-2:], _tables(x)
     q, k, v = _maps(x)
-    dq, dk, dv = _empty(x.q), _empty(x.k), None if x.v is None else _empty(x.k)
+    dq, dk = empty_channels_last(q.shape, q), empty_channels_last(k.shape, k)
+    dv = None if x.v is None else torch.empty_like(dk)
     read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
     launch = _Launch.of(x, (out_h, out_w), BACKWARD_BYTES)
     parts = x.q.shape[0] * launch.counts[2]
@@ -130,7 +131,3 @@ def _tables(x: PixelShiftInputs) -> Tables:
 def _before(x: PixelShiftInputs) -> tuple[int, int]:
     """How far the offsets reach up and to the left of the map."""
     return x.nbhd.reach(0)[0], x.nbhd.reach(1)[0]
-
-
-def _empty(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

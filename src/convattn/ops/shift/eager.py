@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops._layout import convolution_dtype, memory_format_of
-from convattn.ops.neighborhood import Neighborhood, near_step
+from convattn.ops.neighborhood import Neighborhood, near_step, same_padding
 
 
 def shift(x: Tensor, dy: int, dx: int) -> Tensor:
@@ -51,7 +51,7 @@ def by_convolution(
     height, width = x.shape[-2:]
     stride = near_step(stride[0], height), near_step(stride[1], width)
     dilation = near_step(dilation[0], height), near_step(dilation[1], width)
-    padding = (dilation[0] * (weight.shape[2] // 2), dilation[1] * (weight.shape[3] // 2))
+    padding = same_padding(weight.shape[2:], dilation)
     dtype = convolution_dtype(x)
     # contiguous: of a permuted kernel, a channels_last one too, torch may find wrong numbers in any dtype
     out = F.conv2d(x.to(dtype), weight.to(dtype).contiguous(), None, stride, padding, dilation, groups).to(x.dtype)
