@@ -1,9 +1,76 @@
 // Entry points of correlate, aggregate and scatter over any set of offsets.
 #include "offset_bands.h"
+#include "pixel_rows.h"
+
+namespace {
+
+// Lanes are channels where a head has enough of them, one next to the other.
+bool has_channel_lanes(const Geometry& g, const ConvattnMap& a, const ConvattnMap& b) {
+    return g.d >= native_lanes && a.channel == 1 && b.channel == 1;
+}
+
+// Functions of one row, which the compiler finds registers for.
+NOINLINE void correlate_row(const PixelRows& keys, const Queries& all, const ptrdiff_t* distance, float* memory, float* logits,
+                            size_t plane) {
+    constexpr int L = native_lanes;
+    for (int x = 0; x < all.valid; x += L) {
+        const int valid = smaller(L, all.valid - x);
+        const Queries queries = {all.data + x * all.step, all.step, all.channels, valid};
+        correlate_pixels(queries, keys, keys.at(x), distance, memory, [&](int m, Vec<L> sum) UNROLLED {
+            float* target = logits + m * plane + x;
+            if (valid == L) store<L>(target, sum);
+            else store_first<L>(target, sum, valid);
+        });
+    }
+}
+NOINLINE void aggregate_row(const Terms& terms, int pixels, const float* weights, size_t plane, float* out, int64_t step, int channels) {
+    aggregate_pixels<true, false>(
+        terms, pixels, [&](int m, int i) UNROLLED { return weights[m * plane + i]; },
+        [&](int i, int c, Vec<native_lanes> sum) UNROLLED { store_channels(out + i * step, c, channels, sum); });
+}
+
+void correlate_rows_of_pixels(const Geometry& g, const ConvattnMap& q, const ConvattnMap& k, float* logits) {
+    over_shares(g, [&](int b, int n, int y0, int y1) {
+        if (!scratch.reserve(PixelRows::floats(g) + distance_floats(g) + correlate_floats(g))) return;
+        PixelRows keys(g, k, b, n * g.d, g.d);
+        ptrdiff_t* distance = scratch.take_array<ptrdiff_t>(g.taps);
+        float* memory = scratch.take(correlate_floats(g));
+        const size_t plane = (size_t)g.Ho * g.Wo;
+        for (int y = y0; y < y1; y++) {
+            keys.read(y);
+            keys.distances(y, distance);
+            const Queries queries = {q.data + b * q.image + n * g.d + y * q.row, q.column, g.d, g.Wo};
+            float* target = logits + ((size_t)b * g.N + n) * g.taps * plane + (size_t)y * g.Wo;
+            correlate_row(keys, queries, distance, memory, target, plane);
+        }
+    });
+}
+
+void aggregate_rows_of_pixels(const Geometry& g, const float* weights, const ConvattnMap& v, const ConvattnMap& out) {
+    over_shares(g, [&](int b, int n, int y0, int y1) {
+        if (!scratch.reserve(PixelRows::floats(g) + distance_floats(g))) return;
+        PixelRows values(g, v, b, n * g.d, g.d);
+        ptrdiff_t* distance = scratch.take_array<ptrdiff_t>(g.taps);
+        const size_t plane = (size_t)g.Ho * g.Wo;
+        for (int y = y0; y < y1; y++) {
+            values.read(y);
+            values.distances(y, distance);
+            const Terms terms = {values.at(0), values.step(), distance, nullptr, values.depth, g.taps};
+            aggregate_row(terms, g.Wo, weights + ((size_t)b * g.N + n) * g.taps * plane + (size_t)y * g.Wo, plane,
+                          out.data + b * out.image + n * g.d + y * out.row, out.column, g.d);
+        }
+    });
+}
+
+}  // namespace
 
 ENTRY(convattn_correlate)(const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, float* logits) {
     const int64_t before = failures;
     const Geometry g(*s);
+    if (has_channel_lanes(g, *q, *k)) {
+        correlate_rows_of_pixels(g, *q, *k, logits);
+        return failures != before;
+    }
     const int band = rows_of_unit(g, (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)));
     choose_lanes(g, [&](auto lanes) {
         constexpr int L = decltype(lanes)::value;
@@ -32,6 +99,10 @@ ENTRY(convattn_correlate)(const ConvattnOffsets* s, const ConvattnMap* q, const 
 ENTRY(convattn_aggregate)(const ConvattnOffsets* s, const float* weights, const ConvattnMap* v, const ConvattnMap* out) {
     const int64_t before = failures;
     const Geometry g(*s);
+    if (has_channel_lanes(g, *v, *out)) {
+        aggregate_rows_of_pixels(g, weights, *v, *out);
+        return failures != before;
+    }
     const int band = rows_of_unit(g, (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)));
     choose_lanes(g, [&](auto lanes) {
         constexpr int L = decltype(lanes)::value;

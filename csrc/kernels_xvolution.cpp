@@ -13,6 +13,6 @@ ENTRY(convattn_pixel_shift)(const ConvattnOffsets* s, const ConvattnMap* q, cons
                             const float* weight, const float* bias, const ConvattnMap* out) {
     const int64_t before = failures;
     static const ConvattnMap none = {};
-    PixelShift{*s, *q, *k, v ? *v : none, *out, weight, bias}.run();
+    PixelShift(*s, *q, *k, v ? *v : none, *out, weight, bias).run();
     return failures != before;
 }

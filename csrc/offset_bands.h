@@ -15,7 +15,6 @@ ptrdiff_t* distances(const Geometry& g) {
     for (int m = 0; m < g.taps; m++) distance[m] = g.distance(m);
     return distance;
 }
-size_t distance_floats(const Geometry& g) { return 2 * (size_t)g.taps; }
 
 // Output rows of a band: as many as fit the cache, not so few that rows are mostly read twice.
 int rows_of_band(const Geometry& g, size_t floats_per_row) {

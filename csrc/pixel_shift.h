@@ -1,119 +1,132 @@
 // Pixel-shift attention, forward: every output from its neighbours by any set of offsets.
 //   out[p][c] = sum_t weight[t][c] * (softmax_scale * sum_{c' of c's head} q[p][c'] * k[s*p + offset t][c'] + bias[t][head])
 //               * v[s*p + offset t][c]
-// Lanes are channels. A neighbour beyond a border of zeros counts for nothing, but for the bias where there is no v.
+// Lanes are channels, on rows of pixels (pixel_rows.h); similarities are held for one row of outputs at most.
 #pragma once
-#include "border.h"
-#include "convattn.h"
-#include "vectors.h"
+#include "pixel_rows.h"
 
 namespace {
 
-template <int L, int Step = L / 2> INLINE float folded_lanes(Vec<L> v) {
-    if constexpr (Step == 0) return v[0];
-    else return folded_lanes<L, Step / 2>(v + lanes_from<L, Step>(v, v));
+// A table [taps][channels], of the channels from c0 on, in whole vectors; nothing gives zeros.
+INLINE float* table_rows(const float* table, const Geometry& g, int c0, int channels, int depth) {
+    float* rows = scratch.take((size_t)g.taps * depth);
+    for (int m = 0; m < g.taps; m++) {
+        if (table) copy_pixel(table + (size_t)m * g.C + c0, channels, rows + (size_t)m * depth);
+        else memset(rows + (size_t)m * depth, 0, (size_t)depth * 4);
+    }
+    return rows;
 }
 
-// The neighbours of one output that count.
-struct Neighbours {
-    int n;
-    const float **key, **value, **weight;  // value is not set where there is no v
-    int* tap;
+// What one row of outputs is made of.
+struct PixelShiftRow {
+    Queries q;
+    const PixelRows &keys, *values;  // values may be null
+    const ptrdiff_t* distance;
+    const float* weight;  // [taps][depth]
+    float* out;
+    int64_t step;
 };
 
+// A head of several channels. bias[m * bias_step] is that of tap m; it may be null.
+template <bool Value>
+NOINLINE void head_row(const PixelShiftRow& row, float scale, const float* bias, int bias_step, float* similarity, float* memory) {
+    constexpr int L = native_lanes;
+    const PixelRows& keys = row.keys;
+    for (int x = 0; x < row.q.valid; x += L) {
+        const Queries queries = {row.q.data + x * row.q.step, row.q.step, row.q.channels, smaller(L, row.q.valid - x)};
+        correlate_pixels(queries, keys, keys.at(x), row.distance, memory, [&](int m, Vec<L> sum) UNROLLED {
+            store<L>(similarity + m * L, sum * scale + (bias ? bias[(size_t)m * bias_step] : 0.f));
+        });
+        const Terms terms = {Value ? row.values->at(x) : nullptr, keys.step(), row.distance, row.weight, keys.depth, keys.g.taps};
+        float* out = row.out + x * row.step;
+        aggregate_pixels<Value, true>(
+            terms, queries.valid, [&](int m, int i) UNROLLED { return similarity[m * L + i]; },
+            [&](int i, int c, Vec<L> sum) UNROLLED { store_channels(out + i * row.step, c, row.q.channels, sum); });
+    }
+}
+
+// Heads of one channel: element by element. bias is [taps][depth].
+template <int P, int V, bool Value>
+INLINE void elements_together(const PixelShiftRow& row, float scale, const float* bias, int x, int c) {
+    constexpr int L = native_lanes;
+    const int depth = row.keys.depth, taps = row.keys.g.taps, channels = row.q.channels;
+    const ptrdiff_t step = row.keys.step();
+    const float *keys = row.keys.at(x) + c, *values = Value ? row.values->at(x) + c : nullptr;
+    Vec<L> query[P][V], sum[P][V] = {};
+    repeat<P>([&](auto i) UNROLLED {
+        repeat<V>([&](auto v) UNROLLED {
+            const float* at = row.q.data + (x + i) * row.q.step + c + v * L;
+            query[i][v] = scale * (c + (v + 1) * L <= channels ? load<L>(at) : load_first<L>(at, channels - c - v * L));
+        });
+    });
+    for (int m = 0; m < taps; m++) {
+        const float *w = row.weight + (size_t)m * depth + c, *b = bias + (size_t)m * depth + c;
+        repeat<P>([&](auto i) UNROLLED {
+            repeat<V>([&](auto v) UNROLLED {
+                Vec<L> term = query[i][v] * load<L>(keys + row.distance[m] + i * step + v * L) + load<L>(b + v * L);
+                term *= load<L>(w + v * L);
+                if constexpr (Value) term *= load<L>(values + row.distance[m] + i * step + v * L);
+                sum[i][v] += term;
+            });
+        });
+    }
+    repeat<P>([&](auto i) UNROLLED {
+        repeat<V>([&](auto v) UNROLLED { store_channels(row.out + (x + i) * row.step, c + v * L, channels, sum[i][v]); });
+    });
+}
+template <bool Value> NOINLINE void elements_row(const PixelShiftRow& row, float scale, const float* bias) {
+    constexpr int P = registers_left, L = native_lanes;
+    for (int c = 0; c < row.q.channels; c += L) {
+        int x = 0;
+        for (; x + P <= row.q.valid; x += P) elements_together<P, 1, Value>(row, scale, bias, x, c);
+        for (; x < row.q.valid; x++) elements_together<1, 1, Value>(row, scale, bias, x, c);
+    }
+}
+
 struct PixelShift {
-    static constexpr int L = native_lanes;
-    const ConvattnOffsets& s;
+    const Geometry g;  // d: the channels of a head, or where a head is one channel, those that are worked on together
+    const bool elements;
+    const float scale;
     const ConvattnMap &q, &k, &v, &out;
-    const float *weight, *bias;
+    const float *weight, *bias;  // bias [taps][heads], or null
+    int heads;
 
-    // f(c, lanes) for every vector of a head's channels.
-    template <class F> static INLINE void over_head(int d, F f) {
-        int c = 0;
-        for (; c + L <= d; c += L) f(c, [](const float* p) UNROLLED { return load<L>(p); }, L);
-        if (c < d) f(c, [=](const float* p) UNROLLED { return load_first<L>(p, d - c); }, d - c);
+    static constexpr int element_channels = 64;  // rows of so many fit the first-level cache
+    static Geometry geometry(const ConvattnOffsets& s) {
+        Geometry g(s);
+        if (g.d == 1) g.d = smaller(element_channels, g.C), g.N = ceil_div(g.C, g.d);
+        return g;
     }
+    PixelShift(const ConvattnOffsets& s, const ConvattnMap& q, const ConvattnMap& k, const ConvattnMap& v, const ConvattnMap& out,
+               const float* weight, const float* bias)
+        : g(geometry(s)), elements(s.heads == s.channels), scale(s.softmax_scale), q(q), k(k), v(v), out(out), weight(weight),
+          bias(bias), heads(s.heads) {}
 
-    static INLINE void write(float* target, Vec<L> sum, int lanes) {
-        if (lanes == L) store<L>(target, sum);
-        else store_first<L>(target, sum, lanes);
-    }
-
-    Neighbours neighbours(int b, int y, int x, const float* zeros, Neighbours found) const {
-        found.n = 0;
-        for (int t = 0; t < s.taps; t++) {
-            const int row = border_source(y * s.stride_y + s.offsets[2 * t], s.height, s.border);
-            const int column = border_source(x * s.stride_x + s.offsets[2 * t + 1], s.width, s.border);
-            const bool outside = row < 0 || column < 0;
-            if (outside && (v.data || !bias)) continue;
-            found.key[found.n] = outside ? zeros : k.data + b * k.image + row * k.row + column * k.column;
-            if (v.data) found.value[found.n] = v.data + b * v.image + row * v.row + column * v.column;
-            found.weight[found.n] = weight + (size_t)t * s.channels;
-            found.tap[found.n++] = t;
-        }
-        return found;
-    }
-
-    // A head of several channels: the similarities first.
-    template <bool Value> void head(const Neighbours& near, int n, int d, const float* query, float* target, float* similarity) const {
-        const int c0 = n * d;
-        for (int i = 0; i < near.n; i++) {
-            Vec<L> sum = {};
-            const float* key = near.key[i] + c0;
-            over_head(d, [&](int c, auto read, int) UNROLLED { sum += read(query + c0 + c) * read(key + c); });
-            similarity[i] = s.softmax_scale * folded_lanes<L>(sum) + (bias ? bias[(size_t)near.tap[i] * s.heads + n] : 0.f);
-        }
-        over_head(d, [&](int c, auto read, int lanes) UNROLLED {
-            Vec<L> sum = {};
-            for (int i = 0; i < near.n; i++) {
-                Vec<L> term = similarity[i] * read(near.weight[i] + c0 + c);
-                if constexpr (Value) term *= read(near.value[i] + c0 + c);
-                sum += term;
-            }
-            write(target + c0 + c, sum, lanes);
-        });
-    }
-
-    // Heads of one channel: element by element.
-    template <bool Value> void elements(const Neighbours& near, const float* query, float* target) const {
-        over_head(s.channels, [&](int c, auto read, int lanes) UNROLLED {
-            const Vec<L> scaled = read(query + c) * s.softmax_scale;
-            Vec<L> sum = {};
-            for (int i = 0; i < near.n; i++) {
-                Vec<L> term = scaled * read(near.key[i] + c);
-                if (bias) term += read(bias + (size_t)near.tap[i] * s.heads + c);
-                term *= read(near.weight[i] + c);
-                if constexpr (Value) term *= read(near.value[i] + c);
-                sum += term;
-            }
-            write(target + c, sum, lanes);
-        });
-    }
-
-    template <bool Value> void row(int b, int y) const {
-        if (!scratch.reserve((size_t)s.channels + 8 * (size_t)s.taps)) return;
-        float* zeros = scratch.take(s.channels);
-        memset(zeros, 0, (size_t)s.channels * sizeof(float));
-        float* similarity = scratch.take(s.taps);
-        Neighbours room = {0, scratch.take_array<const float*>(s.taps), scratch.take_array<const float*>(s.taps),
-                           scratch.take_array<const float*>(s.taps), scratch.take_ints(s.taps)};
-        for (int x = 0; x < s.out_width; x++) {
-            const Neighbours near = neighbours(b, y, x, zeros, room);
-            const float* query = q.data + b * q.image + y * q.row + x * q.column;
-            float* target = out.data + b * out.image + y * out.row + x * out.column;
-            if (s.heads == s.channels) elements<Value>(near, query, target);
-            else
-                for (int n = 0; n < s.heads; n++) head<Value>(near, n, s.channels / s.heads, query, target, similarity);
+    void rows(int b, int n, int y0, int y1) const {
+        const int depth = PixelRows::depth_of(g.d), c0 = n * g.d, channels = smaller(g.d, g.C - c0);
+        const size_t tables = 2 * (size_t)g.taps * depth, row_floats = (size_t)g.taps * native_lanes + correlate_floats(g);
+        if (!scratch.reserve(2 * PixelRows::floats(g) + distance_floats(g) + tables + row_floats)) return;
+        PixelRows keys(g, k, b, c0, channels), values(g, v.data ? v : k, b, c0, channels);
+        ptrdiff_t* distance = scratch.take_array<ptrdiff_t>(g.taps);
+        const float* factors = table_rows(weight, g, c0, channels, depth);
+        const float* biases = elements ? table_rows(bias, g, c0, channels, depth) : nullptr;
+        float *similarity = scratch.take((size_t)g.taps * native_lanes), *memory = scratch.take(correlate_floats(g));
+        for (int y = y0; y < y1; y++) {
+            keys.read(y);
+            if (v.data) values.read(y);
+            keys.distances(y, distance);
+            const Queries queries = {q.data + b * q.image + c0 + y * q.row, q.column, channels, g.Wo};
+            const PixelShiftRow row = {queries, keys, &values, distance, factors, out.data + b * out.image + c0 + y * out.row, out.column};
+            const float* of_head = bias ? bias + n : nullptr;
+            if (elements && v.data) elements_row<true>(row, scale, biases);
+            else if (elements) elements_row<false>(row, scale, biases);
+            else if (v.data) head_row<true>(row, scale, of_head, heads, similarity, memory);
+            else head_row<false>(row, scale, of_head, heads, similarity, memory);
         }
     }
 
     void run() const {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(s.threads) if (s.threads > 1)
-        for (int64_t u = 0; u < (int64_t)s.batch * s.out_height; u++) {
-            const int b = (int)(u / s.out_height), y = (int)(u % s.out_height);
-            if (v.data) row<true>(b, y);
-            else row<false>(b, y);
-        }
+        over_shares(g, [&](int b, int n, int y0, int y1) { rows(b, n, y0, y1); });
     }
 };
 

@@ -15,6 +15,7 @@
 #endif
 
 #define INLINE __attribute__((always_inline)) inline
+#define NOINLINE __attribute__((noinline))
 #define UNROLLED __attribute__((always_inline))  // for lambdas given to repeat<>
 
 namespace {
