@@ -1,24 +1,24 @@
 """``python -m benchmarks``."""
 
 import json
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from benchmarks import helps, page
+from benchmarks import page
 from benchmarks.budget import budget
 from benchmarks.cases import ABOUT, CASES, find_cases
 from benchmarks.fresh import OnProgress
 from benchmarks.record import ISAS, Record, read_records, to_json, write_record
-from convattn.cli._tables import make_console, print_table
-from convattn.cli.bench import MODES, Device, ModeName, Threads, choose_threads, require_device
+from benchmarks.showing import show
+from convattn.cli._options import choice
+from convattn.cli._tables import make_console, say
+from convattn.cli.bench import Device, Mode, Threads, choose_threads, require_device
 from convattn.errors import UserError
 
 app = typer.Typer(
@@ -29,21 +29,32 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 Cases = Annotated[list[str] | None, typer.Argument(help="Names, or patterns with *.", show_default=False)]
 Models = Annotated[list[str], typer.Argument(help="Names; 'convattn list' has them.", show_default=False)]
 Against = Annotated[str, typer.Option(help="The plain network.")]
 Size = Annotated[int, typer.Option(min=32, help="Height and width of the images.")]
 Batch = Annotated[str, typer.Option(help="Images at a time: 8, or several as in 1,8.")]
-IsaName = Annotated[str, typer.Option("--isa", help="At most avx512, avx2 or baseline, on all sides.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; in training, of autocast.")]
+Isa = Annotated[str, choice("--isa", "At most avx512, avx2 or baseline, on all sides.", *ISAS)]
+Dtype = Annotated[
+    str, choice("--dtype", "float32, bfloat16 or float16; in training, of autocast.", "float32", "bfloat16", "float16")
+]
+Runtime = Annotated[str, choice("--runtime", "onnxruntime or openvino.", "onnxruntime", "openvino")]
+Operators = Annotated[str, choice("--operators", "Of ONNX files: standard or convattn.", "standard", "convattn")]
+Precision = Annotated[
+    str,
+    choice(
+        "--precision",
+        "Of the files: float32, float16, bfloat16 or int8.",
+        *("float32", "float16", "bfloat16", "int8"),
+    ),
+]
 Rounds = Annotated[int, typer.Option(min=2, help="Rounds of turns; what is slow sits some out.")]
 Processes = Annotated[int, typer.Option(min=0, help="Fresh processes for each peak of memory; 0 leaves it out.")]
 Subjects = Annotated[str, typer.Option(help="Only these beside the convolution, as in native,unfold.")]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile and FlexAttention too: slow to compile.")]
 AllowBusy = Annotated[bool, typer.Option("--allow-busy", help="Measure on a busy machine; the record says so.")]
 Out = Annotated[Path, typer.Option(help="Folder for the records.")]
+Docs = Annotated[Path, typer.Option("--docs", help="Folder of the page.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the records as JSON for programs.")]
 
 Job: TypeAlias = "tuple[str, Callable[[OnProgress], Record]]"
@@ -52,10 +63,10 @@ Job: TypeAlias = "tuple[str, Callable[[OnProgress], Record]]"
 
 def op(
     cases: Cases = None,
-    mode: ModeName = "forward",
+    mode: Mode = "forward",
     batch: Batch = "1",
     threads: Threads = None,
-    isa: IsaName = "default",
+    isa: Isa = "default",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     rounds: Rounds = 40,
@@ -66,31 +77,41 @@ def op(
     as_json: AsJson = False,
     list_them: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
 ) -> None:
-    """Time operators."""
+    """Time operators beside other forms of them and the plain convolution, each checked before.
+
+    [bold]Examples[/]
+
+      python -m benchmarks op --list                   the cases
+
+      python -m benchmarks op acmix-64@56              one case, batch 1
+
+      python -m benchmarks op 'acmix*' --batch 1,8 --mode train
+
+      python -m benchmarks op acmix-96@20-s2 --threads 1 --isa avx2
+
+      python -m benchmarks op attend-64@56 --device cuda --dtype bfloat16 --batch 64
+    """
     from benchmarks.op import OpRun, measure
 
     if list_them:
         for case in CASES:
             print(f"{case.name:18} {ABOUT[case.operator]}")
         return
-    common: dict[str, Any] = {"mode": _mode(mode), "rounds": rounds, "allow_busy": allow_busy, "compiled": compile_too}
+    common: dict[str, Any] = {"mode": mode, "rounds": rounds, "allow_busy": allow_busy, "compiled": compile_too}
     common |= _place(threads, isa, device, dtype) | {"subjects": tuple(filter(None, subjects.split(",")))}
-    jobs: list[Job] = []
-    for case in find_cases(cases or ["*"]):
-        for images in _batches(batch):
-            run = OpRun(case=case.name, batch=images, **common)
-            jobs.append((f"{case.name} {mode} batch {images}", partial(measure, run)))
-    _run(jobs, out, as_json)
+    every = [(case.name, images) for case in find_cases(cases or ["*"]) for images in _batches(batch)]
+    runs = [OpRun(case=case, batch=images, **common) for case, images in every]
+    _run([(f"{run.case} {mode} batch {run.batch}", partial(measure, run)) for run in runs], out, as_json)
 
 
 def model(
     models: Models,
     against: Against = "conv_resnet50",
-    mode: ModeName = "forward",
+    mode: Mode = "forward",
     size: Size = 224,
     batch: Batch = "1",
     threads: Threads = None,
-    isa: IsaName = "default",
+    isa: Isa = "default",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     rounds: Rounds = 30,
@@ -99,10 +120,23 @@ def model(
     out: Out = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare networks."""
+    """Compare networks in turns, time and peak memory: inference, all folded, or the training step.
+
+    [bold]Examples[/]
+
+      python -m benchmarks model acmix_resnet50        beside conv_resnet50, batch 1
+
+      python -m benchmarks model acmix_resnet50 sasa_resnet50 --batch 1,8
+
+      python -m benchmarks model acmix_resnet26 --against conv_resnet26 --threads 1 --processes 0
+
+      python -m benchmarks model acmix_resnet50 --mode train --batch 8     forward, loss, backward, SGD
+
+      python -m benchmarks model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
+    """
     from benchmarks.network import NetworkRun, measure
 
-    kind: Any = "train" if _mode(mode) == "train" else "model"
+    kind: Any = "train" if mode == "train" else "model"
     common: dict[str, Any] = {"size": size, "rounds": rounds, "processes": processes, "allow_busy": allow_busy}
     common |= _place(threads, isa, device, dtype)
     runs = [NetworkRun(models=tuple(models), base=against, batch=images, **common) for images in _batches(batch)]
@@ -112,9 +146,9 @@ def model(
 def runtime(
     models: Models,
     against: Against = "conv_resnet50",
-    runtime_name: Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")] = "onnxruntime",
-    operators: Annotated[str, typer.Option(help="Of ONNX files: standard or convattn.")] = "standard",
-    precision: Annotated[str, typer.Option(help="Of the files: float32, float16, bfloat16 or int8.")] = "float32",
+    runtime: Runtime = "onnxruntime",
+    operators: Operators = "standard",
+    precision: Precision = "float32",
     size: Size = 224,
     batch: Batch = "1",
     threads: Threads = None,
@@ -123,35 +157,45 @@ def runtime(
     out: Out = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare exported networks."""
-    from benchmarks.runtimes import Runtime, RuntimeRun, measure
-    from convattn.export.report import Operators, Precision
+    """Exported networks in onnxruntime or OpenVINO beside a plain network that is exported alike.
 
-    for name, value, known in (
-        ("--runtime", runtime_name, get_args(Runtime)),
-        ("--operators", operators, get_args(Operators)),
-        ("--precision", precision, get_args(Precision)),
-    ):
-        if value not in known:
-            raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    [bold]Examples[/]
+
+      python -m benchmarks runtime acmix_resnet50 --operators convattn
+
+      python -m benchmarks runtime acmix_swin_tiny --against swin_tiny --batch 1,8
+
+      python -m benchmarks runtime acmix_resnet50 --runtime openvino --precision bfloat16
+
+      python -m benchmarks runtime acmix_resnet50 --precision int8
+
+      python -m benchmarks runtime san10 --against san10@pytorch
+    """
+    from benchmarks.runtimes import RuntimeRun, measure
+
     common: dict[str, Any] = {"size": size, "rounds": rounds, "allow_busy": allow_busy, "dtype": precision}
-    common |= {"threads": choose_threads(threads), "runtime": runtime_name, "operators": operators}
+    common |= {"threads": choose_threads(threads), "runtime": runtime, "operators": operators}
     runs = [RuntimeRun(models=tuple(models), base=against, batch=images, **common) for images in _batches(batch)]
-    _run([(f"{runtime_name} batch {run.batch}", partial(measure, run)) for run in runs], out, as_json)
+    _run([(f"{runtime} batch {run.batch}", partial(measure, run)) for run in runs], out, as_json)
 
 
 def exports(
     out: Out = Path("results"),
-    docs_folder: Annotated[Path, typer.Option("--docs", help="Folder of the page.")] = Path("docs"),
+    docs_folder: Docs = Path("docs"),
     from_record: Annotated[bool, typer.Option("--from-record", help="Write the page alone.")] = False,
 ) -> None:
-    """Export everything."""
+    """Every network and head in every format of export; docs/exports.md shows what came of it.
+
+    [bold]Example[/]
+
+      python -m benchmarks exports
+    """
     from benchmarks import exports as room
 
     record, console = out / room.RECORD, make_console()
     cells = room.read(record) if from_record else room.measure(record, on_progress=_line(console))
     (docs_folder / room.PAGE).write_text(room.page(cells), encoding="utf-8")
-    console.print(str(docs_folder / room.PAGE), highlight=False, soft_wrap=True)
+    say(console, str(docs_folder / room.PAGE))
 
 
 def gpu_kernels(
@@ -159,16 +203,23 @@ def gpu_kernels(
         list[int] | None, typer.Option(help="80, 90 or 100; may be given again. Without it, all.", show_default=False)
     ] = None,
     out: Out = Path("results"),
-    docs_folder: Annotated[Path, typer.Option("--docs", help="Folder of the page.")] = Path("docs"),
+    docs_folder: Docs = Path("docs"),
 ) -> None:
-    """Compile the GPU kernels."""
+    """Registers, spills and shared memory of every GPU kernel, compiled without a GPU.
+
+    Stop it whenever you like: the same command goes on. docs/gpu-kernels.md shows what came of it.
+
+    [bold]Example[/]
+
+      python -m benchmarks gpu-kernels --arch 90
+    """
     from benchmarks import gpu_kernels as room
     from benchmarks.gpu_compile import SHARED
 
     console = make_console()
     rows = room.measure(out / room.RECORD, arch or tuple(SHARED), on_progress=_line(console))
     (docs_folder / room.PAGE).write_text(room.page(rows), encoding="utf-8")
-    console.print(str(docs_folder / room.PAGE), highlight=False, soft_wrap=True)
+    say(console, str(docs_folder / room.PAGE))
 
 
 def _line(console: Any) -> "OnProgress":
@@ -184,7 +235,14 @@ def memory(
     out: Out = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Peak memory of one layer."""
+    """Peak memory of one layer, forward and backward, beside an unfold formulation and a convolution.
+
+    [bold]Examples[/]
+
+      python -m benchmarks memory
+
+      python -m benchmarks memory --channels 128 --size 28 --processes 3
+    """
     from benchmarks.memory import MemoryCase, measure
 
     if channels % 4:
@@ -203,7 +261,14 @@ def data(
     out: Out = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Training images a second."""
+    """Training images a second: class folders, tar shards, and timm's reader of the same shards.
+
+    [bold]Examples[/]
+
+      python -m benchmarks data                        with 0, 1 and 2 workers
+
+      python -m benchmarks data --workers 8 --images 50000 --batch 256
+    """
     from benchmarks.loading import Loading, measure
 
     common: dict[str, Any] = {"images": images, "size": size, "batch": batch, "rounds": rounds}
@@ -220,7 +285,14 @@ def start(
     out: Out = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Seconds and memory until the first step."""
+    """Seconds and peak memory until convattn train has done its first step on many small images.
+
+    [bold]Examples[/]
+
+      python -m benchmarks start                       200,000 images in folders, shards and a table
+
+      python -m benchmarks start --images 20000 --rounds 3
+    """
     from benchmarks.starting import Starting, measure
 
     common: dict[str, Any] = {"rounds": rounds, "threads": choose_threads(threads), "allow_busy": allow_busy}
@@ -233,7 +305,14 @@ def docs(
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("docs"),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if they are out of date.")] = False,
 ) -> None:
-    """Write the page of benchmarks."""
+    """Write docs/benchmarks.md and its charts from the newest records.
+
+    [bold]Examples[/]
+
+      python -m benchmarks docs
+
+      python -m benchmarks docs --check                says whether they are up to date
+    """
     if not records.is_dir():
         raise UserError(f"no folder {records}: give the folder of the records with --records")
     found = read_records(records)
@@ -242,27 +321,14 @@ def docs(
         stale = page.stale(found, out)
         if stale:
             raise UserError(f"out of date: {', '.join(map(str, stale))}; write them with 'python -m benchmarks docs'")
-        console.print(f"{out / page.PAGE} is what {len(found)} records say", soft_wrap=True, highlight=False)
+        say(console, f"{out / page.PAGE} is what {len(found)} records say")
         return
-    for path in page.write(found, out):
-        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
+    say(console, *map(str, page.write(found, out)))
 
 
-VERBS: dict[Callable[..., None], str] = {
-    op: helps.OP_HELP,
-    model: helps.MODEL_HELP,
-    runtime: helps.RUNTIME_HELP,
-    exports: helps.EXPORTS_HELP,
-    gpu_kernels: helps.GPU_KERNELS_HELP,
-    memory: helps.MEMORY_HELP,
-    data: helps.DATA_HELP,
-    start: helps.START_HELP,
-    docs: helps.DOCS_HELP,
-}
-for _verb, _help in VERBS.items():
-    _verb.__doc__ = _help
+VERBS = (op, model, runtime, exports, gpu_kernels, memory, data, start, docs)
+for _verb in (*VERBS, budget):
     app.command()(_verb)
-app.command()(budget)
 
 
 def _batches(text: str) -> list[int]:
@@ -278,19 +344,9 @@ def _numbers(option: str, text: str, least: int) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
-def _mode(mode: str) -> str:
-    if mode not in MODES:
-        raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
-    return mode
-
-
 def _place(threads: int | None, isa: str, device: str, dtype: str) -> dict[str, Any]:
     """Where measurements run; a UserError for what this machine has not."""
     threads = choose_threads(threads)
-    if isa not in ISAS:
-        raise UserError(f"--isa must be one of {', '.join(ISAS)}, got {isa!r}")
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     require_device(device)
     return {"threads": threads, "isa": isa, "device": device, "dtype": dtype}
 
@@ -299,8 +355,10 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
     """Measure one after the other, writing every record at once; then show them."""
     records, paths, failures = [], [], []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-    show = make_console(stderr=True)
-    with Progress(*columns, console=show, transient=True, disable=not show.is_terminal, refresh_per_second=2) as bar:
+    errors = make_console(stderr=True)
+    with Progress(
+        *columns, console=errors, transient=True, disable=not errors.is_terminal, refresh_per_second=2
+    ) as bar:
         whole = bar.add_task("", total=len(jobs))
         for done, (what, measure) in enumerate(jobs):
 
@@ -318,7 +376,7 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps([json.loads(to_json(record)) for record in records], indent=2))
     elif records:
-        _show(records, paths)
+        show(records, paths)
     wrong = [
         f"{record.slug}: {name} is wrong: {check.note}"
         for record in records
@@ -326,38 +384,6 @@ def _run(jobs: list[Job], out: Path, as_json: bool) -> None:
         if check.state == "wrong"
     ]
     for problem in [*failures, *wrong]:
-        make_console(stderr=True).print(f"[bold red]failed:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]failed:[/] {escape(problem)}", highlight=False, soft_wrap=True)
     if failures or wrong:
         raise typer.Exit(1)
-
-
-def _show(records: list[Record], paths: list[Path]) -> None:
-    console = make_console()
-    for title, head, rows in page.tables(records, page.place_of):
-        table = Table(*head, title=escape(title))
-        for row in rows:
-            table.add_row(*(re.sub(r"\*\*(.+?)\*\*", r"[bold red]\1[/]", escape(cell)) for cell in row))
-        print_table(console, table)
-    for line in page.absences(records):
-        console.print(line, style="dim", soft_wrap=True, highlight=False, markup=False)
-    if any(record.environment.quiet == "no" for record in records):
-        console.print("The machine was busy: do not trust these times.", style="yellow")
-    for path in paths:
-        console.print(f"record: {path}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"next: {_next(records[0])}", highlight=False, soft_wrap=True)
-
-
-def _next(record: Record) -> str:
-    """Return what a person may want to run after a measurement."""
-    base, *others = dict.fromkeys(name.partition("@")[0] for name in (record.base, *record.results))
-    networks = " ".join(others or [base])
-    steps = {
-        "op": "python -m benchmarks model acmix_resnet50   (a whole network beside the plain one)",
-        "memory": "python -m benchmarks op 'acmix*' --mode train   (what the layer costs in time)",
-        "model": f"python -m benchmarks model {networks} --mode train   (their training steps)",
-        "runtime": f"python -m benchmarks model {networks}   (the same in PyTorch)",
-        "data": "python -m benchmarks start   (what a run needs to start on many images)",
-        "start": "python -m benchmarks data   (how fast the images come then)",
-        "train": f"convattn cost {networks} {base}   (parameters and multiply-adds)",
-    }
-    return steps[record.kind] + "\nthen: python -m benchmarks docs   (the page of all records)"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from benchmarks import photos
-from benchmarks.fresh import OnProgress, Process, call_fresh, silent
-from benchmarks.record import TIME, Check, Record, Series, from_json, to_json
-from benchmarks.run import Run, require_quiet_machine
-from convattn.data.sampler import GlobalBatchSampler
+from benchmarks.fresh import OnProgress, silent
+from benchmarks.record import TIME, Check, Record, Series, to_json
+from benchmarks.run import Run, record_of, require_quiet_machine, rounds_of
 from convattn.data.transforms import train_transform
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import SkipLog, input_settings
@@ -51,8 +50,8 @@ def measure(run: Loading, on_progress: OnProgress = silent) -> Record:
     """
     with tempfile.TemporaryDirectory() as folder:
         forms = photos.write(Path(folder), run.images, photos.draw(SIDE, "JPEG"), "jpg")
-        arguments = {"run": asdict(run), "places": [str(forms["class folders"]), str(forms["tar shards"])]}
-        return from_json(call_fresh(measure_here, arguments, Process(run.threads, run.isa), on_progress))
+        places = [str(forms["class folders"]), str(forms["tar shards"])]
+        return record_of(measure_here, run, on_progress, places=places)
 
 
 def measure_here(run: dict[str, Any], places: list[str], on_progress: OnProgress = silent) -> str:
@@ -68,14 +67,11 @@ def measure_here(run: dict[str, Any], places: list[str], on_progress: OnProgress
     except (ImportError, AssertionError) as error:
         checks[TIMM] = Check("absent", note=f"needs webdataset: {error}")
     times: dict[str, list[float]] = {name: [] for name in sources}
-    for turn in range(asked.rounds + 1):
-        for place, (name, source) in enumerate(sources.items()):
-            on_progress((turn + place / len(sources)) / (asked.rounds + 1), name)
-            seconds = _seconds_an_image(source)
-            if turn:  # in the first turn workers start, and files come from the disk
-                times[name].append(seconds)
-    case: dict[str, str | int | float] = {"images": asked.images, "side": SIDE, "size": asked.size}
-    case |= {"batch": asked.batch, "workers": asked.workers, "rounds": asked.rounds, "base": FOLDERS}
+    for number, name in rounds_of(asked.rounds + 1, sources, on_progress):
+        seconds = _seconds_an_image(sources[name])
+        if number:  # in the first turn workers start, and files come from the disk
+            times[name].append(seconds)
+    case = asked.facts("images", "size", "batch", "workers", "rounds") | {"side": SIDE, "base": FOLDERS}
     results = {name: {TIME: Series("s", tuple(values))} for name, values in times.items()}
     return to_json(Record("data", taken, where, case, results, checks))
 
@@ -97,8 +93,7 @@ def _ours(recipe: Recipe, folder: str) -> Iterable[Any]:
     recipe = replace(recipe, data=replace(recipe.data, folder=folder, val_fraction=0.01))
     task = task_of(recipe)
     data = task.open_data(recipe)
-    sampler = GlobalBatchSampler(len(data.train), recipe.batch_size, seed=0)
-    return task.training_loader(recipe, data, sampler, SkipLog())
+    return task.training_loader(recipe, data, task.sampler(recipe, data), SkipLog())
 
 
 def _timms(run: Loading, recipe: Recipe, folder: str) -> Iterable[Any]:

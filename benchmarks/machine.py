@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import torch
 import convattn
 from benchmarks.record import Environment, Isa
 from convattn.cli.bench import usable_cores
+from convattn.cli.info import version_of
 
 PACKAGE = Path(convattn.__file__).parent
 
@@ -79,26 +79,7 @@ def kernels_isa() -> str:
     from convattn.ops import _native
 
     reasons = _native.reasons()
-    if reasons:
-        return f"off: {'; '.join(reasons)}"
-    import ctypes
-
-    function = _native.library().convattn_isa
-    function.restype = ctypes.c_char_p
-    return str(function().decode())
-
-
-def version_of(package: str) -> str:
-    """A package's version.
-
-    Example:
-        >>> version_of("no-such-package")
-        'not installed'
-    """
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return f"off: {'; '.join(reasons)}" if reasons else _native.instruction_set()
 
 
 def cpu_name() -> str:

@@ -12,6 +12,7 @@ from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from benchmarks.machine import environment, now
 from benchmarks.peak import growth, trim_memory
 from benchmarks.record import PEAK, Record, Series
+from benchmarks.run import rounds_of
 from benchmarks.unfold import UnfoldACmix
 from convattn.layers import ACmix
 
@@ -96,10 +97,8 @@ def measure(
     if unknown or processes < 1:
         raise ValueError(f"layers must be among {list(LAYERS)} and processes at least 1, got {layers}, {processes}")
     where, taken = environment(case.threads), now()
-    turns = [layer for _ in range(processes) for layer in layers]
     found: dict[str, list[dict[str, int]]] = {layer: [] for layer in layers}
-    for done, layer in enumerate(turns):
-        on_progress(done / len(turns), layer)
+    for _, layer in rounds_of(processes, layers, on_progress):
         arguments = {"layer": layer, "case": asdict(case)}
         found[layer].append(call_fresh(measure_here, arguments, Process(case.threads)))
     results = {

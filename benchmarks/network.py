@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +19,10 @@ from benchmarks.backends import FALLBACK, only
 from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from benchmarks.peak import growth
 from benchmarks.record import PEAK, TIME, Check, Record, Series, to_json
-from benchmarks.run import Run, record_of, require_quiet_machine
+from benchmarks.run import Run, record_of, require_quiet_machine, rounds_of
 from benchmarks.timing import Effort, Timed, captured, clock_for, interleaved
 from convattn import detection
-from convattn.errors import UserError
+from convattn.errors import UserError, did_you_mean
 
 Kind: TypeAlias = Literal["model", "train"]
 Form: TypeAlias = Literal["folded", "trained"]
@@ -78,13 +77,15 @@ def measure(kind: Kind, run: NetworkRun, on_progress: OnProgress = silent) -> Re
         require_model(name)
     share = 0.6 if run.processes else 1.0
     record = record_of(times_here, run, lambda part, what: on_progress(share * part, what), kind=kind)
-    turns = [name for _ in range(run.processes) for name in record.results]
     peaks: dict[str, list[int]] = {name: [] for name in record.results}
-    for done, name in enumerate(turns):
-        on_progress(share + (1 - share) * done / len(turns), f"peak memory of {name}")
+
+    def on_peak(part: float, name: str) -> None:
+        on_progress(share + (1 - share) * part, f"peak memory of {name}")
+
+    for _, name in rounds_of(run.processes, record.results, on_peak):
         arguments = {"kind": kind, "name": name, "run": asdict(run)}
         peaks[name].append(call_fresh(peak_here, arguments, Process(run.threads, run.isa)))
-    if not turns:
+    if not run.processes:
         return record
     results = {
         name: {**quantities, PEAK: Series("bytes", tuple(peaks[name]))} for name, quantities in record.results.items()
@@ -97,9 +98,8 @@ def require_model(name: str) -> None:
     network, _, option = name.removesuffix(AS_TRAINED).partition(":")
     network = option if network == "retinanet" else network
     if not timm.is_model(network):
-        near = difflib.get_close_matches(network, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"no model {network!r}{hint} ('convattn list' names ours)")
+        hint = did_you_mean(network, timm.list_models(), most=3)
+        raise UserError(f"no model {network!r}; {hint}'convattn list' names ours")
 
 
 def times_here(kind: Kind, run: dict[str, Any], on_progress: OnProgress = silent) -> str:
@@ -116,14 +116,7 @@ def times_here(kind: Kind, run: dict[str, Any], on_progress: OnProgress = silent
             raise RuntimeError(f"the base itself fails: {checks[name].note}")
     effort = Effort(asked.rounds, seconds=SECONDS)
     times = interleaved(jobs, clock_for(asked.device), effort, lambda part, what: on_progress(0.3 + 0.7 * part, what))
-    case: dict[str, str | int | float] = {
-        "models": ",".join(asked.models),
-        "base": asked.base,
-        "size": asked.size,
-        "batch": asked.batch,
-        "dtype": asked.dtype,
-        "rounds": asked.rounds,
-    }
+    case = asked.facts("base", "size", "batch", "dtype", "rounds") | {"models": ",".join(asked.models)}
     results = {name: {TIME: series} for name, series in times.items()}
     return to_json(Record(kind, taken, where, case, results, checks))
 

@@ -58,15 +58,8 @@ def measure_here(run: dict[str, Any], on_progress: OnProgress = silent) -> str:
     times = interleaved(runs, clock_for(asked.device), effort, lambda part, what: on_progress(0.05 + 0.9 * part, what))
     on_progress(0.97, "bandwidth and peak")
     least = Floor(problem.bytes, problem.flops, floor.bandwidth(asked.device), floor.peak(asked.device, dtype))
-    facts: dict[str, str | int | float] = {
-        "case": case.name,
-        "mode": asked.mode,
-        "batch": asked.batch,
-        "dtype": asked.dtype,
-        "base": BASE,
-        "ours": ",".join(problem.ours),
-        "rounds": asked.rounds,
-    }
+    named = {"case": case.name, "base": BASE, "ours": ",".join(problem.ours)}
+    facts = asked.facts("mode", "batch", "dtype", "rounds") | named
     results = {name: {TIME: series} for name, series in times.items()}
     return to_json(Record("op", taken, where, facts, results, checks, least))
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
-from convattn.publishing import FIRST, GRID, PLAIN, SECOND, drawing, to_svg
+from convattn.publishing import FIRST, GRID, PLAIN, SECOND, drawing, log_scale, to_svg
 
 _COLORS = (FIRST, "#7fb7c9", SECOND, "#8a8a8a", "#5b4b8a", "#3f8f5f")
 
@@ -66,7 +66,6 @@ def draw(chart: Chart) -> str:
     """
     with drawing({**PLAIN, "svg.hashsalt": chart.name}):
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
         figure = Figure(figsize=(max(6.0, 1.6 + 0.95 * len(chart.groups)), 3.8), layout="constrained")
         axes = figure.add_subplot()
@@ -83,10 +82,7 @@ def draw(chart: Chart) -> str:
                     axes.plot([i - 0.45, i + 0.45], [limit] * 2, style, color="#b00020", linewidth=1.4, label=label)
         axes.axhline(1, color="black", linewidth=0.8)
         if chart.scale == "log":
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
+            log_scale(axes)
         else:
             axes.margins(y=0.1)
         axes.grid(axis="y", **GRID)

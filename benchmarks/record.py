@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import statistics
 from dataclasses import asdict, field
@@ -15,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from convattn.errors import UserError, naming_file
+from convattn.data.writing import write_text
+from convattn.errors import UserError
 
 SCHEMA = 1
 TIME, PEAK = "time", "peak growth"
@@ -325,10 +325,7 @@ def write_record(record: Record, folder: Path) -> Path:
     """Write a record into a folder under a name that says kind, case and time; never a half-written file."""
     path = folder / record.file_name
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with naming_file(unfinished):
-        unfinished.write_text(to_json(record), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, to_json(record))
     return path
 
 

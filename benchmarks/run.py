@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import product
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ class Run:
     isa: Isa = "default"
     allow_busy: bool = False
 
+    def facts(self, *names: str) -> dict[str, str | int | float]:
+        """What was asked for under these names, for a record."""
+        return {name: getattr(self, name) for name in names}
+
 
 def record_of(function: Callable[..., str], run: Run, on_progress: OnProgress = silent, **more: Any) -> Record:
     """The record that a function writes as JSON, in a fresh process, of the fields of a run.
@@ -56,3 +61,32 @@ def require_quiet_machine(run: Run, on_progress: OnProgress) -> tuple[str, Envir
     on_progress(0.0, "is the machine quiet?")
     where = environment(torch.get_num_threads(), isa=run.isa, device=run.device)
     return now(), require_quiet(where, run.device, run.allow_busy)
+
+
+def begun(run: Run) -> tuple[str, Environment]:
+    """Time and place of a measurement whose parts run in processes of their own, as a fresh one finds the machine.
+
+    Raises:
+        UserError: the machine is busy.
+    """
+    asked = {field.name: getattr(run, field.name) for field in fields(Run)}
+    found = call_fresh(begin_here, {"run": asked}, Process(run.threads, run.isa))
+    return found["taken"], Environment(**found["environment"])
+
+
+def begin_here(run: dict[str, Any], on_progress: OnProgress = silent) -> dict[str, Any]:
+    """Time and place of a measurement that is about to begin, from the fields of a :class:`Run`."""
+    taken, where = require_quiet_machine(Run(**run), on_progress)
+    return {"taken": taken, "environment": asdict(where)}
+
+
+def rounds_of(rounds: int, names: Collection[str], on_progress: OnProgress) -> Iterator[tuple[int, str]]:
+    """Yield the number of a round and a name, all names in every round, telling how far that is.
+
+    Example:
+        >>> list(rounds_of(2, ["a", "b"], silent))
+        [(0, 'a'), (0, 'b'), (1, 'a'), (1, 'b')]
+    """
+    for done, (number, name) in enumerate(product(range(rounds), names)):
+        on_progress(done / (rounds * len(names)), name)
+        yield number, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from lightning import Callback
 from benchmarks import photos
 from benchmarks.fresh import OnProgress, Process, call_fresh, silent
 from benchmarks.peak import peak_bytes
-from benchmarks.record import TIME, Record, Series, from_json, to_json
-from benchmarks.run import Run, require_quiet_machine
+from benchmarks.record import TIME, Record, Series
+from benchmarks.run import Run, begun, rounds_of
 from convattn.tasks import train
 
 FEW, FEW_IMAGES = "200 images in class folders", 200
@@ -44,22 +44,16 @@ def measure(run: Starting, on_progress: OnProgress = silent) -> Record:
         RuntimeError: a process failed.
     """
     process, files = Process(run.threads), photos.draw(SIDE, "PNG")
-    begun = from_json(call_fresh(begin_here, {"run": asdict(run)}, process))
+    taken, where = begun(run)
     found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         on_progress(0.0, "writing images")
         few = photos.write(Path(folder, "few"), FEW_IMAGES, files, "png")["class folders"]
-        subjects: dict[str, Path] = {FEW: few}
-        subjects |= {
-            str(name): path for name, path in photos.write(Path(folder, "many"), run.images, files, "png").items()
-        }
-        for turn in range(run.rounds):
-            for place, (name, data) in enumerate(subjects.items()):
-                on_progress((turn + place / len(subjects)) / run.rounds, f"starting on {name}")
-                arguments = {"data": str(data), "out": str(Path(folder, "runs")), "workers": run.workers}
-                found.setdefault(name, []).append(call_fresh(start_here, arguments, process))
-    case: dict[str, str | int | float] = {"images": run.images, "side": SIDE, "workers": run.workers}
-    case |= {"rounds": run.rounds, "base": FEW}
+        subjects = {FEW: few} | photos.write(Path(folder, "many"), run.images, files, "png")
+        for _, name in rounds_of(run.rounds, subjects, on_progress):
+            arguments = {"data": str(subjects[name]), "out": str(Path(folder, "runs")), "workers": run.workers}
+            found.setdefault(name, []).append(call_fresh(start_here, arguments, process))
+    case = run.facts("images", "workers", "rounds") | {"side": SIDE, "base": FEW}
     results = {
         name: {
             TIME: Series("s", tuple(one[TIME] for one in runs)),
@@ -67,14 +61,7 @@ def measure(run: Starting, on_progress: OnProgress = silent) -> Record:
         }
         for name, runs in found.items()
     }
-    return Record("start", begun.taken, begun.environment, case, results)
-
-
-def begin_here(run: dict[str, Any], on_progress: OnProgress = silent) -> str:
-    """Time and place of a measurement that is about to begin, as a record without results of its own."""
-    taken, where = require_quiet_machine(Starting(**run), on_progress)
-    case: dict[str, str | int | float] = {"images": 1, "workers": 0}
-    return to_json(Record("start", taken, where, case, {"nothing": {TIME: Series("s", (0.0,))}}))
+    return Record("start", taken, where, case, results)
 
 
 class _FirstStep(Exception):

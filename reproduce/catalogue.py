@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
-from convattn.errors import UserError
+from convattn.errors import UserError, did_you_mean
 from reproduce import acmix, xvolution
 from reproduce.entries import Entry
 
@@ -30,8 +29,7 @@ def find_entries(names: Sequence[str]) -> list[Entry]:
     for name in names:
         found = {entry.id for entry in ENTRIES if name in (entry.id, entry.paper)}
         if not found:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}? " if near else ""
+            hint = did_you_mean(name, known, most=3)
             raise UserError(f"no table or figure {name!r}: {hint}'python -m reproduce --list' names them all")
         wanted |= found
     return [entry for entry in ENTRIES if not names or entry.id in wanted]

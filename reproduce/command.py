@@ -16,7 +16,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.machine import commit
-from convattn.cli._tables import make_console, print_table
+from convattn.cli._options import choice
+from convattn.cli._tables import make_console, print_table, say
 from convattn.data.names import counted
 from convattn.errors import UserError
 from convattn.tasks.alone import alone
@@ -33,38 +34,13 @@ from reproduce.speed import run_of, time_table
 from reproduce.tables import backbones
 from reproduce.writing import Writer
 
-HELP = """Every table and figure of both papers: what they publish and what is made here.
-
-[bold]Examples[/]
-
-  python -m reproduce --list                            all of them: what each needs, how long it takes
-
-  python -m reproduce                                   everything that is counted, no training: a minute
-
-  python -m reproduce xvolution-section3.3 --scale photos    how closely PSSA approximates global attention
-
-  python -m reproduce acmix-table6 --scale digits       the table's rows, trained on real digits, 5 seeds
-
-  python -m reproduce --scale scenes --seeds 2 --jobs 2
-
-  python -m reproduce acmix-table7 --scale speed        on a quiet machine
-
-  python -m reproduce --scale full                      the commands for ImageNet, COCO and ADE20K
-
-  python -m reproduce --dry-run                         one step of each of these commands, on noise
-
-  python -m reproduce --from runs/20260101-120000-acmix_resnet50     fills the row that the run is of
-
-Stop it whenever you like: what is done is in the tables, and the same command goes on.
-"""
-
 app = typer.Typer(name="reproduce", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TABLE]...", help="Names such as acmix-table6; acmix and xvolution are all of a paper."),
 ]
-ScaleName = Annotated[str, typer.Option("--scale", help="count, speed, photos, digits, clipart, scenes or full.")]
+Scale = Annotated[str, choice("--scale", "count, speed, photos, digits, clipart, scenes or full.", *SCALES)]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of every trained row.")]
 Out = Annotated[Path, typer.Option(help="Folder of the tables, the page and the runs.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time; they share the processors, and take GPUs in turns.")]
@@ -90,7 +66,7 @@ Chosen: TypeAlias = list[tuple[Entry, Part]]
 
 def reproduce(
     tables: Names = None,
-    scale: ScaleName = "count",
+    scale: Scale = "count",
     seeds: Seeds = 5,
     out: Out = Path("reproduced"),
     jobs: Jobs = 1,
@@ -101,9 +77,30 @@ def reproduce(
     dry_run: DryRun = False,
     list_them: List = False,
 ) -> None:
-    """Reproduce tables and figures of the papers."""
-    if scale not in SCALES:
-        raise UserError(f"--scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    """Every table and figure of both papers: what they publish and what is made here.
+
+    [bold]Examples[/]
+
+      python -m reproduce --list                            all of them: what each needs, how long it takes
+
+      python -m reproduce                                   everything that is counted, no training: a minute
+
+      python -m reproduce xvolution-section3.3 --scale photos    how closely PSSA approximates global attention
+
+      python -m reproduce acmix-table6 --scale digits       the table's rows, trained on real digits, 5 seeds
+
+      python -m reproduce --scale scenes --seeds 2 --jobs 2
+
+      python -m reproduce acmix-table7 --scale speed        on a quiet machine
+
+      python -m reproduce --scale full                      the commands for ImageNet, COCO and ADE20K
+
+      python -m reproduce --dry-run                         one step of each of these commands, on noise
+
+      python -m reproduce --from runs/20260101-120000-acmix_resnet50     fills the row that the run is of
+
+    Stop it whenever you like: what is done is in the tables, and the same command goes on.
+    """
     entries = find_entries(tables or [])
     if list_them:
         _print_list(entries)
@@ -120,7 +117,7 @@ def reproduce(
         _hold(out, held)
         if runs:
             for told in results.fill_from(runs, [part for _, part in _at(ENTRIES, "full")]):
-                _say(console, told)
+                say(console, told)
             filled = [(e, part) for e, part in _at(entries, "full") if any(results.of(e, part, r) for r in part.rows)]
             _write(filled, Writer(results, {entry.id: part.scale for entry, part in filled}), console)
             return
@@ -143,13 +140,12 @@ def reproduce(
         Console(stderr=True).print(f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
     if not finished:
         again = shlex.join(["python", "-m", "reproduce", *sys.argv[1:]])
-        _say(console, f"Stopped. The same command goes on: {again}")
+        say(console, f"Stopped. The same command goes on: {again}")
         raise typer.Exit(STOPPED)
     if failures:
         raise typer.Exit(1)
 
 
-reproduce.__doc__ = HELP
 app.command()(reproduce)
 
 
@@ -201,14 +197,14 @@ def _time(chosen: Chosen, results: Results, allow_busy: bool, console: Console) 
             record = time_table(entry, run, results.records(entry), on_progress)
             for name, check in record.checks.items():
                 if check.state != "right":
-                    _say(console, f"not timed: {name}: {check.note}")
+                    say(console, f"not timed: {name}: {check.note}")
 
 
 def _train(chosen: Chosen, results: Results, writer: Writer, jobs: int, console: Console) -> tuple[bool, list[str]]:
     """Train what is missing; the tables are written after every run."""
     needed = runs_of(chosen, results)
     missing = [run for run, _ in needed.values() if not results.is_trained(run)]
-    _say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
+    say(console, f"{counted(len(needed), 'run')}, {len(needed) - len(missing)} of them finished before")
     failures: list[str] = []
     writer.write()
     if not missing:
@@ -221,7 +217,7 @@ def _train(chosen: Chosen, results: Results, writer: Writer, jobs: int, console:
             if failure:
                 failures.append(f"{run.setting.command(run.seed)}: {failure}")
             elif not console.is_terminal:
-                _say(console, f"done: {run.setting.command(run.seed)}")
+                say(console, f"done: {run.setting.command(run.seed)}")
             watch.ended(run)
             writer.write(needed[run.name][1])
 
@@ -311,8 +307,8 @@ def _try(chosen: Chosen, console: Console) -> None:
         every, failed = every + 1, failed + bool(tried.fault)
         state = f"failed: {tried.fault}" if tried.fault else f"loss {tried.loss:.3f}"
         size = f"{tried.parameters / 1e6:5.1f} M, {tried.seconds:4.1f} s"
-        _say(console, f"{'failed' if tried.fault else 'ok':6}  {size}, {state}: {tried.command}")
-    _say(console, f"{counted(every, 'command')} tried in {time.perf_counter() - begin:.0f} s, {failed} failed")
+        say(console, f"{'failed' if tried.fault else 'ok':6}  {size}, {state}: {tried.command}")
+    say(console, f"{counted(every, 'command')} tried in {time.perf_counter() - begin:.0f} s, {failed} failed")
     if failed:
         raise typer.Exit(1)
 
@@ -322,11 +318,11 @@ def _print_list(entries: Sequence[Entry]) -> None:
     for entry in entries:
         console.print(f"[bold]{entry.id}[/]  {entry.caption}", highlight=False, soft_wrap=True)
         if not entry.parts:
-            _say(console, f"    not computed: {entry.reason}")
+            say(console, f"    not computed: {entry.reason}")
         for part in entry.parts:
             rows = f"{counted(len(part.rows), 'row')}{' a seed' if part.scale in SEEDED else ''}"
-            _say(console, f"    {part.scale:7}  needs {part.need}; {part.time}; {rows}")
-    _say(console, "next: python -m reproduce acmix-table6 --scale digits")
+            say(console, f"    {part.scale:7}  needs {part.need}; {part.time}; {rows}")
+    say(console, "next: python -m reproduce acmix-table6 --scale digits")
 
 
 def _write(chosen: Chosen, writer: Writer, console: Console) -> None:
@@ -343,20 +339,16 @@ def _write(chosen: Chosen, writer: Writer, console: Console) -> None:
         table.add_row(entry.id, part.scale, given, str(far) if part.comparable else "")
     if chosen:
         print_table(console, table)
-    _say(console, f"page   {page}")
-    _say(console, f"tables {page.parent}/*.md, *.csv, *.png")
-    _say(console, "next: python -m reproduce --list   (the other scales of the tables, and what they need)")
+    say(console, f"page   {page}")
+    say(console, f"tables {page.parent}/*.md, *.csv, *.png")
+    say(console, "next: python -m reproduce --list   (the other scales of the tables, and what they need)")
 
 
 def _print_commands(chosen: Chosen, writer: Writer, console: Console) -> None:
     """What would train the rows that no run has filled, their backbones first."""
     for words, rows in backbones(part for _, part in chosen).items():
-        _say(console, f"{words}  # the backbone of {', '.join(dict.fromkeys(rows))}")
+        say(console, f"{words}  # the backbone of {', '.join(dict.fromkeys(rows))}")
     for entry, part in chosen:
         lines = [line for line in writer.lines[entry.id][part.scale] if not line.is_run]
         for row, words in dict.fromkeys((line.row, line.command) for line in lines):
-            _say(console, f"{words}  # {entry.id}, {row}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(console, f"{words}  # {entry.id}, {row}")

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convattn.data.sampler import GlobalBatchSampler
 from convattn.tasks.checkpoints import describe, write_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import SkipLog
@@ -153,9 +152,7 @@ def _try(command: str, rows: Sequence[str], weights: Path | None = None) -> Trie
 def _step(job: Job) -> float:
     """Train one batch by Lightning's loop, and return its loss."""
     recipe, task, skip_log = job.recipe, task_of(job.recipe), SkipLog()
-    sampler = GlobalBatchSampler(
-        len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=0, world=1, repeats=recipe.data.repeats
-    )
+    sampler = task.sampler(recipe, job.data)
     module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
     with quiet_lightning():
         trainer = make_trainer(

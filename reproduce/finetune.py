@@ -35,12 +35,12 @@ from convattn.data.classes import open_classes
 from convattn.data.digits import open_digits
 from convattn.data.transforms import eval_transform
 from convattn.data.types import ClassificationData
+from convattn.data.writing import write_text
 from convattn.layers import ACmix
 from convattn.publishing import markdown_table
 from convattn.tasks import train
 from convattn.tasks.loaders import input_settings
 from convattn.tasks.recipes import load_recipe
-from convattn.tasks.run_folder import write_text
 from reproduce.lines import signed
 from reproduce.statistics import deviation, paired
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import TIME, Record, read_record
+from convattn.data.writing import write_json
 from convattn.errors import UserError
 from convattn.tasks.finishing import read_result
 from convattn.tasks.reach import OVERLAY
 from convattn.tasks.recipes import load_recipe, read_recipe
-from convattn.tasks.run_folder import RunFolder, open_run, write_json
+from convattn.tasks.run_folder import RunFolder, open_run
 from reproduce.code import source_hash
 from reproduce.entries import Entry, Part, Row
 from reproduce.networks import network_cost

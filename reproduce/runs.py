@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from convattn.data.writing import write_json
 from convattn.tasks.config import Recipe
 from convattn.tasks.finishing import Result, read_result
 from convattn.tasks.recipes import load_recipe, override
-from convattn.tasks.run_folder import RunFolder, write_json, write_start
+from convattn.tasks.run_folder import RunFolder, write_start
 from convattn.tasks.task import task_of
 from reproduce.code import recipe_hash, source_hash
 from reproduce.entries import Reader

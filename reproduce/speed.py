@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.fresh import OnProgress, silent
 from benchmarks.network import NetworkRun, measure
 from benchmarks.record import Record, to_json
-from convattn.tasks.run_folder import write_text
+from convattn.data.writing import write_text
 from reproduce.entries import Entry, Part
 
 ROUNDS = 20

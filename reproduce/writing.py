@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from convattn.tasks.run_folder import write_text
+from convattn.data.writing import whole_file, write_text
 from reproduce.catalogue import ENTRIES
 from reproduce.entries import Entry, Part, Scale
 from reproduce.lines import lines_of
@@ -81,7 +80,6 @@ class Writer:
             self.pictures[entry.id] = picture.read_bytes()
             return
         self.pictures[entry.id] = draw(entry, lines)
-        temporary = out / f".{entry.id}.png.tmp"
-        temporary.write_bytes(self.pictures[entry.id])
-        os.replace(temporary, picture)
+        with whole_file(picture) as file:
+            file.write(self.pictures[entry.id])
         write_text(table, text)  # last: it says which numbers the picture shows

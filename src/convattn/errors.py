@@ -1,7 +1,8 @@
 """The error that a person meets: one message that says what arrived, what was expected and what to do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import wraps
 from os import PathLike, fspath
 from pathlib import Path
@@ -86,3 +87,24 @@ def user_path(path: str | PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: no such user on this machine; write the folder in place of ~") from error
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's message, the name of its type where it has none.
+
+    Example:
+        >>> first_line(ValueError("no such depth: 3\\nknown are 1 and 2")), first_line(KeyError())
+        ('no such depth: 3', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+    """Return the question that follows an unknown word, with a blank behind it; an empty text where none is like it.
+
+    Example:
+        >>> did_you_mean("epoch", ["epochs", "seed"]), did_you_mean("x", ["epochs", "seed"])
+        ('did you mean epochs? ', '')
+    """
+    close = get_close_matches(word, known, n=most, cutoff=0.5)
+    return f"did you mean {', '.join(close)}? " if close else ""

@@ -71,6 +71,16 @@ def drawing(style: Any) -> Iterator[None]:
         yield
 
 
+def log_scale(axes: Any) -> None:
+    """Give a chart's y axis a logarithmic scale with ticks at 1, 2 and 5 of each power, written plainly."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 def to_svg(figure: Any, description: str) -> str:
     """Return a figure as SVG that is the same for the same data, and says in its metadata what it shows."""
     buffer = io.StringIO()

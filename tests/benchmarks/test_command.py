@@ -133,7 +133,7 @@ def test_what_cannot_be_measured_is_refused(command: Command, tmp_path: Path, wo
 
 
 def examples() -> list[str]:
-    lines = [line.strip() for text in VERBS.values() for line in text.split("\n")]
+    lines = [line.strip() for verb in VERBS for line in (verb.__doc__ or "").split("\n")]
     return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("python -m benchmarks ")]
 
 

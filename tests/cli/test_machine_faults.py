@@ -18,9 +18,10 @@ import torch
 
 import convattn
 from convattn.cli._faults import message_of
+from convattn.data.writing import write_table, write_text
 from convattn.errors import UserError
 from convattn.tasks.checkpoints import write_bytes
-from convattn.tasks.run_folder import append_rows, write_table, write_text
+from convattn.tasks.run_folder import append_rows
 from tests.cli.conftest import Command
 
 resource = pytest.importorskip("resource")
@@ -32,11 +33,7 @@ TINY = ["model=test_resnet", "model_args={}", "data.image_size=32", "batch_size=
 """The digits in seconds."""
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from timm.optim import create_optimizer_v2
 
 from convattn.data.types import ClassificationData
+from convattn.data.writing import write_table
 from convattn.errors import UserError
 from convattn.layers import ACmix
 from convattn.tasks.building import build_model
@@ -24,7 +25,7 @@ from convattn.tasks.config import Recipe
 from convattn.tasks.interrupt import RunInterrupted
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.recipes import load_recipe, parse_overrides
-from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns, open_run, write_table
+from convattn.tasks.run_folder import PATHS, RunFolder, append_rows, cut_table, metrics_columns, open_run
 from convattn.tasks.training import prepare, prepare_resume, train
 
 ACMIX = ["model=acmix_resnet14", "model_args={stem: small, channels: [8, 8, 8, 8]}", "epochs=1", "data.image_size=16"]
@@ -116,12 +117,17 @@ def test_a_stop_inside_a_validation_loses_nothing(photos: Path, tmp_path: Path) 
         assert {**ours, "seconds": ""} == {**theirs, "seconds": ""}
 
 
-def test_alpha_and_beta_never_decay() -> None:
-    recipe = load_recipe("digits", {"optimizer.weight_decay": 0.3})
+def decays(**settings: object) -> tuple[TrainingModule, dict[int, float]]:
+    """Return what trains the digits' network, and the weight decay of each parameter by its id."""
+    recipe = load_recipe("digits", {"optimizer.weight_decay": 0.3, **settings})
     model = build_model(recipe, classes=10)
     module = TrainingModule(model, recipe, ClassificationObjective(recipe, 10), batches_per_epoch=5)
-    optimizer = module.configure_optimizers()
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    groups = module.configure_optimizers().param_groups
+    return module, {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+
+
+def test_alpha_and_beta_never_decay() -> None:
+    module, decay = decays()
     rates = [rate for m in module.trained.modules() if isinstance(m, ACmix) for rate in (m.mix.alpha, m.mix.beta)]
     assert len(rates) == 8
     assert {decay[id(rate)] for rate in rates} == {0.0}
@@ -129,11 +135,7 @@ def test_alpha_and_beta_never_decay() -> None:
 
 
 def test_weight_decay_reaches_biases_and_norms_where_the_recipe_says_so() -> None:
-    recipe = load_recipe("digits", {"optimizer.weight_decay": 0.3, "optimizer.decayed": "all"})
-    model = build_model(recipe, classes=10)
-    module = TrainingModule(model, recipe, ClassificationObjective(recipe, 10), batches_per_epoch=5)
-    optimizer = module.configure_optimizers()
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    module, decay = decays(**{"optimizer.decayed": "all"})
     spared = {name for name, parameter in module.trained.named_parameters() if decay[id(parameter)] == 0}
     assert spared == {f"layer{i}.0.conv2.mix.{rate}" for i in (1, 2, 3, 4) for rate in ("alpha", "beta")}
     assert set(decay.values()) == {0.0, 0.3}

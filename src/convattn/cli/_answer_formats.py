@@ -6,9 +6,8 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.markup import escape
 from rich.table import Table
@@ -23,15 +22,8 @@ if TYPE_CHECKING:
     from convattn.tasks.records import Records
 
 
-class Format(str, Enum):
-    """How the answers are written."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-    COCO = "coco"
-    YOLO = "yolo"
+Format = Literal["table", "json", "jsonl", "csv", "coco", "yolo"]
+"""How the answers are written."""
 
 
 class Writer:
@@ -134,11 +126,11 @@ class CsvWriter(Writer):
 
 
 WRITERS: dict[Format, type[Writer]] = {
-    Format.TABLE: TableWriter,
-    Format.JSON: JsonWriter,
-    Format.JSONL: JsonLinesWriter,
-    Format.CSV: CsvWriter,
-    Format.COCO: CocoWriter,
+    "table": TableWriter,
+    "json": JsonWriter,
+    "jsonl": JsonLinesWriter,
+    "csv": CsvWriter,
+    "coco": CocoWriter,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageOps
 
+from convattn.data.names import shortened
 from convattn.errors import UserError
 from convattn.report.heat import share_over
 from convattn.report.looks import CAM_INTRO, PATHS_INTRO, PIXEL_INTRO, Look
@@ -79,7 +80,7 @@ def make_page(loaded: LoadedModel, options: AnswerOptions) -> gr.Blocks:
 
     with gr.Blocks(title=f"convattn: {loaded.name}", analytics_enabled=False) as page:
         gr.Markdown(f"# {loaded.name}")
-        gr.Markdown(f"{len(loaded.classes)} classes: {_listed(loaded.classes)}")
+        gr.Markdown(f"{len(loaded.classes)} classes: {shortened(loaded.classes, SHOWN_CLASSES)}")
         known = gr.State(None)
         with gr.Row():
             sources = ["upload", "webcam", "clipboard"]
@@ -114,8 +115,3 @@ def _shown(look: Look) -> tuple[str, Image.Image, Image.Image, Pictures, Picture
 
 def _attention(look: Look) -> Pictures:
     return [(look.attention_picture(one, SIDE), one.name) for one in look.attention]
-
-
-def _listed(classes: list[str]) -> str:
-    rest = len(classes) - SHOWN_CLASSES
-    return ", ".join(classes[:SHOWN_CLASSES]) + (f" and {rest} more" if rest > 0 else "")

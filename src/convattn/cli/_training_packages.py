@@ -1,11 +1,13 @@
-"""Advice where a package of the ``train`` extra is missing."""
+"""Advice where a package of an extra is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from convattn.errors import UserError
 
-PACKAGES = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools", "jinja2", "scipy")
+TRAIN = ("lightning", "torchmetrics", "matplotlib", "tensorboard", "sklearn", "pycocotools", "jinja2", "scipy")
+EXTRAS = {**dict.fromkeys(TRAIN, "train"), "gradio": "demo"}
+"""The extra that brings a package."""
 
 
 @contextmanager
@@ -14,6 +16,9 @@ def training_packages(what: str = "training") -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in PACKAGES:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        raise UserError(f'{what} needs {error.name}, which is not installed: pip install "convattn[train]"') from error
+        raise UserError(
+            f'{what} needs {error.name}, which is not installed: pip install "convattn[{extra}]"'
+        ) from error

@@ -1,40 +1,21 @@
 """``convattn bench``."""
 
-import difflib
 import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from convattn.cli._options import choice
 from convattn.cli._tables import make_console, print_table
-from convattn.errors import UserError
+from convattn.errors import UserError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-HELP = """Time an operator or a network beside its plain twin, on this machine.
-
-The two take turns, so that whatever else the machine does meets both. Inference is after convattn.optimize.
-
-[bold]Examples[/]
-
-  convattn bench                             ACmix(64, 64) beside Conv2d(64, 64, 3), a map of 56x56
-
-  convattn bench xvolution --channels 256 --size 14 --mode train
-
-  convattn bench acmix_resnet50              beside conv_resnet50, batch 1
-
-  convattn bench acmix_swin_tiny --batch 8 --seconds 30
-
-  OMP_NUM_THREADS=1 convattn bench acmix_resnet26 --against resnet26
-"""
-
-Mode = Literal["forward", "train"]
-MODES = get_args(Mode)
 OPERATORS = ("acmix", "xvolution")
 ROUNDS = 10
 """Turns that each of the two takes."""
@@ -48,7 +29,7 @@ Size = Annotated[
     int | None, typer.Option(min=4, help="Height and width: 56 for an operator, 224 for a network.", show_default=False)
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
-ModeName = Annotated[str, typer.Option("--mode", help="forward, or train: forward and backward.")]
+Mode = Annotated[str, choice("--mode", "forward, or train: forward and backward.", "forward", "train")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="On the CPU; OMP_NUM_THREADS or one a core.", show_default=False)
@@ -62,17 +43,30 @@ def bench(
     channels: Channels = 64,
     size: Size = None,
     batch: Batch = 1,
-    mode: ModeName = "forward",
+    mode: Mode = "forward",
     device: Device = "cpu",
     threads: Threads = None,
     seconds: Seconds = 5.0,
 ) -> None:
-    """Time an operator or a network beside its plain twin."""
+    """Time an operator or a network beside its plain twin, on this machine.
+
+    The two take turns, so that whatever else the machine does meets both. Inference is after convattn.optimize.
+
+    [bold]Examples[/]
+
+      convattn bench                             ACmix(64, 64) beside Conv2d(64, 64, 3), a map of 56x56
+
+      convattn bench xvolution --channels 256 --size 14 --mode train
+
+      convattn bench acmix_resnet50              beside conv_resnet50, batch 1
+
+      convattn bench acmix_swin_tiny --batch 8 --seconds 30
+
+      OMP_NUM_THREADS=1 convattn bench acmix_resnet26 --against resnet26
+    """
     import torch
     from torch.utils.benchmark import set_torch_threads
 
-    if mode not in MODES:
-        raise UserError(f"--mode must be {' or '.join(MODES)}, got {mode!r}")
     require_device(device)
     threads = choose_threads(threads)
     twins = _operators(name, channels, against) if name in OPERATORS else _networks(name, against)
@@ -83,9 +77,6 @@ def bench(
     where = f"{threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else torch.cuda.get_device_name(device)
     shape = "×".join(map(str, images.shape))
     _show(found, f"{'inference' if mode == 'forward' else 'forward + backward'}, {shape}, float32, {where}", name)
-
-
-bench.__doc__ = HELP
 
 
 @dataclass(frozen=True)
@@ -178,9 +169,8 @@ def _networks(name: str, against: str | None) -> "dict[str, nn.Module]":
     names = [plain_twin(name) if against is None else against, name]
     for one in names:
         if not timm.is_model(one):
-            near = difflib.get_close_matches(one, [*OPERATORS, *timm.list_models()], n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(f"no operator or network {one!r}{hint} ('convattn list' names ours)")
+            hint = did_you_mean(one, [*OPERATORS, *timm.list_models()], most=3)
+            raise UserError(f"no operator or network {one!r}; {hint}'convattn list' names ours")
     return {one: timm.create_model(one) for one in names}
 
 
@@ -216,7 +206,7 @@ def _call(title: str, module: "nn.Module", images: "Tensor", mode: str) -> Calla
         run()
     except (ValueError, AssertionError, RuntimeError) as error:  # as networks refuse a size
         shape = "×".join(map(str, images.shape))
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise UserError(f"{title} cannot take images of {shape}: {why}; try another --size or --batch") from error
     return run
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
-from convattn.cli._tables import make_console
+from convattn.cli._options import AsJson
+from convattn.cli._tables import counting, make_console, say
 
 if TYPE_CHECKING:
     from convattn.data.checks import Checked
     from convattn.data.problems import Problem
 
 
-class Conversion(str, Enum):
-    """What a data set can be written as."""
+class Form(str, Enum):
+    """What a data set can be written as: an enumeration: not every typer takes a Literal inside a tuple."""
 
     COCO = "coco"
 
@@ -27,28 +27,12 @@ class Conversion(str, Enum):
 NOTES = 5
 """How many notes of each part are shown, unless all are asked for."""
 
-HELP = """Look through a data set before training does, and list what is wrong by file and id.
-
-Known are COCO annotations, YOLO's data.yaml, Pascal VOC, images with label PNGs, folders of images by class, tables
-(CSV, Parquet), tar shards and Hugging Face data sets. The exit code is 1 where something is wrong.
-
-[bold]Examples[/]
-
-  convattn check-data coco/                  both annotation files and all images
-
-  convattn check-data coco/annotations/instances_val2017.json --images val2017/
-
-  convattn check-data photos/ --json > problems.json
-
-  convattn check-data data.yaml --to coco out/       write it as COCO
-"""
-
 Data = Annotated[
     str,
     typer.Argument(help="Folder, COCO file, data.yaml, table, tar file, URL or hfds/NAME.", show_default=False),
 ]
 To = Annotated[
-    tuple[Conversion, Path] | None,
+    tuple[Form, Path] | None,
     typer.Option(
         "--to", metavar="coco OUT", help="Write the boxes and masks as COCO into a new folder.", show_default=False
     ),
@@ -64,7 +48,6 @@ Reduce = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option(min=0, help="Lines of each part's problems; 0 shows all, notes too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 
 def check_data(
@@ -76,7 +59,21 @@ def check_data(
     as_json: AsJson = False,
     to: To = None,
 ) -> None:
-    """Look through a data set before training does, and list what is wrong by file and id."""
+    """Look through a data set before training does, and list what is wrong by file and id.
+
+    Known are COCO annotations, YOLO's data.yaml, Pascal VOC, images with label PNGs, folders of images by class,
+    tables (CSV, Parquet), tar shards and Hugging Face data sets. The exit code is 1 where something is wrong.
+
+    [bold]Examples[/]
+
+      convattn check-data coco/                  both annotation files and all images
+
+      convattn check-data coco/annotations/instances_val2017.json --images val2017/
+
+      convattn check-data photos/ --json > problems.json
+
+      convattn check-data data.yaml --to coco out/       write it as COCO
+    """
     from convattn.data.checks import CheckOptions
     from convattn.data.checks import check_data as check
     from convattn.data.problems import errors
@@ -84,10 +81,8 @@ def check_data(
     if to is not None:
         _write(data, to[1], boxes)
     options = CheckOptions(images, "boxes" if boxes else None, reduce_zero_label)
-    console = make_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("looking at the files", total=None)
-        found = check(data, options, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with counting("looking at the files") as progress:
+        found = check(data, options, progress=progress)
     if as_json:
         print(json.dumps([asdict(part) for part in found], indent=2, ensure_ascii=False))
     else:
@@ -96,22 +91,12 @@ def check_data(
         raise typer.Exit(1)
 
 
-check_data.__doc__ = HELP
-
-
 def _write(data: str, out: Path, boxes: bool) -> None:
     from convattn.data.coco_writing import write_coco
 
-    console = make_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("writing", total=None)
-        files = write_coco(
-            data,
-            out,
-            wanted="boxes" if boxes else None,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    console.print("\n".join(f"written: {file}" for file in files), highlight=False, markup=False, soft_wrap=True)
+    with counting("writing") as progress:
+        files = write_coco(data, out, wanted="boxes" if boxes else None, progress=progress)
+    say(make_console(stderr=True), *(f"written: {file}" for file in files))
 
 
 def _print_parts(found: list["Checked"], limit: int) -> None:

@@ -1,60 +1,20 @@
 """``convattn convert``."""
 
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from convattn.cli._tables import make_console
+from convattn.cli._options import Trust
+from convattn.cli._tables import make_console, say
 from convattn.errors import UserError
 
-HELP = """Put operators in place of the convolutions of a trained network and write its weights.
-
-[bold]Examples[/]
-
-  convattn convert resnet50 --to acmix --dry-run       what would be converted
-
-  convattn convert runs/latest --to xvolution          a run's best weights
-
-  convattn convert runs/latest --to acmix --where layer4 num_heads=fit
-
-  convattn convert resnet18 --to xvolution --where 3 --where 4 --out mine.safetensors
-
-  convattn convert resnet50 --to xvolution --budget 10%      the layers that fit
-
-A run's weights go into its folder, as weights-xvolution.safetensors; those of a
-network by its name, its pretrained ones, into this folder. val, predict and
-export take the file with --run, and training starts from it:
-
-  convattn train --data photos/ weights=runs/latest/weights-xvolution.safetensors
-
-A network that is converted to X-volution computes what it did; one converted to
-ACmix has to be trained again. KEY=VALUE are options of the operator.
-
-With --budget 10% the converted network takes at most 10 % longer than before, on
-one image, both in their inference form; of a detector or segmenter that is its
-backbone. The layers that gain most for each millisecond are converted.
-"""
-
-
-class To(str, Enum):
-    """The operator."""
-
-    ACMIX = "acmix"
-    XVOLUTION = "xvolution"
-
-
-class RuntimeName(str, Enum):
-    """Where a budget is measured."""
-
-    PYTORCH = "pytorch"
-    ONNXRUNTIME = "onnxruntime"
-
-
 Source = Annotated[str, typer.Argument(metavar="RUN|NETWORK", help="Run folder, weights, or a network's name.")]
-ToOption = Annotated[To, typer.Option("--to", help="What the convolutions become; xvolution computes what they did.")]
+To = Annotated[
+    Literal["acmix", "xvolution"],
+    typer.Option("--to", help="What the convolutions become; xvolution computes what they did."),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,33 +25,58 @@ Where = Annotated[
 Share = Annotated[
     str | None, typer.Option("--budget", help="How much longer it may take, such as 10%.", show_default=False)
 ]
-Runtime = Annotated[RuntimeName, typer.Option("--runtime", help="Where --budget is measured.")]
+Runtime = Annotated[Literal["pytorch", "onnxruntime"], typer.Option("--runtime", help="Where --budget is measured.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and fetch nothing.")]
 Out = Annotated[Path | None, typer.Option(help="File to write.", show_default=False)]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 
 
 def convert(
     source: Source,
-    to: ToOption = To.XVOLUTION,
+    to: To = "xvolution",
     options: Options = None,
     where: Where = None,
     dry_run: DryRun = False,
     out: Out = None,
     trust: Trust = False,
     budget: Share = None,
-    runtime: Runtime = RuntimeName.PYTORCH,
+    runtime: Runtime = "pytorch",
 ) -> None:
-    """Put operators in place of the convolutions of a trained network."""
+    """Put operators in place of the convolutions of a trained network and write its weights.
+
+    [bold]Examples[/]
+
+      convattn convert resnet50 --to acmix --dry-run       what would be converted
+
+      convattn convert runs/latest --to xvolution          a run's best weights
+
+      convattn convert runs/latest --to acmix --where layer4 num_heads=fit
+
+      convattn convert resnet18 --to xvolution --where 3 --where 4 --out mine.safetensors
+
+      convattn convert resnet50 --to xvolution --budget 10%      the layers that fit
+
+    A run's weights go into its folder, as weights-xvolution.safetensors; those of a
+    network by its name, its pretrained ones, into this folder. val, predict and
+    export take the file with --run, and training starts from it:
+
+      convattn train --data photos/ weights=runs/latest/weights-xvolution.safetensors
+
+    A network that is converted to X-volution computes what it did; one converted to
+    ACmix has to be trained again. KEY=VALUE are options of the operator.
+
+    With --budget 10% the converted network takes at most 10 % longer than before, on
+    one image, both in their inference form; of a detector or segmenter that is its
+    backbone. The layers that gain most for each millisecond are converted.
+    """
     from convattn.convert import Budget
     from convattn.tasks.converting import convert_run
     from convattn.tasks.recipes import checked_convert, parse_overrides
 
     places = [int(place) if place.isdecimal() else place for place in where or []]
-    wanted = checked_convert(to.value, places, parse_overrides(options or []))
-    limit = None if budget is None else Budget(1 + _share(budget), runtime.value)
-    made, console = convert_run(source, wanted, dry_run=dry_run, trust=trust, budget=limit), make_console()
+    wanted = checked_convert(to, places, parse_overrides(options or []))
+    limit = None if budget is None else Budget(1 + _share(budget), runtime)
+    made = convert_run(source, wanted, dry_run=dry_run, trust=trust, budget=limit)
     lines = [str(made.report)]
     if not made.has_weights:
         lines.append("the weights are random ones: errors are smaller with trained ones")
@@ -103,7 +88,7 @@ def convert(
             f"weights  {file}",
             f"next     convattn train --data FOLDER weights={file}",
         ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    say(make_console(), *lines)
 
 
 def _share(text: str) -> float:
@@ -120,6 +105,3 @@ def _share(text: str) -> float:
     if found is None:
         raise UserError(f"--budget takes how much longer the network may take, such as 10%, got {text!r}")
     return float(found[1]) / 100
-
-
-convert.__doc__ = HELP

@@ -1,6 +1,5 @@
 """``convattn cost``."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,30 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convattn.cli._tables import make_console, print_table
-from convattn.errors import UserError
+from convattn.cli._tables import make_console, print_table, say
+from convattn.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
     from convattn.cost.table import Row
-
-HELP = """Parameters and multiply-adds of networks, whole and by stage and path, beside what the papers publish.
-
-[bold]Examples[/]
-
-  convattn cost acmix_resnet50 conv_resnet50
-
-  convattn cost                              every network of ACmix's figure 4
-
-  convattn cost acmix_resnet50 --convention counted --operators
-
-  convattn cost acmix_swin_tiny convnext_tiny --size 800 1333
-
-  convattn cost --csv --out costs.csv        also --json, --markdown
-
-  convattn cost --plot costs.svg
-"""
 
 CONVENTIONS = ("published", "counted")
 
@@ -66,7 +48,22 @@ def cost(
     out: Out = None,
     plot: Plot = None,
 ) -> None:
-    """Parameters and multiply-adds of networks."""
+    """Parameters and multiply-adds of networks, whole and by stage and path, beside what the papers publish.
+
+    [bold]Examples[/]
+
+      convattn cost acmix_resnet50 conv_resnet50
+
+      convattn cost                              every network of ACmix's figure 4
+
+      convattn cost acmix_resnet50 --convention counted --operators
+
+      convattn cost acmix_swin_tiny convnext_tiny --size 800 1333
+
+      convattn cost --csv --out costs.csv        also --json, --markdown
+
+      convattn cost --plot costs.svg
+    """
     from convattn.cost.table import to_csv, to_json, to_markdown
 
     forms = {"--csv": (as_csv, to_csv), "--json": (as_json, to_json), "--markdown": (as_markdown, to_markdown)}
@@ -89,7 +86,7 @@ def cost(
             print(text, end="" if text.endswith("\n") else "\n")
         else:
             _write(out, text)
-            console.print(str(out), soft_wrap=True, highlight=False, markup=False)
+            say(console, str(out))
     else:
         _show(rows, 2 if flops else 1, operators)
     if plot is not None:
@@ -97,15 +94,12 @@ def cost(
 
         _write(plot, draw(rows))
         if not chosen or out is not None:
-            console.print(f"figure: {plot}", soft_wrap=True, highlight=False, markup=False)
+            say(console, f"figure: {plot}")
     if not chosen:
         next_step = (
             "convattn cost --plot costs.svg   (a figure of all of them)" if plot is None else "--json for programs"
         )
         console.print(f"next: {next_step}", highlight=False)
-
-
-cost.__doc__ = HELP
 
 
 def count_all(models: Sequence[str], size: tuple[int, int], convention: str) -> "list[Row]":
@@ -141,8 +135,7 @@ def _check_names(models: Sequence[str]) -> None:
 
     for name in models:
         if not timm.is_model(name):
-            close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(close)}? " if close else ""
+            hint = did_you_mean(name, timm.list_models(), most=3)
             raise UserError(f"no model {name!r}: {hint}'convattn list --all' names them all")
 
 

@@ -8,26 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convattn.cli._options import Device, MinScore, RunArgument, Trust
 from convattn.cli._training_packages import training_packages
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
     from convattn.report.looks import Look
 
-HELP = """Show what a network looks at in an image: one HTML page.
-
-[bold]Examples[/]
-
-  convattn explain runs/latest photo.jpg
-
-  convattn explain runs/latest photo.jpg --pixel 120 80 --out look.html
-
-The page has the answer, Grad-CAM, what one pixel attends to in each attention
-layer, and how much the attention and the convolution of ACmix and X-volution
-add at each pixel. A network without such layers has Grad-CAM alone.
-"""
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, weights.safetensors or checkpoint.")]
 ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Image file or address.")]
 Pixel = Annotated[
     tuple[int, int] | None,
@@ -40,18 +27,10 @@ Pixel = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="HTML file to write; else IMAGE's name and -explained.html.", show_default=False)
 ]
-MinScore = Annotated[
-    float | None,
-    typer.Option(
-        "--min-score", "--conf", min=0, max=1, help="Weaker objects are left out (detectors).", show_default=False
-    ),
-]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 
 
 def explain(
-    run: Run,
+    run: RunArgument,
     image: ImagePath,
     pixel: Pixel = None,
     out: Out = None,
@@ -59,7 +38,18 @@ def explain(
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Show what a network looks at in an image."""
+    """Show what a network looks at in an image: one HTML page.
+
+    [bold]Examples[/]
+
+      convattn explain runs/latest photo.jpg
+
+      convattn explain runs/latest photo.jpg --pixel 120 80 --out look.html
+
+    The page has the answer, Grad-CAM, what one pixel attends to in each attention
+    layer, and how much the attention and the convolution of ACmix and X-volution
+    add at each pixel. A network without such layers has Grad-CAM alone.
+    """
     with tempfile.TemporaryDirectory(prefix="convattn-") as downloads, training_packages("explain"):
         from convattn.tasks.inputs import find_inputs
 
@@ -87,9 +77,6 @@ def explain(
         ]
         write_look(out, LookPage(look, f"{loaded.name}, {loaded.source}", table, commands))
     print("\n".join(_lines(look, out)))
-
-
-explain.__doc__ = HELP
 
 
 def _lines(look: "Look", out: Path) -> list[str]:

@@ -1,70 +1,32 @@
 """``convattn export``."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from convattn.cli._precision import Precision
-from convattn.cli._tables import make_console
+from convattn.cli._options import Trust
+from convattn.cli._tables import make_console, say
 from convattn.errors import UserError
 
-HELP = """Write a trained model as a file for another runtime, run it there and compare.
-
-[bold]Examples[/]
-
-  convattn export                            runs/latest for onnxruntime
-
-  convattn export runs/latest --to openvino
-
-  convattn export runs/latest --int8         8-bit, calibrated on the run's images
-
-  convattn export --to openvino --precision bf16
-
-  convattn export --operators convattn       our CPU kernels inside onnxruntime
-
-  convattn export acmix_resnet50 --size 224 224 --out net.onnx
-
-Then: convattn predict --run runs/latest/model.onnx photo.jpg
-
-The network is folded first, and the operators become standard ones. The file
-holds the classes, the size and the mean of the images. It is kept only if its
-answers agree with PyTorch's.
-"""
-
-
-class To(str, Enum):
-    """The kind of file."""
-
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-    TORCH_EXPORT = "torch-export"
-    TORCHSCRIPT = "torchscript"
-    COREML = "coreml"
-
-
-class Made(str, Enum):
-    """What an ONNX file is made of."""
-
-    STANDARD = "standard"
-    CONVATTN = "convattn"
-
-
 Run = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="Run folder, weights, or a network's name.")]
-ToOption = Annotated[To, typer.Option("--to", help="The runtime.")]
+To = Annotated[
+    Literal["onnx", "openvino", "torch-export", "torchscript", "coreml"], typer.Option("--to", help="The runtime.")
+]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights and maps (onnx).")]
 Half = Annotated[bool, typer.Option("--half", help="The same as --precision fp16.")]
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="fp16: onnx, openvino, coreml; bf16: openvino, beside PyTorch in bf16.")
+Precision = Annotated[
+    Literal["float32", "bf16", "fp16"],
+    typer.Option(help="fp16: onnx, openvino, coreml; bf16: openvino, beside PyTorch in bf16."),
 ]
 Size = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="H W", help="Of the images; else as the run was trained.", show_default=False),
 ]
 Dynamic = Annotated[bool, typer.Option("--dynamic", help="Take images of any size, not only of this one.")]
-OperatorsOption = Annotated[
-    Made, typer.Option("--operators", help="Of an ONNX file; convattn: as fast as a convolution, needs our library.")
+Operators = Annotated[
+    Literal["standard", "convattn"],
+    typer.Option("--operators", help="Of an ONNX file; convattn: as fast as a convolution, needs our library."),
 ]
 Opset = Annotated[int, typer.Option(help="Of an ONNX file.")]
 Data = Annotated[
@@ -72,26 +34,46 @@ Data = Annotated[
     typer.Option(help="Folder of images to compare on, and to calibrate with; else the run's.", show_default=False),
 ]
 Out = Annotated[Path | None, typer.Option(help="File to write; else model.onnx in the run.", show_default=False)]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
 
 
 def export(
     run: Run = "runs/latest",
-    to: ToOption = To.ONNX,
+    to: To = "onnx",
     int8: Int8 = False,
     half: Half = False,
-    precision: PrecisionOption = Precision.FLOAT32,
+    precision: Precision = "float32",
     size: Size = None,
     dynamic: Dynamic = False,
-    operators: OperatorsOption = Made.STANDARD,
+    operators: Operators = "standard",
     opset: Opset = 18,
     data: Data = None,
     out: Out = None,
     trust: Trust = False,
 ) -> None:
-    """Write a trained model as a file for another runtime."""
-    half, bfloat16 = half or precision is Precision.FP16, precision is Precision.BF16
-    asked = [name for name, wanted in (("int8", int8), ("float16", half), ("bfloat16", bfloat16)) if wanted]
+    """Write a trained model as a file for another runtime, run it there and compare.
+
+    [bold]Examples[/]
+
+      convattn export                            runs/latest for onnxruntime
+
+      convattn export runs/latest --to openvino
+
+      convattn export runs/latest --int8         8-bit, calibrated on the run's images
+
+      convattn export --to openvino --precision bf16
+
+      convattn export --operators convattn       our CPU kernels inside onnxruntime
+
+      convattn export acmix_resnet50 --size 224 224 --out net.onnx
+
+    Then: convattn predict --run runs/latest/model.onnx photo.jpg
+
+    The network is folded first, and the operators become standard ones. The file
+    holds the classes, the size and the mean of the images. It is kept only if its
+    answers agree with PyTorch's.
+    """
+    wanted = {"int8": int8, "float16": half or precision == "fp16", "bfloat16": precision == "bf16"}
+    asked: list[Any] = [name for name, is_wanted in wanted.items() if is_wanted]
     if len(asked) > 1:
         raise UserError("give one of --int8, --half and --precision")
     if size is not None and min(size) < 1:
@@ -100,27 +82,21 @@ def export(
     from convattn.tasks.exporting import ExportOptions, export_run
 
     options = ExportOptions(
-        to=to.value,
+        to=to,
         precision=asked[0] if asked else "float32",
         size=size,
         sizes="image" if dynamic else None,
-        onnx=OnnxOptions(opset=opset, operators=operators.value),
+        onnx=OnnxOptions(opset=opset, operators=operators),
         out=out,
         data=data,
         trust=trust,
     )
     made = export_run(run, options)
-    console = make_console()
-    console.print(str(made.report), highlight=False, markup=False, soft_wrap=True)
+    lines = [str(made.report)]
     if made.report.difference is not None:
-        console.print(f"compared on {made.images}", highlight=False, markup=False, soft_wrap=True)
+        lines.append(f"compared on {made.images}")
     if made.before is not None and made.after is not None:
-        console.print(f"{made.score} {made.before:.2%} before, {made.after:.2%} in int8", highlight=False)
-    if operators is Made.CONVATTN:
-        console.print(f"the library for onnxruntime: {onnxruntime_library()}", highlight=False, soft_wrap=True)
-    console.print(
-        f"next  convattn predict --run {made.report.file} IMAGE", highlight=False, markup=False, soft_wrap=True
-    )
-
-
-export.__doc__ = HELP
+        lines.append(f"{made.score} {made.before:.2%} before, {made.after:.2%} in int8")
+    if operators == "convattn":
+        lines.append(f"the library for onnxruntime: {onnxruntime_library()}")
+    say(make_console(), *lines, f"next  convattn predict --run {made.report.file} IMAGE")

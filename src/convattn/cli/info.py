@@ -4,31 +4,27 @@ import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 import convattn
+from convattn.cli._options import AsJson
 from convattn.cli._tables import make_console, print_table
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow", "safetensors", "triton")
 
-HELP = """Show versions, devices, and which backends each operator can use here.
-
-[bold]Examples[/]
-
-  convattn info
-
-  convattn info --json                       for a bug report or a script
-"""
-
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
-
 
 def info(as_json: AsJson = False) -> None:
-    """Show versions, devices, and which backends each operator can use here."""
+    """Show versions, devices, and which backends each operator can use here.
+
+    [bold]Examples[/]
+
+      convattn info
+
+      convattn info --json                       for a bug report or a script
+    """
     found = collect()
     if as_json:
         print(json.dumps(found, indent=2))
@@ -37,9 +33,6 @@ def info(as_json: AsJson = False) -> None:
     for title in ("versions", "machine", "native"):
         print_table(console, _pairs(title, found[title]))
     print_table(console, _backends(found["ops"]))
-
-
-info.__doc__ = HELP
 
 
 def collect() -> dict[str, Any]:
@@ -54,12 +47,20 @@ def collect() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {"convattn": convattn.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return found | {name: version_of(name) for name in PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """Return a package's version.
+
+    Example:
+        >>> version_of("no-such-package")
+        'not installed'
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _machine() -> dict[str, Any]:

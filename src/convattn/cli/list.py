@@ -7,27 +7,25 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from convattn.cli._tables import make_console, print_table
+from convattn.cli._options import AsJson
+from convattn.cli._tables import make_console, print_table, say
 from convattn.errors import UserError
-
-HELP = """List the models and recipes to train.
-
-[bold]Examples[/]
-
-  convattn list                              convattn's models, and the recipes
-
-  convattn list acmix                        those with acmix in their name
-
-  convattn list --all 'convnext*'            timm's too: all can be trained
-"""
 
 Pattern = Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Also the models that come from timm.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 
 def list_models(pattern: Pattern = None, everything: All = False, as_json: AsJson = False) -> None:
-    """List the models and recipes to train."""
+    """List the models and recipes to train.
+
+    [bold]Examples[/]
+
+      convattn list                              convattn's models, and the recipes
+
+      convattn list acmix                        those with acmix in their name
+
+      convattn list --all 'convnext*'            timm's too: all can be trained
+    """
     from convattn.tasks.recipes import recipe_names
 
     ours = _matching(model_names(), pattern)
@@ -42,9 +40,6 @@ def list_models(pattern: Pattern = None, everything: All = False, as_json: AsJso
         print(json.dumps({"models": models, "recipes": recipes}, indent=2))
         return
     _print_lists(parameters, others, recipes)
-
-
-list_models.__doc__ = HELP
 
 
 def model_names() -> list[str]:
@@ -90,5 +85,4 @@ def _print_lists(parameters: dict[str, int], others: list[str], recipes: list[st
         print_table(console, table)
     if recipes:
         console.print("\n[bold]recipe[/]" if parameters or others else "[bold]recipe[/]")
-        for name in recipes:
-            console.print(name, highlight=False, markup=False)
+        say(console, *recipes)

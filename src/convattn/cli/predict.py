@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from convattn.cli._answer_formats import Format, Writer, YoloFolder, writing
-from convattn.cli._precision import Precision, PrecisionOption
+from convattn.cli._options import Device, MinScore, Precision, Run, Trust, Tta
+from convattn.cli._tables import list_skipped
 from convattn.data.names import ESCAPED
 from convattn.errors import UserError, naming_file
 
@@ -20,66 +21,21 @@ if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
     from convattn.tasks.inputs import Inputs
 
-HELP = """Say what is on images: their class, the objects on them, or the class of each pixel.
-
-[bold]Examples[/]
-
-  convattn predict photo.jpg                 by runs/latest, the newest run
-
-  convattn predict photos/ --top-k 3         all images below a folder
-
-  convattn predict 'photos/**/*.jpg' https://example.org/photo.jpg
-
-  find photos -name '*.png' | convattn predict -
-
-  convattn predict photos/ --format json > answers.json
-
-  convattn predict photos/ --run weights.safetensors --format csv --out a.csv
-
-  convattn predict photos/ clip.mp4 --out found/     pictures, videos
-
-  convattn predict photos/ --format coco --conf 0.01 > results.json
-
-A detector draws the objects on the images and writes annotations.json (COCO);
-a segmenter draws the classes and writes label PNGs to labels/. Of a video they
-write a video. --format json, jsonl, csv, coco and yolo write data alone: to
-stdout or the file of --out; yolo a label file an image, into the folder of
---out, with a score behind each box.
-
-Images that cannot be read are listed on stderr and left out; exit code 2 where
-none could be read.
-"""
-
 
 Images = Annotated[
     list[str],
     typer.Argument(metavar="IMAGE|DIR...", help="Images, videos, folders, patterns, addresses, or - (stdin)."),
 ]
-Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image (classifiers).")]
-MinScore = Annotated[
-    float | None,
-    typer.Option(
-        "--min-score",
-        "--conf",
-        min=0,
-        max=1,
-        help="Weaker objects are left out (detectors); else the weights' own.",
-        show_default=False,
-    ),
-]
 Annotations = Annotated[
     Path | None,
     typer.Option(help="COCO file of the images, whose ids are taken; else the run's own.", show_default=False),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people (table, or pictures) or programs.")]
+FormatName = Annotated[Format, typer.Option("--format", help="For people (table, or pictures) or programs.")]
 Out = Annotated[
     Path | None,
     typer.Option(help="File to write, or folder, else predictions/ (pictures, yolo).", show_default=False),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
-Tta = Annotated[bool, typer.Option("--tta", help="Answer with the mirror image too: better, in twice the time.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", "--batch", min=1, help="Images at a time; else 64, or 1 where sizes differ."),
@@ -92,15 +48,43 @@ def predict(
     top_k: TopK = 5,
     min_score: MinScore = None,
     annotations: Annotations = None,
-    format: FormatOption = Format.TABLE,
+    format: FormatName = "table",
     out: Out = None,
     tta: Tta = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    precision: PrecisionOption = Precision.FLOAT32,
+    precision: Precision = "float32",
     trust: Trust = False,
 ) -> None:
-    """Say what is on images."""
+    """Say what is on images: their class, the objects on them, or the class of each pixel.
+
+    [bold]Examples[/]
+
+      convattn predict photo.jpg                 by runs/latest, the newest run
+
+      convattn predict photos/ --top-k 3         all images below a folder
+
+      convattn predict 'photos/**/*.jpg' https://example.org/photo.jpg
+
+      find photos -name '*.png' | convattn predict -
+
+      convattn predict photos/ --format json > answers.json
+
+      convattn predict photos/ --run weights.safetensors --format csv --out a.csv
+
+      convattn predict photos/ clip.mp4 --out found/     pictures, videos
+
+      convattn predict photos/ --format coco --conf 0.01 > results.json
+
+    A detector draws the objects on the images and writes annotations.json (COCO);
+    a segmenter draws the classes and writes label PNGs to labels/. Of a video they
+    write a video. --format json, jsonl, csv, coco and yolo write data alone: to
+    stdout or the file of --out; yolo a label file an image, into the folder of
+    --out, with a score behind each box.
+
+    Images that cannot be read are listed on stderr and left out; exit code 2 where
+    none could be read.
+    """
     with tempfile.TemporaryDirectory(prefix="convattn-") as downloads:
         from convattn.tasks.inputs import find_inputs
 
@@ -109,19 +93,19 @@ def predict(
         from convattn.tasks.inference import load_model, with_tta
         from convattn.tasks.task import task_of
 
-        loaded = load_model(run, device=device, trust=trust, precision=precision.value)
+        loaded = load_model(run, device=device, trust=trust, precision=precision)
         loaded = with_tta(loaded) if tta else loaded
         options = AnswerOptions(run, min_score, annotations, top_k)
-        if format is Format.TABLE and task_of(loaded.recipe).files:
+        if format == "table" and task_of(loaded.recipe).files:
             from convattn.cli._picture_folder import write_pictures
 
             skipped = write_pictures(loaded, inputs, out or Path("predictions"), options, batch_size)
         else:
             skipped = _write_data(loaded, inputs, format, out, options, batch_size)
-        _list_skipped(skipped, len(inputs))
-
-
-predict.__doc__ = HELP
+        if skipped:
+            list_skipped(f"{len(skipped)} of {len(inputs)} images could not be read and were left out:", skipped)
+            if len(skipped) == len(inputs):
+                raise typer.Exit(2)
 
 
 def _write_data(
@@ -147,11 +131,11 @@ def _write_data(
             else:
                 skipped.append(answer.skipped)
 
-    if form in (Format.COCO, Format.YOLO) and form.value not in records.formats:
+    if form in ("coco", "yolo") and form not in records.formats:
         raise UserError(
-            f"--format {form.value} is not for {loaded.task}: take {', '.join(('json', 'csv', *records.formats))}"
+            f"--format {form} is not for {loaded.task}: take {', '.join(('json', 'csv', *records.formats))}"
         )
-    if form is Format.YOLO:
+    if form == "yolo":
         pass_on(YoloFolder(out or Path("predictions"), unique_names(inputs), inputs, records))
     else:
         with _output(out) as stream, writing(form, stream, records, inputs) as writer:
@@ -174,14 +158,3 @@ def _output(out: Path | None) -> Iterator[TextIO]:
         ) from error
     with naming_file(out), stream:
         yield stream
-
-
-def _list_skipped(skipped: list["SkippedFile"], total: int) -> None:
-    """Name the images that were left out, on stderr; exit with 2 where there were no others."""
-    if not skipped:
-        return
-    lines = [f"  {file.path}: {file.reason}" for file in skipped]
-    head = f"{len(skipped)} of {total} images could not be read and were left out:"
-    print("\n".join([head, *lines]), file=sys.stderr)
-    if len(skipped) == total:
-        raise typer.Exit(2)

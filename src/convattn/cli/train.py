@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +9,12 @@ import typer
 from rich.console import Console
 
 from convattn.cli._run_lines import faster, job_lines, rate_lines, result_lines, stop_lines
+from convattn.cli._tables import counting, say
 from convattn.cli._training_packages import training_packages
 from convattn.data.remote import is_url
 from convattn.errors import UserError, user_path
 from convattn.tasks.interrupt import STOPPED, RunInterrupted, Stopped
-from convattn.tasks.names import TASKS, TaskName
+from convattn.tasks.names import TaskName
 
 if TYPE_CHECKING:
     from convattn.tasks.config import Recipe
@@ -32,48 +32,8 @@ SIZES = (
 )
 """The settings that say how large the network and its images are: who gives one gets the recipe for a GPU."""
 
-HELP = """Train a classifier, a detector or a segmenter and write a report with pictures.
 
-[bold]Examples[/]
-
-  convattn train                                     real digits, no download
-
-  convattn train --data photos/                      photos/<class>/*.jpg
-
-  convattn train --data photos/ pretrained=false     from random weights
-
-  convattn train --data photos/ weights=runs/latest  from an earlier run's
-
-  convattn train --data photos/ --model resnet18 convert.to=xvolution
-
-  convattn train --task detection                    boxes on embedded scenes
-
-  convattn train --task detection --data coco/       your COCO annotations
-
-  convattn train --task instances --data coco/       masks too
-
-  convattn train --task segmentation --data pairs/   images/, labels/*.png
-
-  convattn train --task detection --head retinanet --model conv_resnet14
-
-  convattn train --data photos/ --epochs 50 --lr 0.0005
-
-  convattn train --data photos/ --find-lr            which rate to take
-
-  convattn train --recipe imagenet-resnet --data imagenet/ --devices 8
-
-  convattn train --data photos/ --folds 5            k-fold
-
-  convattn train --resume runs/latest                go on where it stopped
-
-Any setting of the recipe can be given as key=value; an unknown key is
-answered with the nearest one. convattn check-data looks through your data.
-"""
-
-
-TaskOption = Enum("TaskOption", {name.upper(): name for name in TASKS}, type=str)
-
-Task = Annotated[TaskOption | None, typer.Option(help="What is learned; else the recipe's.", show_default=False)]
+Task = Annotated[TaskName | None, typer.Option(help="What is learned; else the recipe's.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Your images; else the embedded ones.", show_default=False)]
 Head = Annotated[
     str | None,
@@ -136,7 +96,43 @@ def train(
     loggers: Loggers = None,
     trust: Trust = False,
 ) -> None:
-    """Train a classifier, a detector or a segmenter."""
+    """Train a classifier, a detector or a segmenter and write a report with pictures.
+
+    [bold]Examples[/]
+
+      convattn train                                     real digits, no download
+
+      convattn train --data photos/                      photos/<class>/*.jpg
+
+      convattn train --data photos/ pretrained=false     from random weights
+
+      convattn train --data photos/ weights=runs/latest  from an earlier run's
+
+      convattn train --data photos/ --model resnet18 convert.to=xvolution
+
+      convattn train --task detection                    boxes on embedded scenes
+
+      convattn train --task detection --data coco/       your COCO annotations
+
+      convattn train --task instances --data coco/       masks too
+
+      convattn train --task segmentation --data pairs/   images/, labels/*.png
+
+      convattn train --task detection --head retinanet --model conv_resnet14
+
+      convattn train --data photos/ --epochs 50 --lr 0.0005
+
+      convattn train --data photos/ --find-lr            which rate to take
+
+      convattn train --recipe imagenet-resnet --data imagenet/ --devices 8
+
+      convattn train --data photos/ --folds 5            k-fold
+
+      convattn train --resume runs/latest                go on where it stopped
+
+    Any setting of the recipe can be given as key=value; an unknown key is
+    answered with the nearest one. convattn check-data looks through your data.
+    """
     from convattn.tasks.recipes import parse_overrides
 
     options = {
@@ -159,15 +155,14 @@ def train(
     overrides = {key: value for key, value in options.items() if value is not None}
     overrides |= parse_overrides(settings or [])
     with training_packages():
-        name = None if task is None else task.value
         if find_lr and (resume is not None or folds is not None):
             raise UserError("--find-lr is for a new run: leave --resume and --folds out")
         if find_lr:
-            _suggest_lr(recipe, name, overrides, out, trust)
+            _suggest_lr(recipe, task, overrides, out, trust)
         elif resume is None and folds is not None:
-            _start_folds(folds, lambda fold: _start(recipe, name, overrides | fold, out, trust))
+            _start_folds(folds, lambda fold: _start(recipe, task, overrides | fold, out, trust))
         elif resume is None:
-            _start(recipe, name, overrides, out, trust)
+            _start(recipe, task, overrides, out, trust)
         elif folds is not None:
             raise UserError("--resume goes on with one run: leave --folds out, the run knows its own")
         elif recipe is not None or task is not None:
@@ -175,9 +170,6 @@ def train(
             raise UserError(f"--resume goes on with the run's own recipe: leave {given} out")
         else:
             _resume(resume, overrides, trust)
-
-
-train.__doc__ = HELP
 
 
 def _start_folds(folds: int, start: Callable[[dict[str, Any]], tuple[str, float] | None]) -> None:
@@ -190,7 +182,7 @@ def _start_folds(folds: int, start: Callable[[dict[str, Any]], tuple[str, float]
         figures = [figure for _, figure in named]
         each = ", ".join(f"{figure:.1%}" for figure in figures)
         line = f"{named[0][0]} over {folds} folds: {fmean(figures):.1%} ± {stdev(figures):.1%} ({each})"
-        _print([line], _console())
+        say(_console(), line)
 
 
 def _start(
@@ -208,13 +200,13 @@ def _suggest_lr(
 
     job, origin, told = _prepare(recipe_name, task, overrides, out, trust)
     console = _console()
-    _print([*job_lines(job, origin, told["why"]), *filter(None, [told["remark"]])], console)
+    say(console, *job_lines(job, origin, told["why"]), *filter(None, [told["remark"]]))
     found = find_lr(job)
     if _is_main_process():
         out.mkdir(parents=True, exist_ok=True)
         picture = out / f"lr-{run_name(job.recipe)}.svg"
         draw_rates(picture, found)
-        _print(rate_lines(found, picture, job.recipe.optimizer.lr), console)
+        say(console, *rate_lines(found, picture, job.recipe.optimizer.lr))
 
 
 def _prepare(
@@ -315,8 +307,8 @@ def _resume(path: Path, overrides: dict[str, Any], trust: bool) -> None:
     result = read_result(run)
     if result is not None:
         recipe = read_recipe(run.config, trust=True)
-        console.print(f"{path} is finished already.", highlight=False, markup=False)
-        _print(result_lines(run, result, task_of(recipe).main_figure(result.figures)), console)
+        figure = task_of(recipe).main_figure(result.figures)
+        say(console, f"{path} is finished already.", *result_lines(run, result, figure))
         return
     with alone(run.path, WORK) if _is_main_process() else nullcontext():
         with _looking(console) as progress:
@@ -332,7 +324,7 @@ def _go(
     from convattn.tasks.task import task_of
     from convattn.tasks.training import train as run_training
 
-    _print([*job_lines(job, origin, why), *filter(None, [remark])], console)
+    say(console, *job_lines(job, origin, why), *filter(None, [remark]))
     bar = ProgressBar(console, faster(job, small))
     try:
         result = run_training(job, [bar])
@@ -343,36 +335,26 @@ def _go(
         if isinstance(error, RunInterrupted) and not console.quiet:
             with suppress(Stopped):
                 report = task_of(job.recipe).write_report(bar.run, job.recipe, job.data)
-        _print(stop_lines(bar.run, report), console)
+        say(console, *stop_lines(bar.run, report))
         raise typer.Exit(STOPPED) from error
     if result is None or bar.run is None:
         return None
     figure = task_of(job.recipe).main_figure(result.figures)
-    _print(result_lines(bar.run, result, figure), console)
+    say(console, *result_lines(bar.run, result, figure))
     return figure
-
-
-def _print(lines: list[str], console: Console) -> None:
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def _looking(console: Console) -> Iterator[Callable[[int, int], None]]:
     """Show how many of the images have been looked at, while that takes place."""
-    from rich.progress import Progress
-
     from convattn.tasks.pace import Heartbeat
 
     said = ["looking at the images"]
-    heart = Heartbeat(lambda line: _print([line], console), lambda: said[0])
-    with (
-        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
-        nullcontext() if console.is_terminal else heart,
-    ):
-        task = bar.add_task(said[0], total=None)
+    heart = Heartbeat(lambda line: say(console, line), lambda: said[0])
+    with counting(said[0], console) as move, nullcontext() if console.is_terminal else heart:
 
         def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            move(done, total)
             said[0] = f"looking at the images: {done} of {total}"
 
         yield show

@@ -2,24 +2,22 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
-from convattn.cli._precision import Precision, PrecisionOption
+from convattn.cli._options import AsJson, Device, Precision, Run, Trust, Tta
 from convattn.cli._run_lines import caution
-from convattn.cli._tables import make_console, print_table
-from convattn.data.names import counted
+from convattn.cli._tables import counting, list_skipped, make_console, print_table
+from convattn.data.names import counted, shortened
 from convattn.data.remote import data_path
+from convattn.data.writing import finite
 from convattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,99 +30,70 @@ WORST_CLASSES = 20
 COUNTS = ("objects", "pixels", "images", "right")
 """The columns of a table of classes that are no parts of one."""
 
-HELP = """Measure a trained model on labelled images.
-
-[bold]Examples[/]
-
-  convattn val                               runs/latest, on its own images
-
-  convattn val --data photos/                on other images
-
-  convattn val --split test                  its test images
-
-  convattn val --json > scores.json
-
-A classifier is measured by its accuracy on photos/<class>/*.jpg, a detector by
-COCO's twelve figures on COCO annotations, a segmenter by its mIoU on images
-with label PNGs: on the validation part of a folder, on all where it has none.
-"""
-
-
-class Part(str, Enum):
-    """The split that is measured on."""
-
-    VAL = "val"
-    TEST = "test"
-
-
-Run = Annotated[Path, typer.Option(help="Run folder, weights.safetensors, checkpoint or exported file.")]
 Data = Annotated[str | None, typer.Option(help="Labelled images; without it the run's own.", show_default=False)]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the weights' file fetch networks: hf-hub:...")]
-PartOption = Annotated[Part, typer.Option("--split", help="Part of the data: validation or test images.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
-Tta = Annotated[bool, typer.Option("--tta", help="Answer with the mirror image too: better, in twice the time.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+Part = Annotated[Literal["val", "test"], typer.Option("--split", help="Part of the data: validation or test images.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time; else 64, or 1 where sizes differ.")]
 
 
 def val(
     run: Run = Path("runs/latest"),
     data: Data = None,
-    split: PartOption = Part.VAL,
+    split: Part = "val",
     as_json: AsJson = False,
     tta: Tta = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    precision: PrecisionOption = Precision.FLOAT32,
+    precision: Precision = "float32",
     trust: Trust = False,
 ) -> None:
-    """Measure a trained model on labelled images."""
+    """Measure a trained model on labelled images.
+
+    [bold]Examples[/]
+
+      convattn val                               runs/latest, on its own images
+
+      convattn val --data photos/                on other images
+
+      convattn val --split test                  its test images
+
+      convattn val --json > scores.json
+
+    A classifier is measured by its accuracy on photos/<class>/*.jpg, a detector by
+    COCO's twelve figures on COCO annotations, a segmenter by its mIoU on images
+    with label PNGs: on the validation part of a folder, on all where it has none.
+    """
     from convattn.tasks.inference import evaluate, load_model, with_tta
     from convattn.tasks.task import task_of
 
-    loaded = load_model(run, device=device, trust=trust, precision=precision.value)
+    loaded = load_model(run, device=device, trust=trust, precision=precision)
     loaded = with_tta(loaded) if tta else loaded
-    console = make_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        looking = bar.add_task("looking at the images", total=None)
-        images, left_out, source = _open(
-            loaded, run, data, split.value, lambda done, total: bar.update(looking, completed=done, total=total)
-        )
-        bar.update(looking, visible=False)
-        measuring = bar.add_task("measuring", total=len(images))
-        scores = evaluate(
-            loaded, images, batch_size=batch_size, progress=lambda done, _: bar.update(measuring, completed=done)
-        )
+    with counting("looking at the images") as progress:
+        images, left_out, source = _open(loaded, run, data, split, progress)
+    with counting("measuring") as progress:
+        scores = evaluate(loaded, images, batch_size=batch_size, progress=progress)
     skipped, task = [*left_out, *scores.skipped], task_of(loaded.recipe)
     if as_json:
         record = {"model": loaded.name, "weights": str(loaded.source), "data": source, **task.record(scores)}
         record["skipped"] = [asdict(file) for file in skipped]
-        print(json.dumps(_finite(record), indent=2, ensure_ascii=False))
+        print(json.dumps(finite(record), indent=2, ensure_ascii=False))
         return
     _print(loaded, scores, source, task.lines(scores))
     with suppress(ModuleNotFoundError):  # scipy, of convattn[train]
         for line in caution(scores.images, "image", task.interval(scores)):
             print(f"caution: {line}")
     if skipped:
-        lines = [f"  {file.path}: {file.reason}" for file in skipped]
-        print("\n".join([f"left out, since something is wrong with them: {len(lines)}", *lines]), file=sys.stderr)
-
-
-val.__doc__ = HELP
+        list_skipped(f"left out, since something is wrong with them: {len(skipped)}", skipped)
 
 
 def _open(
     loaded: "LoadedModel", run: Path, data: str | None, split: "Split", progress: Callable[[int, int], None]
 ) -> tuple[Any, list["SkippedFile"], str]:
     """Return the images to measure on, what was left out and where the images come from."""
-    from convattn.tasks.inference import run_of
-    from convattn.tasks.recipes import read_recipe
+    from convattn.tasks.inference import own_recipe
     from convattn.tasks.sources import data_name
     from convattn.tasks.task import task_of
 
-    config, task = run_of(run) / "config.yaml", task_of(loaded.recipe)
-    # of the recipe the images are taken, no network is built
-    recipe = read_recipe(config, {"data.bad": "skip"}, trust=True) if config.is_file() else None
+    recipe, task = own_recipe(run, {"data.bad": "skip"}), task_of(loaded.recipe)
     own = recipe.data.folder if recipe is not None else None
     is_own = own is not None and (data is None or data_path(data).resolve() == data_path(own).resolve())
     wanted = (own if split != "val" else None) if is_own else data
@@ -145,23 +114,9 @@ def _open(
 def _check_classes(loaded: "LoadedModel", source: str, classes: list[str]) -> None:
     if classes != loaded.classes:
         raise UserError(
-            f"{source}: its {len(classes)} classes ({_some(classes)}) are not the {len(loaded.classes)} of the model"
-            f" ({_some(loaded.classes)}): give the data the same classes in the same order"
+            f"{source}: its {len(classes)} classes ({shortened(classes, 5)}) are not the {len(loaded.classes)} of the"
+            f" model ({shortened(loaded.classes, 5)}): give the data the same classes in the same order"
         )
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def _finite(value: Any) -> Any:
-    """Return a record without numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _print(loaded: "LoadedModel", scores: "Scores", source: str, lines: list[str]) -> None:

@@ -10,10 +10,10 @@ from convattn.data.coco import Annotations, DetectionImages, check_coco
 from convattn.data.coco import check_parts as check_coco_parts
 from convattn.data.coco_file import CocoFile, Wanted
 from convattn.data.coco_layout import annotation_files, find_annotations, split_of
-from convattn.data.folder import Progress, name_some
+from convattn.data.folder import Progress
 from convattn.data.formats import Format, coco_parts, format_of, pair_list
 from convattn.data.forms import CocoContent
-from convattn.data.names import counted
+from convattn.data.names import counted, name_some
 from convattn.data.problems import BadData, Problem
 from convattn.data.remote import data_path, is_url
 from convattn.data.segmentation import check_pairs, check_parts

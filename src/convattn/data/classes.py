@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from convattn.data.files import decode_all, image_fault, in_threads
-from convattn.data.folder import TRAINED_ON, Progress, name_some, shared_files
+from convattn.data.folder import TRAINED_ON, Progress, shared_files
 from convattn.data.formats import class_list
 from convattn.data.forms import ClassList
 from convattn.data.images import open_image
-from convattn.data.names import HeldOut, check_held_out, composed, counted, validation_names
+from convattn.data.names import HeldOut, check_held_out, composed, counted, name_some, validation_names
 from convattn.data.packed import Folder, file_in
 from convattn.data.remote import is_url
 from convattn.data.types import ClassificationData, Item, SkippedFile, Split

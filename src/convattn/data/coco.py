@@ -15,12 +15,12 @@ from torch import Tensor
 from convattn.data.coco_file import CocoFile, CocoImage, Wanted, read_coco_file
 from convattn.data.coco_layout import find_images, image_file, image_folders, similar_files
 from convattn.data.files import decode_all, image_fault, in_threads, readable_size, upright_size
-from convattn.data.folder import TRAINED_ON, Progress, file_key, name_some, shared_files
+from convattn.data.folder import TRAINED_ON, Progress, file_key, shared_files
 from convattn.data.formats import coco_parts
 from convattn.data.forms import CocoContent
 from convattn.data.images import MAX_PIXELS, open_image
 from convattn.data.masks import decode_mask
-from convattn.data.names import HeldOut, check_held_out, counted, validation_names
+from convattn.data.names import HeldOut, check_held_out, counted, name_some, shortened, validation_names
 from convattn.data.packed import Folder
 from convattn.data.problems import Problem, errors, refuse_or_skip
 from convattn.data.types import SkippedFile
@@ -347,5 +347,4 @@ def _folder(path: Path) -> Path:
 
 
 def _listed(categories: Sequence[tuple[int, str]]) -> str:
-    pairs = [f"{id} {name!r}" for id, name in categories]
-    return ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
+    return shortened([f"{id} {name!r}" for id, name in categories], 5)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from convattn.data.forms import CocoContent
 from convattn.data.images import is_file_name, is_text
 from convattn.data.masks import LARGEST, OUTSIDE, Fault, is_number, segmentation_fault
+from convattn.data.names import short
 from convattn.data.problems import BadData, Problem
 
 Wanted = Literal["boxes", "masks"]
@@ -150,11 +151,11 @@ class _Entries:
         seen: set[int] = set()
         for place, entry in enumerate(self.entries):
             if not isinstance(entry, dict):
-                self._add(None, "", (f"entry {place} is {_short(entry)}, expected an object", _AGAIN))
+                self._add(None, "", (f"entry {place} is {short(entry)}, expected an object", _AGAIN))
                 continue
             id = entry.get("id")
             if type(id) is not int or abs(id) >= LARGEST:
-                what = f"entry {place} has id {_short(id)}, expected a whole number of at most 63 bits"
+                what = f"entry {place} has id {short(id)}, expected a whole number of at most 63 bits"
                 self._add(None, "id", (what, "number it"))
                 continue
             fault = (
@@ -176,22 +177,22 @@ class _Entries:
 
 def _category_fault(entry: dict[str, Any]) -> tuple[str, Fault] | None:
     if not isinstance(entry.get("name"), str):
-        return "name", (f"the name is {_short(entry.get('name'))}, expected a text", "name the class")
+        return "name", (f"the name is {short(entry.get('name'))}, expected a text", "name the class")
     if not is_text(entry["name"]):
-        return "name", (f"the name {_short(entry['name'])} has a character that text does not have", "name it anew")
+        return "name", (f"the name {short(entry['name'])} has a character that text does not have", "name it anew")
     return None
 
 
 def _image_fault(entry: dict[str, Any]) -> tuple[str, Fault] | None:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
-        return "file_name", (f"found {_short(name)}, expected the image's file", "name the file")
+        return "file_name", (f"found {short(name)}, expected the image's file", "name the file")
     if not is_file_name(name):
-        return "file_name", (f"found {_short(name)}, with a character that no file name has", "name the file")
+        return "file_name", (f"found {short(name)}, with a character that no file name has", "name the file")
     for side in ("width", "height"):
         value = entry.get(side)
         if value is not None and (type(value) is not int or not 1 <= value < LARGEST):
-            return side, (f"{name}: found {_short(value)}, expected a number of pixels", "mend it or leave it out")
+            return side, (f"{name}: found {short(value)}, expected a number of pixels", "mend it or leave it out")
     return None
 
 
@@ -214,15 +215,15 @@ class _Known:
         """Return the field of an annotation that is wrong, and its fault."""
         image, category = entry.get("image_id"), entry.get("category_id")
         if type(image) is not int or image not in self.sizes:
-            return "image_id", (f"no right image has the id {_short(image)}", _REMOVE)
+            return "image_id", (f"no right image has the id {short(image)}", _REMOVE)
         file = self.files[image]
         if type(category) is not int or category not in self.labels:
-            return "category_id", (f"{file}: no category has the id {_short(category)}", _REMOVE)
+            return "category_id", (f"{file}: no category has the id {short(category)}", _REMOVE)
         if entry.get("iscrowd") not in (None, 0, 1):
-            return "iscrowd", (f"{file}: found {_short(entry['iscrowd'])}, expected 0 or 1", _REMOVE)
+            return "iscrowd", (f"{file}: found {short(entry['iscrowd'])}, expected 0 or 1", _REMOVE)
         area = entry.get("area")
         if area is not None and not (is_number(area) and math.isfinite(area) and area >= 0):
-            return "area", (f"{file}: found {_short(area)}, expected a number of pixels", "mend it or leave it out")
+            return "area", (f"{file}: found {short(area)}, expected a number of pixels", "mend it or leave it out")
         width, height = self.sizes[image]
         named, fault = "bbox", box_fault(entry.get("bbox"), width, height)
         if fault is None and self.wanted == "masks" and width:
@@ -255,7 +256,7 @@ def box_fault(value: Any, width: int, height: int) -> Fault | None:
         'the box [6, 0, 4, 4] reaches 2 pixels beyond the image of 8×8'
     """
     if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
-        return f"the box is {_short(value)}, expected [x, y, width, height]", _REMOVE
+        return f"the box is {short(value)}, expected [x, y, width, height]", _REMOVE
     if not all(map(math.isfinite, value)):
         return f"the box {value} has a number that is not finite", _REMOVE
     x, y, w, h = value
@@ -286,8 +287,3 @@ def _empty(path: Path, images: Iterable[CocoImage], bad: list[Problem]) -> list[
         for image in images
         if not image.objects
     ]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from convattn.data.forms import ClassList
 from convattn.data.images import is_image_name
-from convattn.data.names import composed, counted
+from convattn.data.names import composed, counted, name_some
 from convattn.data.packed import file_status
 from convattn.data.types import ClassificationData, Named, Split
 from convattn.errors import UserError, user_path
@@ -213,12 +213,6 @@ def _require_images(folder: Path, classes: list[str], items: Sequence[Named]) ->
         raise UserError(f"{folder}: found {counted(len(classes), 'folder')} but no image in them; {LAYOUT}")
     if empty:
         raise UserError(f"{folder}: no images in the class folder {name_some(empty)}; add images or remove the folder")
-
-
-def name_some(names: list[str], limit: int = 5) -> str:
-    """Return the first names in quotes, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def open_folder(

@@ -79,3 +79,39 @@ class CocoContent:
     images: Folder
     lines: Mapping[int, str] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
+
+
+@dataclass
+class CocoLists:
+    """A :class:`CocoContent` in the making: images, objects and classes are numbered from 1 in the order they come.
+
+    Args:
+        classes: The names of the categories.
+        images: What :meth:`add_image` has added.
+        annotations: What :meth:`add_object` has added.
+        lines: See :class:`CocoContent`.
+        problems: What was wrong and is in none of the lists.
+    """
+
+    classes: Sequence[str]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    lines: dict[int, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add_image(self, file: str, size: tuple[int, int] | None) -> None:
+        """Add an image of (width, height), where that is known."""
+        sides = {} if size is None else {"width": size[0], "height": size[1]}
+        self.images.append({"id": len(self.images) + 1, "file_name": file, **sides})
+
+    def add_object(self, line: str, entry: Mapping[str, Any]) -> None:
+        """Add an object of the last image, with the file and line that it was read from."""
+        id = len(self.annotations) + 1
+        self.annotations.append({"id": id, "image_id": len(self.images), **entry})
+        self.lines[id] = line
+
+    def content(self, path: Path, folder: Folder) -> CocoContent:
+        """Return the form; its arguments are those of :class:`CocoContent`."""
+        categories = [{"id": number, "name": name} for number, name in enumerate(self.classes, 1)]
+        lists = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        return CocoContent(path, lists, folder, self.lines, self.problems)

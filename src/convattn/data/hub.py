@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from convattn.data.files import in_threads, readable_size
-from convattn.data.folder import SPLIT_WORDS, name_some
-from convattn.data.forms import ClassList, CocoContent, PairList
+from convattn.data.folder import SPLIT_WORDS
+from convattn.data.forms import ClassList, CocoContent, CocoLists, PairList
+from convattn.data.names import name_some
 from convattn.data.numbering import class_names
 from convattn.data.packed import PackedFile
 from convattn.data.problems import Problem
 from convattn.data.types import Named, Pair, SkippedFile, Split
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 
 PREFIX = "hfds"
 """What timm's readers call such a data set by."""
@@ -150,21 +151,13 @@ class _Rows:
         rows = self.pack.parts[self.split]
         files = [_member(self.split, row, self.image) for row in range(len(rows))]
         sizes = in_threads(lambda file: readable_size(self.pack / file), files)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        lines: dict[int, str] = {}
-        problems: list[Problem] = []
+        lists = CocoLists(self.classes)
         for number, (file, size, objects) in enumerate(zip(files, sizes, rows[self.column], strict=True)):
-            entry: dict[str, Any] = {"id": number + 1, "file_name": file}
-            images.append(entry | (dict(zip(("width", "height"), size, strict=True)) if size else {}))
+            lists.add_image(file, size)
             place = f"{self.pack.path}: {self.split} row {number}"
-            for one in self._objects(place, objects, problems) if size else ():
-                id = len(annotations) + 1
-                annotations.append({"id": id, "image_id": number + 1, **one})
-                lines[id] = place
-        categories = [{"id": number, "name": name} for number, name in enumerate(self.classes, 1)]
-        lists: dict[str, Any] = {"images": images, "annotations": annotations, "categories": categories}
-        return CocoContent(self.pack.path, lists, self.pack, lines, problems)
+            for one in self._objects(place, objects, lists.problems) if size else ():
+                lists.add_object(place, one)
+        return lists.content(self.pack.path, self.pack)
 
     def _objects(self, place: str, objects: Any, problems: list[Problem]) -> Iterator[dict[str, Any]]:
         columns = _columns(objects)
@@ -195,9 +188,8 @@ def _open(path: Path) -> dict[Split, Any]:
         by_name = is_name(path)
         found = datasets.load_dataset("/".join(path.parts[1:])) if by_name else datasets.load_from_disk(str(path))
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
         remedy = "mend its name" if is_name(path) else "write it again with save_to_disk"
-        raise UserError(f"{path}: datasets cannot open it: {first}; {remedy}") from error
+        raise UserError(f"{path}: datasets cannot open it: {first_line(error)}; {remedy}") from error
     given = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
     parts: dict[Split, Any] = {}
     for name, rows in given.items():

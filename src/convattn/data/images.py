@@ -13,7 +13,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from convattn.data.packed import PackedFile, file_status
 from convattn.data.pixels import PixelError, to_ids, to_rgb
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 
 Pixels = TypeVar("Pixels")
 
@@ -150,7 +150,7 @@ def _read(path: str | os.PathLike[str], meant: Callable[[Image.Image], Pixels], 
         except MemoryError as error:
             raise ImageError(path, "too large for the memory of this machine", _SHRINK) from error
         except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged data
-            raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
+            raise ImageError(path, f"truncated or damaged: {_said(error)}", _BROKEN) from error
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
@@ -172,7 +172,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in EXHAUSTED:
             raise  # nothing is wrong with the image
-        raise ImageError(path, f"cannot be opened: {_first_line(error)}", "check the path and the disk") from error
+        raise ImageError(path, f"cannot be opened: {_said(error)}", "check the path and the disk") from error
     if stat.S_ISREG(status.st_mode):
         raise ImageError(path, "the file is empty", _BROKEN)
     raise ImageError(path, "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file", "name an image file")
@@ -190,10 +190,10 @@ def read_header(file: BinaryIO, path: str | os.PathLike[str]) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _limit_size gives the answer to it
             return JpegImagePlugin.JpegImageFile(file) if is_jpeg else Image.open(file)
     except Image.DecompressionBombError as error:
-        raise ImageError(path, f"too many pixels: {_first_line(error)}", _SHRINK) from error
+        raise ImageError(path, f"too many pixels: {_said(error)}", _SHRINK) from error
     except Exception as error:  # as above: damaged headers raise nearly every built-in type
         if not _unidentified(error):
-            raise ImageError(path, f"truncated or damaged: {_first_line(error)}", _BROKEN) from error
+            raise ImageError(path, f"truncated or damaged: {_said(error)}", _BROKEN) from error
         if Path(path).suffix.lower() in (".heic", ".heif", ".avif"):
             raise ImageError(path, "a format that this installation of Pillow cannot read", _CONVERT) from error
         raise ImageError(path, "not an image that Pillow can read", _CONVERT) from error
@@ -231,7 +231,6 @@ def _ends_as_jpeg(file: BinaryIO) -> bool:
     return file.read().rstrip(b"\x00\r\n").endswith(b"\xff\xd9")
 
 
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _said(error: Exception) -> str:
+    """Return the first line of an error's message, without the path that the system puts behind it."""
+    return first_line(error.strerror if isinstance(error, OSError) and error.strerror else error)

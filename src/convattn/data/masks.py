@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from convattn.data.names import short
 from convattn.errors import UserError
 
 LARGEST = 2**63
@@ -31,7 +32,7 @@ def segmentation_fault(value: Any, height: int, width: int) -> Fault | None:
         return _polygons_fault(value, height, width)
     if isinstance(value, Mapping):
         return _run_lengths_fault(value, height, width)
-    return f"found {_short(value)}, expected polygons or run lengths", "write a list of polygons, or remove it"
+    return f"found {short(value)}, expected polygons or run lengths", "write a list of polygons, or remove it"
 
 
 def decode_mask(value: Any, height: int, width: int) -> np.ndarray:
@@ -41,14 +42,15 @@ def decode_mask(value: Any, height: int, width: int) -> np.ndarray:
         >>> decode_mask({"size": [2, 2], "counts": [1, 2, 1]}, 2, 2).tolist()
         [[0, 1], [1, 0]]
     """
+    return mask_tools().decode(runs_of(value, height, width))
+
+
+def runs_of(value: Any, height: int, width: int) -> Any:
+    """Return a right ``segmentation`` as compressed run lengths."""
     tools = mask_tools()
     if isinstance(value, list):
-        runs = tools.merge(tools.frPyObjects(value, height, width))
-    elif isinstance(value["counts"], list):
-        runs = tools.frPyObjects(value, height, width)
-    else:
-        runs = value
-    return tools.decode(runs)
+        return tools.merge(tools.frPyObjects(value, height, width))
+    return tools.frPyObjects(value, height, width) if isinstance(value["counts"], list) else value
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _polygons_fault(polygons: list[Any], height: int, width: int) -> Fault | Non
         return "the list of polygons is empty", mend
     for polygon in polygons:
         if not isinstance(polygon, list) or not all(map(is_number, polygon)):
-            return f"a polygon is {_short(polygon)}, expected [x1, y1, x2, y2, ...]", mend
+            return f"a polygon is {short(polygon)}, expected [x1, y1, x2, y2, ...]", mend
         if len(polygon) < 6 or len(polygon) % 2:
             return f"a polygon has {len(polygon)} numbers, expected x and y of three points or more", mend
         if not all(map(math.isfinite, polygon)):
@@ -124,7 +126,7 @@ def _run_lengths_fault(value: Mapping[str, Any], height: int, width: int) -> Fau
     mend = "write the mask again at the image's size, or remove the annotation"
     size, counts = value.get("size"), value.get("counts")
     if size != [height, width]:
-        return f"the run lengths are of size {_short(size)}, the image is [{height}, {width}] (height, width)", mend
+        return f"the run lengths are of size {short(size)}, the image is [{height}, {width}] (height, width)", mend
     if isinstance(counts, str):
         try:
             numbers = run_lengths(counts)
@@ -133,7 +135,7 @@ def _run_lengths_fault(value: Mapping[str, Any], height: int, width: int) -> Fau
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
         numbers = np.array(counts, dtype=object)
     else:
-        return f"the run lengths' counts are {_short(counts)}, expected a list of whole numbers or a text", mend
+        return f"the run lengths' counts are {short(counts)}, expected a list of whole numbers or a text", mend
     total, wanted = int(numbers.sum()), height * width
     if numbers.size and numbers.min() < 0:
         return "the run lengths hold a negative number", mend
@@ -145,8 +147,3 @@ def _run_lengths_fault(value: Mapping[str, Any], height: int, width: int) -> Fau
 def is_number(value: Any) -> bool:
     """Tell whether a value is a number that computing takes: an integer of JSON may have any size."""
     return type(value) is float or (type(value) is int and abs(value) < LARGEST)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

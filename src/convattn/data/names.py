@@ -125,6 +125,37 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{number} {noun}s"
 
 
+def shortened(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first of some names, and how many more there are.
+
+    Example:
+        >>> shortened(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def name_some(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first names in quotes, and how many more there are."""
+    return shortened(list(map(repr, names)), limit)
+
+
+def short(value: object, limit: int = 60) -> str:
+    """Return a value as Python writes it, cut where that is long.
+
+    Example:
+        >>> short([1, 2]), short("a" * 99, 10)
+        ('[1, 2]', "'aaaaaa...")
+    """
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return a text, its end left out where it is longer than that."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def _is_plain(name: str) -> bool:
     is_one_line = name.splitlines() == [name]
     return is_one_line and name == name.strip() and not name.startswith('"') and escaped(name) == name

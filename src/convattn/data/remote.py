@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from convattn.errors import UserError, user_path
+from convattn.errors import UserError, first_line, user_path
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
@@ -73,11 +73,6 @@ def read_ranges(ranges: Sequence[tuple[Path, int, int]]) -> list[bytes]:
         if len(part) != size:
             raise _unread(file, offset, size, f"{len(part):,} bytes came")
     return found
-
-
-def first_line(error: object) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _unread(file: Path, offset: int, size: int, why: object) -> UserError:

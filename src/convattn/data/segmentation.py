@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
-from convattn.data.folder import TRAINED_ON, Progress, name_some, shared_files
+from convattn.data.folder import TRAINED_ON, Progress, shared_files
 from convattn.data.formats import pair_list
 from convattn.data.forms import PairList
 from convattn.data.images import ImageError, open_ids, open_image
-from convattn.data.names import HeldOut, check_held_out, counted, validation_names
+from convattn.data.names import HeldOut, check_held_out, counted, name_some, validation_names
 from convattn.data.packed import Folder
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
 from convattn.data.types import Pair, SkippedFile, Split

@@ -15,9 +15,9 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from convattn.data.images import is_image_name
-from convattn.data.remote import facts, first_line, is_url
+from convattn.data.remote import facts, is_url
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 
 LABELS = ("cls", "label", "json")
 """The endings of a sample's label: a number or a name, or JSON with "label"."""

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convattn.data.folder import SPLIT_WORDS, name_some
+from convattn.data.folder import SPLIT_WORDS
 from convattn.data.forms import ClassList, PairList
 from convattn.data.images import is_file_name
-from convattn.data.names import counted
+from convattn.data.names import counted, name_some
 from convattn.data.numbering import class_names
 from convattn.data.pair_layout import read_classes as named_classes
 from convattn.data.problems import Problem
 from convattn.data.types import Named, Pair, SkippedFile, Split
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 
 ENDINGS = (".csv", ".tsv", ".parquet")
 
@@ -54,8 +54,7 @@ def read_classes(path: Path) -> ClassList:
     Raises:
         UserError: There is no such table, or it has no such columns.
     """
-    rows, skipped = _rows(path)
-    folder = path if path.is_dir() else path.parent
+    folder, rows, skipped = _rows(path)
     if _are_files(folder, rows):
         raise UserError(
             f"{path}: its labels are files, as {rows[0][3]}, and not classes: --task segmentation reads them"
@@ -79,8 +78,7 @@ def read_maps(path: Path) -> PairList:
     Raises:
         UserError: There is no such table, or it has no such columns.
     """
-    rows, skipped = _rows(path)
-    folder = path if path.is_dir() else path.parent
+    folder, rows, skipped = _rows(path)
     if not _are_files(folder, rows):
         first = f", as {rows[0][3]!r}," if rows else ""
         raise UserError(f"{path}: its labels{first} are no files of label maps: --task classification reads classes")
@@ -140,15 +138,15 @@ class _Table:
                     number += 1
                     yield f"{self.path.name}: row {number}", ["" if one is None else str(one) for one in cells]
         except ArrowException as error:
-            raise UserError(f"{self.path}: no Parquet file, or damaged: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{self.path}: no Parquet file, or damaged: {first_line(error)}") from error
 
 
 Row = tuple[Split, str, str, str]
 """Split, place in the table, path of the image and label."""
 
 
-def _rows(path: Path) -> tuple[list[Row], list[SkippedFile]]:
-    """Return the usable rows of a table, or of a folder's table for each split, and why others are left out."""
+def _rows(path: Path) -> tuple[Path, list[Row], list[SkippedFile]]:
+    """Return a table's folder and usable rows, of a folder those of its table for each split, and what is left out."""
     if not path.exists():
         raise UserError(f"{path}: no such file; name a table of images")
     found: list[Row] = []
@@ -170,7 +168,7 @@ def _rows(path: Path) -> tuple[list[Row], list[SkippedFile]]:
             else:
                 first[row[1]] = place
                 found.append((row[0], place, row[1], row[2]))
-    return found, skipped
+    return path if path.is_dir() else path.parent, found, skipped
 
 
 def _columns(file: Path, header: Sequence[str]) -> dict[str, int | None]:

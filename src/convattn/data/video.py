@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.images import ImageError
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".3gp"})
 """File name endings, in lower case, that count as videos."""
@@ -38,7 +38,7 @@ class Video:
                 self.rate = Fraction(stream.average_rate or 25)
                 self.frames = sum(packet.size > 0 for packet in container.demux(stream))
         except (self.av.FFmpegError, IndexError, OSError) as error:
-            raise ImageError(path, f"no video that can be read: {_first_line(error)}", _REMEDY) from error
+            raise ImageError(path, f"no video that can be read: {first_line(error)}", _REMEDY) from error
         if not self.frames:
             raise ImageError(path, "a video without frames", _REMEDY)
         self._reader: Any = None
@@ -62,7 +62,7 @@ class Video:
                 if self._next > index:
                     return frame.to_image()
         except (self.av.FFmpegError, OSError) as error:
-            raise ImageError(self.path, f"frame {index} is damaged: {_first_line(error)}", _REMEDY) from error
+            raise ImageError(self.path, f"frame {index} is damaged: {first_line(error)}", _REMEDY) from error
         raise ImageError(self.path, f"ends before frame {index}", _REMEDY)
 
     def seconds(self, index: int) -> float:
@@ -126,7 +126,3 @@ def _pyav() -> Any:
     except ImportError as error:
         raise UserError('videos are read with PyAV: pip install "convattn[data]"') from error
     return av
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -11,9 +11,10 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from convattn.data.files import in_threads
-from convattn.data.folder import SPLIT_WORDS, list_images, name_some
-from convattn.data.forms import CocoContent, PairList
+from convattn.data.folder import SPLIT_WORDS, list_images
+from convattn.data.forms import CocoContent, CocoLists, PairList
 from convattn.data.images import EXTENSIONS, is_file_name
+from convattn.data.names import name_some
 from convattn.data.pair_layout import read_classes as named_classes
 from convattn.data.problems import Problem
 from convattn.data.types import Pair, Split
@@ -180,33 +181,24 @@ class _Reading:
 def _content(root: Path, parts: Sequence[tuple[_Reading, Path]], classes: Sequence[str]) -> CocoContent:
     """Return COCO's lists of a split."""
     images: dict[Path, Mapping[str, str]] = {}
-    entries: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    lines: dict[int, str] = {}
-    problems: list[Problem] = []
+    lists = CocoLists(classes)
     ids = {name: number for number, name in enumerate(classes, 1)}
-    for number, (reading, folder) in enumerate(parts, 1):
-        problems += reading.problems
+    for reading, folder in parts:
+        lists.problems += reading.problems
         if folder not in images:
             images[folder] = _by_stem(folder)
         stem = reading.file.stem
         name = images[folder].get(stem) or reading.image or f"{stem}.jpg"
-        entry: dict[str, Any] = {"id": number, "file_name": (folder / name).relative_to(root).as_posix()}
-        if reading.size is not None:
-            entry |= dict(zip(("width", "height"), reading.size, strict=True))
-        entries.append(entry)
+        lists.add_image((folder / name).relative_to(root).as_posix(), reading.size)
         for one in reading.objects:
-            id, place = len(annotations) + 1, f"{reading.file}:{one.line}"
-            if one.name not in ids:
-                what = f"{one.name!r} is none of the {len(classes)} classes of classes.txt: {name_some(list(classes))}"
-                problems.append(Problem(place, None, "name", what, "mend the name, or add the class"))
-                continue
-            entry = {"id": id, "image_id": number, "category_id": ids[one.name], "iscrowd": int(one.difficult)}
-            annotations.append({**entry, "bbox": one.box})
-            lines[id] = place
-    categories = [{"id": number, "name": name} for name, number in ids.items()]
-    lists: dict[str, Any] = {"images": entries, "annotations": annotations, "categories": categories}
-    return CocoContent(root, lists, root, lines, problems)
+            place = f"{reading.file}:{one.line}"
+            if one.name in ids:
+                entry = {"category_id": ids[one.name], "iscrowd": int(one.difficult), "bbox": one.box}
+                lists.add_object(place, entry)
+            else:
+                what = f"{one.name!r} is none of the {len(classes)} classes of classes.txt: {name_some(classes)}"
+                lists.problems.append(Problem(place, None, "name", what, "mend the name, or add the class"))
+    return lists.content(root, root)
 
 
 def _read(file: Path) -> _Reading:

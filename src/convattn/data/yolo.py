@@ -12,7 +12,7 @@ import yaml
 
 from convattn.data.files import in_threads, readable_size
 from convattn.data.folder import VAL_NAMES, list_images
-from convattn.data.forms import CocoContent
+from convattn.data.forms import CocoContent, CocoLists
 from convattn.data.images import is_file_name, is_image_name
 from convattn.data.names import counted
 from convattn.data.problems import BadData, Problem
@@ -186,26 +186,17 @@ def _listed(file: Path) -> Iterator[Path]:
 def _content(settings: _Settings, images: Sequence[Path], names: Sequence[str]) -> CocoContent:
     """Return COCO's lists of a split."""
     reads = in_threads(lambda image: _Labels(image, len(names)).read(), images)
-    entries: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    lines: dict[int, str] = {}
-    problems: list[Problem] = []
-    for number, (image, labels) in enumerate(zip(images, reads, strict=True), 1):
-        entry = {"id": number, "file_name": _below(image, settings.root)}
-        if labels.size is not None:
-            entry |= dict(zip(("width", "height"), labels.size, strict=True))
-        entries.append(entry)
-        problems += labels.problems
+    lists = CocoLists(names)
+    for image, labels in zip(images, reads, strict=True):
+        lists.add_image(_below(image, settings.root), labels.size)
+        lists.problems += labels.problems
         for line, row in labels.rows:
-            id = len(annotations) + 1
-            annotations.append({"id": id, "image_id": number, **row})
-            lines[id] = f"{labels.file}:{line}"
+            lists.add_object(f"{labels.file}:{line}", row)
     if images and not any(labels.file.is_file() for labels in reads):
         what = f"none of the {counted(len(images), 'image')} has labels, as {reads[0].file}"
-        problems.append(Problem(str(settings.file), None, "labels", what, "put labels/ beside images/", level="fatal"))
-    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
-    lists: dict[str, Any] = {"images": entries, "annotations": annotations, "categories": categories}
-    return CocoContent(settings.file, lists, settings.root, lines, problems)
+        fault = Problem(str(settings.file), None, "labels", what, "put labels/ beside images/", level="fatal")
+        lists.problems.append(fault)
+    return lists.content(settings.file, settings.root)
 
 
 def _below(image: Path, root: Path) -> str:

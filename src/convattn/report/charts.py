@@ -12,9 +12,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from convattn.publishing import STYLE
+from convattn.publishing import STYLE, log_scale
 from convattn.report.text import visible
 
 LineStyle = Literal["solid", "dashed", "dotted"]
@@ -93,10 +93,7 @@ def line_chart(
         if mark is not None and any(np.isfinite(one.y).any() for one in series):
             axes.axvline(mark, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
         if y_scale == "log" and any(value > 0 for one in series for value in one.y):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
+            log_scale(axes)
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if legend and len(series) > 1:

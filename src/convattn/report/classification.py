@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from convattn.data.names import counted
 from convattn.data.types import LabelledImages
-from convattn.report.charts import FIRST, SECOND
 from convattn.report.confusion import Confusion, class_accuracies, matrix, matrix_picture, most_confused
 from convattn.report.pictures import Picture, thumbnail
 from convattn.report.reliability import reliability
 from convattn.report.run import PredictionRow, Run
-from convattn.report.task import Curve, CurvesChart, TaskPage, Tile
+from convattn.report.task import LOSSES, Curve, CurvesChart, TaskPage, Tile
 from convattn.report.text import percent
 
 PICTURES_LIMIT = 48
@@ -24,9 +23,7 @@ SCORE = "val_accuracy"
 LOSS_NOTE = "training: with augmentation and label smoothing; validation: without"
 
 CHARTS = (
-    CurvesChart(
-        "Loss", (Curve("train_loss", "training", SECOND), Curve("val_loss", "validation", FIRST)), "loss", LOSS_NOTE
-    ),
+    CurvesChart("Loss", LOSSES, "loss", LOSS_NOTE),
     CurvesChart("Validation accuracy, %", (Curve(SCORE, "accuracy"),), "percent"),
 )
 

@@ -13,7 +13,7 @@ from convattn.report.classes import class_bars
 from convattn.report.detection_gallery import gallery
 from convattn.report.matching import Shape, read_detections
 from convattn.report.run import Run, parse_number, parse_object, read_text
-from convattn.report.task import Curve, CurvesChart, Table, TaskPage, Tile, score_tile
+from convattn.report.task import LOSSES, Curve, CurvesChart, Table, TaskPage, Tile, score_tile
 from convattn.report.text import percent
 
 FIGURES = (
@@ -50,7 +50,7 @@ def detection_page(run: Run, val: DetectionImages, shape: Shape) -> TaskPage:
         score=score,
         columns=tuple((f"{one}_{key}", f"{one} {key}") for one in shapes for key in ("AP", "AP50", "AP75")),
         charts=(
-            CurvesChart("Loss", (Curve("train_loss", "training", SECOND),), "loss", LOSS_NOTE),
+            CurvesChart("Loss", LOSSES[:1], "loss", LOSS_NOTE),
             *(_ap_chart(one) for one in shapes),
         ),
         tiles=_tiles(run, shapes, score),

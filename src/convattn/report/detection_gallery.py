@@ -8,7 +8,8 @@ from PIL import Image
 from convattn.data.coco import DetectionImages
 from convattn.data.coco_file import CocoImage, CocoObject
 from convattn.data.masks import decode_mask, mask_tools
-from convattn.data.names import counted
+from convattn.data.names import counted, shortened
+from convattn.report.classes import class_name
 from convattn.report.drawing import LineStyle, draw_detections, fit_scale
 from convattn.report.matching import (
     FALSE_ALARM,
@@ -135,7 +136,7 @@ class _Drawn:
         return draw_detections(image, boxes, names, scores, wanted, colors=colors, styles=styles, scale=scale)
 
     def _name(self, label: int) -> str:
-        return self.classes[label - 1] if label <= len(self.classes) else f"class {label}"
+        return class_name(self.classes, label, first=1)
 
     def _mask(self, one: CocoObject) -> np.ndarray:
         if one.segmentation is None:
@@ -152,22 +153,14 @@ class _Drawn:
 def describe(outcome: Outcome, classes: Sequence[str]) -> str:
     """Say what is wrong on an image: "missed 2 of 5, 1 false alarm: 3 at 92 %"."""
 
-    def name(label: int) -> str:
-        return classes[label - 1] if label <= len(classes) else f"class {label}"
-
     parts = []
     if outcome.missed:
-        names = [name(outcome.match.objects[place].label) for place in outcome.missed]
-        parts.append(f"missed {len(outcome.missed)} of {outcome.objects} ({_listed(names)})")
+        names = [class_name(classes, outcome.match.objects[place].label, first=1) for place in outcome.missed]
+        parts.append(f"missed {len(outcome.missed)} of {outcome.objects} ({shortened(names, NAMED_LIMIT)})")
     if outcome.false:
         false = [outcome.match.detections[place] for place in outcome.false]
-        names = [f"{name(one.label)} at {percent(one.score, 0)}" for one in false]
-        parts.append(f"{counted(len(false), 'false alarm')}: {_listed(names)}")
+        names = [f"{class_name(classes, one.label, first=1)} at {percent(one.score, 0)}" for one in false]
+        parts.append(f"{counted(len(false), 'false alarm')}: {shortened(names, NAMED_LIMIT)}")
     if parts:
         return ", ".join(parts)
     return f"all {outcome.objects} found" if outcome.objects else "no objects, none reported"
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - NAMED_LIMIT
-    return ", ".join(names[:NAMED_LIMIT]) + (f" and {rest} more" if rest > 0 else "")

@@ -153,6 +153,11 @@ def fit_scale(size: tuple[int, int], side: int) -> float:
     return side / max(size)
 
 
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """Return a copy of an image as RGB, its longer side made ``side``."""
+    return enlarged(image, fit_scale(image.size, side))
+
+
 def _stripes(size: tuple[int, int]) -> np.ndarray:
     """Return slanted stripes, bool [H, W], of the width of the picture's lines."""
     width, height = size

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from convattn.report.drawing import enlarged, fit_scale
+from convattn.report.drawing import fitted
 
 OPACITY = 0.6
 
@@ -63,7 +63,7 @@ def marked(picture: Image.Image, x: float, y: float) -> Image.Image:
 
 
 def _over(image: Image.Image, heat: Heat, side: int, colors: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
-    picture = enlarged(image, fit_scale(image.size, side))
+    picture = fitted(image, side)
     values = Image.fromarray(np.ascontiguousarray(heat.values, dtype=np.float32))
     box = (0, 0, values.width * heat.covered[1], values.height * heat.covered[0])
     resample = Image.Resampling.NEAREST if heat.blocks else Image.Resampling.BILINEAR

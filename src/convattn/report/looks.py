@@ -1,6 +1,5 @@
 """What a network looked at in an image, as pictures: a card of a run's page, and a page of its own."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import TypeVar
 
 from PIL import Image
 
-from convattn.data.names import ESCAPED
-from convattn.errors import UserError, naming_file
-from convattn.report.drawing import enlarged, fit_scale
+from convattn.data.writing import write_text
+from convattn.errors import UserError
+from convattn.report.drawing import fitted
 from convattn.report.heat import ATTENTION, CONVOLUTION, Heat, heat_over, marked, share_over
 from convattn.report.pictures import Picture, drawing
 from convattn.report.task import Card, Gallery, Key, Table
@@ -82,7 +81,7 @@ class Look:
     def cam_picture(self, side: int = LARGE) -> Image.Image:
         """Return the image under Grad-CAM, as it is where there is none."""
         if self.cam is None:
-            return enlarged(self.seen, fit_scale(self.seen.size, side))
+            return fitted(self.seen, side)
         return heat_over(self.seen, self.cam, side)
 
     def attention_picture(self, heat: Heat, side: int = SIDE) -> Image.Image:
@@ -124,7 +123,7 @@ def share_keys() -> list[Key]:
 
 def _card(look: Look) -> Card:
     pictures = [
-        drawing(lambda: _fitted(look.answer, SIDE), f"{look.name}: {look.said}", "answer"),
+        drawing(lambda: fitted(look.answer, SIDE), f"{look.name}: {look.said}", "answer"),
         _cam(look, SIDE, "Grad-CAM"),
     ]
     pictures += [_attention(look, heat) for heat in _telling(look.attention, lambda heat: heat)]
@@ -153,10 +152,6 @@ def _share(look: Look, paths: PathHeats) -> Picture:
     return drawing(lambda: share_over(look.seen, paths.share, SIDE), f"{look.name}: {label}", label)
 
 
-def _fitted(image: Image.Image, side: int) -> Image.Image:
-    return enlarged(image, fit_scale(image.size, side))
-
-
 def write_look(path: Path, page: LookPage) -> None:
     """Write the page of one image.
 
@@ -172,20 +167,17 @@ def write_look(path: Path, page: LookPage) -> None:
         "title": look.name,
         "page": page,
         "look": look,
-        "answer": drawing(lambda: _fitted(look.answer, LARGE), f"{look.name}: {look.said}", "answer"),
+        "answer": drawing(lambda: fitted(look.answer, LARGE), f"{look.name}: {look.said}", "answer"),
         "cam": _cam(look, LARGE, f"Grad-CAM of {look.cam_of}") if look.cam is not None else None,
         "cam_intro": f"{CAM_INTRO} Of the layer {look.cam.name}." if look.cam is not None else "",
         "pixel_intro": PIXEL_INTRO,
-        "marked": drawing(lambda: marked(_fitted(look.seen, SIDE), *look.mark), f"{look.name}: the pixel", "the pixel"),
+        "marked": drawing(lambda: marked(fitted(look.seen, SIDE), *look.mark), f"{look.name}: the pixel", "the pixel"),
         "attention": [_attention(look, heat) for heat in look.attention],
         "paths_intro": PATHS_INTRO,
         "paths": [_paths(look, one) for one in look.paths],
         "keys_of_shares": share_keys(),
     }
-    draft = path.with_name(f".{path.name}.tmp")
-    with naming_file(draft):
-        draft.write_text(render("look.html", content), encoding="utf-8", errors=ESCAPED)
-    os.replace(draft, path)
+    write_text(path, render("look.html", content))
 
 
 def _paths(look: Look, paths: PathHeats) -> list[Picture]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from convattn.data.coco import DetectionImages
-from convattn.data.coco_file import CocoImage, CocoObject
-from convattn.data.masks import mask_tools, segmentation_fault
+from convattn.data.coco_file import Box, CocoImage, CocoObject
+from convattn.data.masks import mask_tools, runs_of, segmentation_fault
 
 Shape = Literal["box", "mask"]
 """What an object and a detection are compared by."""
@@ -35,7 +35,7 @@ class Detection:
     """An object that the model reported; ``label`` counts the classes from 1, ``box`` is (x1, y1, x2, y2)."""
 
     label: int
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     runs: Any = None
 
@@ -165,14 +165,6 @@ def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return sorted(outcomes, key=lambda one: (-one.errors, -sureness(one), one.match.index))
 
 
-def runs_of(value: Any, height: int, width: int) -> Any:
-    """Return an annotation's right ``segmentation`` as compressed run lengths."""
-    tools = mask_tools()
-    if isinstance(value, list):
-        return tools.merge(tools.frPyObjects(value, height, width))
-    return tools.frPyObjects(value, height, width) if isinstance(value["counts"], list) else value
-
-
 def _key(one: Mapping[str, Any], name: str) -> int | None:
     value = one.get(name)
     return value if isinstance(value, int) else None
@@ -193,20 +185,18 @@ def _overlaps(
     detections: Sequence[Detection], objects: Sequence[CocoObject], entry: CocoImage, shape: Shape
 ) -> np.ndarray:
     """Return the IoU of each detection (rows) with each object; with a crowd, the part of the detection on it."""
-    crowd = np.array([one.crowd for one in objects])
     if shape == "box" or any(one.segmentation is None for one in objects):
-        return _box_overlaps(np.array([one.box for one in detections]), np.array([one.box for one in objects]), crowd)
-    empty = {"size": [entry.height, entry.width], "counts": [entry.height * entry.width]}
-    nothing = runs_of(empty, entry.height, entry.width)
-    mine = [nothing if one.runs is None else one.runs for one in detections]
-    theirs = [runs_of(one.segmentation, entry.height, entry.width) for one in objects]
-    return np.asarray(mask_tools().iou(mine, theirs, crowd.astype(int).tolist())).reshape(len(mine), len(theirs))
+        mine, theirs = ([_sides(one.box) for one in some] for some in (detections, objects))
+    else:
+        empty = {"size": [entry.height, entry.width], "counts": [entry.height * entry.width]}
+        nothing = runs_of(empty, entry.height, entry.width)
+        mine = [nothing if one.runs is None else one.runs for one in detections]
+        theirs = [runs_of(one.segmentation, entry.height, entry.width) for one in objects]
+    crowd = [int(one.crowd) for one in objects]
+    return np.asarray(mask_tools().iou(mine, theirs, crowd)).reshape(len(mine), len(theirs))
 
 
-def _box_overlaps(first: np.ndarray, second: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(-1)
-    mine, theirs = ((boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first, second))
-    union = np.where(crowd, mine[:, None], mine[:, None] + theirs - common)
-    return np.where(union > 0, common / np.where(union > 0, union, 1), 0)
+def _sides(box: Box) -> list[float]:
+    """Return COCO's form of a box: its corner, width and height."""
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2 - x1, y2 - y1]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from convattn.data.coco import DetectionImages
-from convattn.data.names import ESCAPED, counted
+from convattn.data.names import counted
 from convattn.data.segmentation import SegmentationImages
 from convattn.data.types import LabelledImages
-from convattn.errors import naming_file
+from convattn.data.writing import write_text
 from convattn.report.classification import classification_page
 from convattn.report.curves import curves, epochs_table
 from convattn.report.detection import detection_page
@@ -71,10 +71,7 @@ def write_report(
     }
     page = render(task.template, content)
     target = Path(run) / "report.html"
-    draft = target.with_suffix(".html.tmp")
-    with naming_file(draft):
-        draft.write_text(page, encoding="utf-8", errors=ESCAPED)
-    os.replace(draft, target)
+    write_text(target, page)
     return target
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.segmentation import IGNORE
-from convattn.report.drawing import draw_detections, draw_label_map, enlarged, fit_scale
+from convattn.report.drawing import draw_detections, draw_label_map, fit_scale, fitted
 from convattn.report.palette import background_of, class_colors
 from convattn.report.pictures import SMALL, drawing
 from convattn.report.task import Card, Gallery
@@ -61,7 +61,7 @@ def _drawn(one: SeenImage, classes: Sequence[str]) -> tuple[Image.Image, str]:
         )
         return drawn, ", ".join(classes[id] for id in known if id != background) or "background alone"
     tiny = max(one.image.size) <= SMALL
-    drawn = one.image.resize((SIDE, SIDE), Image.Resampling.NEAREST) if tiny else enlarged(one.image, scale)
+    drawn = one.image.resize((SIDE, SIDE), Image.Resampling.NEAREST) if tiny else fitted(one.image, SIDE)
     if target.ndim == 0:
         return drawn, classes[int(target)]
     parts = [(float(target[id]), classes[id]) for id in np.argsort(-target)[:2]]

@@ -7,21 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from convattn.data.segmentation import SegmentationImages
-from convattn.report.charts import FIRST, MUTED, SECOND
+from convattn.report.charts import MUTED, SECOND
 from convattn.report.classes import class_bars
 from convattn.report.confusion import Confusion, Pairs, most_confused
 from convattn.report.run import Run, parse_number
 from convattn.report.segmentation_gallery import gallery
-from convattn.report.task import Curve, CurvesChart, TaskPage, Tile, score_tile
+from convattn.report.task import LOSSES, Curve, CurvesChart, TaskPage, Tile, score_tile
 from convattn.report.text import count, percent
 
 SCORE = "mean_iou"
 LOSS_NOTE = "training: with augmentation; validation: without"
 
 CHARTS = (
-    CurvesChart(
-        "Loss", (Curve("train_loss", "training", SECOND), Curve("val_loss", "validation", FIRST)), "loss", LOSS_NOTE
-    ),
+    CurvesChart("Loss", LOSSES, "loss", LOSS_NOTE),
     CurvesChart(
         "Validation, %",
         (

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.segmentation import IGNORE, SegmentationImages, read_label_map
-from convattn.report.drawing import class_colors, draw_label_map, enlarged, fit_scale
+from convattn.report.classes import class_name
+from convattn.report.drawing import class_colors, draw_label_map, fit_scale, fitted
 from convattn.report.palette import NOT_LABELLED, Color, background_of
 from convattn.report.pictures import UNREADABLE, drawing
 from convattn.report.run import Run, parse_integer, parse_number, read_rows
@@ -100,7 +101,7 @@ def _keys(classes: Sequence[str], num_classes: int, shown: Sequence[Scene]) -> l
         present = set().union(*(scene.ids() for scene in shown))
         ids = [id for id in ids if id in present]
     background = background_of(classes)
-    keys = [_painted(classes[id] if id < len(classes) else f"class {id}", colors[id]) for id in ids if id != background]
+    keys = [_painted(class_name(classes, id), colors[id]) for id in ids if id != background]
     if background in ids:
         keys.insert(0, Key(f"{classes[background]} (not painted)", "", "bare"))
     return [*keys, _painted("not labelled", NOT_LABELLED, "hatched"), _painted("difference: wrong", WRONG)]
@@ -114,7 +115,7 @@ def _card(scene: Scene) -> Card:
     said = f"mean IoU {percent(scene.mean_iou)}, {percent(scene.pixel_accuracy)} of the pixels right"
     wrong, name = most_confused(scene), scene.name
     pictures = (
-        drawing(lambda: _shown(scene), f"{name}: image", "image"),
+        drawing(lambda: fitted(scene.image, SIDE), f"{name}: image", "image"),
         drawing(lambda: _labelled(scene, scene.truth), f"{name}: truth", "truth"),
         drawing(lambda: _labelled(scene, scene.prediction), f"{name}: prediction, {said}", "prediction"),
         drawing(lambda: _difference(scene), f"{name}: difference{f'; {wrong}' if wrong else ''}", "difference"),
@@ -133,13 +134,9 @@ def most_confused(scene: Scene) -> str:
         return "no pixel wrong"
     pairs = np.bincount(truth[counted] * size + said[counted], minlength=size * size)
     best = int(pairs.argmax())
-    names = [scene.run.classes[id] if id < len(scene.run.classes) else f"class {id}" for id in divmod(best, size)]
+    names = [class_name(scene.run.classes, id) for id in divmod(best, size)]
     part = pairs[best] / max(int((truth != IGNORE).sum()), 1)
     return f"most: {names[0]} taken for {names[1]}, {percent(part)} of the pixels"
-
-
-def _shown(scene: Scene) -> Image.Image:
-    return enlarged(scene.image, fit_scale(scene.image.size, SIDE))
 
 
 def _labelled(scene: Scene, labels: np.ndarray) -> Image.Image:

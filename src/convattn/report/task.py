@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from convattn.report.charts import FIRST, LineStyle
+from convattn.report.charts import FIRST, SECOND, LineStyle
 from convattn.report.pictures import Picture
 from convattn.report.text import percent
 
@@ -28,6 +28,9 @@ class CurvesChart:
     curves: tuple[Curve, ...]
     unit: Literal["loss", "percent"]
     note: str = ""
+
+
+LOSSES = (Curve("train_loss", "training", SECOND), Curve("val_loss", "validation"))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -46,23 +46,25 @@ class AnswerOptions:
     top_k: int = 5
 
 
-class Pictures(Protocol):
-    """Answers on images, drawn and written into a folder."""
+class Pictures:
+    """Answers on images, drawn and written into a folder; ``also`` names what is written beside the pictures."""
 
     also: str
-    """The name of what is written beside the pictures."""
 
     def files(self, names: Sequence[str]) -> list[str]:
         """Return the files that are written beside the pictures of these names."""
+        raise NotImplementedError
 
     def begin(self) -> None:
         """Write what comes before the first picture, once the folder is there."""
 
     def draw(self, name: str, image: Image.Image, answer: Answer) -> tuple[Image.Image, str]:
         """Write one image's answer, and return its picture and a line on it."""
+        raise NotImplementedError
 
     def end(self) -> None:
         """Write what comes after the last picture, also where the work is broken off."""
 
     def remark(self) -> str:
         """Return what there is to say in the end."""
+        return ""

@@ -1,41 +1,15 @@
-"""Files written whole, and those of ``torch.save`` read whole: never code, never what a flipped bit has changed."""
+"""Files of ``torch.save`` read whole: never code, never what a flipped bit has changed."""
 
-import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convattn.errors import UserError, naming_file
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing. It replaces the old one when the block ends; an error leaves the old one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with naming_file(path):
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            # half a file would fill the rest of a full disk
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+from convattn.errors import UserError, first_line
 
 
 def read_archive(path: Path, remedy: str) -> Any:
@@ -60,7 +34,7 @@ def read_archive(path: Path, remedy: str) -> Any:
             f" {remedy}"
         ) from error
     except Exception as error:  # the reader raises nearly every built-in type on what torch.save did not write
-        raise UserError(f"{path}: not a checkpoint, or is damaged ({_first_line(error)}); {remedy}") from error
+        raise UserError(f"{path}: not a checkpoint, or is damaged ({first_line(error)}); {remedy}") from error
 
 
 def _damage(path: Path) -> str:
@@ -77,7 +51,7 @@ def _damage(path: Path) -> str:
     except OSError:
         raise
     except Exception as error:  # as above
-        return _first_line(error)
+        return first_line(error)
     return f"the check sum of {broken} is wrong" if broken else ""
 
 
@@ -98,17 +72,6 @@ def weights_fault(weights: Any) -> str:
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             return f"{name!r} is not an ordinary tensor"
     return ""
-
-
-def shortened(names: Sequence[str], limit: int = 3) -> str:
-    """Return the first of some names, and how many more there are.
-
-    Example:
-        >>> shortened(["a", "b", "c", "d", "e"])
-        'a, b, c and 2 more'
-    """
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def optimizer_fault(stored: Any, optimizer: torch.optim.Optimizer) -> str:
@@ -135,7 +98,3 @@ def optimizer_fault(stored: Any, optimizer: torch.optim.Optimizer) -> str:
 
 def _numbers(group: Any) -> Any:
     return group.get("params") if isinstance(group, dict) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,8 @@
 """The network that a recipe names, checked against the images that it will see."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 import convattn.models  # noqa: F401  registers the models with timm
 from convattn.convert import Budget, ConvertReport, convert
 from convattn.data.transforms import crop_fraction
-from convattn.errors import UserError
+from convattn.errors import UserError, did_you_mean
 from convattn.tasks.config import Recipe
 from convattn.tasks.hub import unreachable
 from convattn.tasks.pretrained import whole_weights
@@ -33,6 +34,23 @@ REFUSALS = (
 """What timm and torch raise on a network's options that do not fit, or cannot be fetched."""
 
 
+@contextmanager
+def refused(what: str, remedy: str = "") -> Iterator[None]:
+    """Say what was to be done, why timm or torch refuses it, and the remedy.
+
+    Example:
+        >>> with refused("model resnet18 with model_args {'depth': 3}"):
+        ...     timm.create_model("resnet18", depth=3)
+        Traceback (most recent call last):
+        ...
+        convattn.errors.UserError: model resnet18 with model_args {'depth': 3}: ... unexpected keyword argument 'depth'
+    """
+    try:
+        yield
+    except REFUSALS as error:
+        raise UserError(f"{what}: {reason_of(error)}{remedy}") from error
+
+
 def build_model(recipe: Recipe, classes: int) -> nn.Module:
     """Return the recipe's network for that many classes, freshly made on the current default device.
 
@@ -45,11 +63,8 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
     """
     check_backbone(recipe)
     arguments = {**recipe.model_args, "num_classes": classes}
-    try:
-        with whole_weights(recipe):
-            return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
-    except REFUSALS as error:
-        raise UserError(f"model {recipe.model} with model_args {recipe.model_args}: {first_line(error)}") from error
+    with refused(f"model {recipe.model} with model_args {recipe.model_args}"), whole_weights(recipe):
+        return timm.create_model(recipe.model, pretrained=recipe.pretrained, **arguments)
 
 
 def converted(
@@ -84,11 +99,11 @@ def converted(
         raise UserError(f"convert: {recipe.model} to {wanted.to}: {lines or type(error).__name__}") from error
 
 
-def first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the first line of an error's message, with its type where that says more, or why nothing is fetched.
 
     Example:
-        >>> first_line(KeyError("depth")), first_line(ValueError("no depth\\nat all"))
+        >>> reason_of(KeyError("depth")), reason_of(ValueError("no depth\\nat all"))
         ("KeyError: 'depth'", 'no depth')
     """
     if why := unreachable(error):
@@ -101,8 +116,7 @@ def first_line(error: BaseException) -> str:
 def check_backbone(recipe: Recipe) -> None:
     """Raise for a network that timm's registry does not have."""
     if ":" not in recipe.model and not timm.is_model(recipe.model):
-        close = nearest(recipe.model, timm.list_models(), "").partition("?")[0]
-        hint = f"{close}? " if close.startswith("did you mean") else ""
+        hint = did_you_mean(recipe.model, timm.list_models())
         raise UserError(f"no model {recipe.model!r}: {hint}convattn list shows them all")
 
 
@@ -114,6 +128,12 @@ def with_statistics(recipe: Recipe, theirs: Mapping[str, Any]) -> Recipe:
     if data.crop_pct is None and "crop_pct" in theirs:
         data = dataclasses.replace(data, crop_pct=crop_fraction(*data.height_and_width, theirs["crop_pct"]))
     return dataclasses.replace(recipe, data=data)
+
+
+def network_settings(recipe: Recipe, head: str) -> str:
+    """Return what makes a recipe's network of a head on a backbone, for messages."""
+    options = f"network.args {recipe.network.args} and model_args {recipe.model_args}"
+    return f"{head} on {recipe.model} with {options}"
 
 
 def network_name(recipe: Recipe) -> str:
@@ -135,7 +155,7 @@ def check_image(recipe: Recipe, model: nn.Module, example: Any) -> Any:
             return model.eval()(example)
     except REFUSALS as error:
         raise UserError(
-            f"{network_name(recipe)} cannot take images of {height}x{width} ({first_line(error)}): set data.image_size"
+            f"{network_name(recipe)} cannot take images of {height}x{width} ({reason_of(error)}): set data.image_size"
             " to what it takes, or give the network's own argument, such as model_args.img_size"
         ) from error
     finally:

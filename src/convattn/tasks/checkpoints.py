@@ -14,9 +14,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 import convattn
-from convattn.data.names import escaped
+from convattn.data.names import cut, escaped
+from convattn.data.writing import whole_file
 from convattn.errors import UserError
-from convattn.tasks.archives import weights_fault, whole_file
+from convattn.tasks.archives import weights_fault
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import input_settings
 from convattn.tasks.shards import read_whole
@@ -131,8 +132,8 @@ def check_same_model(stored: dict[str, Any], recipe: Recipe, classes: Sequence[s
     for key in ("task", "model", "model_args", "convert", "network", "classes"):
         if theirs.get(key) != ours.get(key):
             raise UserError(
-                f"{path} was written for {key} {_short(str(theirs.get(key)))}, this run has"
-                f" {_short(str(ours.get(key)))};"
+                f"{path} was written for {key} {cut(str(theirs.get(key)), 80)}, this run has"
+                f" {cut(str(ours.get(key)), 80)};"
                 " start a new run, or put back the checkpoint, the config.yaml and the images that belong together"
             )
 
@@ -154,7 +155,3 @@ def write_weights(path: Path, weights: dict[str, Tensor], description: dict[str,
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     write_bytes(path, len(header).to_bytes(8, "little") + header + content[8 + size :])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -20,13 +20,14 @@ from convattn.data.digits import open_digits
 from convattn.data.folder import Progress
 from convattn.data.transforms import Transform, eval_transform, train_transform
 from convattn.data.types import ClassificationData, LabelledImages, SkippedFile, Split
+from convattn.data.writing import write_table
 from convattn.errors import UserError
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import build_model, check_finite, device_of, in_layout
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.processes import Shard, gather_batch
-from convattn.tasks.run_folder import PREDICTIONS, RunFolder, write_table
+from convattn.tasks.run_folder import PREDICTIONS, RunFolder
 from convattn.tasks.task import InputSize, Objective, Task
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class ClassificationTask(Task):
             logits = model(batch.images.to(device_of(model))).float().cpu()
             check_finite(logits)
             answers += map(Answer, batch.places, logits, batch.labels.tolist())
-        return sorted(answers, key=lambda one: one.index)
+        return answers
 
     def scores(self, images: LabelledImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
         """Return top-1 and top-5 accuracy, the loss and the accuracy of every class."""

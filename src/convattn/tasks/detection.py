@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -28,15 +27,15 @@ from convattn.data.folder import Progress
 from convattn.data.formats import coco_part, format_of
 from convattn.data.masks import encode_mask
 from convattn.data.types import SkippedFile, Split
+from convattn.data.writing import write_json
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, measure, named_figures
-from convattn.errors import UserError
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
-from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line
+from convattn.tasks.building import check_backbone, check_finite, device_of, network_settings, refused
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample
 from convattn.tasks.pretrained import whole_weights
 from convattn.tasks.processes import gather_objects
-from convattn.tasks.run_folder import RunFolder, write_json, write_table
+from convattn.tasks.run_folder import RunFolder, write_classes
 from convattn.tasks.sources import checked, data_folder
 from convattn.tasks.task import InputSize, Objective, Task, percent
 
@@ -149,14 +148,8 @@ class DetectionTask(Task):
         check_backbone(recipe)
         arguments = {"backbone_args": recipe.model_args, "pretrained": recipe.pretrained}
         arguments |= {"image_mean": recipe.data.mean, "image_std": recipe.data.std, **recipe.network.args}
-        try:
-            with whole_weights(recipe):
-                return getattr(detection, head)(recipe.model, classes, **arguments)
-        except REFUSALS as error:
-            raise UserError(
-                f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
-                f" {first_line(error)}"
-            ) from error
+        with refused(network_settings(recipe, head)), whole_weights(recipe):
+            return getattr(detection, head)(recipe.model, classes, **arguments)
 
     def with_backbone(self, model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
         """Return the detector with a changed network below its feature pyramid."""
@@ -198,17 +191,13 @@ class DetectionTask(Task):
         for sample, result in _detect(model, batch):
             check_finite(result["scores"])
             answers.append(Answer(sample.index, result, sample.target))
-        return sorted(answers, key=lambda one: one.index)
+        return answers
 
     def scores(self, images: DetectionImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
         """Return COCO's twelve figures and the precision of every class."""
         found, seen = self._results(answers)
         scores = measure(images.coco_dataset(), found, self.kinds, seen)
-        rows: list[dict[str, Any]] = [{"class": name} for name in classes]
-        for kind, one in scores.items():
-            for row, precision in zip(rows, one.per_class, strict=True):
-                row |= {"objects": precision.objects, f"{kind}_AP": precision.ap, f"{kind}_AP50": precision.ap50}
-        return Scores(len(seen), named_figures(scores), rows)
+        return Scores(len(seen), named_figures(scores), _class_rows(scores, classes))
 
     def lines(self, scores: Scores) -> list[str]:
         """Return a line for boxes and one for masks."""
@@ -348,18 +337,21 @@ def in_file_ids(found: Sequence[dict[str, Any]], images: DetectionImages) -> lis
     return [{**one, "category_id": images.category_ids[one["category_id"] - 1]} for one in found]
 
 
+def _class_rows(scores: Mapping[Kind, DetectionScores], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the objects, AP and AP50 of each class."""
+    rows: list[dict[str, Any]] = [{"class": name} for name in classes]
+    for kind, one in scores.items():
+        for row, precision in zip(rows, one.per_class, strict=True):
+            row |= {"objects": precision.objects, f"{kind}_AP": precision.ap, f"{kind}_AP50": precision.ap50}
+    return rows
+
+
 def write_tables(run: RunFolder, scores: Mapping[Kind, DetectionScores], classes: Sequence[str]) -> None:
     """Write ``per_class.csv``, every class's objects, AP and AP50, and ``curves.json``.
 
     The curves are, by kind, IoU and class, the precision at 101 recalls from 0 to 1.
     """
-    columns = ["class", "objects", *(f"{kind}_{name}" for kind in scores for name in ("AP", "AP50"))]
-    rows = []
-    for place, name in enumerate(classes):
-        each = [one.per_class[place] for one in scores.values()]
-        figures = [number for one in each for number in (one.ap, one.ap50)]
-        rows.append([name, each[0].objects, *("" if math.isnan(number) else round(number, 6) for number in figures)])
-    write_table(run.per_class, columns, rows)
+    write_classes(run, _class_rows(scores, classes))
     curves = {
         kind: {
             str(iou): {name: one.curves[iou][:, place].round(4).tolist() for place, name in enumerate(classes)}

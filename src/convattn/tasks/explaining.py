@@ -20,7 +20,7 @@ from convattn.report.heat import Heat
 from convattn.report.looks import Look, PathHeats
 from convattn.report.palette import background_of
 from convattn.tasks.answers import Answer, AnswerOptions
-from convattn.tasks.building import REFUSALS, first_line
+from convattn.tasks.building import refused
 from convattn.tasks.inference import EXPORTED, LoadedModel, predict
 from convattn.tasks.inputs import Input, Inputs
 from convattn.tasks.loaders import input_settings
@@ -78,10 +78,8 @@ class Explained:
         inner = self.task.as_seen(loaded.model, loaded.recipe, tensor)
         self.inner = int(inner.shape[-2]), int(inner.shape[-1])
         self.of = ""
-        try:
+        with refused(f"{loaded.source}: its model cannot be looked into"):
             self.found: Explanation = explain(self._network(), lambda: self._score(inner, tensor))
-        except REFUSALS as error:
-            raise UserError(f"{loaded.source}: its model cannot be looked into: {first_line(error)}") from error
 
     @property
     def rows(self) -> list[Row]:

@@ -23,8 +23,7 @@ from convattn.tasks.building import build_model, check_backbone, with_statistics
 from convattn.tasks.checkpoints import describe
 from convattn.tasks.config import DataConfig, Recipe
 from convattn.tasks.described import Description
-from convattn.tasks.inference import LoadedModel, evaluate, load_model, run_of
-from convattn.tasks.recipes import read_recipe
+from convattn.tasks.inference import LoadedModel, evaluate, load_model, own_recipe
 from convattn.tasks.task import task_of
 
 CALIBRATION_IMAGES = 128
@@ -128,17 +127,8 @@ def network_by_name(name: str, *, pretrained: bool = False) -> LoadedModel:
     recipe = with_statistics(replace(recipe, data=DataConfig(image_size=tuple(settings["input_size"][1:]))), settings)
     description = describe(recipe, classes)
     fields = Description.parse(description, Path(name))
-    return LoadedModel(
-        model=build_model(recipe, len(classes)).eval(),
-        classes=classes,
-        transform=fields.transform(),
-        input_size=fields.input_size,
-        name=name,
-        source=Path(name),
-        device=torch.device("cpu"),
-        recipe=fields.recipe(),
-        description=description,
-    )
+    model = build_model(recipe, len(classes)).eval()
+    return LoadedModel.of(model, description, fields, Path(name), torch.device("cpu"))
 
 
 def _at_size(loaded: LoadedModel, size: tuple[int, int] | None) -> LoadedModel:
@@ -168,10 +158,9 @@ def _source(run: Path | None, loaded: LoadedModel, data: Path | None) -> _Source
     if data is not None:
         found = _Files(data)
         return _Source(found, found, str(data))
-    config = run_of(run) / "config.yaml" if run is not None else None
-    if config is None or not config.is_file():
+    recipe = own_recipe(run, {"data.bad": "skip"}) if run is not None else None
+    if recipe is None:
         return None
-    recipe = read_recipe(config, {"data.bad": "skip"}, trust=True)
     try:
         opened = task_of(recipe).open_data(recipe)
     except UserError as error:

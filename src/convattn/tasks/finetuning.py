@@ -11,12 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from convattn.convert.selection import is_meant, whole_name
 from convattn.detection.backbone import first_stages
-from convattn.errors import UserError
+from convattn.errors import UserError, did_you_mean
 from convattn.layers import ACmix
 from convattn.tasks.config import Places, Recipe
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.randomness import Stream, seed_all
-from convattn.tasks.recipes import nearest
 from convattn.tasks.task import Task
 
 NORM_IMAGES = 512
@@ -56,8 +55,7 @@ def _at(backbone: nn.Module, place: str | int) -> list[nn.Parameter]:
     found = [parameter for parameter, names in around.items() if any(is_meant(place, name) for name in names)]
     if not found:
         parts = list(dict.fromkeys(name for names in around.values() for name in names[:-1]))
-        hint = nearest(place, parts, "").partition("?")[0]
-        where = f"{hint}?" if hint.startswith("did you mean") else f"it has {', '.join(parts[:5])} ..."
+        where = did_you_mean(place, parts).strip() or f"it has {', '.join(parts[:5])} ..."
         raise UserError(f"freeze: nothing in {type(backbone).__name__} is called {place!r}: {where}")
     return found
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from convattn.data.writing import write_json, write_table
 from convattn.errors import UserError, names_its_file
 from convattn.tasks.answers import Answer
 from convattn.tasks.checkpoints import PROGRESS, describe, read_checkpoint, shipped_weights, write_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.inference import load_model
 from convattn.tasks.loaders import SkipLog
-from convattn.tasks.run_folder import SKIPPED, RunFolder, write_json, write_table
+from convattn.tasks.run_folder import SKIPPED, RunFolder
 from convattn.tasks.task import Data, task_of
 
 

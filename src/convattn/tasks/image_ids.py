@@ -7,8 +7,7 @@ from convattn.data.coco_file import read_coco_file
 from convattn.data.coco_layout import COCO_LAYOUT, annotation_files, find_images, image_file, image_folders
 from convattn.errors import UserError, user_path
 from convattn.tasks.answers import AnswerOptions
-from convattn.tasks.inference import run_of
-from convattn.tasks.recipes import read_recipe
+from convattn.tasks.inference import own_recipe
 
 
 def image_ids(annotations: Path, files: Sequence[Path]) -> dict[Path, int]:
@@ -40,8 +39,8 @@ def known_ids(options: AnswerOptions, files: list[Path]) -> tuple[dict[Path, int
     """Return the ids of images in COCO annotations, the ones given or the run's own, and why there are none."""
     if options.annotations is not None:
         return image_ids(options.annotations, files), ""
-    config = run_of(options.run) / "config.yaml"
-    folder = read_recipe(config, trust=True).data.folder if config.is_file() else None
+    recipe = own_recipe(options.run)
+    folder = None if recipe is None else recipe.data.folder
     if folder is None or not Path(folder).exists():
         return {}, ""
     try:

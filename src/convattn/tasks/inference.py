@@ -1,5 +1,7 @@
 """Use a trained model: load it from wherever training left it, predict on images, evaluate on labelled ones."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import convattn.models  # noqa: F401  registers the models with timm
+from convattn.data.names import shortened
 from convattn.data.types import SkippedFile
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 from convattn.tasks.answers import Answer, Scores
-from convattn.tasks.archives import shortened, weights_fault
-from convattn.tasks.building import first_line, network_name
+from convattn.tasks.archives import weights_fault
+from convattn.tasks.building import network_name, reason_of
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.described import Description
@@ -28,6 +31,7 @@ from convattn.tasks.inputs import Input, Inputs
 from convattn.tasks.loaders import NamedImages, Sample, SkipLog
 from convattn.tasks.names import TaskName
 from convattn.tasks.reach import refuse_reaching
+from convattn.tasks.recipes import read_recipe
 from convattn.tasks.shards import read_whole
 from convattn.tasks.task import task_of
 
@@ -61,6 +65,30 @@ class LoadedModel:
     category_ids: list[int] = field(default_factory=list)
     min_score: float | None = None
     description: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        description: Mapping[str, str],
+        fields: Description,
+        source: Path,
+        device: torch.device,
+    ) -> LoadedModel:
+        """Return the network with what its description, and the ``fields`` that were read from it, say."""
+        return cls(
+            model=model,
+            classes=fields.classes,
+            transform=fields.transform(),
+            input_size=fields.input_size,
+            name=network_name(fields.recipe),
+            source=source,
+            device=device,
+            recipe=fields.recipe,
+            category_ids=fields.category_ids,
+            min_score=fields.min_score,
+            description=description,
+        )
 
     @property
     def task(self) -> TaskName:
@@ -116,25 +144,13 @@ def load_model(
         description, fields, weights = read_weights(source, trust=trust)
         target = _torch_device(device)
         model = fields.build(source) if model is None else model
-        load_weights(model, weights, fields.name, source)
+        load_weights(model, weights, fields.recipe.model, source)
     model = model.eval().to(target)
     if precision != "float32":
         if source.suffix in EXPORTED:
             raise UserError(f"{source}: a file has the precision that it was exported with; leave --precision out")
         _compute_in(model, HALVES[precision], target)
-    return LoadedModel(
-        model=model,
-        classes=fields.classes,
-        transform=fields.transform(),
-        input_size=fields.input_size,
-        name=network_name(fields.recipe()),
-        source=source,
-        device=target,
-        recipe=fields.recipe(),
-        category_ids=fields.category_ids,
-        min_score=fields.min_score,
-        description=description,
-    )
+    return LoadedModel.of(model, description, fields, source, target)
 
 
 def _compute_in(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
@@ -167,6 +183,12 @@ def run_of(path: Path) -> Path:
         if path.is_file() and (folder / "config.yaml").is_file():
             return folder
     return path
+
+
+def own_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe | None:
+    """Return the recipe of the run that a file lies in, whose images are wanted; None where it lies in none."""
+    config = run_of(path) / "config.yaml"
+    return read_recipe(config, overrides, trust=True) if config.is_file() else None  # no network is built of it
 
 
 def find_weights(path: Path) -> Path:
@@ -266,7 +288,7 @@ def _answers(loaded: LoadedModel, images: NamedImages, sample: Sample, batch_siz
     except (AssertionError, RuntimeError, ValueError) as error:
         if "DataLoader worker" in str(error):
             raise
-        raise UserError(f"{loaded.source}: its model cannot take these images: {first_line(error)}") from error
+        raise UserError(f"{loaded.source}: its model cannot take these images: {reason_of(error)}") from error
 
 
 def _no_truth(index: int) -> None:
@@ -282,7 +304,7 @@ def _torch_device(name: str) -> torch.device:
         device = torch.device(best_device() if name == "auto" else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu") from error
+        raise UserError(f"device {name!r} cannot be used here: {first_line(error)}; use cpu") from error
     return device
 
 
@@ -294,7 +316,7 @@ def _read_safetensors(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except OSError:  # what the system refuses is no fault of the file
         raise
     except (SafetensorError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
-        what = first_line(error)
+        what = reason_of(error)
         raise UserError(f"{source}: no safetensors file, or damaged ({what}); train or fetch it again") from error
 
 

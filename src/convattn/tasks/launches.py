@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import distributed
 
+from convattn.data.writing import write_text
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
-from convattn.tasks.run_folder import RunFolder, recipe_text, write_text
+from convattn.tasks.run_folder import RunFolder, recipe_text
 
 POLL = 0.02
 """Seconds between two looks into torchrun's store."""

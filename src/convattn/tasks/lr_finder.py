@@ -16,13 +16,12 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from timm.scheduler.scheduler import Scheduler
 
-from convattn.data.sampler import GlobalBatchSampler
+from convattn.data.writing import write_text
 from convattn.errors import UserError
 from convattn.publishing import FIRST, GRID, PLAIN, SECOND, drawing, to_svg
 from convattn.tasks.loaders import SkipLog
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.processes import Shard
-from convattn.tasks.run_folder import write_text
 from convattn.tasks.task import task_of
 from convattn.tasks.training import Job, make_trainer, quiet_lightning
 
@@ -53,10 +52,7 @@ def find_lr(job: Job) -> FoundRate:
     with quiet_lightning(), TemporaryDirectory() as folder, _bar_on_a_terminal():
         finder = _Finder()
         trainer = make_trainer(recipe, TorchCheckpointIO(), callbacks=[finder], logger=False, default_root_dir=folder)
-        shard = Shard(trainer.global_rank, trainer.world_size)
-        sampler = GlobalBatchSampler(
-            len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=shard.rank, world=shard.world
-        )
+        sampler = task.sampler(recipe, job.data, Shard(trainer.global_rank, trainer.world_size))
         module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
         trainer.fit(module, task.training_loader(recipe, job.data, sampler, skip_log))
     rates, losses = (np.asarray(finder.optimal_lr.results[name]) for name in ("lr", "loss"))

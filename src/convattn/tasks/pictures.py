@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.masks import decode_mask
-from convattn.data.names import escaped, write_names
+from convattn.data.names import escaped, shortened, write_names
 from convattn.data.segmentation import write_label_map
 from convattn.detection.evaluation import Kind
 from convattn.report.drawing import draw_detections, draw_label_map
 from convattn.report.legend import Key, with_legend
 from convattn.report.palette import background_of, class_colors
-from convattn.tasks.answers import Answer, AnswerOptions
-from convattn.tasks.records import ObjectRecords
+from convattn.tasks.answers import Answer, AnswerOptions, Pictures
+from convattn.tasks.records import ObjectRecords, largest
 
 if TYPE_CHECKING:
     from convattn.tasks.inference import LoadedModel
@@ -39,7 +39,7 @@ SMALL = 256
 """Pictures are drawn on an enlarged copy where the image is smaller than this, so that names have room."""
 
 
-class ObjectPictures:
+class ObjectPictures(Pictures):
     """Draws the objects on images; writes ``annotations.json``, a COCO file with scores.
 
     Args:
@@ -64,9 +64,6 @@ class ObjectPictures:
     def files(self, names: Sequence[str]) -> list[str]:
         """Return the annotation file."""
         return [ANNOTATIONS]
-
-    def begin(self) -> None:
-        """Write nothing yet."""
 
     def draw(self, name: str, image: Image.Image, answer: Answer) -> tuple[Image.Image, str]:
         """Draw the objects, note them, and count them by class."""
@@ -107,7 +104,7 @@ class ObjectPictures:
         return self.found.remark()
 
 
-class LabelPictures:
+class LabelPictures(Pictures):
     """Draws the classes on images, named below; writes the class of each pixel to ``labels/``."""
 
     also = f"{LABELS} (label PNGs)"
@@ -127,24 +124,16 @@ class LabelPictures:
     def draw(self, name: str, image: Image.Image, answer: Answer) -> tuple[Image.Image, str]:
         """Draw the classes, write them, and say how much of the image the largest fill."""
         labels, classes = answer.value, self.loaded.classes
-        counts = np.bincount(labels.ravel(), minlength=len(classes))
-        order = [int(label) for label in counts.argsort()[::-1] if counts[label]]
-        parts = [f"{classes[label]} {counts[label] / counts.sum():.0%}" for label in order]
+        parts = largest(labels, len(classes))
+        told = [f"{classes[label]} {pixels / labels.size:.0%}" for label, pixels in parts]
         background, colors = background_of(classes), class_colors(len(classes))
         picture = draw_label_map(image, labels, len(classes), scale=_scale(image), background=background)
         keys = [
-            Key(part, None if label == background else colors[label]) for part, label in zip(parts, order, strict=True)
+            Key(text, None if label == background else colors[label])
+            for text, (label, _) in zip(told, parts, strict=True)
         ]
         write_label_map(self.out / LABELS / name, labels)
-        told = ", ".join(parts[:5]) + (f" and {len(order) - 5} more" if len(order) > 5 else "")
-        return with_legend(picture, keys), told
-
-    def end(self) -> None:
-        """Write nothing more."""
-
-    def remark(self) -> str:
-        """Return nothing."""
-        return ""
+        return with_legend(picture, keys), shortened(told, 5)
 
 
 def _seen_from(file: Path, folder: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from convattn.tasks.archives import shortened
+from convattn.data.names import shortened
 from convattn.tasks.config import Recipe
 from convattn.tasks.hub import at_hand
 

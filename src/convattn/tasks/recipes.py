@@ -1,7 +1,6 @@
 """Recipes: YAML files and ``key=value`` overrides resolved into a checked :class:`~convattn.tasks.config.Recipe`."""
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -14,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from convattn.convert.targets import target_of
 from convattn.data.fields import numbers_in
-from convattn.errors import UserError, user_path
+from convattn.errors import UserError, did_you_mean, user_path
 from convattn.tasks.config import ConvertConfig, Recipe
 from convattn.tasks.plain import read_settings, read_yaml
 from convattn.tasks.reach import fetches, reaching, refuse_reaching
@@ -34,9 +33,7 @@ def nearest(word: str, known: Iterable[str], noun: str) -> str:
         'did you mean epochs? keys: epochs, seed'
     """
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}{noun}: {', '.join(known)}"
+    return f"{did_you_mean(word, known)}{noun}: {', '.join(known)}"
 
 
 def recipe_names(*, bases: bool = False) -> list[str]:

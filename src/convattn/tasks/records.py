@@ -136,20 +136,11 @@ class LabelRecords(Records):
     columns = ("class", "pixels", "part")
     formats = ("coco",)
 
-    def __init__(self, loaded: LoadedModel, files: Sequence[Path], options: AnswerOptions) -> None:
-        super().__init__(loaded, options)
-
     def rows(self, answer: Answer) -> list[Row]:
         """Return how many pixels each class has, and their part of the image."""
-        counts = np.bincount(answer.value.ravel(), minlength=len(self.loaded.classes))
-        order = [int(label) for label in counts.argsort(kind="stable")[::-1] if counts[label]]
         return [
-            {
-                "class": self.loaded.classes[label],
-                "pixels": int(counts[label]),
-                "part": round(counts[label] / counts.sum(), 6),
-            }
-            for label in order
+            {"class": self.loaded.classes[label], "pixels": pixels, "part": round(pixels / answer.value.size, 6)}
+            for label, pixels in largest(answer.value, len(self.loaded.classes))
         ]
 
     def coco(self, answer: Answer) -> list[Row]:
@@ -159,3 +150,9 @@ class LabelRecords(Records):
             {"image_id": answer.index + 1, "category_id": label, "segmentation": encode_mask(answer.value == label)}
             for label in found
         ]
+
+
+def largest(labels: np.ndarray, classes: int) -> list[tuple[int, int]]:
+    """Return the classes of a label map with their numbers of pixels, the largest first."""
+    counts = np.bincount(labels.ravel(), minlength=classes)
+    return [(int(label), int(counts[label])) for label in counts.argsort(kind="stable")[::-1] if counts[label]]

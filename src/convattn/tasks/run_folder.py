@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +15,8 @@ import yaml
 
 from convattn.data.names import ESCAPED, write_names
 from convattn.data.types import SkippedFile
+from convattn.data.writing import cell, write_table, write_text
 from convattn.errors import UserError, names_its_file
-from convattn.tasks.archives import whole_file
 from convattn.tasks.config import Recipe
 from convattn.tasks.recipes import to_mapping
 
@@ -143,19 +140,6 @@ def recipe_text(recipe: Recipe) -> str:
     return text
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    with whole_file(path) as file:
-        file.write(text.encode("utf-8", ESCAPED))
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a whole CSV file at once."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *rows])
-    write_text(path, text.getvalue())
-
-
 @names_its_file
 def append_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Add rows to a CSV file; they are on the disk when this returns."""
@@ -183,17 +167,9 @@ def cut_table(path: Path, columns: Sequence[str], *, epochs: int) -> None:
     write_table(path, columns, rows)
 
 
-def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
-    """Write a JSON file at once; numbers that are not finite, which JSON does not have, become null."""
-    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def write_classes(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the figures of each class as ``per_class.csv``."""
+    write_table(run.per_class, list(rows[0]), [[cell(value) for value in row.values()] for row in rows])
 
 
 def _make_fresh(root: Path, name: str) -> Path:

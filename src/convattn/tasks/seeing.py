@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from convattn.data.sampler import GlobalBatchSampler
 from convattn.errors import UserError
 from convattn.report.looks import look_gallery
 from convattn.report.seen import SeenImage, seen_gallery
@@ -67,11 +66,7 @@ def _augmented(recipe: Recipe, data: Data) -> Iterator[tuple[str, Tensor, Any]]:
     """Yield name, tensor and target of the first images."""
     task = task_of(recipe)
     samples = TrainingSamples(data.train, task.training_sample(recipe, data.train), recipe.seed, SkipLog())
-    weights = task.sampling_weights(recipe, data)
-    sampler = GlobalBatchSampler(
-        len(data.train), recipe.batch_size, seed=recipe.seed, repeats=recipe.data.repeats, weights=weights
-    )
-    for view, index in islice(next(iter(sampler)), SEEN):
+    for view, index in islice(next(iter(task.sampler(recipe, data))), SEEN):
         yield data.train.name(index), *samples[view, index]
 
 

@@ -26,15 +26,16 @@ from convattn.data.segmentation import (
     write_label_map,
 )
 from convattn.data.types import SkippedFile, Split
+from convattn.data.writing import cell, write_table
 from convattn.errors import UserError
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
-from convattn.tasks.building import REFUSALS, check_backbone, check_finite, device_of, first_line, in_layout
+from convattn.tasks.building import check_backbone, check_finite, device_of, in_layout, network_settings, refused
 from convattn.tasks.config import EvaluationConfig, Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.pretrained import whole_weights
-from convattn.tasks.run_folder import RunFolder, write_table
+from convattn.tasks.run_folder import RunFolder, write_classes
 from convattn.tasks.sources import checked, data_folder
 from convattn.tasks.task import InputSize, Objective, Task, percent
 
@@ -55,7 +56,7 @@ class SegmentationObjective(Objective):
         super().__init__()
         self.recipe, self.classes = recipe, classes
         self.iou = MeanIoU(len(classes))
-        self.by_class: dict[str, Tensor] = {}
+        self.by_class: tuple[Mapping[str, Tensor], Tensor]
         self.val_loss = MeanMetric()
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -77,14 +78,14 @@ class SegmentationObjective(Objective):
         """Return the loss, the mIoU and the accuracies."""
         figures = {"val_loss": float(self.val_loss.compute()), **iou_figures(self.iou)}
         with self.iou.sync_context():  # the counts of all processes
-            self.by_class = {**self.iou.compute(), "counts": self.iou.confmat.cpu()}
+            self.by_class = self.iou.compute(), self.iou.confmat.clone()
         self.val_loss.reset()
         self.iou.reset()
         return figures
 
     def write(self, run: RunFolder) -> None:
         """Write ``per_class.csv`` and ``confusion.csv``."""
-        _write_classes(run, self.by_class, self.classes)
+        _write_classes(run, self.classes, *self.by_class)
 
 
 class SegmentationTask(Task):
@@ -133,17 +134,11 @@ class SegmentationTask(Task):
         """Return the segmenter."""
         head = self.head(recipe)
         check_backbone(recipe)
-        try:
-            with whole_weights(recipe):
-                backbone = timm.create_model(
-                    recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
-                )
+        with refused(network_settings(recipe, head)), whole_weights(recipe):
+            backbone = timm.create_model(
+                recipe.model, pretrained=recipe.pretrained, features_only=True, **recipe.model_args
+            )
             model: nn.Module = getattr(segmentation, head)(backbone, num_classes=classes, **recipe.network.args)
-        except REFUSALS as error:
-            raise UserError(
-                f"{head} on {recipe.model} with network.args {recipe.network.args} and model_args {recipe.model_args}:"
-                f" {first_line(error)}"
-            ) from error
         return model
 
     def with_backbone(self, model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -181,7 +176,7 @@ class SegmentationTask(Task):
         for sample, logits in labelled(model, batch, recipe.evaluation):
             check_finite(logits)
             answers.append(Answer(sample.index, logits.argmax(0).cpu().numpy(), sample.target))
-        return sorted(answers, key=lambda one: one.index)
+        return answers
 
     def scores(self, images: SegmentationImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
         """Return the mIoU over all images, and the IoU of every class."""
@@ -189,10 +184,7 @@ class SegmentationTask(Task):
         for one in answers:
             _count(whole, one)
             images_read += 1
-        result = whole.compute()
-        pixels = whole.confmat.sum(1).tolist()
-        each = zip(classes, pixels, result["iou"].tolist(), result["class_accuracy"].tolist(), strict=True)
-        rows = [{"class": name, "pixels": size, "iou": iou, "accuracy": right} for name, size, iou, right in each]
+        rows = _class_rows(classes, whole.compute(), whole.confmat)
         return Scores(images_read, iou_figures(whole), rows)
 
     def lines(self, scores: Scores) -> list[str]:
@@ -209,10 +201,10 @@ class SegmentationTask(Task):
             _count(alone, one)
             _count(whole, one)
             figures = iou_figures(alone)
-            cells = (_cell(figures[name]) for name in ("mean_iou", "pixel_accuracy"))
+            cells = (cell(figures[name]) for name in ("mean_iou", "pixel_accuracy"))
             rows.append([one.index, data.val.name(one.index), *cells])
         write_table(run.predictions, ("index", "name", "mean_iou", "pixel_accuracy"), rows)
-        _write_classes(run, {**whole.compute(), "counts": whole.confmat}, data.classes)
+        _write_classes(run, data.classes, whole.compute(), whole.confmat)
         return iou_figures(whole)
 
     def as_seen(self, model: nn.Module, recipe: Recipe, image: Tensor) -> Tensor:
@@ -243,7 +235,7 @@ class SegmentationTask(Task):
         """Return the classes by their size."""
         from convattn.tasks.records import LabelRecords
 
-        return LabelRecords(loaded, files, options)
+        return LabelRecords(loaded, options)
 
 
 def labelled(
@@ -288,23 +280,19 @@ def iou_figures(metric: MeanIoU) -> dict[str, float]:
     }
 
 
-def _write_classes(run: RunFolder, result: Mapping[str, Tensor], classes: Sequence[str]) -> None:
-    """Write the figures of each class, from what :meth:`MeanIoU.compute` gives and its ``counts``."""
-    counts = result["counts"].cpu()
-    pairs = zip(result["iou"].tolist(), result["class_accuracy"].tolist(), strict=True)
-    rows = [
-        [name, pixels, _cell(iou), _cell(accuracy)]
-        for name, pixels, (iou, accuracy) in zip(classes, counts.sum(1).tolist(), pairs, strict=True)
-    ]
-    write_table(run.per_class, ("class", "pixels", "iou", "accuracy"), rows)
+def _class_rows(classes: Sequence[str], result: Mapping[str, Tensor], counts: Tensor) -> list[dict[str, Any]]:
+    """Return the figures of each class, from what :meth:`MeanIoU.compute` gives and the counts that it is of."""
+    figures = (counts.sum(1), result["iou"], result["class_accuracy"])
+    each = zip(classes, *(one.tolist() for one in figures), strict=True)
+    return [{"class": name, "pixels": size, "iou": iou, "accuracy": right} for name, size, iou, right in each]
+
+
+def _write_classes(run: RunFolder, classes: Sequence[str], result: Mapping[str, Tensor], counts: Tensor) -> None:
+    """Write the figures of each class, and which is taken for which."""
+    write_classes(run, _class_rows(classes, result, counts))
     write_table(
         run.confusion, ("class", *classes), [[name, *row] for name, row in zip(classes, counts.tolist(), strict=True)]
     )
-
-
-def _cell(value: float) -> float | str:
-    """Return a number for a table; one that is not measured leaves its cell empty."""
-    return "" if value != value else round(value, 6)
 
 
 def _counts(classes: int) -> MeanIoU:

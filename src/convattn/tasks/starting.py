@@ -29,7 +29,7 @@ def settings_of(weights: str, *, trust: bool = False) -> dict[str, Any]:
         trust: As for :func:`~convattn.tasks.inference.load_model`.
     """
     _, fields, _ = _read(weights, trust=trust)
-    recipe = fields.recipe()
+    recipe = fields.recipe
     settings = {key: getattr(recipe, key) for key in ("model", "task", "model_args")}
     settings |= {key: to_mapping(getattr(recipe, key)) for key in ("network", "convert")}
     brought = ("image_size", "mean", "std", *(() if recipe.data.crop_pct is None else ("crop_pct",)))
@@ -61,7 +61,7 @@ def start(recipe: Recipe, classes: int) -> nn.Module:
             _check_described(Path(file), recipe)
         return build_network(recipe, classes)
     source, fields, weights = _read(recipe.weights, trust=True)  # the recipe was refused before
-    theirs = fields.recipe()
+    theirs = fields.recipe
     for key in SAME:
         if getattr(theirs, key) != getattr(recipe, key):
             raise UserError(
@@ -74,7 +74,7 @@ def start(recipe: Recipe, classes: int) -> nn.Module:
     model = build_network(plain, classes)
     if len(fields.classes) != classes:
         weights = _fitting(model, weights)
-    load_weights(model, weights, fields.name, source)
+    load_weights(model, weights, fields.recipe.model, source)
     if theirs.convert == recipe.convert:
         return model
     return task_of(recipe).with_backbone(model, lambda backbone: converted(backbone, recipe))
@@ -97,7 +97,7 @@ def network_options(model_args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_backbone_weights(recipe: Recipe, classes: int) -> nn.Module:
     source, fields, _ = _read(str(recipe.backbone_weights), trust=True)
-    theirs = fields.recipe()
+    theirs = fields.recipe
     if source.suffix != ".safetensors":
         raise UserError(
             f"backbone_weights: {source} is of a run that has not ended: go on with it, or give its weights"
@@ -130,7 +130,7 @@ def _check_described(file: Path, recipe: Recipe) -> None:
         raise UserError(
             f"model_args.{OVERLAY}: {file}: no safetensors file, or damaged ({error}); fetch or train it again"
         ) from error
-    if said.get("format") == "convattn" and (fault := _difference(Description.parse(said, file).recipe(), recipe)):
+    if said.get("format") == "convattn" and (fault := _difference(Description.parse(said, file).recipe, recipe)):
         raise UserError(f"model_args.{OVERLAY}: {file}: {fault}")
 
 

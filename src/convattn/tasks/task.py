@@ -157,7 +157,11 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, model: nn.Module, recipe: Recipe, batch: Any) -> list[Answer]:
-        """Return the network's answers on an evaluation batch; raise a FloatingPointError where one is not finite."""
+        """Return the network's answers on an evaluation batch, in any order.
+
+        Raises:
+            FloatingPointError: An answer is not finite.
+        """
 
     @abstractmethod
     def scores(self, images: Any, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
@@ -254,6 +258,19 @@ class Task(ABC):
 
         return TrainingModule(model, recipe, self.objective(recipe, data), batches_per_epoch=batches_per_epoch)
 
+    def sampler(self, recipe: Recipe, data: Data, shard: Shard | None = None) -> GlobalBatchSampler:
+        """Return the order of the training images, or one process's share of it."""
+        shard = shard or Shard()
+        return GlobalBatchSampler(
+            len(data.train),
+            recipe.batch_size,
+            seed=recipe.seed,
+            rank=shard.rank,
+            world=shard.world,
+            repeats=recipe.data.repeats,
+            weights=self.sampling_weights(recipe, data),
+        )
+
     def training_loader(
         self, recipe: Recipe, data: Data, sampler: GlobalBatchSampler, skip_log: SkipLog
     ) -> DataLoader[Any]:
@@ -281,7 +298,7 @@ class Task(ABC):
         for batch in evaluation_loader(recipe, samples, None, self.collate_evaluation):
             with torch.inference_mode():
                 found = self.answer(model, recipe, batch)
-            yield from found
+            yield from sorted(found, key=lambda one: one.index)
 
     def mirrored(self, model: nn.Module) -> nn.Module:
         """Return a network that answers with an image and its mirror image, see :mod:`convattn.tasks.tta`."""

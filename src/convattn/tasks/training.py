@@ -22,7 +22,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from convattn.data.folder import Progress
 from convattn.data.formats import is_name
 from convattn.data.names import read_names
-from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.transforms import crop_fraction
 from convattn.errors import UserError, naming_file, user_path
 from convattn.tasks.alone import alone
@@ -196,15 +195,7 @@ def _fit(job: Job, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> 
             num_sanity_val_steps=-1 if _owes_validation(job) else 0,
         )
         shard = Shard(trainer.global_rank, trainer.world_size)
-        recorder.sampler = sampler = GlobalBatchSampler(
-            len(job.data.train),
-            recipe.batch_size,
-            seed=recipe.seed,
-            rank=shard.rank,
-            world=shard.world,
-            repeats=recipe.data.repeats,
-            weights=task.sampling_weights(recipe, job.data),
-        )
+        recorder.sampler = sampler = task.sampler(recipe, job.data, shard)
         module = task.module(job.model, recipe, job.data, sampler.batches_per_epoch)
         if recipe.compile:
             task.compiled(module.trained).compile()
@@ -231,14 +222,12 @@ def _norm_estimate(job: Job, skip_log: SkipLog) -> list[Callback]:
     count = 0 if job.checkpoint is not None else norm_images(job.recipe, job.model)
     if not count:
         return []
-    recipe = replace(job.recipe, data=replace(job.recipe.data, workers=0))
+    data = replace(job.recipe.data, workers=0, repeats=1, sampling="shuffled")  # each image counts as often
+    task, recipe = task_of(job.recipe), replace(job.recipe, data=data)
 
     def batches() -> Iterator[Any]:
-        here = Shard.here()
-        sampler = GlobalBatchSampler(
-            len(job.data.train), recipe.batch_size, seed=recipe.seed, rank=here.rank, world=here.world
-        )
-        loader = task_of(recipe).training_loader(recipe, job.data, sampler, skip_log)
+        sampler = task.sampler(recipe, job.data, Shard.here())
+        loader = task.training_loader(recipe, job.data, sampler, skip_log)
         return islice(loader, math.ceil(count / sampler.batch_size))
 
     return [NormEstimate(batches)]
