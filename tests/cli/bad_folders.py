@@ -16,20 +16,22 @@ from tests.cli.bad_input import DEEP, LONG, Case, Make, Stock
 
 def run_folders() -> list[Case]:
     """Run folders with something wrong in them."""
+    predict, val, resume = "predict {image} --run {run}", "val --run {run}", "train --resume {run}"
 
-    def case(name: str, change: Callable[[Path], Any], arguments: str, says: str, *, finished: bool = True) -> Case:
-        lists = name in ("config-no-folder", "other-data")
-
+    def case(name: str, change: Callable[[Path], Any], arguments: str, says: str, run: str = "run") -> Case:
         def make(folder: Path, stock: Stock) -> list[Any]:
-            run = folder / "run"
-            shutil.copytree(stock.run if finished else stock.unfinished, run)
-            change(run)
-            return [word.format(run=run, image=stock.image, photos=stock.photos) for word in arguments.split()]
+            shutil.copytree(getattr(stock, run), folder / "run")
+            change(folder / "run")
+            places = {"run": folder / "run", "image": stock.image, "photos": stock.photos}
+            return [word.format(**places) for word in arguments.split()]
 
-        return Case(f"run-{name}", make, says, lists)
+        return Case(f"run-{name}", make, says, lists=name in ("config-no-folder", "other-data"))
 
-    def config(text: str) -> Callable[[Path], Any]:
-        return lambda run: (run / "config.yaml").write_text(text)
+    def begun(name: str, change: Callable[[Path], Any], says: str, arguments: str = resume) -> Case:
+        return case(name, change, arguments, says, "unfinished")
+
+    def put(name: str, content: bytes) -> Callable[[Path], Any]:
+        return lambda run: (run / name).write_bytes(content)
 
     def added(text: str) -> Callable[[Path], Any]:
         return lambda run: (run / "config.yaml").write_text((run / "config.yaml").read_text() + text)
@@ -52,141 +54,57 @@ def run_folders() -> list[Case]:
     def folder_for(name: str) -> Callable[[Path], Any]:
         return lambda run: ((run / name).unlink(), (run / name).mkdir())
 
-    predict, val, resume = "predict {image} --run {run}", "val --run {run}", "train --resume {run}"
+    def both(*changes: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        return lambda run: [change(run) for change in changes]
+
+    as_is, nobody = both(), replaced("folder: /", "folder: ~nobody-here/")
+    network, pretrained = "model: test_resnet", replaced("pretrained: false", "pretrained: true")
     return [
-        case("passwd", lambda run: None, "predict {image} --run /etc/passwd", "not a checkpoint"),
-        case("passwd-val", lambda run: None, "val --run /etc/passwd", "not a checkpoint"),
-        case("null-device", lambda run: None, "predict {image} --run /dev/null", "/dev/null"),
-        case("zero-device", lambda run: None, "predict {image} --run /dev/zero", "/dev/zero"),
-        case("long", lambda run: None, f"predict {{image}} --run {LONG}", "File name too long"),
-        case("long-val", lambda run: None, f"val --run {'x/' * 3000}", "File name too long"),
-        case("nowhere", lambda run: None, "val --run nowhere", "no such run or weights"),
+        case("passwd", as_is, "predict {image} --run /etc/passwd", "not a checkpoint"),
+        case("passwd-val", as_is, "val --run /etc/passwd", "not a checkpoint"),
+        case("null-device", as_is, "predict {image} --run /dev/null", "/dev/null"),
+        case("zero-device", as_is, "predict {image} --run /dev/zero", "/dev/zero"),
+        case("long", as_is, f"predict {{image}} --run {LONG}", "File name too long"),
+        case("long-val", as_is, f"val --run {'x/' * 3000}", "File name too long"),
+        case("nowhere", as_is, "val --run nowhere", "no such run or weights"),
         case("empty", lambda run: (shutil.rmtree(run), run.mkdir()), predict, "not a run folder"),
-        case(
-            "no-weights",
-            gone("weights.safetensors", "checkpoints"),
-            predict,
-            "this run has no weights yet",
-        ),
-        case("device", lambda run: None, "predict {image} --run {run} --device abacus", "device 'abacus'"),
+        case("no-weights", gone("weights.safetensors", "checkpoints"), predict, "this run has no weights yet"),
+        case("device", as_is, f"{predict} --device abacus", "device 'abacus'"),
         case(
             "weights-is-a-folder",
             folder_for("weights.safetensors"),
-            "predict {image} --run {run}/weights.safetensors",
+            f"{predict}/weights.safetensors",
             "not a run folder",
         ),
-        case("config-is-gone", gone("config.yaml"), "val --run {run}", "no run folder with a config.yaml"),
-        case("config-is-a-folder", folder_for("config.yaml"), resume, "is not a run folder", finished=False),
-        case("config-is-empty", config(""), resume, "the key model is missing", finished=False),
-        case(
-            "config-is-noise",
-            lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"),
-            resume,
-            "cannot be read as a recipe",
-            finished=False,
-        ),
-        case("config-deep", added("about: " + "[" * DEEP + "]" * DEEP), resume, "", finished=False),
-        case("config-deep-val", config("model: " + "[" * DEEP), val, "nested too deeply"),
-        case("config-unknown", added("\nepoch: 3\n"), resume, "unknown key epoch", finished=False),
-        case("config-hub", replaced("model: test_resnet", "model: hf-hub:a/b"), resume, "would open", finished=False),
-        case(
-            "config-local",
-            replaced("model: test_resnet", "model: local-dir:/etc"),
-            resume,
-            "would open",
-            finished=False,
-        ),
-        case(
-            "config-args",
-            replaced("model_args: {}", "model_args: {checkpoint_path: /etc/passwd}"),
-            resume,
-            "would open",
-            finished=False,
-        ),
-        case(
-            "config-pretrained",
-            lambda run: (
-                replaced("pretrained: false", "pretrained: true")(run),
-                (run / "checkpoints/last.ckpt").unlink(),
-            ),
-            resume,
-            "pretrained: True would open",
-            finished=False,
-        ),
-        case(
-            "config-other-model", replaced("model: test_resnet", "model: test_vit"), resume, "test_vit", finished=False
-        ),
-        case(
-            "config-NUL-folder",
-            replaced("folder: /", 'folder: "\\0" #'),
-            resume,
-            "a character that text does not have",
-            finished=False,
-        ),
-        case("config-no-folder", replaced("folder: /", "folder: /nowhere/"), resume, "no such folder", finished=False),
-        case("config-home", replaced("folder: /", "folder: ~nobody-here/"), resume, "no such user", finished=False),
-        case("config-home-val", replaced("folder: /", "folder: ~nobody-here/"), val, "no such user"),
-        case(
-            "classes-others",
-            lambda run: (run / "classes.txt").write_text("a\nb\n"),
-            resume,
-            "was trained on the classes a, b",
-            finished=False,
-        ),
-        case(
-            "classes-latin-1",
-            lambda run: (run / "classes.txt").write_bytes(b"caf\xe9\n"),
-            resume,
-            "classes.txt",
-            finished=False,
-        ),
-        case("checkpoint-is-a-folder", folder_for("checkpoints/last.ckpt"), resume, "last.ckpt", finished=False),
-        case(
-            "best-is-gone",
-            lambda run: ((run / "checkpoints/best.ckpt").unlink(), _finish(run)),
-            resume,
-            "best.ckpt",
-            finished=False,
-        ),
-        case(
-            "best-is-noise",
-            lambda run: ((run / "checkpoints/best.ckpt").write_bytes(b"x" * 99), _finish(run)),
-            resume,
-            "best.ckpt",
-            finished=False,
-        ),
-        case("metrics-is-a-folder", folder_for("metrics.csv"), resume, "metrics.csv", finished=False),
-        case(
-            "metrics-is-noise",
-            lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe,\n\0"),
-            resume,
-            "metrics.csv",
-            finished=False,
-        ),
-        case(
-            "metrics-other-columns",
-            lambda run: (run / "metrics.csv").write_text("a,b\n1,2\n"),
-            resume,
-            "metrics.csv",
-            finished=False,
-        ),
-        case(
-            "another-setting",
-            lambda run: None,
-            resume + " optimizer.lr=1",
-            "a resumed run keeps its optimizer.lr",
-            finished=False,
-        ),
-        case("other-data", lambda run: None, "val --run {run} --data nowhere", "nowhere"),
-        case("reproduce-passwd", lambda run: None, "reproduce --from /etc/passwd --out {run}/o", "is not a run folder"),
-        case("reproduce-other", lambda run: None, "reproduce --from {run} --out {run}/o", "fits no row"),
-        case(
-            "reproduce-unfinished",
-            lambda run: None,
-            "reproduce --from {run} --out {run}/o",
-            "is not finished",
-            finished=False,
-        ),
+        case("config-is-gone", gone("config.yaml"), val, "no run folder with a config.yaml"),
+        begun("config-is-a-folder", folder_for("config.yaml"), "is not a run folder"),
+        begun("config-is-empty", put("config.yaml", b""), "the key model is missing"),
+        begun("config-is-noise", put("config.yaml", b"\xff\xfe\x00"), "cannot be read as a recipe"),
+        begun("config-deep", added("about: " + "[" * DEEP + "]" * DEEP), ""),
+        case("config-deep-val", put("config.yaml", b"model: " + b"[" * DEEP), val, "nested too deeply"),
+        begun("config-unknown", added("\nepoch: 3\n"), "unknown key epoch"),
+        begun("config-hub", replaced(network, "model: hf-hub:a/b"), "would open"),
+        begun("config-local", replaced(network, "model: local-dir:/etc"), "would open"),
+        begun("config-args", replaced("model_args: {}", "model_args: {checkpoint_path: /etc/passwd}"), "would open"),
+        begun("config-pretrained", both(pretrained, gone("checkpoints/last.ckpt")), "pretrained: True would open"),
+        begun("config-other-model", replaced(network, "model: test_vit"), "test_vit"),
+        begun("config-NUL-folder", replaced("folder: /", 'folder: "\\0" #'), "a character that text does not have"),
+        begun("config-no-folder", replaced("folder: /", "folder: /nowhere/"), "no such folder"),
+        begun("config-home", nobody, "no such user"),
+        case("config-home-val", nobody, val, "no such user"),
+        begun("classes-others", put("classes.txt", b"a\nb\n"), "was trained on the classes a, b"),
+        begun("classes-latin-1", put("classes.txt", b"caf\xe9\n"), "classes.txt"),
+        begun("checkpoint-is-a-folder", folder_for("checkpoints/last.ckpt"), "last.ckpt"),
+        begun("best-is-gone", both(gone("checkpoints/best.ckpt"), _finish), "best.ckpt"),
+        begun("best-is-noise", both(put("checkpoints/best.ckpt", b"x" * 99), _finish), "best.ckpt"),
+        begun("metrics-is-a-folder", folder_for("metrics.csv"), "metrics.csv"),
+        begun("metrics-is-noise", put("metrics.csv", b"\xff\xfe,\n\0"), "metrics.csv"),
+        begun("metrics-other-columns", put("metrics.csv", b"a,b\n1,2\n"), "metrics.csv"),
+        begun("another-setting", as_is, "a resumed run keeps its optimizer.lr", f"{resume} optimizer.lr=1"),
+        case("other-data", as_is, f"{val} --data nowhere", "nowhere"),
+        case("reproduce-passwd", as_is, "reproduce --from /etc/passwd --out {run}/o", "is not a run folder"),
+        case("reproduce-other", as_is, "reproduce --from {run} --out {run}/o", "fits no row"),
+        begun("reproduce-unfinished", as_is, "is not finished", "reproduce --from {run} --out {run}/o"),
     ]
 
 

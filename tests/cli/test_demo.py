@@ -5,7 +5,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,14 +47,21 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
+@contextmanager
+def uploaded(address: str, folder: Path) -> Iterator[Any]:
+    """Open the page, and give it a picture."""
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.goto(address, wait_until="domcontentloaded")
+        page.locator("input[type=file]").first.set_input_files(str(picture(folder)), timeout=WAIT)
+        yield page
+
+
 @pytest.mark.slow
 class TestPage:
     @pytest.mark.parametrize("address", [("trained", "")], indirect=True)
     def test_a_classifier_answers_and_shows_what_it_looked_at(self, address: str, tmp_path: Path) -> None:
-        with browser() as chromium:
-            page = chromium.new_page()
-            page.goto(address, wait_until="domcontentloaded")
-            page.locator("input[type=file]").first.set_input_files(str(picture(tmp_path)), timeout=WAIT)
+        with uploaded(address, tmp_path) as page:
             words = page.get_by_label("The answer in words")
             page.wait_for_function("box => box.value.includes('%')", arg=words.element_handle(), timeout=WAIT)
             assert words.input_value().startswith("red, ")
@@ -61,10 +70,7 @@ class TestPage:
 
     @pytest.mark.parametrize("address", [("runs", "instances")], indirect=True)
     def test_a_detector_draws_and_a_click_shows_another_pixel(self, address: str, tmp_path: Path) -> None:
-        with browser() as chromium:
-            page = chromium.new_page()
-            page.goto(address, wait_until="domcontentloaded")
-            page.locator("input[type=file]").first.set_input_files(str(picture(tmp_path)), timeout=WAIT)
+        with uploaded(address, tmp_path) as page:
             layer = page.get_by_text("layer4.1.conv2.attention").first
             layer.wait_for(timeout=WAIT)
             before = page.locator("#attention img").first.get_attribute("src")

@@ -79,3 +79,13 @@ def start(fork_server: multiprocessing.context.ForkServerContext, tmp_path: Path
     for process in running:
         process.kill()
         process.join()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of the scenes as a folder, which processes of their own can read."""
+    from convattn.data.scenes import SceneSettings, write_scenes
+
+    root = tmp_path_factory.mktemp("folder") / "scenes"
+    write_scenes(root, SceneSettings(train=8, val=4))
+    return root

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from convattn.data.masks import encode_mask, run_lengths
 from convattn.data.segmentation import write_label_map
@@ -123,3 +126,11 @@ def write_ade20k(root: Path) -> Path:
     for split in ("training", "validation"):
         write_pairs(root, f"images/{split}", f"annotations/{split}", shift=1)
     return root
+
+
+def assert_taken(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Assert that a backbone has the tensors of a classifier, but for the position of a class token."""
+    assert len(ours) > 0.9 * len(theirs)
+    for key, tensor in ours.items():
+        whole = theirs[key]
+        assert torch.equal(tensor, whole if whole.shape == tensor.shape else whole[:, 1:]), key

@@ -15,7 +15,6 @@ import pytest
 import torch
 from dense_runs import TINY
 
-from convattn.data.scenes import SceneSettings, write_scenes
 from convattn.tasks.checkpoints import read_checkpoint
 
 SGD = ["optimizer={name: momentum, lr: 0.02, momentum: 0.9, clip_grad: null}", "schedule.warmup=0", "epochs=2"]
@@ -37,13 +36,6 @@ SETUPS = {
         ],
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("folder") / "scenes"
-    write_scenes(root, SceneSettings(train=8, val=4))
-    return root
 
 
 def train(folder: Path, out: Path, head: str, *more: str) -> Path:

@@ -115,15 +115,18 @@ def test_the_page_of_recipes_shows_what_the_recipes_hold(name: str) -> None:
     assert (f"a tenth after epochs {', '.join(falls)} and {last}" in shown["learning rate"]) == bool(last)
 
 
+SGD = {
+    "name": "momentum", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decayed": "all", "clip_grad": None,
+    "layer_decay": None,
+}  # fmt: skip
+"""Without Nesterov's step, which is what timm's "sgd" takes."""
+
+
 @pytest.mark.parametrize("name", ["imagenet-resnet", "imagenet-san"])
 def test_resnet_and_san_train_as_supplement_b_says(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.epochs, recipe.batch_size, recipe.label_smoothing) == (100, 256, 0.1)
-    # SGD without Nesterov's step, which is what timm's "sgd" takes
-    assert asdict(recipe.optimizer) == {
-        "name": "momentum", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decayed": "all", "clip_grad": None,
-        "layer_decay": None,
-    }  # fmt: skip
+    assert asdict(recipe.optimizer) == SGD
     assert (recipe.schedule.name, recipe.schedule.warmup, recipe.schedule.min_lr) == ("cosine", 0, 0)
     assert (recipe.mix.on, recipe.augment.auto_augment, recipe.augment.random_erasing) == (False, None, 0)
 
@@ -131,10 +134,7 @@ def test_resnet_and_san_train_as_supplement_b_says(name: str) -> None:
 def test_xvolution_trains_as_section_4_1_says() -> None:
     recipe = load_recipe("imagenet-xvolution")
     assert (recipe.epochs, recipe.batch_size, recipe.label_smoothing) == (100, 256, 0)
-    assert asdict(recipe.optimizer) == {
-        "name": "momentum", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decayed": "all", "clip_grad": None,
-        "layer_decay": None,
-    }  # fmt: skip
+    assert asdict(recipe.optimizer) == SGD
     assert (recipe.schedule.milestones, recipe.schedule.decay_rate) == ((30, 60, 90), 0.1)
     assert (recipe.mix.on, recipe.augment.auto_augment, recipe.augment.random_erasing) == (False, None, 0)
 

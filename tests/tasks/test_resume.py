@@ -1,15 +1,18 @@
 import csv
+import json
 import os
 import random
-import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, Start
+
+from convattn.tasks.checkpoints import read_checkpoint
 
 WAIT = 120
 
@@ -47,18 +50,36 @@ def table(path: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    for name in ("weights.safetensors", "last.safetensors"):
+TABLES = ("metrics.csv", "paths.csv", "skipped.csv", "classes.txt")
+
+
+def assert_same_run(ours: Path, theirs: Path, results: Sequence[str] = (), tables: str = "predictions.csv") -> None:
+    for name in ("weights.safetensors", "last.safetensors", *results):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
-    for name in ("metrics.csv", "paths.csv", "predictions.csv", "skipped.csv", "classes.txt"):
+    for name in (*TABLES, tables):
         assert table(ours / name) == table(theirs / name), name
     for name in ("last.ckpt", "best.ckpt"):
-        stored = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (ours, theirs)]
+        stored = [read_checkpoint(run / "checkpoints" / name) for run in (ours, theirs)]
         for part in ("state_dict", "optimizer_states"):
-            for mine, other in zip(*(tensors(content[part]) for content in stored), strict=True):
-                assert torch.equal(mine, other), (name, part)
-        place, other = ({**content["convattn_progress"], "seconds": 0} for content in stored)
-        assert place == other, name
+            mine, other = (tensors(content[part]) for content in stored)
+            assert len(mine) == len(other) > 0
+            assert all(one.equal(another) for one, another in zip(mine, other, strict=True)), (name, part)
+        place, their_place = ({**content["convattn_progress"], "seconds": 0} for content in stored)
+        assert place == their_place, name
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (ours, theirs)]
+    assert summaries[0] | {"seconds": 0} == summaries[1] | {"seconds": 0}
+
+
+def assert_stopped(process: BaseProcess, run: Path, told: Path) -> None:
+    """Assert that a run that was stopped has told how to go on, and left a report but no weights."""
+    process.join(WAIT)
+    output = " ".join(told.read_text().split())
+    assert process.exitcode == 130
+    assert f"report so far stopped/{run.name}/report.html" in output
+    assert f"Go on with: convattn train --resume stopped/{run.name}" in output
+    assert "Traceback" not in output
+    assert (run / "report.html").is_file()
+    assert not (run / "weights.safetensors").exists()
 
 
 def tensors(content: object) -> list[torch.Tensor]:
@@ -132,15 +153,8 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_bit_equal(
     wait_for(lambda: (tmp_path / "stopped" / "latest" / "tensorboard").is_dir())
     time.sleep(0.3)
     send(process.pid, number)
-    process.join(WAIT)
     run = run_folder(tmp_path / "stopped")
-    output = re.sub(r"\s+", " ", (tmp_path / "output.txt").read_text())
-    assert process.exitcode == 130
-    assert f"Go on with: convattn train --resume stopped/{run.name}" in output
-    assert f"report so far stopped/{run.name}/report.html" in output
-    assert "Traceback" not in output
-    assert (run / "report.html").is_file()
-    assert not (run / "weights.safetensors").exists()
+    assert_stopped(process, run, tmp_path / "output.txt")
     finish(start, ["train", "--resume", str(run)])
     assert_same_run(run, run_folder(tmp_path / "whole"))
 

@@ -38,15 +38,20 @@ def server(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield found
 
 
+def assert_killed_is_whole(start: Start, data: str, shards: Path, workers: int, tmp_path: Path) -> None:
+    """Assert that a killed run on some data ends as a run on the shards does."""
+    finish(start, ["train", "--out", str(tmp_path / "whole"), *TINY, f"--data={shards}"])
+    arguments = [*TINY, f"--data={data}", f"data.workers={workers}"]
+    kill_five_times(start, tmp_path / "killed", arguments, spread=0.15, seed=workers)
+    assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_on_shards_killed_five_times_ends_bit_equal(
     workers: int, start: Start, shards: Path, tmp_path: Path
 ) -> None:
-    finish(start, ["train", "--out", str(tmp_path / "whole"), *TINY, f"--data={shards}"])
-    arguments = [*TINY, f"--data={shards}", f"data.workers={workers}"]
-    kill_five_times(start, tmp_path / "killed", arguments, spread=0.15, seed=workers)
-    assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
+    assert_killed_is_whole(start, str(shards), shards, workers, tmp_path)
 
 
 @pytest.mark.slow
@@ -54,10 +59,7 @@ def test_a_run_on_shards_killed_five_times_ends_bit_equal(
 def test_a_run_on_shards_at_a_url_killed_five_times_is_that_on_the_disk(
     workers: int, start: Start, shards: Path, server: Server, tmp_path: Path
 ) -> None:
-    finish(start, ["train", "--out", str(tmp_path / "whole"), *TINY, f"--data={shards}"])
-    arguments = [*TINY, f"--data={server.url}/", f"data.workers={workers}"]
-    kill_five_times(start, tmp_path / "killed", arguments, spread=0.15, seed=workers)
-    assert_same_run(run_folder(tmp_path / "killed"), run_folder(tmp_path / "whole"))
+    assert_killed_is_whole(start, f"{server.url}/", shards, workers, tmp_path)
 
 
 def test_shards_at_a_url_give_the_curve_of_those_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
