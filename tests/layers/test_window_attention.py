@@ -146,6 +146,11 @@ def test_bad_options_are_named(options, message):
         WindowAttention(8, **options)
 
 
+def test_a_stride_is_refused_as_any_unknown_argument():
+    with pytest.raises(TypeError, match=r"WindowAttention.__init__\(\) got an unexpected keyword argument 'stride'"):
+        WindowAttention(8, stride=2)
+
+
 def test_maps_of_another_shape_are_named():
     q, k, v = parts((4, 4))
     with pytest.raises(ValueError, match=r"must all be \[B, 8, H, W\], got \[2, 8, 4, 4\], \[2, 8, 4, 4\], \[2, 8, 2"):

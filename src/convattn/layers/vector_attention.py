@@ -99,7 +99,12 @@ class VectorAttention2d(DropIn):
     ) -> None:
         super().__init__(in_channels, out_channels)
         self.attention = self.path(
-            out_channels, query_channels=query_channels, kernel_size=kernel_size, share=share, border=border, **made
+            out_channels,
+            query_channels=query_channels,
+            kernel_size=kernel_size,
+            share=share,
+            border=border,
+            **self._factory(made),
         )
         self.split = (self.attention.query_channels, self.attention.query_channels, out_channels)
         self.projection = nn.Conv2d(in_channels, sum(self.split), 1, **made)
