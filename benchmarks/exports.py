@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,13 +156,8 @@ def page(cells: list[Cell]) -> str:
     by_place = {(cell.network, cell.format): cell for cell in cells}
     names = {cell.network for cell in cells}
     rows = [[name, *(shown(by_place.get((name, kind))) for kind in FORMATS)] for name in NETWORKS if name in names]
-    lines = [HEAD, *markdown_table(["network", *FORMATS], rows), "", *_numbered(reasons)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _numbered(reasons: list[str]) -> Iterator[str]:
-    for number, reason in enumerate(reasons, 1):
-        yield f"{number}. {reason}"
+    numbered = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([HEAD, *markdown_table(["network", *FORMATS], rows), "", *numbered]).rstrip() + "\n"
 
 
 HEAD = f"""# Every network in every format

@@ -219,7 +219,7 @@ class Branching(nn.Module):
     ("net", "suffix", "options", "message"),
     [
         (classifier, ".pth", {}, "the end of the name says what to write: .onnx"),
-        (classifier, ".onnx", {"precision": "int4"}, "precision must be one of float32, float16, int8"),
+        (classifier, ".onnx", {"precision": "int4"}, "precision must be one of float32, float16, bfloat16, int8"),
         (
             classifier,
             ".torchscript",

@@ -110,27 +110,22 @@ def _format_of(path: Path, precision: str, onnx: OnnxOptions) -> str:
     """The name of the format, after a check of what it is to hold."""
     name = next((name for name, one in FORMATS.items() if one.suffix == path.suffix), None)
     if name is None:
-        known = ", ".join(f"{one.suffix} ({name})" for name, one in FORMATS.items())
-        raise UserError(f"{path}: the end of the name says what to write: {known}")
-    if precision not in get_args(Precision):
-        raise UserError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        ends = ", ".join(f"{one.suffix} ({name})" for name, one in FORMATS.items())
+        raise UserError(f"{path}: the end of the name says what to write: {ends}")
+    for what, value, known in (("precision", precision, Precision), ("operators", onnx.operators, Operators)):
+        if value not in get_args(known):
+            raise UserError(f"{what} must be one of {', '.join(get_args(known))}, got {value!r}")
     if precision not in FORMATS[name].precisions:
         able = ", ".join(other for other, one in FORMATS.items() if precision in one.precisions)
         raise UserError(f"{name} files are not written in {precision} here; take {able}")
     if onnx.opset not in OPSETS:
         raise UserError(f"opset {onnx.opset}: the operators need {OPSETS[0]} to {OPSETS[-1]}; give one of these")
-    _check_operators(name, precision, onnx.operators)
-    return name
-
-
-def _check_operators(name: str, precision: str, operators: str) -> None:
-    if operators not in get_args(Operators):
-        raise UserError(f"operators must be one of {', '.join(get_args(Operators))}, got {operators!r}")
-    if operators == "convattn" and (name != "onnx" or precision == "float16"):
+    if onnx.operators == "convattn" and (name != "onnx" or precision == "float16"):
         raise UserError(
             f"convattn's own operators go into onnx files of float32 or int8, got {name} of {precision}; "
             "take standard operators"
         )
+    return name
 
 
 def _check_example(example: Tensor) -> None:
