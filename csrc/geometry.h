@@ -6,6 +6,8 @@
 
 namespace {
 
+constexpr int weights_ahead = 64;  // how many floats ahead the weights of every tap are fetched
+
 struct Geometry {
     int B, C, N, d, H, W, Ho, Wo, taps, sy, sx, border, threads;
     int top, left;        // how far the offsets reach above and to the left

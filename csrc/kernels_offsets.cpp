@@ -4,18 +4,13 @@
 
 namespace {
 
-// Lanes are channels where a head has enough of them, one next to the other.
-bool has_channel_lanes(const Geometry& g, const ConvattnMap& a, const ConvattnMap& b) {
-    return g.d >= native_lanes && a.channel == 1 && b.channel == 1;
-}
-
 // Functions of one row, which the compiler finds registers for.
 NOINLINE void correlate_row(const PixelRows& keys, const Queries& all, const ptrdiff_t* distance, float* memory, float* logits,
                             size_t plane) {
     constexpr int L = native_lanes;
     for (int x = 0; x < all.valid; x += L) {
         const int valid = smaller(L, all.valid - x);
-        const Queries queries = {all.data + x * all.step, all.step, all.channels, valid};
+        const Queries queries = {all.data + x * all.step, all.step, all.channels, valid, all.taps};
         correlate_pixels(queries, keys, keys.at(x), distance, memory, [&](int m, Vec<L> sum) UNROLLED {
             float* target = logits + m * plane + x;
             if (valid == L) store<L>(target, sum);
@@ -23,10 +18,26 @@ NOINLINE void correlate_row(const PixelRows& keys, const Queries& all, const ptr
         });
     }
 }
-NOINLINE void aggregate_row(const Terms& terms, int pixels, const float* weights, size_t plane, float* out, int64_t step, int channels) {
+NOINLINE void aggregate_row(const Terms& terms, int pixels, const float* weights, size_t plane, float* out, int64_t step,
+                            int channels) {
     aggregate_pixels<true, false>(
         terms, pixels, [&](int m, int i) UNROLLED { return weights[m * plane + i]; },
         [&](int i, int c, Vec<native_lanes> sum) UNROLLED { store_channels(out + i * step, c, channels, sum); });
+}
+
+template <int L>
+NOINLINE void aggregate_row_of_two_heads(const Terms& terms, int pixels, const float* first, const float* second, size_t plane,
+                                         float* out, int64_t step) {
+    constexpr int half = L / 2;
+    for (int x = 0; x < pixels; x += half) {
+        const int valid = smaller(half, pixels - x);
+        const Terms here = {terms.value + x * terms.step, terms.step, terms.distance, nullptr, terms.depth, terms.taps};
+        auto aggregate = [&](auto read) UNROLLED {
+            aggregate_two_heads<L>(here, valid, first + x, second + x, plane, out + x * step, step, read);
+        };
+        if (valid == half) aggregate([](const float* p) UNROLLED { return load<half>(p); });
+        else aggregate([=](const float* p) UNROLLED { return load_first<half>(p, valid); });
+    }
 }
 
 void correlate_rows_of_pixels(const Geometry& g, const ConvattnMap& q, const ConvattnMap& k, float* logits) {
@@ -39,14 +50,18 @@ void correlate_rows_of_pixels(const Geometry& g, const ConvattnMap& q, const Con
         for (int y = y0; y < y1; y++) {
             keys.read(y);
             keys.distances(y, distance);
-            const Queries queries = {q.data + b * q.image + n * g.d + y * q.row, q.column, g.d, g.Wo};
+            const Queries queries = {q.data + b * q.image + n * g.d + y * q.row, q.column, g.d, g.Wo, g.taps};
             float* target = logits + ((size_t)b * g.N + n) * g.taps * plane + (size_t)y * g.Wo;
             correlate_row(keys, queries, distance, memory, target, plane);
         }
     });
 }
 
-void aggregate_rows_of_pixels(const Geometry& g, const float* weights, const ConvattnMap& v, const ConvattnMap& out) {
+// So many heads to a vector: 1, or 2 of half a vector.
+template <int Heads>
+void aggregate_rows_of_pixels(const Geometry& of_heads, const float* weights, const ConvattnMap& v, const ConvattnMap& out) {
+    Geometry g = of_heads;
+    g.N /= Heads, g.d *= Heads;
     over_shares(g, [&](int b, int n, int y0, int y1) {
         if (!scratch.reserve(PixelRows::floats(g) + distance_floats(g))) return;
         PixelRows values(g, v, b, n * g.d, g.d);
@@ -56,10 +71,21 @@ void aggregate_rows_of_pixels(const Geometry& g, const float* weights, const Con
             values.read(y);
             values.distances(y, distance);
             const Terms terms = {values.at(0), values.step(), distance, nullptr, values.depth, g.taps};
-            aggregate_row(terms, g.Wo, weights + ((size_t)b * g.N + n) * g.taps * plane + (size_t)y * g.Wo, plane,
-                          out.data + b * out.image + n * g.d + y * out.row, out.column, g.d);
+            const float* first = weights + ((size_t)b * g.N + n) * Heads * g.taps * plane + (size_t)y * g.Wo;
+            float* target = out.data + b * out.image + n * g.d + y * out.row;
+            if constexpr (Heads == 1) aggregate_row(terms, g.Wo, first, plane, target, out.column, g.d);
+            else aggregate_row_of_two_heads<native_lanes>(terms, g.Wo, first, first + g.taps * plane, plane, target, out.column);
         }
     });
+}
+
+template <int L> bool aggregate_by_channels(const Geometry& g, const float* weights, const ConvattnMap& v, const ConvattnMap& out) {
+    if (v.channel != 1 || out.channel != 1) return false;
+    if (g.d >= larger(L, g.Wo > 8 ? 8 : 32)) return aggregate_rows_of_pixels<1>(g, weights, v, out), true;
+    if constexpr (L >= 8)
+        if (2 * g.d == L && g.N % 2 == 0)
+            return aggregate_rows_of_pixels<2>(g, weights, v, out), true;
+    return false;
 }
 
 }  // namespace
@@ -67,7 +93,8 @@ void aggregate_rows_of_pixels(const Geometry& g, const float* weights, const Con
 ENTRY(convattn_correlate)(const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, float* logits) {
     const int64_t before = failures;
     const Geometry g(*s);
-    if (has_channel_lanes(g, *q, *k)) {
+    // a few channels cost less with pixels on lanes, whose sums need no last steps
+    if (g.d >= (native_lanes >= 16 ? 32 : 64) && q->channel == 1 && k->channel == 1) {
         correlate_rows_of_pixels(g, *q, *k, logits);
         return failures != before;
     }
@@ -99,10 +126,7 @@ ENTRY(convattn_correlate)(const ConvattnOffsets* s, const ConvattnMap* q, const 
 ENTRY(convattn_aggregate)(const ConvattnOffsets* s, const float* weights, const ConvattnMap* v, const ConvattnMap* out) {
     const int64_t before = failures;
     const Geometry g(*s);
-    if (has_channel_lanes(g, *v, *out)) {
-        aggregate_rows_of_pixels(g, weights, *v, *out);
-        return failures != before;
-    }
+    if (aggregate_by_channels<native_lanes>(g, weights, *v, *out)) return failures != before;
     const int band = rows_of_unit(g, (size_t)g.d * (g.sy * g.row_size() + out_row_size(g)));
     choose_lanes(g, [&](auto lanes) {
         constexpr int L = decltype(lanes)::value;

@@ -7,7 +7,6 @@
 namespace {
 
 constexpr int group = 8;                      // channels whose sums are held in registers
-constexpr int weights_ahead = 64;             // how many floats ahead the weights of every tap are fetched
 constexpr size_t band_floats = 128 * 1024;    // planes of one band: half a core's second-level cache
 
 ptrdiff_t* distances(const Geometry& g) {

@@ -8,9 +8,11 @@
 
 namespace {
 
-constexpr int together = 4;  // pixels whose sums are held in registers
+constexpr int together = 4;  // queries whose products are added up together
+constexpr int row_block = native_lanes >= 8 ? native_lanes / 2 : together;  // rows are padded to so many pixels
 constexpr ptrdiff_t partial_step = native_lanes * native_lanes / together;  // sums of one tap, before the last steps
-constexpr int registers_left = vector_registers == 32 ? 4 : 2;
+// pixels or taps whose sums fit the registers, where each has four of them
+constexpr int block = vector_registers == 32 ? 4 : 2;
 
 // f(b, n, y0, y1): output rows y0 to y1-1 of one head of one image, as many to every thread.
 template <class F> void over_shares(const Geometry& g, F f) {
@@ -48,7 +50,7 @@ struct PixelRows {
     int64_t end = 0;  // rows of the padded map up to here have been read
 
     static int depth_of(int channels) { return round_up(channels, native_lanes); }
-    static int width_of(const Geometry& g) { return g.sx * (round_up(g.Wo, together) - 1) + g.left + g.right + 1; }
+    static int width_of(const Geometry& g) { return g.sx * (round_up(g.Wo, row_block) - 1) + g.left + g.right + 1; }
     static size_t floats(const Geometry& g) { return (size_t)(g.top + g.below + 1) * width_of(g) * depth_of(g.d); }
     PixelRows(const Geometry& g, const ConvattnMap& map, int b, int c0, int channels)
         : g(g), head(map.data + b * map.image + c0), row(map.row), column(map.column), channels(channels), depth(depth_of(g.d)),
@@ -58,11 +60,16 @@ struct PixelRows {
     const float* at(int x) const { return data + (ptrdiff_t)g.sx * x * depth; }
     ptrdiff_t step() const { return (ptrdiff_t)g.sx * depth; }
 
-    // What output row y reads; rows are asked for from above to below.
-    void read(int y) {
+    // Whether output row y finds a row of the map by offset m.
+    bool finds_row(int y, int m) const { return border_source(g.sy * y + g.dy(m), g.H, g.border) >= 0; }
+    // What output row y reads; rows are asked for from above to below. Unless `zeros`, those beyond the map stay undefined.
+    void read(int y, bool zeros = true) {
         const int64_t first = (int64_t)g.sy * y;
         if (end < first) end = first;
-        for (; end < first + slots; end++) fill(data + (size_t)slot(end) * width * depth, border_source((int)(end - g.top), g.H, g.border));
+        for (; end < first + slots; end++) {
+            const int source = border_source((int)(end - g.top), g.H, g.border);
+            if (source >= 0 || zeros) fill(data + (size_t)slot(end) * width * depth, source);
+        }
     }
     void fill(float* target, int y) const {
         if (y < 0) {
@@ -127,33 +134,36 @@ template <int L> INLINE Vec<L> whole_sums(const float* partial) {
 struct Queries {
     const float* data;  // of the first
     int64_t step;
-    int channels, valid;
+    int channels, valid, taps;
 };
 size_t correlate_floats(const Geometry& g) { return (size_t)g.taps * partial_step + together * PixelRows::depth_of(g.d); }
 template <class Result>
 INLINE void correlate_pixels(const Queries& q, const PixelRows& keys, const float* key, const ptrdiff_t* distance, float* memory,
                              Result result) {
-    constexpr int L = native_lanes, T = registers_left;
-    const int taps = keys.g.taps, depth = keys.depth;
+    constexpr int L = native_lanes, T = block;
+    const int taps = q.taps, depth = keys.depth;
     float *query = memory, *partial = memory + together * depth;
     for (int i = 0; i < q.valid; i += together) {
         for (int j = 0; j < together; j++) copy_pixel(q.data + smaller(i + j, q.valid - 1) * q.step, q.channels, query + j * depth);
         const float* first = key + i * keys.step();
         float* to = partial + i / together * L;
         int m = 0;
-        for (; m + T <= taps; m += T) correlate_together<L, T>(query, first, keys.step(), distance + m, depth, to + m * partial_step);
-        for (; m < taps; m++) correlate_together<L, 1>(query, first, keys.step(), distance + m, depth, to + m * partial_step);
+        auto correlate = [&](auto t) UNROLLED {
+            correlate_together<L, t.value>(query, first, keys.step(), distance + m, depth, to + m * partial_step);
+        };
+        for (; m + T <= taps; m += T) correlate(Index<T>{});
+        for (; m < taps; m++) correlate(Index<1>{});
     }
     for (int m = 0; m < taps; m++) result(m, whole_sums<L>(partial + m * partial_step));
 }
 
 // What is added up over the taps: a weight for each pixel, times values where there are any, times factors
-// [taps][depth] where there are any.
+// where there are any.
 struct Terms {
     const float* value;  // of the first pixel, at a distance of 0; or null
     ptrdiff_t step;      // from one pixel's to the next
     const ptrdiff_t* distance;
-    const float* factor;  // or null
+    const float* const* factor;  // of every tap, [depth]; or null
     int depth, taps;
 };
 
@@ -168,7 +178,7 @@ INLINE void aggregate_together(const Terms& terms, int first, int c, Weight weig
     constexpr int L = native_lanes;
     Vec<L> sum[P][V] = {};
     const ptrdiff_t step = terms.step;
-    const float* first_value = terms.value + first * step + c;
+    const float* first_value = Value ? terms.value + first * step + c : nullptr;
     for (int m = 0; m < terms.taps; m++) {
         const float* value[P] = {};
         if constexpr (Value) {
@@ -176,7 +186,7 @@ INLINE void aggregate_together(const Terms& terms, int first, int c, Weight weig
             repeat<P - 1>([&](auto i) UNROLLED { value[i + 1] = pinned(value[i] + step); });
         }
         Vec<L> factor[V];
-        if constexpr (Factor) repeat<V>([&](auto v) UNROLLED { factor[v] = load<L>(terms.factor + (size_t)m * terms.depth + c + v * L); });
+        if constexpr (Factor) repeat<V>([&](auto v) UNROLLED { factor[v] = load<L>(terms.factor[m] + c + v * L); });
         repeat<P>([&](auto i) UNROLLED {
             Vec<L> w = weight(m, first + i) + Vec<L>{};
             PIN(w);
@@ -194,16 +204,51 @@ INLINE void aggregate_together(const Terms& terms, int first, int c, Weight weig
 // result(i, c, sum) for pixels 0 to pixels-1 and vectors of channels from c on.
 template <bool Value, bool Factor, class Weight, class Result>
 INLINE void aggregate_pixels(const Terms& terms, int pixels, Weight weight, Result result) {
-    constexpr int P = registers_left, L = native_lanes;
+    constexpr int L = native_lanes, sums = 4 * block;
     auto channels = [&](auto V, int c) UNROLLED {
         int i = 0;
-        for (; i + P <= pixels; i += P) aggregate_together<P, V.value, Value, Factor>(terms, i, c, weight, result);
-        for (; i < pixels; i++) aggregate_together<1, V.value, Value, Factor>(terms, i, c, weight, result);
+        for (; i + sums / V <= pixels; i += sums / V) aggregate_together<sums / V, V, Value, Factor>(terms, i, c, weight, result);
+        if constexpr (sums / V > 4)
+            for (; i + 4 <= pixels; i += 4) aggregate_together<4, V, Value, Factor>(terms, i, c, weight, result);
+        for (; i < pixels; i++) aggregate_together<1, V, Value, Factor>(terms, i, c, weight, result);
     };
     int c = 0;
     for (; c + 4 * L <= terms.depth; c += 4 * L) channels(Index<4>{}, c);
     for (; c + 2 * L <= terms.depth; c += 2 * L) channels(Index<2>{}, c);
     for (; c < terms.depth; c += L) channels(Index<1>{}, c);
+}
+
+template <int L, int... I> INLINE Vec<L> joined(Vec<L / 2> a, Vec<L / 2> b, Indices<I...>) {
+    return __builtin_shufflevector(a, b, I...);
+}
+// Lane P of the first half throughout it, and of the second.
+template <int P, class V, int... I> INLINE V spread(V v, Indices<I...>) {
+    constexpr int half = sizeof...(I) / 2;
+    return __builtin_shufflevector(v, v, (I < half ? P : half + P)...);
+}
+
+// Two heads of half a vector of channels: terms.value has both. read(p) gives the weights of half a vector of pixels.
+template <int L, class Read>
+INLINE void aggregate_two_heads(const Terms& terms, int valid, const float* first, const float* second, size_t plane, float* out,
+                                int64_t out_step, Read read) {
+    constexpr int half = L / 2;
+    const typename MakeIndices<L>::type all{};
+    Vec<L> sum[half] = {};
+    const ptrdiff_t step = terms.step;
+    for (int m = 0; m < terms.taps; m++, first += plane, second += plane) {
+        const float* value = pinned(terms.value + terms.distance[m]);
+        const Vec<L> weights = joined<L>(read(first), read(second), all);
+        // too many streams for the processor to foresee
+        __builtin_prefetch(first + weights_ahead, 0, 2);
+        __builtin_prefetch(second + weights_ahead, 0, 2);
+        repeat<half>([&](auto p) UNROLLED {
+            sum[p] += spread<p.value>(weights, all) * load<L>(value);
+            value = pinned(value + step);
+        });
+    }
+    repeat<half>([&](auto p) UNROLLED {
+        if (p < valid) store<L>(out + p * out_step, sum[p]);
+    });
 }
 
 // A vector of channels from c on of one pixel; those beyond the head are another's.

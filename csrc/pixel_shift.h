@@ -21,23 +21,25 @@ INLINE float* table_rows(const float* table, const Geometry& g, int c0, int chan
 struct PixelShiftRow {
     Queries q;
     const PixelRows &keys, *values;  // values may be null
+    // The taps that count, in order. A neighbour beyond a border of zeros does not, but for the bias where there is no v.
     const ptrdiff_t* distance;
-    const float* weight;  // [taps][depth]
+    const float* const* weight;  // a row of the table
+    const float* bias;           // of a head; where a head is one channel, its row lies `to_bias` behind the weights'
+    ptrdiff_t to_bias;
     float* out;
     int64_t step;
 };
 
-// A head of several channels. bias[m * bias_step] is that of tap m; it may be null.
-template <bool Value>
-NOINLINE void head_row(const PixelShiftRow& row, float scale, const float* bias, int bias_step, float* similarity, float* memory) {
+// A head of several channels.
+template <bool Value> NOINLINE void head_row(const PixelShiftRow& row, float scale, float* similarity, float* memory) {
     constexpr int L = native_lanes;
     const PixelRows& keys = row.keys;
     for (int x = 0; x < row.q.valid; x += L) {
-        const Queries queries = {row.q.data + x * row.q.step, row.q.step, row.q.channels, smaller(L, row.q.valid - x)};
+        const Queries queries = {row.q.data + x * row.q.step, row.q.step, row.q.channels, smaller(L, row.q.valid - x), row.q.taps};
         correlate_pixels(queries, keys, keys.at(x), row.distance, memory, [&](int m, Vec<L> sum) UNROLLED {
-            store<L>(similarity + m * L, sum * scale + (bias ? bias[(size_t)m * bias_step] : 0.f));
+            store<L>(similarity + m * L, sum * scale + row.bias[m]);
         });
-        const Terms terms = {Value ? row.values->at(x) : nullptr, keys.step(), row.distance, row.weight, keys.depth, keys.g.taps};
+        const Terms terms = {Value ? row.values->at(x) : nullptr, keys.step(), row.distance, row.weight, keys.depth, row.q.taps};
         float* out = row.out + x * row.step;
         aggregate_pixels<Value, true>(
             terms, queries.valid, [&](int m, int i) UNROLLED { return similarity[m * L + i]; },
@@ -45,11 +47,11 @@ NOINLINE void head_row(const PixelShiftRow& row, float scale, const float* bias,
     }
 }
 
-// Heads of one channel: element by element. bias is [taps][depth].
+// Heads of one channel: element by element.
 template <int P, int V, bool Value>
-INLINE void elements_together(const PixelShiftRow& row, float scale, const float* bias, int x, int c) {
+INLINE void elements_together(const PixelShiftRow& row, float scale, int x, int c) {
     constexpr int L = native_lanes;
-    const int depth = row.keys.depth, taps = row.keys.g.taps, channels = row.q.channels;
+    const int channels = row.q.channels;
     const ptrdiff_t step = row.keys.step();
     const float *keys = row.keys.at(x) + c, *values = Value ? row.values->at(x) + c : nullptr;
     Vec<L> query[P][V], sum[P][V] = {};
@@ -59,8 +61,8 @@ INLINE void elements_together(const PixelShiftRow& row, float scale, const float
             query[i][v] = scale * (c + (v + 1) * L <= channels ? load<L>(at) : load_first<L>(at, channels - c - v * L));
         });
     });
-    for (int m = 0; m < taps; m++) {
-        const float *w = row.weight + (size_t)m * depth + c, *b = bias + (size_t)m * depth + c;
+    for (int m = 0; m < row.q.taps; m++) {
+        const float *w = row.weight[m] + c, *b = w + row.to_bias;
         repeat<P>([&](auto i) UNROLLED {
             repeat<V>([&](auto v) UNROLLED {
                 Vec<L> term = query[i][v] * load<L>(keys + row.distance[m] + i * step + v * L) + load<L>(b + v * L);
@@ -74,12 +76,12 @@ INLINE void elements_together(const PixelShiftRow& row, float scale, const float
         repeat<V>([&](auto v) UNROLLED { store_channels(row.out + (x + i) * row.step, c + v * L, channels, sum[i][v]); });
     });
 }
-template <bool Value> NOINLINE void elements_row(const PixelShiftRow& row, float scale, const float* bias) {
-    constexpr int P = registers_left, L = native_lanes;
+template <bool Value> NOINLINE void elements_row(const PixelShiftRow& row, float scale) {
+    constexpr int P = block, L = native_lanes;
     for (int c = 0; c < row.q.channels; c += L) {
         int x = 0;
-        for (; x + P <= row.q.valid; x += P) elements_together<P, 1, Value>(row, scale, bias, x, c);
-        for (; x < row.q.valid; x++) elements_together<1, 1, Value>(row, scale, bias, x, c);
+        for (; x + P <= row.q.valid; x += P) elements_together<P, 1, Value>(row, scale, x, c);
+        for (; x < row.q.valid; x++) elements_together<1, 1, Value>(row, scale, x, c);
     }
 }
 
@@ -104,24 +106,33 @@ struct PixelShift {
 
     void rows(int b, int n, int y0, int y1) const {
         const int depth = PixelRows::depth_of(g.d), c0 = n * g.d, channels = smaller(g.d, g.C - c0);
-        const size_t tables = 2 * (size_t)g.taps * depth, row_floats = (size_t)g.taps * native_lanes + correlate_floats(g);
-        if (!scratch.reserve(2 * PixelRows::floats(g) + distance_floats(g) + tables + row_floats)) return;
+        const size_t tables = 2 * (size_t)g.taps * depth, row_floats = (size_t)g.taps * (native_lanes + 1) + correlate_floats(g);
+        if (!scratch.reserve(2 * PixelRows::floats(g) + 2 * distance_floats(g) + tables + row_floats)) return;
         PixelRows keys(g, k, b, c0, channels), values(g, v.data ? v : k, b, c0, channels);
         ptrdiff_t* distance = scratch.take_array<ptrdiff_t>(g.taps);
-        const float* factors = table_rows(weight, g, c0, channels, depth);
-        const float* biases = elements ? table_rows(bias, g, c0, channels, depth) : nullptr;
-        float *similarity = scratch.take((size_t)g.taps * native_lanes), *memory = scratch.take(correlate_floats(g));
+        const float** factor = scratch.take_array<const float*>(g.taps);
+        const float* weights = table_rows(weight, g, c0, channels, depth);
+        const float* biases = elements ? table_rows(bias, g, c0, channels, depth) : weights;
+        float *of_head = scratch.take(g.taps), *similarity = scratch.take((size_t)g.taps * native_lanes);
+        float* memory = scratch.take(correlate_floats(g));
+        const bool all = bias && !v.data;
         for (int y = y0; y < y1; y++) {
-            keys.read(y);
-            if (v.data) values.read(y);
+            keys.read(y, all);
+            if (v.data) values.read(y, false);
             keys.distances(y, distance);
-            const Queries queries = {q.data + b * q.image + c0 + y * q.row, q.column, channels, g.Wo};
-            const PixelShiftRow row = {queries, keys, &values, distance, factors, out.data + b * out.image + c0 + y * out.row, out.column};
-            const float* of_head = bias ? bias + n : nullptr;
-            if (elements && v.data) elements_row<true>(row, scale, biases);
-            else if (elements) elements_row<false>(row, scale, biases);
-            else if (v.data) head_row<true>(row, scale, of_head, heads, similarity, memory);
-            else head_row<false>(row, scale, of_head, heads, similarity, memory);
+            int taps = 0;
+            for (int m = 0; m < g.taps; m++) {
+                if (!all && !keys.finds_row(y, m)) continue;
+                distance[taps] = distance[m], factor[taps] = weights + (size_t)m * depth;
+                of_head[taps++] = bias && !elements ? bias[(size_t)m * heads + n] : 0.f;
+            }
+            const Queries queries = {q.data + b * q.image + c0 + y * q.row, q.column, channels, g.Wo, taps};
+            const PixelShiftRow row = {queries, keys, &values, distance, factor, of_head, biases - weights,
+                                       out.data + b * out.image + c0 + y * out.row, out.column};
+            if (elements && v.data) elements_row<true>(row, scale);
+            else if (elements) elements_row<false>(row, scale);
+            else if (v.data) head_row<true>(row, scale, similarity, memory);
+            else head_row<false>(row, scale, similarity, memory);
         }
     }
 
