@@ -163,6 +163,10 @@ template <class V, int... I> INLINE void zip(V a, V b, V& low, V& high, Indices<
     low = __builtin_shufflevector(a, b, ((I & 1) ? L + I / 2 : I / 2)...);
     high = __builtin_shufflevector(a, b, ((I & 1) ? L + (L + I) / 2 : (L + I) / 2)...);
 }
+// The two halves of a vector, a lane of each in turn.
+template <class V, int... I> INLINE V zip_halves(V v, Indices<I...>) {
+    return __builtin_shufflevector(v, v, (((I & 1) * (int)sizeof...(I) + I) / 2)...);
+}
 template <class V, int... I> INLINE void unzip(V low, V high, V& a, V& b, Indices<I...>) {
     a = __builtin_shufflevector(low, high, (2 * I)...);
     b = __builtin_shufflevector(low, high, (2 * I + 1)...);

@@ -255,10 +255,10 @@ template <class F> INLINE void over_channels(int d, F f) {
     for (; c < d; c++) f(Index<1>{}, c);
 }
 
-// Cuts the queries of a tile into strips that fit the registers: f(Index<Q>, first query). A multiple of 7 suits maps
-// of 7, 14, 28 and 56 columns, a power of two the others.
-template <int L, int S, class F> INLINE void in_strips(int valid, F f) {
-    constexpr int wide = S == 1 ? L : L / 2, narrow = L >= 8 ? wide * 7 / 8 : wide;
+// Cuts the queries of a tile into strips that fit the registers, of `Most` at most: f(Index<Q>, first query). A multiple of 7
+// suits maps of 7, 14, 28 and 56 columns, a power of two the others.
+template <int L, int S, int Most = 16, class F> INLINE void in_strips(int valid, F f) {
+    constexpr int wide = smaller(S == 1 ? L : L / 2, Most), narrow = L >= 8 ? wide * 7 / 8 : wide;
     if (narrow < wide && valid <= L / wide * narrow)
         for (int x = 0; x < valid; x += narrow) f(Index<narrow>{}, x);
     else
@@ -281,45 +281,64 @@ template <class E, int S, int Q> constexpr bool is_read(int k) {
     return false;
 }
 
-// For Q queries from `first` on: finish(query, sum_j weights[j][query] * source(row of j, column of j)).
-template <class E, int L, int V, int S, int Q, class Source, class Finish>
+// For Q queries from `first` on and M vectors of channels: finish(query, m, sum_j weights[j][query] * source(row of j,
+// column of j, m)).
+template <class E, int L, int V, int S, int Q, int M, class Source, class Finish>
 INLINE void weighted_sum(const float* weights, int first, int valid, Source source, Finish finish) {
-    Vec<V> sum[Q] = {};
+    Vec<V> sum[Q][M] = {};
     for (int dy = 0; dy < K; dy++) {
         const float* w = weights + dy * row_taps<E> * L + first;
         repeat<S*(Q - 1) + K>([&](auto k) UNROLLED {
             if constexpr (is_read<E, S, Q>(k.value)) {
-                Vec<V> value = source(dy, S * first + k);
-                PIN(value);
+                Vec<V> value[M];
+                repeat<M>([&](auto m) UNROLLED {
+                    value[m] = source(dy, S * first + k, m);
+                    PIN(value[m]);
+                });
                 repeat<row_taps<E>>([&](auto tap) UNROLLED {
                     constexpr int i = query_of<E, S, Q>(k.value, tap.value);
-                    if constexpr (i >= 0) sum[i] = E::template add_multiple<V>(sum[i], value, w + tap * L + i);
+                    if constexpr (i >= 0) {
+                        Vec<V> weight = E::template all<V>(w + tap * L + i);
+                        if constexpr (M > 1) PIN(weight);  // else a multiply-add may read it itself
+                        repeat<M>([&](auto m) UNROLLED { sum[i][m] = E::template add_product<V>(sum[i][m], value[m], weight); });
+                    }
                 });
             }
         });
     }
     repeat<Q>([&](auto i) UNROLLED {
-        if (first + i < valid) finish(first + i, sum[i]);
+        repeat<M>([&](auto m) UNROLLED {
+            if (first + i < valid) finish(first + i, m, sum[i][m]);
+        });
     });
 }
 
 // finish(Index<V>, c0, query, sum) for all queries of a tile row and all channels; weights [K*row_taps][L].
 template <int L, int S, class E = Floats, class Source, class Finish>
 INLINE void weighted_sums(const Problem& p, const float* weights, int valid, Source source, Finish finish) {
-    over_channels(p.d, [&](auto v, int c0) UNROLLED {
+    auto vectors = [&](auto v, auto count, int c0) UNROLLED {
+        constexpr int V = v.value, M = count.value;
+        in_strips<L, S, 16 / M>(valid, [&](auto Q, int x) UNROLLED {
+            weighted_sum<E, L, V, S, Q.value, M>(
+                weights, x, valid, [&](int dy, int k, int m) UNROLLED { return source(v, c0 + m * V, dy, k); },
+                [&](int x, int m, Vec<V> sum) UNROLLED { finish(v, c0 + m * V, x, sum); });
+        });
+    };
+    int begin = 0;
+    if constexpr (vector_registers == 32)  // two vectors share the loads of weights
+        for (; begin + 2 * native_lanes <= p.d; begin += 2 * native_lanes) vectors(Index<native_lanes>{}, Index<2>{}, begin);
+    over_channels(p.d - begin, [&](auto v, int c) UNROLLED {
         constexpr int V = v.value;
-        auto at = [&](int dy, int k) UNROLLED { return source(v, c0, dy, k); };
-        auto done = [&](int x, Vec<V> sum) UNROLLED { finish(v, c0, x, sum); };
         if constexpr (V == native_lanes) {
-            in_strips<L, S>(valid, [&](auto Q, int x) UNROLLED { weighted_sum<E, L, V, S, Q.value>(weights, x, valid, at, done); });
+            vectors(v, Index<1>{}, begin + c);
         } else {
             for (int x = 0; x < valid; x++) {
                 Vec<V> sum = {};
                 const float* w = weights + x;
                 for (int dy = 0; dy < K; dy++)
                     for (int tap = 0; tap < row_taps<E>; tap++, w += L)
-                        sum = E::template add_multiple<V>(sum, at(dy, S * x + tap_column<E>(tap)), w);
-                done(x, sum);
+                        sum = E::template add_product<V>(sum, source(v, begin + c, dy, S * x + tap_column<E>(tap)), E::template all<V>(w));
+                finish(v, begin + c, x, sum);
             }
         }
     });

@@ -14,12 +14,20 @@
 namespace {
 
 // low[i] and high[i] become pair i.
-void join_pairs(const BFloat16* low, const BFloat16* high, float* to, int count) {
+INLINE void join_pairs(const BFloat16* low, const BFloat16* high, float* to, int count) {
+    const typename MakeIndices<32>::type lanes;
     int i = 0;
+    for (; i + 32 <= count; i += 32) {
+        Halves<16> a, b, pairs[2];
+        __builtin_memcpy(&a, low + i, sizeof a);
+        __builtin_memcpy(&b, high + i, sizeof b);
+        zip(a, b, pairs[0], pairs[1], lanes);
+        store<16>(to + i, (Vec<16>)pairs[0]);
+        store<16>(to + i + 16, (Vec<16>)pairs[1]);
+    }
     for (; i + 16 <= count; i += 16) {
-        const __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(low + i)));
-        const __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(high + i)));
-        _mm512_storeu_si512(to + i, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+        const __m256i a = _mm256_loadu_si256((const __m256i*)(low + i)), b = _mm256_loadu_si256((const __m256i*)(high + i));
+        store<16>(to + i, (Vec<16>)zip_halves((Halves<16>)_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), lanes));
     }
     for (; i < count; i++) {
         const uint32_t pair = low[i].bits | (uint32_t)high[i].bits << 16;
