@@ -144,7 +144,7 @@ def test_examples_in_the_help_parse(example: str) -> None:
 
 
 def test_every_verb_shows_examples() -> None:
-    assert {example.split()[3] for example in examples()} == {verb.__name__ for verb in VERBS}
+    assert {example.split()[3] for example in examples()} == {verb.__name__.replace("_", "-") for verb in VERBS}
 
 
 @pytest.mark.slow
