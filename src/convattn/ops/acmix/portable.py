@@ -17,7 +17,7 @@ from convattn.ops._recording import is_recording, map_size, size_of
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs, linear_position
 from convattn.ops.attend.inputs import AttendInputs
-from convattn.ops.attend.portable import attend_pixels, parts_of
+from convattn.ops.attend.portable import attend_pixels
 from convattn.ops.group_convolution.portable import of_groups
 
 
@@ -37,20 +37,17 @@ def acmix(x: AcmixInputs) -> Tensor:
 def _attention(x: AcmixInputs, qkv: Tensor, size: tuple[Any, Any]) -> Tensor:
     dtype, heads, (height, width) = accumulation_dtype(qkv.dtype), x.num_heads, size
     head_dim = size_of(qkv, 1) // (3 * heads)
-    inputs = AttendInputs(qkv, qkv, qkv, None, None, x.nbhd, heads, x.softmax_scale)
-    # the last axis to the front: OpenVINO transposes that as a reorder of its own
-    pixels = qkv.reshape(-1, 1, head_dim, 3 * heads * height * width).permute(0, 3, 1, 2)
-    parts = parts_of(inputs, size)
-    maps = pixels.reshape(-1, 3 * heads, height * width, head_dim).to(dtype).split(parts * 3, 1)
-    q, k, v = (maps[len(parts) * kind : len(parts) * (kind + 1)] for kind in range(3))
+    pixels = qkv.reshape(-1, head_dim, 3 * heads, height * width).permute(0, 2, 3, 1).to(dtype)
+    q, k, v = pixels.split(heads, 1)
     if x.position is not None:
-        p = linear_position(x.position.to(accumulation_dtype(x.position.dtype)), height, width).flatten(1).t().to(dtype)
-        k = tuple(keys - p for keys in k)
+        p = linear_position(x.position.to(accumulation_dtype(x.position.dtype)), height, width)
+        k = k - p.flatten(1).t().to(dtype)
     sizes = x.nbhd.output_size(height, width)
     if x.nbhd.stride != (1, 1):
         rows, columns = (
-            torch.arange(count, device=qkv.device) * step for count, step in zip(sizes, x.nbhd.stride, strict=True)
+            torch.arange(count, device=q.device) * step for count, step in zip(sizes, x.nbhd.stride, strict=True)
         )
-        places = (rows[:, None] * width + columns).flatten()
-        q = tuple(queries.index_select(2, places) for queries in q)
-    return attend_pixels(inputs, (q, k, v), size).to(qkv.dtype)
+        q = q.index_select(2, (rows[:, None] * width + columns).flatten())
+    inputs = AttendInputs(q, k, v, None, None, x.nbhd, heads, x.softmax_scale)
+    out = attend_pixels(inputs, (q, k, v), size)
+    return out.transpose(-2, -1).reshape(-1, head_dim * heads, *sizes).to(qkv.dtype)

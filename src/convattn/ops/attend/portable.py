@@ -8,9 +8,8 @@ that a symbolic size goes through. A small map of known size is one tile, so not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import accumulate
 from math import inf, log
 from typing import Any, NamedTuple
 
@@ -25,8 +24,11 @@ from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.tiles import Axis, axis_of, keys_of
 from convattn.ops.neighborhood import Neighborhood
 
-TILE = 4
+TILE = (4, 4)
 """Rows and columns of a tile of queries: measured in onnxruntime and OpenVINO, 4 beats 7 on all but small maps."""
+TILE_OF_NARROW_HEADS = (4, 8)
+"""The same where a key has so few channels that gathering it costs more than a logit: keys are gathered less often."""
+NARROW = 16
 LEAST_DENSITY = 0.25
 """Which share of the pixels that a tile's window spans must be neighbours; of fewer, offset by offset is cheaper."""
 MOST_PARTS = 4
@@ -51,68 +53,61 @@ class _Places(NamedTuple):
 
 def attend(x: AttendInputs) -> Tensor:
     """See :func:`convattn.ops.attend`."""
-    axes = _axes(x.nbhd)
+    axes = _axes(x.nbhd, x.k.shape[1] // x.num_heads)
     spanned = [(axis.last - axis.first) // axis.grid + 1 for axis in axes]
     if len(x.nbhd) < LEAST_DENSITY * spanned[0] * spanned[1]:
         return offsets.attend(x)
     dtype, size = accumulation_dtype(x.q.dtype), map_size(x.k)
-    parts = parts_of(x, size)
-    q, k, v = (pixels_of(t.to(dtype), x.num_heads).split(parts, 1) for t in (x.q, x.k, x.v))
-    return attend_pixels(x, (q, k, v), size).to(x.q.dtype)
+    q, k, v = (pixels_of(t.to(dtype), x.num_heads) for t in (x.q, x.k, x.v))
+    out = attend_pixels(x, (q, k, v), size)
+    return out.transpose(-2, -1).reshape(-1, size_of(x.q, 1), *x.nbhd.output_size(*size)).to(x.q.dtype)
 
 
-def parts_of(x: AttendInputs, size: tuple[Any, Any]) -> list[int]:
-    """How many heads are computed at a time: the logits of all would not stay in the cache."""
-    if _is_one_tile(x, size, _axes(x.nbhd)):
-        return [x.num_heads]
-    count = -(-x.num_heads // MOST_PARTS)
-    return [min(count, x.num_heads - first) for first in range(0, x.num_heads, count)]
-
-
-def attend_pixels(x: AttendInputs, pixels: tuple[Sequence[Tensor], ...], size: tuple[Any, Any]) -> Tensor:
+def attend_pixels(x: AttendInputs, pixels: tuple[Tensor, Tensor, Tensor], size: tuple[Any, Any]) -> Tensor:
     """The same on pixels, row by row.
 
     Args:
         x: what is asked for; its maps are not read.
-        pixels: queries, each ``[B, n, Ho * Wo, d]``, keys and values ``[B, n, H * W, d]``, n as :func:`parts_of` says.
+        pixels: queries ``[B, N, Ho * Wo, d]``, keys and values ``[B, N, H * W, d]``.
         size: H and W, numbers where the program serves one size.
 
     Returns:
-        ``[B, N * d, Ho, Wo]``, the channels of a pixel together in memory.
+        ``[B, N, Ho * Wo, d]``.
     """
-    axes, sizes, (q, k, v) = _axes(x.nbhd), x.nbhd.output_size(*size), (parts[0] for parts in pixels)
-    d = size_of(q, 3)
+    q, k, v = pixels
+    axes = _axes(x.nbhd, q.shape[3])
     if _is_one_tile(x, size, axes):
         times = torch.tensor(_log_meetings(x.nbhd, *size), dtype=q.dtype, device=q.device)
-        by_head = ((q * x.scale) @ k.transpose(-2, -1) + times).softmax(-1) @ v
-        return by_head.transpose(1, 2).reshape(-1, *sizes, x.num_heads * d).permute(0, 3, 1, 2)
+        return ((q * x.scale) @ k.transpose(-2, -1) + times).softmax(-1) @ v
+    sizes = x.nbhd.output_size(*size)
     rows, columns = (_places(x.nbhd, axis, size[i], sizes[i], k.device) for i, axis in enumerate(axes))
     queries = rows.queries.view(-1, 1, rows.tile, 1) * sizes[1] + columns.queries.view(-1, 1, columns.tile)
     keys = pixel_places(rows.keys.view(-1, 1, rows.halo, 1), columns.keys.view(-1, 1, columns.halo), size[1], x.nbhd)
     table, outputs = _offsets_of(x.nbhd, *axes), _outputs(rows, columns)
-    of_head, tile = rows.n * columns.n, rows.tile * columns.tile
+    of_head, tile, d = rows.n * columns.n, rows.tile * columns.tile, size_of(q, 3)
 
-    def of_heads(part: AttendInputs, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def of_heads(part: AttendInputs, first: int) -> Tensor:
+        q, k, v = (t[:, first : first + part.num_heads] for t in pixels)
         q = q.index_select(2, queries.flatten()).reshape(-1, tile, d)
         k, v = (gather_pixels(t, keys, x.nbhd).reshape(-1, rows.halo * columns.halo, d) for t in (k, v))
         out = _logits(part, q, k, of_head, table).softmax(-1) @ v
-        return out.reshape(-1, part.num_heads * of_head * tile, d)
+        return out.reshape(-1, part.num_heads, of_head * tile, d).index_select(2, outputs)
 
-    found = torch.cat([of_heads(*part) for part in zip(_by_heads(x, parts_of(x, size)), *pixels, strict=True)], 1)
-    of_pixels = outputs[:, None] + torch.arange(x.num_heads, device=k.device) * (of_head * tile)
-    return found.index_select(1, of_pixels.flatten()).reshape(-1, *sizes, x.num_heads * d).permute(0, 3, 1, 2)
+    return torch.cat([of_heads(part, first) for part, first in _by_heads(x)], 1)
 
 
-def _by_heads(x: AttendInputs, parts: list[int]) -> Iterator[AttendInputs]:
-    """What is asked for, for some heads at a time."""
-    for last, count in zip(accumulate(parts), parts, strict=True):
-        heads = slice(last - count, last)
+def _by_heads(x: AttendInputs) -> Iterator[tuple[AttendInputs, int]]:
+    """What is asked for, for some heads at a time: the logits of all would not stay in the cache."""
+    count = -(-x.num_heads // MOST_PARTS)
+    for first in range(0, x.num_heads, count):
+        heads = slice(first, min(first + count, x.num_heads))
         bias, key_offsets = (t if t is None or len(t) == 1 else t[heads] for t in (x.bias, x.key_offsets))
-        yield x._replace(bias=bias, key_offsets=key_offsets, num_heads=count)
+        yield x._replace(bias=bias, key_offsets=key_offsets, num_heads=heads.stop - first), first
 
 
-def _axes(nbhd: Neighborhood) -> tuple[Axis, Axis]:
-    return axis_of(nbhd, 0, TILE), axis_of(nbhd, 1, TILE)
+def _axes(nbhd: Neighborhood, head_dim: Any) -> tuple[Axis, Axis]:
+    tile = TILE_OF_NARROW_HEADS if int(head_dim) <= NARROW else TILE
+    return axis_of(nbhd, 0, tile[0]), axis_of(nbhd, 1, tile[1])
 
 
 def _is_one_tile(x: AttendInputs, size: tuple[Any, Any], axes: tuple[Axis, Axis]) -> bool:
