@@ -71,6 +71,26 @@ def naming_file(path: str | PathLike[str]) -> Iterator[None]:
         raise cause from error
 
 
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Say of an import in the block that fails which of convattn's extras brings the package.
+
+    Raises:
+        UserError: the package is not installed.
+
+    Example:
+        >>> with needing("data", "videos are read with PyAV"):
+        ...     import no_such_package
+        Traceback (most recent call last):
+        ...
+        convattn.errors.UserError: videos are read with PyAV: pip install "convattn[data]"
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f'{what}: pip install "convattn[{extra}]"') from error
+
+
 def user_path(path: str | PathLike[str]) -> Path:
     """Return a path that a person gave, with the home folder in place of ``~``.
 

@@ -1,4 +1,4 @@
-"""How pages show numbers: one form of Markdown table, one look of matplotlib's charts."""
+"""How pages show numbers: one form of Markdown table, one interval, one look of matplotlib's charts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from convattn.errors import UserError
+from convattn.errors import needing
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -56,6 +56,19 @@ def markdown_table(
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def wilson_interval(right: int, images: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(9, 12)]
+        [0.468, 0.911]
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 @contextmanager
 def drawing(style: Any) -> Iterator[None]:
     """Hold matplotlib to a style.
@@ -63,10 +76,8 @@ def drawing(style: Any) -> Iterator[None]:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with needing("train", "charts need matplotlib"):
         import matplotlib
-    except ImportError as error:
-        raise UserError("charts need matplotlib: pip install 'convattn[train]'") from error
     with matplotlib.rc_context(style):
         yield
 

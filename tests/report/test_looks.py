@@ -10,6 +10,7 @@ from PIL import Image
 from torchmetrics.functional.classification import binary_calibration_error
 
 from convattn.errors import UserError
+from convattn.publishing import wilson_interval
 from convattn.report import write_report
 from convattn.report.heat import ATTENTION, CONVOLUTION, Heat, heat_over, marked, share_over
 from convattn.report.looks import Look, LookPage, PathHeats, look_gallery, write_look
@@ -139,8 +140,9 @@ class TestReliability:
         assert calibration_error(found) == pytest.approx(0.475)
 
     def test_intervals_hold_the_accuracy_and_shrink(self) -> None:
-        few, many = (confidence_bins(rows(np.full(n, 0.9), np.arange(n) % 4 > 0))[0] for n in (4, 400))
-        assert few.interval()[0] < many.interval()[0] < 0.75 < many.interval()[1] < few.interval()[1]
+        bins = (confidence_bins(rows(np.full(n, 0.9), np.arange(n) % 4 > 0))[0] for n in (4, 400))
+        few, many = (wilson_interval(one.right, one.images) for one in bins)
+        assert few[0] < many[0] < 0.75 < many[1] < few[1]
 
     def test_without_probabilities(self) -> None:
         assert reliability(rows(np.array([np.nan, np.nan]), np.array([0, 1]))) is None

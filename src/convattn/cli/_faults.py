@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import convattn
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 
 MACHINE = {
     errno.ENOSPC: "free space on its disk",
@@ -69,7 +69,7 @@ def _told(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _of_system(error)
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
         return f"out of memory: {first}; take a smaller batch or smaller images, or end other programs"
     if isinstance(error, RuntimeError) and SHARED_MEMORY.search(str(error)):

@@ -12,7 +12,7 @@ from PIL import Image
 from convattn.data.files import decode_all, image_fault, in_threads
 from convattn.data.folder import TRAINED_ON, Progress, shared_files
 from convattn.data.formats import class_list
-from convattn.data.forms import ClassList
+from convattn.data.forms import ClassList, split_to_measure
 from convattn.data.images import open_image
 from convattn.data.names import HeldOut, check_held_out, composed, counted, name_some, validation_names
 from convattn.data.packed import Folder, file_in
@@ -112,10 +112,7 @@ def open_held_out(
         UserError: The data cannot be used, has no such split, or holds a class that is not among ``classes``.
     """
     found = class_list(root, held_out=split)
-    if split not in found.parts:
-        if split != "val":
-            raise UserError(f"{found.source}: has no {split} images; it has {', '.join(found.parts) or 'no split'}")
-        found = replace(found, parts={"val": found.parts["train"]})
+    found = replace(found, parts={split: found.parts[split_to_measure(found.parts, split, found.source)]})
     items = _numbered(found, split, classes, "the model")
     skipped = [*found.skipped, *_bad(found.root, items, progress)]
     bad = {file.path for file in skipped}

@@ -3,7 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ from convattn.data.masks import decode_mask
 from convattn.data.names import HeldOut, check_held_out, counted, name_some, shortened, validation_names
 from convattn.data.packed import Folder
 from convattn.data.problems import Problem, errors, refuse_or_skip
-from convattn.data.types import SkippedFile
+from convattn.data.types import DataSet, SkippedFile
 from convattn.errors import UserError, user_path
 
 Target = dict[str, Tensor]
@@ -109,14 +109,8 @@ class DetectionImages:
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
-@dataclass(frozen=True)
-class DetectionData:
-    """A data set for detection: its classes (label 1 is the first), the two splits and what was left out."""
-
-    classes: list[str]
-    train: DetectionImages
-    val: DetectionImages
-    skipped: list[SkippedFile] = field(default_factory=list)
+DetectionData: TypeAlias = DataSet[DetectionImages]
+"""A data set for detection; label 1 is the first class."""
 
 
 def open_coco(

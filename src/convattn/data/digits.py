@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.types import ClassificationData
-from convattn.errors import UserError
+from convattn.errors import needing
 
 SPLIT_SEED = 0
 VAL_FRACTION = 0.2
@@ -48,11 +48,9 @@ def open_digits(size: int = 32) -> ClassificationData:
         >>> len(data.train), len(data.val), data.val.image(0).size
         (1437, 360, (32, 32))
     """
-    try:
+    with needing("train", "the digits come with scikit-learn"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise UserError('the digits come with scikit-learn: pip install "convattn[train]"') from error
     digits = load_digits()
     train, val = train_test_split(
         np.arange(len(digits.target)), test_size=VAL_FRACTION, random_state=SPLIT_SEED, stratify=digits.target

@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from convattn.data import hub, shards, tables, voc, yolo
 from convattn.data.coco_layout import annotation_files, find_annotations
 from convattn.data.folder import list_class_folders
-from convattn.data.forms import ClassList, CocoContent, PairList
+from convattn.data.forms import ClassList, CocoContent, PairList, split_to_measure
 from convattn.data.pair_layout import list_pairs
 from convattn.data.remote import data_path, is_url
 from convattn.data.types import Split
 from convattn.errors import UserError
+
+Read = TypeVar("Read")
 
 CocoParts: TypeAlias = Mapping[Split, Path | CocoContent]
 """The annotations of each split."""
@@ -44,6 +46,16 @@ class Format:
         """The tasks that it is for, as a person types them."""
         each = {"classification": self.classes, "detection": self.boxes, "segmentation": self.maps}
         return " or ".join(f"--task {task}" for task, reader in each.items() if reader is not None)
+
+    def read(self, reader: Callable[[Path], Read] | None, root: str | os.PathLike[str], wanted: str) -> Read:
+        """Return what one of the readers reads.
+
+        Raises:
+            UserError: The format has no such reader, or the data cannot be read.
+        """
+        if reader is None:
+            raise UserError(f"{root}: holds {self.name}, which do not say {wanted}: they are for {self.tasks}")
+        return reader(data_path(root))
 
 
 FORMATS = (
@@ -103,9 +115,7 @@ def class_list(root: str | os.PathLike[str], held_out: Split | None = None) -> C
     found = format_of(root)
     if found is None:
         return list_class_folders(root, held_out)
-    if found.classes is None:
-        raise _other_task(root, found, "a class for each image")
-    return found.classes(data_path(root))
+    return found.read(found.classes, root, "a class for each image")
 
 
 def coco_parts(root: str | os.PathLike[str]) -> CocoParts:
@@ -115,11 +125,7 @@ def coco_parts(root: str | os.PathLike[str]) -> CocoParts:
         UserError: The data has no boxes, or cannot be read.
     """
     found = format_of(root)
-    if found is None:
-        return find_annotations(root)
-    if found.boxes is None:
-        raise _other_task(root, found, "boxes")
-    return found.boxes(data_path(root))
+    return find_annotations(root) if found is None else found.read(found.boxes, root, "boxes")
 
 
 def coco_part(root: str | os.PathLike[str], split: Split) -> Path | CocoContent:
@@ -130,12 +136,8 @@ def coco_part(root: str | os.PathLike[str], split: Split) -> Path | CocoContent:
     """
     path = data_path(root)
     files = annotation_files(path) if path.is_dir() and format_of(path) is None else []
-    parts = {"train": files[0]} if len(files) == 1 else coco_parts(root)
-    if split == "val" and "val" not in parts:
-        split = "train"
-    if split not in parts:
-        raise UserError(f"{root}: has no {split} images; it has {', '.join(parts)}")
-    return parts[split]
+    parts: CocoParts = {"train": files[0]} if len(files) == 1 else coco_parts(root)
+    return parts[split_to_measure(parts, split, root)]
 
 
 def pair_list(root: str | os.PathLike[str]) -> PairList:
@@ -145,11 +147,7 @@ def pair_list(root: str | os.PathLike[str]) -> PairList:
         UserError: The data has no label maps, or cannot be read.
     """
     found = format_of(root)
-    if found is None:
-        return list_pairs(root)
-    if found.maps is None:
-        raise _other_task(root, found, "label maps")
-    return found.maps(data_path(root))
+    return list_pairs(root) if found is None else found.read(found.maps, root, "label maps")
 
 
 def is_name(folder: str) -> bool:
@@ -160,7 +158,3 @@ def is_name(folder: str) -> bool:
         (True, True, False)
     """
     return is_url(folder) or hub.is_name(Path(folder))
-
-
-def _other_task(root: str | os.PathLike[str], found: Format, wanted: str) -> UserError:
-    return UserError(f"{root}: holds {found.name}, which do not say {wanted}: they are for {found.tasks}")

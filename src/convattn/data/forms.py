@@ -11,6 +11,23 @@ from typing import Any
 from convattn.data.packed import Folder
 from convattn.data.problems import Problem
 from convattn.data.types import Named, Pair, SkippedFile, Split
+from convattn.errors import UserError
+
+
+def split_to_measure(parts: Mapping[Split, object], split: Split, source: object) -> Split:
+    """Return a split that the data has: for "val" the training images where there are no others.
+
+    Raises:
+        UserError: The data has no such split.
+
+    Example:
+        >>> split_to_measure({"train": ...}, "val", "photos"), split_to_measure({"train": ..., "test": ...}, "test", "")
+        ('train', 'test')
+    """
+    found: Split = "train" if split == "val" and "val" not in parts else split
+    if found not in parts:
+        raise UserError(f"{source}: has no {split} images; it has {', '.join(parts) or 'no split'}")
+    return found
 
 
 @dataclass(frozen=True)

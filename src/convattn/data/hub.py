@@ -16,7 +16,7 @@ from convattn.data.numbering import class_names
 from convattn.data.packed import PackedFile
 from convattn.data.problems import Problem
 from convattn.data.types import Named, Pair, SkippedFile, Split
-from convattn.errors import UserError, first_line
+from convattn.errors import UserError, first_line, needing
 
 PREFIX = "hfds"
 """What timm's readers call such a data set by."""
@@ -180,10 +180,8 @@ class _Rows:
 @cache
 def _open(path: Path) -> dict[Split, Any]:
     """Return the splits of a data set, images as they were stored."""
-    try:
+    with needing("data", f"{path}: is read with Hugging Face datasets"):
         import datasets
-    except ImportError as error:
-        raise UserError(f'{path}: is read with Hugging Face datasets: pip install "convattn[data]"') from error
     try:
         by_name = is_name(path)
         found = datasets.load_dataset("/".join(path.parts[1:])) if by_name else datasets.load_from_disk(str(path))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convattn.data.names import short
-from convattn.errors import UserError
+from convattn.errors import needing
 
 LARGEST = 2**63
 """Whole numbers are below this in size: ids and sides go into 64 bits."""
@@ -66,10 +66,8 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 def mask_tools() -> Any:
     """Return ``pycocotools.mask``; raise a message with the cure where it is not installed."""
-    try:
+    with needing("train", "masks are read with pycocotools"):
         from pycocotools import mask
-    except ImportError as error:
-        raise UserError('masks are read with pycocotools: pip install "convattn[train]"') from error
     return mask
 
 

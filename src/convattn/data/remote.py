@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from convattn.errors import UserError, first_line, user_path
+from convattn.errors import UserError, first_line, needing, user_path
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
@@ -30,10 +30,8 @@ def data_path(place: str | os.PathLike[str]) -> Path:
     """
     if not is_url(place):
         return user_path(place)
-    try:
+    with needing("data", f"{place}: URLs are read with universal_pathlib"):
         from upath import UPath
-    except ImportError as error:
-        raise UserError(f'{place}: URLs are read with universal_pathlib: pip install "convattn[data]"') from error
     try:
         found = UPath(str(place))
         _ = found.fs  # imports what reads this kind of URL

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -10,12 +11,12 @@ from PIL import Image
 from convattn.data.files import decode_all, image_fault, in_threads, upright_size
 from convattn.data.folder import TRAINED_ON, Progress, shared_files
 from convattn.data.formats import pair_list
-from convattn.data.forms import PairList
+from convattn.data.forms import PairList, split_to_measure
 from convattn.data.images import ImageError, open_ids, open_image
 from convattn.data.names import HeldOut, check_held_out, counted, name_some, validation_names
 from convattn.data.packed import Folder
 from convattn.data.problems import BadData, Problem, errors, refuse_or_skip
-from convattn.data.types import Pair, SkippedFile, Split
+from convattn.data.types import DataSet, Pair, SkippedFile, Split
 from convattn.errors import UserError, names_its_file
 
 IGNORE = 255
@@ -56,14 +57,8 @@ class SegmentationImages:
         return self.pairs[index][0]
 
 
-@dataclass(frozen=True)
-class SegmentationData:
-    """A data set for semantic segmentation: its classes by id, the two splits and what was left out."""
-
-    classes: list[str]
-    train: SegmentationImages
-    val: SegmentationImages
-    skipped: list[SkippedFile] = field(default_factory=list)
+SegmentationData: TypeAlias = DataSet[SegmentationImages]
+"""A data set for semantic segmentation; its classes are in the order of their ids."""
 
 
 def open_segmentation(
@@ -173,9 +168,7 @@ def open_part(
         UserError: There are no such pairs.
     """
     found = pair_list(root)
-    part: Split = "train" if split == "val" and "val" not in found.parts else split
-    if part not in found.parts:
-        raise UserError(f"{found.source}: has no {split} images; it has {', '.join(found.parts)}")
+    part = split_to_measure(found.parts, split, found.source)
     names = found.classes or list(classes)
     reduce = found.zero_is_unlabelled if reduce_zero_label is None else reduce_zero_label
     alone = replace(found, parts={"train": found.parts[part]}, problems={"train": found.problems.get(part, ())})

@@ -16,7 +16,7 @@ from convattn.data.numbering import class_names
 from convattn.data.pair_layout import read_classes as named_classes
 from convattn.data.problems import Problem
 from convattn.data.types import Named, Pair, SkippedFile, Split
-from convattn.errors import UserError, first_line
+from convattn.errors import UserError, first_line, needing
 
 ENDINGS = (".csv", ".tsv", ".parquet")
 
@@ -124,11 +124,9 @@ class _Table:
                     yield f"{self.path.name}:{reader.line_num}", [cell.strip() for cell in cells]
 
     def _parquet(self) -> Iterator[tuple[str, list[str]]]:
-        try:
+        with needing("data", f"{self.path}: Parquet is read with pyarrow"):
             from pyarrow import ArrowException
             from pyarrow.parquet import ParquetFile
-        except ImportError as error:
-            raise UserError(f'{self.path}: Parquet is read with pyarrow: pip install "convattn[data]"') from error
         try:
             table = ParquetFile(self.path)
             yield str(self.path), list(table.schema_arrow.names)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from PIL import Image
 
@@ -14,6 +14,8 @@ Item = tuple[str, int]
 
 Pair = tuple[str, str]
 """An image's path below the data folder, and its label map's."""
+
+Images = TypeVar("Images")
 
 Named = tuple[str, str]
 """An image's path below the data folder, and the name of its class."""
@@ -58,10 +60,14 @@ class SkippedFile:
 
 
 @dataclass(frozen=True)
-class ClassificationData:
-    """A data set for classification: its classes, the two splits and the files that were left out."""
+class DataSet(Generic[Images]):
+    """A data set to train on: its classes, the two splits and the files that were left out."""
 
     classes: list[str]
-    train: LabelledImages
-    val: LabelledImages
+    train: Images
+    val: Images
     skipped: list[SkippedFile] = field(default_factory=list)
+
+
+ClassificationData: TypeAlias = DataSet[LabelledImages]
+"""A data set for classification."""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from convattn.data.images import ImageError
-from convattn.errors import UserError, first_line
+from convattn.errors import first_line, needing
 
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".3gp"})
 """File name endings, in lower case, that count as videos."""
@@ -121,8 +121,6 @@ def is_video(path: Path) -> bool:
 
 
 def _pyav() -> Any:
-    try:
+    with needing("data", "videos are read with PyAV"):
         import av
-    except ImportError as error:
-        raise UserError('videos are read with PyAV: pip install "convattn[data]"') from error
     return av

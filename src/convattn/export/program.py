@@ -17,7 +17,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from convattn import ops
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 from convattn.export.report import Operators
 from convattn.optimize import optimize
 
@@ -130,6 +130,6 @@ def refusals_named(images: Tensor) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         size = "x".join(map(str, images.shape[2:]))
         raise UserError(f"the network does not take images of {size}: {why}; give a size that it takes") from error

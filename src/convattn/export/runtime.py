@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.detection.images import ImageBatcher
-from convattn.errors import UserError
+from convattn.errors import UserError, first_line
 from convattn.export.kernels import DOMAIN, has_onnxruntime_library, onnxruntime_library
 
 RUN = "convattn_export"
@@ -60,7 +60,7 @@ class RuntimeModel(nn.Module):
         try:
             outputs = list(self.opened.run(images))
         except Exception as error:  # each runtime has kinds of its own
-            size, why = "x".join(map(str, images.shape)), (str(error).strip() or type(error).__name__).splitlines()[0]
+            size, why = "x".join(map(str, images.shape)), first_line(error)
             raise UserError(
                 f"{self.path}: cannot run on images of {size}: {why}; give the size that it was exported for, or "
                 "export it with --dynamic"
@@ -106,7 +106,7 @@ def open_exported(path: Path, device: torch.device | None = None) -> tuple[nn.Mo
     except (UserError, OSError):
         raise
     except Exception as error:  # each runtime has kinds of its own
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise UserError(f"{path}: cannot be opened: {why}; export it again with: convattn export") from error
     model = RuntimeModel(opened, path)
     if "batcher" not in how:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from convattn.data.names import counted
+from convattn.publishing import wilson_interval
 from convattn.report.charts import Chart, reliability_chart
 from convattn.report.run import PredictionRow
 from convattn.report.text import percent
 
 BINS = 15
 """Of equal width from 0 to 1, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,6 @@ class ConfidenceBin:
     def accuracy(self) -> float:
         """The part that it got right."""
         return self.right / self.images
-
-    def interval(self) -> tuple[float, float]:
-        """Return Wilson's 95 % interval of the accuracy."""
-        from scipy.stats import binomtest
-
-        found = binomtest(self.right, self.images).proportion_ci(LEVEL, method="wilson")
-        return float(found.low), float(found.high)
 
 
 def confidence_bins(predictions: Sequence[PredictionRow], bins: int = BINS) -> list[ConfidenceBin]:
@@ -82,7 +74,7 @@ def reliability(predictions: Sequence[PredictionRow]) -> Chart | None:
     svg = reliability_chart(
         [one.confidence for one in found],
         [one.accuracy for one in found],
-        [one.interval() for one in found],
+        [wilson_interval(one.right, one.images) for one in found],
         parts.tolist(),
         alt=f"Accuracy by confidence: {said}.",
     )

@@ -42,19 +42,19 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "–"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float, gap: str = NARROW) -> str:
     """Return a time for people.
 
     Example:
-        >>> [duration(seconds).split() for seconds in (42.3, 187, 9000)]
-        [['42', 's'], ['3.1', 'min'], ['2.5', 'h']]
+        >>> [duration(seconds, " ") for seconds in (0.42, 42.3, 187, 9000)]
+        ['0.4 s', '42 s', '3.1 min', '2.5 h']
     """
     if not math.isfinite(seconds):
         return "–"
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f}{NARROW}{unit}"
-    return f"{seconds:.0f}{NARROW}s"
+            return f"{seconds / size:.1f}{gap}{unit}"
+    return f"{seconds:.{0 if seconds >= 10 else 1}f}{gap}s"
 
 
 def count(value: float) -> str:

@@ -22,12 +22,14 @@ from convattn.data.transforms import Transform, eval_transform, train_transform
 from convattn.data.types import ClassificationData, LabelledImages, SkippedFile, Split
 from convattn.data.writing import write_table
 from convattn.errors import UserError
+from convattn.publishing import wilson_interval
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
 from convattn.tasks.building import build_model, check_finite, device_of, in_layout
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.processes import Shard, gather_batch
 from convattn.tasks.run_folder import PREDICTIONS, RunFolder
+from convattn.tasks.sources import checked
 from convattn.tasks.task import InputSize, Objective, Task
 
 if TYPE_CHECKING:
@@ -267,19 +269,6 @@ class ClassificationTask(Task):
         return f"data.image_size={height}" if height == width else f"data.image_size=[{height},{width}]"
 
 
-def wilson_interval(right: int, images: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of an accuracy.
-
-    Example:
-        >>> [round(end, 3) for end in wilson_interval(9, 12)]
-        [0.468, 0.911]
-    """
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, images).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def class_weights(recipe: Recipe, data: ClassificationData) -> Tensor | None:
     """Return what the loss of each class is multiplied by, of mean 1 over the training images where it is balanced."""
     wanted, classes = recipe.class_weights, len(data.classes)
@@ -304,9 +293,8 @@ def check_data(data: ClassificationData, where: str) -> None:
             f"{where} has one class only ({', '.join(data.classes) or 'none'}): a classifier needs two or more,"
             " one folder of images for each"
         )
-    for split, images in (("training", data.train), ("validation", data.val)):
-        if len(images) == 0:
-            raise UserError(f"{where} has no {split} images: add some, or change data.val_fraction")
+    checked(data, where)
+    for images in (data.train, data.val):
         for index in range(len(images)):
             label = images.label(index)
             if not 0 <= label < len(data.classes):

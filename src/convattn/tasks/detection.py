@@ -36,7 +36,7 @@ from convattn.tasks.loaders import EvaluationSample, Sample
 from convattn.tasks.pretrained import whole_weights
 from convattn.tasks.processes import gather_objects
 from convattn.tasks.run_folder import RunFolder, write_classes
-from convattn.tasks.sources import checked, data_folder
+from convattn.tasks.sources import checked, data_folder, data_name
 from convattn.tasks.task import InputSize, Objective, Task, percent
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class DetectionTask(Task):
         )
         if recipe.data.without_objects == "drop":
             found = replace(found, train=found.train.with_objects())
-        return checked(found, recipe)
+        return checked(found, data_name(recipe))
 
     def open_other(
         self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None, split: Split = "val"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from convattn.report.text import duration
 from convattn.tasks.module import TrainingModule
 
 SETTLED = 10.0
@@ -118,20 +119,7 @@ class Pace:
         if left < WORTH_SAYING:
             return ""
         faster = f"; faster: {self.faster}" if self.faster and left > LONG else ""
-        return f"about {time_of(self.epoch(module))} an epoch, {time_of(left)} to go{faster}"
-
-
-def time_of(seconds: float) -> str:
-    """Return a time for people.
-
-    Example:
-        >>> [time_of(seconds) for seconds in (0.42, 42.3, 187, 9000)]
-        ['0.4 s', '42 s', '3.1 min', '2.5 h']
-    """
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+        return f"about {duration(self.epoch(module), ' ')} an epoch, {duration(left, ' ')} to go{faster}"
 
 
 def _mean(times: list[float]) -> float:

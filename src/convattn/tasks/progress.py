@@ -10,8 +10,9 @@ from lightning.pytorch import callbacks
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from convattn.report.text import duration
 from convattn.tasks.module import TrainingModule
-from convattn.tasks.pace import Heartbeat, Pace, time_of
+from convattn.tasks.pace import Heartbeat, Pace
 from convattn.tasks.recorder import RunRecorder
 from convattn.tasks.run_folder import RunFolder
 
@@ -148,7 +149,7 @@ class ProgressBar(callbacks.ProgressBar):
 
     def _stand(self, module: TrainingModule) -> None:
         """Keep where training stands, for a line that a silence asks for."""
-        to_go = f"  {time_of(self._pace.left(module))} to go" if self._pace.is_known else ""
+        to_go = f"  {duration(self._pace.left(module), ' ')} to go" if self._pace.is_known else ""
         loss = f"  {self._loss}" if module.batch else ""
         self._state = f"{_epoch(module)}  step {module.batch}/{module.batches_per_epoch}{loss}{to_go}"
 

@@ -36,7 +36,7 @@ from convattn.tasks.config import EvaluationConfig, Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.pretrained import whole_weights
 from convattn.tasks.run_folder import RunFolder, write_classes
-from convattn.tasks.sources import checked, data_folder
+from convattn.tasks.sources import checked, data_folder, data_name
 from convattn.tasks.task import InputSize, Objective, Task, percent
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SegmentationTask(Task):
             skip_bad=recipe.data.bad == "skip",
             progress=progress,
         )
-        return checked(found, recipe)
+        return checked(found, data_name(recipe))
 
     def open_other(
         self, root: Path, classes: list[str], recipe: Recipe, progress: Progress | None = None, split: Split = "val"

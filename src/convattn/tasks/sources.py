@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from convattn.data.coco import DetectionData
 from convattn.data.folder import Progress
 from convattn.data.scenes import SceneSettings, scenes_folder
-from convattn.data.segmentation import SegmentationData
+from convattn.data.types import DataSet
 from convattn.errors import UserError
 from convattn.tasks.config import Recipe
 
-D = TypeVar("D", DetectionData, SegmentationData)
+D = TypeVar("D", bound=DataSet[Any])
 
 
 def data_name(recipe: Recipe) -> str:
@@ -30,9 +29,9 @@ def data_folder(recipe: Recipe, progress: Progress | None) -> str:
     return str(scenes_folder(settings, progress=progress))
 
 
-def checked(data: D, recipe: Recipe) -> D:
-    """Return the data; raise where a split has no images."""
+def checked(data: D, where: str) -> D:
+    """Return the data, which ``where`` names; raise where a split has no images."""
     for split, images in (("training", data.train), ("validation", data.val)):
         if len(images) == 0:
-            raise UserError(f"{data_name(recipe)} has no {split} images: add some, or change data.val_fraction")
+            raise UserError(f"{where} has no {split} images: add some, or change data.val_fraction")
     return data
