@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from convattn.cost.published import FIGURE_4, NETWORKS, VARIANTS
+from convattn.cost.published import FIGURE_4, NETWORKS
 from reproduce import acmix_counts as counts
 from reproduce.architectures import architecture
 from reproduce.budget import WINDOW, digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
+from reproduce.published import VARIANTS
 from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
 
 TOP1 = quantities("top1")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from convattn.cost.published import DENSE, FIGURE_4, MODULES, NETWORKS, STAGES, VARIANTS, Published, PublishedDense
+from convattn.cost.published import FIGURE_4, NETWORKS, STAGES, Published
 from reproduce.dense import dense_cost
 from reproduce.entries import Part, Quantity, Row
 from reproduce.networks import stage, totals
+from reproduce.published import DENSE, MODULES, VARIANTS, PublishedDense
 
 PARAMETERS = Quantity("parameters", "M", "parameters", 2)
 MACS = Quantity("multiply-adds", "G", "multiply-adds", 2)
