@@ -4,34 +4,8 @@ import pytest
 import timm
 
 from convattn.cost.published import FIGURE_4, NETWORKS, STAGES, find_network, find_stages
-from tests.cost.counted import counted
+from tests.cost.counted import COUNTED, counted
 
-# What the definitions in the papers count to: parameters in M, multiply-adds in G by the papers' convention.
-COUNTED = {
-    "conv_resnet26": (13.70, 2.34),
-    "conv_resnet38": (19.63, 3.22),
-    "conv_resnet50": (25.56, 4.09),
-    "acmix_resnet26": (10.488, 2.268),
-    "acmix_resnet38": (14.411, 2.911),
-    "acmix_resnet50": (18.334, 3.554),
-    "san10": (11.841, 1.791),
-    "san15": (16.181, 2.478),
-    "san19": (20.518, 3.130),
-    "acmix_san10": (11.997, 1.888),
-    "acmix_san15": (16.417, 2.630),
-    "acmix_san19": (20.833, 3.317),
-    "pvt_v1_tiny": (13.229, 1.933),
-    "pvt_v1_small": (24.486, 3.816),
-    "acmix_pvt_tiny": (13.40, 2.005),
-    "acmix_pvt_small": (24.83, 3.950),
-    "swin_tiny": (28.288, 4.491),
-    "swin_small": (49.606, 8.741),
-    "swin_tiny_patch4_window7_224": (28.288, 4.491),
-    "swin_small_patch4_window7_224": (49.606, 8.741),
-    "acmix_swin_tiny": (28.650, 4.645),
-    "acmix_swin_small": (50.345, 8.993),
-    "resnet50": (25.56, 4.09),
-}
 # Stage I, attention path, fc, group convolution, in G.
 STAGES_COUNTED = {
     "conv_resnet50": (1.85, 0, 0, 0),
@@ -52,8 +26,8 @@ MAC_GAPS = {"san19": 2}
 def test_classification(name):
     cost = counted(name)
     parameters, macs = COUNTED[name]
-    assert cost.parameters / 1e6 == pytest.approx(parameters, rel=0.005)
-    assert cost.macs / 1e9 == pytest.approx(macs, rel=0.005)
+    assert cost.parameters / 1e6 == pytest.approx(parameters, rel=2e-4)
+    assert cost.macs / 1e9 == pytest.approx(macs, rel=5e-4)
     assert sum(cost.macs_by_path.values()) == cost.macs
     assert sum(cost.parameters_by_path.values()) == cost.parameters
     assert sum(cost.macs_by_stage.values()) == cost.macs

@@ -6,7 +6,6 @@ import torch
 from timm.models import group_parameters
 from timm.utils import reparameterize_model
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from convattn.layers.spatial_reduction import SpatialReductionACmix, SpatialReductionAttention
 from convattn.models import pvt, vit
@@ -17,35 +16,6 @@ TINY = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1), "num_classes": 5}
 NAMES = ["pvt_v1_tiny", "acmix_pvt_tiny"]
 
 pytestmark = pytest.mark.usefixtures("seeded")
-
-
-@pytest.mark.parametrize(
-    ("name", "millions", "giga"),
-    [
-        ("pvt_v1_tiny", 13.229, 1.933),
-        ("pvt_v1_small", 24.486, 3.816),
-        ("pvt_v1_medium", 44.208, 6.659),
-        ("pvt_v1_large", 61.369, 9.814),
-        ("acmix_pvt_tiny", 13.396, 2.005),
-        ("acmix_pvt_small", 24.825, 3.950),
-        ("acmix_pvt_medium", 44.860, 6.865),
-        ("acmix_pvt_large", 62.297, 10.109),
-    ],
-)
-def test_parameters_and_multiply_adds(name, millions, giga):
-    """FlopCounterMode, halved: convolutions, linear layers and the products of attention.
-
-    With one head (the first stage) the fully connected layer multiplies a map by numbers, which the counter does not
-    see: 9 multiply-adds for each of q's C x H x W elements, 18 for the reduced k and v.
-    """
-    with torch.device("meta"):
-        net = timm.create_model(name).eval()
-        with FlopCounterMode(display=False) as counter:
-            net(torch.empty(1, 3, 224, 224))
-    blocks = [block.attn for block in net.stages[0].blocks if isinstance(block.attn, SpatialReductionACmix)]
-    unseen = len(blocks) * 9 * 64 * 56 * 56
-    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.0006)
-    assert (counter.get_total_flops() / 2 + unseen) / 1e9 == pytest.approx(giga, rel=5e-4)
 
 
 @pytest.mark.parametrize("name", [*pvt.default_cfgs, *vit.default_cfgs])

@@ -3,7 +3,6 @@ import copy
 import pytest
 import timm
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import convattn.models.swin as swin
 from convattn import ACmix
@@ -13,28 +12,6 @@ from tests.quick import slow_but
 TINY = {"embed_dim": 12, "depths": (1, 2, 1, 1), "num_classes": 5}
 SMALL = TINY | {"stem": "small"}
 KINDS = ["swin_tiny", "acmix_swin_tiny", "conv_swin_tiny"]
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "macs"),
-    [
-        ("swin_tiny", 28.288, 4.491),
-        ("swin_small", 49.606, 8.741),
-        ("acmix_swin_tiny", 28.650, 4.645),
-        ("acmix_swin_small", 50.345, 8.993),
-        ("swin_base", 87.768, 15.431),
-        ("acmix_swin_base", 88.753, 15.767),
-        ("conv_swin_tiny", 39.03, 6.085),
-    ],
-)
-def test_counts(name, parameters, macs):
-    """Convolution, linear and matmul; on the meta device torch takes attention apart into its two matmuls."""
-    with torch.device("meta"):
-        net = timm.create_model(name).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 3, 224, 224, device="meta"))
-    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(parameters, rel=0.005)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(macs, rel=0.005)
 
 
 @pytest.mark.parametrize("name", sorted(swin.default_cfgs))

@@ -11,20 +11,12 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import convattn  # noqa: F401  (timm knows the networks by it)
 from tests.quick import slow_but
 
-RESNET = {"channels": (16, 16, 24, 32)}
+RESNETS = (
+    *("acmix", "sasa", "pssa", "xvolution", "multiconv", "involution"),
+    *("lr", "aa", "bot", "halo", "lambda", "global"),
+)
 NETWORKS = {
-    "acmix_resnet14": RESNET,
-    "sasa_resnet14": RESNET,
-    "pssa_resnet14": RESNET,
-    "xvolution_resnet14": RESNET,
-    "multiconv_resnet14": RESNET,
-    "involution_resnet14": RESNET,
-    "lr_resnet14": RESNET,
-    "aa_resnet14": RESNET,
-    "bot_resnet14": RESNET,
-    "halo_resnet14": RESNET,
-    "lambda_resnet14": RESNET,
-    "global_resnet14": RESNET,
+    **{f"{operator}_resnet14": {"channels": (16, 16, 24, 32)} for operator in RESNETS},
     "acmix_swin_tiny": {"embed_dim": 12, "depths": (1, 2, 1, 1)},
     "swin_tiny": {"embed_dim": 12, "depths": (1, 2, 1, 1)},
     "pvt_v1_tiny": {},

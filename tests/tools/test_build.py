@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,20 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tools import build_native
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the native library is built on Linux only")
-
-
-def load_builder():
-    spec = importlib.util.spec_from_file_location("build_native", ROOT / "tools" / "build_native.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-build_native = load_builder()
 
 HEADER = """#pragma once
 #define CONVATTN_JOIN_(a, b) a##_##b

@@ -17,6 +17,7 @@ from convattn.convert.report import ConvertedLayer, ConvertReport
 from convattn.convert.selection import Convolution, Where, select
 from convattn.convert.targets import Maker, Target, ToKind, general_refusal, target_of
 from convattn.layers._checks import check_network
+from convattn.layers.folding import put_in_place
 
 __all__ = ["Budget", "ConvertReport", "ConvertedLayer", "convert"]
 
@@ -225,14 +226,7 @@ def _put(holder: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for key, value in vars(old).items():
         if key not in _PLAIN and not key.startswith("_") and not hasattr(new, key):
             setattr(new, key, value)
-    for parent in list(holder.modules()):
-        for child_name, child in list(parent._modules.items()):
-            if child is old and parent is not new and not _is_within(parent, new):
-                setattr(parent, child_name, new)
-
-
-def _is_within(module: nn.Module, whole: nn.Module) -> bool:
-    return any(part is module for part in whole.modules())
+    put_in_place(holder, old, new)
 
 
 def _summary(

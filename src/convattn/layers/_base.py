@@ -26,6 +26,7 @@ class Geometry(Factory, total=False):
     dilation: IntPair
 
 
+CHANNELS = ("channels", "in_channels", "out_channels")
 DEFAULTS: dict[str, Any] = {"stride": 1, "dilation": 1, "device": None, "dtype": None}
 
 
@@ -35,12 +36,14 @@ class Layer(nn.Module):
     What ``inspect.signature`` and ``help`` show of a subclass has these arguments by name.
     """
 
+    shown: ClassVar[tuple[str, ...]] = ()
+    """The attributes that the layer is printed with; of a neighbourhood, the number of its offsets."""
     _keywords: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        shown = signature(cls.__init__)
-        parameters = list(shown.parameters.values())[1:]
+        taken = signature(cls.__init__)
+        parameters = list(taken.parameters.values())[1:]
         named: Any = {"made": Factory, "geometry": Geometry}.get(parameters[-1].name) if parameters else None
         if named is not None:
             cls._keywords = cls._keywords.union(named.__annotations__)
@@ -54,7 +57,14 @@ class Layer(nn.Module):
                 for name, default in DEFAULTS.items()
                 if name in named.__annotations__
             ]
-            cls.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
+            cls.__signature__ = taken.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+    def extra_repr(self) -> str:
+        """What the layer is printed with: the channels, then the rest by name."""
+        values = {name: getattr(self, name) for name in self.shown}
+        if "neighborhood" in values:
+            values["offsets"] = len(values.pop("neighborhood"))
+        return ", ".join(str(value) if name in CHANNELS else f"{name}={value!r}" for name, value in values.items())
 
     def _factory(self, arguments: Mapping[str, Any]) -> Factory:
         """Device and dtype of those arguments.

@@ -62,6 +62,7 @@ class ACmix(DropIn, Folds):
         torch.Size([1, 128, 8, 8])
     """
 
+    shown = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "num_heads")
     forms = FORMS
     reparameterized: ReparameterizedACmix | None
 
@@ -144,11 +145,6 @@ class ACmix(DropIn, Folds):
         """The projection's bias, ``[3C]``; None for ``bias=False``."""
         projection: nn.Conv2d = (self.reparameterized or self).projection
         return projection.bias
-
-    def extra_repr(self) -> str:
-        """What the constructor got, and the number of heads."""
-        words = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        return f"{words}, dilation={self.dilation}, num_heads={self.num_heads}"
 
     def reparameterize(self, form: FormChoice = "auto", *, example: Tensor | None = None) -> None:
         """Fold all that is linear, for inference: same outputs, fewer and cheaper steps. In place and for good.

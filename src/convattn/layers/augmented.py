@@ -130,6 +130,8 @@ class AugmentedConv2d(DropIn):
         (torch.Size([1, 128, 8, 8]), 12)
     """
 
+    shown = ("in_channels", "out_channels", "num_heads", "stride", "key_channels", "value_channels")
+
     def __init__(
         self,
         in_channels: int,
@@ -195,10 +197,3 @@ class AugmentedConv2d(DropIn):
         tables = None if self.rows is None or self.columns is None else (self.rows, self.columns)
         attention: Tensor = self.out(attend_everywhere(q, k, v, tables, self.num_heads))
         return attention
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, stride={self.stride}, "
-            f"key_channels={self.key_channels}, value_channels={self.value_channels}"
-        )

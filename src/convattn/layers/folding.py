@@ -226,3 +226,12 @@ def scale_values(projection: nn.Module, gain: Tensor, shift: Tensor | None = Non
     queries_and_keys = gain.new_ones(2 * len(gain))
     whole = None if shift is None else torch.cat([torch.zeros_like(queries_and_keys), shift])
     scale_outputs(projection, torch.cat([queries_and_keys, gain]), whole)
+
+
+def put_in_place(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module wherever another one is in a network, save inside the new one, which may be around the old."""
+    inside = set(new.modules())
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old and parent not in inside:
+                setattr(parent, name, new)

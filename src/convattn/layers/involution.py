@@ -47,6 +47,8 @@ class Involution2d(DropIn):
         torch.Size([2, 32, 5, 4])
     """
 
+    shown = ("in_channels", "out_channels", "neighborhood", "groups", "stride")
+
     def __init__(
         self,
         in_channels: int,
@@ -80,10 +82,3 @@ class Involution2d(DropIn):
         kernels = self.span(self.reduce(average_pool(x, self.neighborhood.stride)))
         v = x if self.projection is None else self.projection(x)
         return aggregate(kernels.unflatten(1, (self.groups, -1)), v, self.neighborhood)
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, taps={len(self.neighborhood)}, groups={self.groups}, "
-            f"stride={self.neighborhood.stride}"
-        )

@@ -109,6 +109,8 @@ class LocalAttention(StridedLayer):
         torch.Size([1, 8, 5, 5])
     """
 
+    shown = ("neighborhood", "num_heads", "stride")
+
     def __init__(
         self,
         channels: int,
@@ -150,10 +152,6 @@ class LocalAttention(StridedLayer):
             key_offsets = self.position()
         queries = self.neighborhood.centres(q)
         return attend(queries, k, v, self.neighborhood, num_heads=self.num_heads, key_offsets=key_offsets)
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return f"window={len(self.neighborhood)}, num_heads={self.num_heads}, stride={self.neighborhood.stride}"
 
 
 class LocalAttention2d(DropIn):

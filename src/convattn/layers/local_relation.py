@@ -86,6 +86,8 @@ class LocalRelation2d(DropIn):
         torch.Size([2, 32, 5, 4])
     """
 
+    shown = ("in_channels", "out_channels", "neighborhood", "groups", "stride", "composability")
+
     def __init__(
         self,
         in_channels: int,
@@ -129,10 +131,3 @@ class LocalRelation2d(DropIn):
         queries = torch.stack([2 * q, -torch.ones_like(q)], 2).flatten(1, 2)
         keys = torch.stack([k, k.square()], 2).flatten(1, 2)
         return correlate(queries, keys, self.neighborhood, num_heads=self.groups)
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, window={len(self.neighborhood)}, groups={self.groups}, "
-            f"stride={self.neighborhood.stride}, composability={self.composability!r}"
-        )

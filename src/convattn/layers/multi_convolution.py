@@ -49,6 +49,7 @@ class MultiConvolution(DropIn, Folds):
         torch.Size([2, 32, 5, 4])
     """
 
+    shown = ("in_channels", "out_channels", "stride")
     forms = STATIC_FORMS
     reparameterized: ReparameterizedXVolution | None
     _parts: tuple[str, ...] = ("convolution", "convolution_norm", "dilated", "dilated_norm")
@@ -161,7 +162,3 @@ class MultiConvolution(DropIn, Folds):
         self, form: StaticFormChoice, example: Tensor | None, size: tuple[int, int] | None
     ) -> ReparameterizedXVolution:
         return ReparameterizedXVolution(fold_static(self.static_branches(), form, example, size), None, None)
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"

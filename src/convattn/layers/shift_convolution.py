@@ -53,6 +53,8 @@ class ShiftConvolution(StridedLayer):
         torch.Size([1, 8, 5, 5])
     """
 
+    shown = ("kernel_size", "num_heads", "maps", "stride", "dilation", "shift")
+
     def __init__(
         self,
         channels: int,
@@ -166,13 +168,6 @@ class ShiftConvolution(StridedLayer):
             copied.fc_bias = scaled(self.fc_bias, rate)
         return copied
 
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"kernel_size={self.kernel_size}, num_heads={self.num_heads}, maps={self.maps}, stride={self.stride}, "
-            f"dilation={self.dilation}, shift={self.shift!r}"
-        )
-
 
 class ShiftConv2d(DropIn):
     r"""A convolution as its two stages: k² projections, then shift and sum (ACmix eq. 1-8).
@@ -201,6 +196,8 @@ class ShiftConv2d(DropIn):
         >>> bool(torch.allclose(ours(x), conv(x), atol=1e-5))
         True
     """
+
+    shown = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "form")
 
     def __init__(
         self,
@@ -241,10 +238,3 @@ class ShiftConv2d(DropIn):
             form=self.form,
         )
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"dilation={self.dilation}, form={self.form!r}"
-        )

@@ -48,6 +48,8 @@ class SpatialReductionProjection(Layer):
         (torch.Size([1, 15, 8]), torch.Size([1, 6, 8]))
     """
 
+    shown = ("sr_ratio", "num_prefix_tokens")
+
     def __init__(
         self, channels: int, *, sr_ratio: int = 1, num_prefix_tokens: int = 0, **made: Unpack[Factory]
     ) -> None:
@@ -86,10 +88,6 @@ class SpatialReductionProjection(Layer):
     def full_tokens(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """A map ``[B, C, r h, r w]`` -> ``[B, p + H W, C]``, the prefix zero."""
         return F.pad(as_tokens(crop(x, size)), (0, 0, self.num_prefix_tokens, 0))
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return f"sr_ratio={self.sr_ratio}, num_prefix_tokens={self.num_prefix_tokens}"
 
 
 class SpatialReductionAttention(Layer):

@@ -21,6 +21,7 @@ class VectorAttention(Layer):
     errors are those of :class:`convattn.layers.PatchwiseAttention`.
     """
 
+    shown = ("channels", "query_channels", "kernel_size", "share", "border")
     weights: nn.Sequential
 
     def __init__(
@@ -34,7 +35,7 @@ class VectorAttention(Layer):
         **made: Unpack[Factory],
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.border = channels, border
         self.query_channels = max(channels // 4, 1) if query_channels is None else query_channels
         check_counts(channels=channels, query_channels=self.query_channels)
         self.share = divisor_of(channels, share)
@@ -57,13 +58,6 @@ class VectorAttention(Layer):
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights of every window, ``[B, C/s, K², H, W]``."""
         raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return (
-            f"{self.channels}, query_channels={self.query_channels}, kernel_size={self.kernel_size}, "
-            f"share={self.share}, border={self.neighborhood.border!r}"
-        )
 
 
 def weights_network(features: int, hidden: int, outputs: int, made: Factory) -> nn.Sequential:

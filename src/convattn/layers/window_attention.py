@@ -50,6 +50,8 @@ class WindowAttention(Layer):
         torch.Size([1, 8, 9, 5])
     """
 
+    shown = ("channels", "window_size", "num_heads", "shift")
+
     def __init__(
         self,
         channels: int,
@@ -145,10 +147,6 @@ class WindowAttention(Layer):
         out = (out if self.proj is None else self.proj(out)).permute(0, 3, 1, 2)
         # of two layouts that meet in a sum, torch.export would want to know which one it gives
         return out if isinstance(rows.number, int) else out.clone(memory_format=torch.contiguous_format)
-
-    def extra_repr(self) -> str:
-        """What the constructor got."""
-        return f"{self.channels}, window_size={self.window_size}, num_heads={self.num_heads}, shift={self.shift}"
 
 
 class WindowAttention2d(WindowAttention):

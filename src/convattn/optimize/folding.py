@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from convattn.layers import ACmix, LocalAttention2d, MultiConvolution, ShiftConv2d, XVolution
 from convattn.layers._checks import is_hooked
-from convattn.layers.folding import batch_norm_line, scale_outputs
+from convattn.layers.folding import batch_norm_line, put_in_place, scale_outputs
 
 # Exact classes: a subclass may compute something else (a standardised weight, say).
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame, ShiftConv2d)
@@ -64,11 +64,11 @@ def fold_following(model: nn.Module, readers: Mapping[str, str]) -> Folded:
             rest = _rest_of(modules[reader])
             if _absorbs(module, rest):
                 folded.activations[f"{reader}.act"], rest = name, nn.Identity()
-            _put(model, modules[reader], rest)
+            put_in_place(model, modules[reader], rest.eval())
             reader = next(following, None) if type(rest) in NO_OPS else None
         if reader is not None and _absorbs(module, modules[reader]):
             folded.activations[reader] = name
-            _put(model, modules[reader], nn.Identity())
+            put_in_place(model, modules[reader], nn.Identity().eval())
     for name, module in model.named_modules():
         if type(module) in BATCH_NORMS:
             folded.left.setdefault(name, "no convolution or operator is right before it and read by it alone")
@@ -120,12 +120,3 @@ def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
     if module.reparameterized is not None:
         module.reparameterized.absorb(activation="relu")
     return True
-
-
-def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is."""
-    new.train(old.training)
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                setattr(parent, name, new)

@@ -9,13 +9,12 @@ from typing import Any
 
 import timm
 import torch
-from PIL import Image
 from timm.data import ImageNetInfo, resolve_data_config
 from torch import Tensor
 from torch.nn import functional
 
 from convattn.data.folder import list_images
-from convattn.data.images import ImageError, open_image
+from convattn.data.images import ImageError
 from convattn.errors import UserError
 from convattn.export import FORMATS, ExportReport, export
 from convattn.export.report import OnnxOptions, Precision, Sizes
@@ -24,6 +23,7 @@ from convattn.tasks.checkpoints import describe
 from convattn.tasks.config import DataConfig, Recipe
 from convattn.tasks.described import Description
 from convattn.tasks.inference import LoadedModel, evaluate, load_model, own_recipe
+from convattn.tasks.inputs import Input, Inputs
 from convattn.tasks.task import task_of
 
 CALIBRATION_IMAGES = 128
@@ -156,7 +156,9 @@ def _default_file(path: Path, loaded: LoadedModel, named: bool, suffix: str) -> 
 def _source(run: Path | None, loaded: LoadedModel, data: Path | None) -> _Source | None:
     """The images of a folder, or the run's own; None where there are none."""
     if data is not None:
-        found = _Files(data)
+        if not data.is_dir():
+            raise UserError(f"{data}: no such folder; give --data a folder of images")
+        found = Inputs([Input(data / name, name) for name in list_images(data)])
         return _Source(found, found, str(data))
     recipe = own_recipe(run, {"data.bad": "skip"}) if run is not None else None
     if recipe is None:
@@ -166,21 +168,6 @@ def _source(run: Path | None, loaded: LoadedModel, data: Path | None) -> _Source
     except UserError as error:
         raise UserError(f"{error} (the export is compared on the run's images; others: --data FOLDER)") from error
     return _Source(opened.val, opened.train, "the run's validation images")
-
-
-class _Files:
-    """The images of a folder, by index."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; give --data a folder of images")
-        self.files = [folder / name for name in list_images(folder)]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def image(self, index: int) -> Image.Image:
-        return open_image(self.files[index])
 
 
 def _tensors(loaded: LoadedModel, images: Any, count: int) -> Iterator[Tensor]:
