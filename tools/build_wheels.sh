@@ -6,11 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-python=${PYTHON:-python3}
-case $python in
-/*) ;;
-*/*) python=$PWD/$python ;;
-esac
+. tools/python.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 

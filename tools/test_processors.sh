@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-python=${PYTHON:-python3}
+. tools/python.sh
 out=build/processors
 calls=$out/calls.bin
 failed=0

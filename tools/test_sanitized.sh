@@ -7,11 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-python=${PYTHON:-python3}
-case $python in
-/*) ;;
-*/*) python=$PWD/$python ;;
-esac
+. tools/python.sh
 copy=build/asan/src
 
 rm -rf "$copy"
