@@ -16,9 +16,9 @@ from convattn.tasks.reach import OVERLAY
 from convattn.tasks.recipes import load_recipe, read_recipe
 from convattn.tasks.run_folder import RunFolder, open_run
 from reproduce.code import source_hash
-from reproduce.entries import Entry, Part, Row
+from reproduce.entries import SEEDED, SMALL_SCALES, Entry, Part, Row
 from reproduce.networks import network_cost
-from reproduce.records import Recorded, read_records
+from reproduce.records import RECORDS, Recorded, by_command, by_row
 from reproduce.runs import Run, commit_of, find_finished, make_run, read_figures, read_json
 from reproduce.settings import Setting
 
@@ -32,12 +32,14 @@ class Measured:
         commit: of the code that made them.
         wanted: how many seeds there should be.
         note: what has to be said with them.
+        command: that made them, where it is not the row's own of today.
     """
 
     values: Mapping[int, Mapping[str, float]]
     commit: str = ""
     wanted: int = 1
     note: str = ""
+    command: str = ""
 
 
 @dataclass
@@ -48,8 +50,9 @@ class Results:
         out: the folder.
         seeds: how many a trained row should have; more that are finished, by an earlier command, are shown too.
         overrides: settings for every small run, over the row's own.
-        other_code: take finished runs of other source too, and the published records of those whose folders are gone.
+        other_code: take finished runs of other source too, and the published records of what the folder does not have.
         commit: of this code.
+        published: the folder of the published records.
     """
 
     out: Path
@@ -57,6 +60,7 @@ class Results:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     other_code: bool = False
     commit: str = "unknown"
+    published: Path = RECORDS
     _read: dict[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,6 +83,17 @@ class Results:
         else:
             found = self._full(part, row) if part.scale == "full" else self._trained(part, row)
         return found if found is not None and found.values else None
+
+    def earlier(self, entry: Entry, part: Part, row: Row) -> Measured | None:
+        """What the published records have of a row, by whatever command it was made; None where they are not taken."""
+        found = by_row(self.published).get((entry.id, part.scale, row.label)) if self.other_code else None
+        if found is None or not (values := found.by_seed(part.quantities)):
+            return None
+        setting = self.setting(row)
+        changed = part.scale in SMALL_SCALES and setting is not None and setting.command(seed=0) != found.command
+        note = f"By an earlier schedule: `{found.command}`." if changed else found.note
+        wanted = self.seeds if part.scale in SEEDED else part.runs
+        return Measured(values, found.commit, max(wanted, len(values)), note, found.command)
 
     # counts
 
@@ -144,11 +159,12 @@ class Results:
         return Measured({0: {"throughput": ratio}}, where.commit, note=note)
 
     def _newest(self, entry: Entry, subject: str) -> Record | None:
-        paths = sorted(self.records(entry).glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in reversed(paths):
-            record = read_record(path)
-            if subject in record.results:
-                return record
+        folders = [self.records(entry), *([self.published / "speed" / entry.id] if self.other_code else [])]
+        for folder in folders:
+            for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+                record = read_record(path)
+                if subject in record.results:
+                    return record
         return None
 
     # small runs
@@ -180,7 +196,7 @@ class Results:
         return done or (recorded is not None and run.seed < recorded.seeds)
 
     def _recorded(self, setting: Setting) -> Recorded | None:
-        return read_records().get(setting.command(seed=0)) if self.other_code else None
+        return by_command(self.published).get(setting.command(seed=0)) if self.other_code else None
 
     def _figures(self, folder: RunFolder, part: Part) -> Mapping[str, float]:
         """A finished run does not change: it is read once."""
@@ -232,7 +248,9 @@ class Results:
                 values[read_recipe(run.config, trust=True).seed] = self._figures(run, part)
                 commits.append(commit_of(run))
                 notes += departures
-        return Measured(values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), 1), "; ".join(notes))
+        return Measured(
+            values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), part.runs), "; ".join(notes)
+        )
 
 
 def _departures(run: RunFolder, row: Row) -> list[str] | None:

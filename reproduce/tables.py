@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
+from benchmarks.machine import day_of
 from convattn.publishing import markdown_table
 from reproduce.entries import ABOUT, Entry, Part, Scale
 from reproduce.lines import NOT_RUN, Line, command, signed
@@ -52,6 +53,7 @@ def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
         "commit": line.commit,
         "command": line.command,
         "why": " ".join(line.why),
+        "note": line.note,
     }
 
 
@@ -98,8 +100,9 @@ def cells(part: Part, line: Line, lines: Sequence[Line]) -> list[str]:
 
 
 def commits(lines: Sequence[Line]) -> str:
-    """Of the code that made a table."""
-    return ", ".join(dict.fromkeys(line.commit for line in lines if line.commit))
+    """Of the code that made a table, with their days."""
+    every = dict.fromkeys(name for line in lines for name in line.commit.split(", ") if name)
+    return ", ".join(f"{name} of {day_of(name)}" if day_of(name) else name for name in every)
 
 
 def with_interval(gain: Gain | None) -> str:
