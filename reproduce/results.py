@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from benchmarks.record import TIME, Record, read_record
 from convattn.data.writing import write_json
 from convattn.errors import UserError
 from convattn.tasks.finishing import read_result
+from convattn.tasks.inference import evaluate, load_model
 from convattn.tasks.reach import OVERLAY
 from convattn.tasks.recipes import load_recipe, read_recipe
 from convattn.tasks.run_folder import RunFolder, open_run
+from convattn.tasks.task import task_of
 from reproduce.code import source_hash
 from reproduce.entries import SEEDED, SMALL_SCALES, Entry, Part, Row
 from reproduce.networks import network_cost
@@ -205,6 +208,8 @@ class Results:
             found = dict(read_figures(folder, part.read))
             if any(quantity.key == "multiply-adds" for quantity in part.quantities):
                 found["multiply-adds"] = _multiply_adds(folder)
+            if any(quantity.key == "top5" for quantity in part.quantities) and "top5" not in found:
+                found |= _top5(folder)
             self._read[known] = found
         return self._read[known]
 
@@ -272,3 +277,12 @@ def _multiply_adds(folder: RunFolder) -> float:
     classes = len(folder.classes.read_text(encoding="utf-8").splitlines())
     options = {**recipe.model_args, "num_classes": classes}
     return network_cost(recipe.model, options, size=max(recipe.data.height_and_width), convention="counted").macs / 1e6
+
+
+def _top5(folder: RunFolder) -> dict[str, float]:
+    """Of a run that did not note it, by its weights; nothing where its images are gone."""
+    recipe = read_recipe(folder.config)
+    with suppress(UserError):
+        images = task_of(recipe).open_data(recipe).val
+        return {"top5": 100 * evaluate(load_model(folder.weights), images).figures["top5"]}
+    return {}

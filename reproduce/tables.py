@@ -168,7 +168,18 @@ def _markdown_commands(part: Part, lines: Sequence[Line]) -> list[str]:
         return []
     found = dict.fromkeys((line.row, line.command) for line in lines)
     starts = [f"{words}  # the backbone of {', '.join(rows)}" for words, rows in backbones([part]).items()]
-    return ["", "```sh", *starts, *(f"{words}  # {row}" for row, words in found), "```"]
+    return ["", "```sh", *starts, *(f"{seeded(words, part.runs)}  # {row}" for row, words in found), "```"]
+
+
+def seeded(words: str, runs: int) -> str:
+    """A command for each of so many seeds, as a line of the shell.
+
+    Example:
+        >>> seeded("convattn train", 1), seeded("convattn train", 3)
+        ('convattn train', 'for seed in 0 1 2; do convattn train seed=$seed; done')
+    """
+    seeds = " ".join(map(str, range(runs)))
+    return words if runs == 1 else f"for seed in {seeds}; do {words} seed=$seed; done"
 
 
 def backbones(parts: Iterable[Part]) -> dict[str, list[str]]:
