@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import TIME, Record, read_record
+from benchmarks.record import TIME, Record, read_records
 from convattn.data.writing import write_json
 from convattn.errors import UserError
 from convattn.tasks.finishing import read_result
@@ -164,8 +164,7 @@ class Results:
     def _newest(self, entry: Entry, subject: str) -> Record | None:
         folders = [self.records(entry), *([self.published / "speed" / entry.id] if self.other_code else [])]
         for folder in folders:
-            for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-                record = read_record(path)
+            for record in reversed(read_records(folder)):
                 if subject in record.results:
                     return record
         return None
