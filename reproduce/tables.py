@@ -49,7 +49,7 @@ def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
         "p of Wilcoxon's test": _exact(gain.wilcoxon if gain else None),
         "seeds": line.seeds[0],
         "seeds wanted": line.seeds[1],
-        "values": " ".join(map(repr, line.values)),
+        "values": " ".join(map(_exact, line.values)),
         "commit": line.commit,
         "command": line.command,
         "why": " ".join(line.why),
