@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ from convattn.cli.bench import usable_cores
 from convattn.cli.info import version_of
 
 PACKAGE = Path(convattn.__file__).parent
+COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
 def environment(threads: int, *, isa: Isa = "default", device: str = "cpu") -> Environment:
@@ -64,6 +67,13 @@ def commit() -> str:
         return "unknown"
     dirty = _git("status", "--porcelain", "--untracked-files=no")
     return f"{_git('rev-parse', '--short=12', 'HEAD') or 'unknown'}{'-dirty' if dirty else ''}"
+
+
+@cache
+def day_of(commit: str) -> str:
+    """The day of a commit of this checkout, as 2026-01-31; "" of one that it does not know."""
+    name = commit.removesuffix("-dirty")
+    return _git("show", "-s", "--format=%as", name, "--") if COMMIT.fullmatch(name) else ""
 
 
 def _git(*arguments: str) -> str:

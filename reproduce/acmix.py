@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from convattn.cost.published import FIGURE_4, NETWORKS
 from reproduce import acmix_counts as counts
@@ -11,7 +12,8 @@ from reproduce.architectures import architecture
 from reproduce.budget import WINDOW, digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.published import VARIANTS
-from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
+from reproduce.settings import Setting
+from reproduce.trained import TrainedRow, full_part, quantities, small_part
 
 TOP1 = quantities("top1")
 AP = quantities("box_AP", "box_AP50", "box_AP75")
@@ -41,23 +43,46 @@ _COMPARED = (
 )
 
 
+# plain, made as wide as it takes to have the multiply-adds of ACmix on the clip art; the ResNets have them unasked
+_EQUAL_COST: tuple[tuple[str, str, Mapping[str, Any], str, str], ...] = (
+    ("SAN 10", "san10", {"model_args.widths": [32, 48, 96, 144, 192]}, "SAN-ACmix 10", "acmix_san10"),
+    ("PVT-T", "pvt_v1_tiny", {"model_args.mlp_ratios": [9, 9, 4.5, 4.5]}, "PVT-ACmix-T", "acmix_pvt_tiny"),
+    ("Swin-T", "swin_tiny", {"model_args.mlp_ratio": 4.62}, "Swin-ACmix-T", "acmix_swin_tiny"),
+)
+
+
 def _figure_4() -> Entry:
-    small = []
+    columns, small = (*TOP1, *_COST), []
     for line in _HOSTS.strip().splitlines():
         label, recipe, key, model, host, base = (cell.strip() for cell in line.split("|"))
-        options = WINDOW if model == "acmix_resnet14" else {}
-        small.append(TrainedRow(label, recipe, key, digits(model, options), host, base == "yes"))
-    full = []
+        small.append(TrainedRow(label, recipe, key, _small(model), host, base == "yes"))
+    done, full = {row.label for row in small}, []
     for row in FIGURE_4:
-        host = next(name for name in ("resnet", "san", "pvt", "swin") if name in row.models[0])
-        group = row.title.replace("-ACmix", "")
-        full.append(
-            TrainedRow(row.title, f"imagenet-{host}", row.models[0], group=group, baseline="acmix" not in row.models[0])
-        )
+        model, group = row.models[0], row.title.replace("-ACmix", "")
+        recipe = next(f"imagenet-{name}" for name in ("resnet", "san", "pvt", "swin") if name in model)
+        deeper = None if row.title in done else _small(model)
+        full.append(TrainedRow(row.title, recipe, model, deeper, group, "acmix" not in model))
     for title, model in _COMPARED:
         full.append(TrainedRow(title, "imagenet-resnet", model, group=f"ResNet {model[-2:]}"))
-    parts = (counts.figure_4(), *on_small_images(small, (*TOP1, *_COST)), full_part(full, TOP1))
+    parts = (
+        counts.figure_4(),
+        small_part("digits", small, columns),
+        small_part("clipart", [*small, *full, *_at_equal_cost()], columns),
+        full_part(full, TOP1),
+    )
     return Entry("acmix", "figure 4", "Is it better at equal cost? Parameters, multiply-adds and accuracy", parts)
+
+
+def _small(model: str) -> Setting:
+    return digits(model, WINDOW if model.startswith("acmix_resnet") else {})
+
+
+def _at_equal_cost() -> Iterator[TrainedRow]:
+    """ACmix beside the plain network of the same depth, made wider until both have as many multiply-adds."""
+    for plain, model, wider, mixed, its_model in _EQUAL_COST:
+        group = f"{plain}, wider"
+        yield TrainedRow(group, "", "", digits(model, wider), group, baseline=True)
+        yield TrainedRow(f"{mixed} beside it, at equal multiply-adds", "", "", digits(its_model), group)
 
 
 def _pairs(*rows: tuple[str, str, str], schedules: Mapping[str, str] | None = None) -> list[TrainedRow]:
@@ -146,7 +171,8 @@ def _table_6() -> Entry:
         TrainedRow("Conv-Swin-T: convolution alone", "imagenet-swin", "conv_swin_tiny", digits("conv_swin_tiny")),
     ]
     trained += _variants("table 6")
-    parts = (counts.table_6(), *on_small_images(trained, TOP1), full_part(trained, TOP1))
+    small = (small_part("digits", trained, TOP1), small_part("clipart", trained, TOP1))
+    parts = (counts.table_6(), *small, full_part(trained, TOP1))
     return Entry("acmix", "table 6", "How the two paths are combined", parts)
 
 

@@ -26,24 +26,25 @@ WINDOW: Mapping[str, Any] = {"model_args.operator_args.attention_kernel_size": 7
 5×5 windows, which make a faster demo; the tables compare 7×7."""
 
 
-def digits(model: str, options: Mapping[str, Any] | None = None) -> Setting:
-    """A network on scikit-learn's digits.
+def digits(model: str, options: Mapping[str, Any] | None = None, times: int = 1) -> Setting:
+    """A network on scikit-learn's digits, trained so many times as long as the others.
 
     Example:
         >>> digits("san10").overrides
         {'model': 'san10', 'epochs': 4}
     """
-    return Setting("digits", {"model": model, **(options or {}), "epochs": DIGITS_EPOCHS})
+    return Setting("digits", {"model": model, **(options or {}), "epochs": times * DIGITS_EPOCHS})
 
 
 def on_clipart(setting: Setting) -> Setting:
-    """The run of the digits on the clip art: the same network.
+    """The run of the digits on the clip art: the same network, as many times as long as the others.
 
     Example:
         >>> on_clipart(digits("san10")).command()
         'convattn train --recipe reproduce/clipart.yaml --model san10 epochs=10'
     """
-    return Setting("reproduce/clipart.yaml", {**setting.overrides, "epochs": CLIPART_EPOCHS})
+    epochs = setting.overrides["epochs"] * CLIPART_EPOCHS // DIGITS_EPOCHS
+    return Setting("reproduce/clipart.yaml", {**setting.overrides, "epochs": epochs})
 
 
 def scene(head: str, model: str, options: Mapping[str, Any] | None = None) -> Setting:

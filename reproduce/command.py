@@ -31,7 +31,7 @@ from reproduce.pool import Place, run_all
 from reproduce.results import Results
 from reproduce.runs import Run, epochs_done, make_run
 from reproduce.speed import run_of, time_table
-from reproduce.tables import backbones
+from reproduce.tables import backbones, seeded
 from reproduce.writing import Writer
 
 app = typer.Typer(name="reproduce", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -351,4 +351,4 @@ def _print_commands(chosen: Chosen, writer: Writer, console: Console) -> None:
     for entry, part in chosen:
         lines = [line for line in writer.lines[entry.id][part.scale] if not line.is_run]
         for row, words in dict.fromkeys((line.row, line.command) for line in lines):
-            say(console, f"{words}  # {entry.id}, {row}")
+            say(console, f"{seeded(words, part.runs)}  # {entry.id}, {row}")

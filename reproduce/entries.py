@@ -88,6 +88,7 @@ class Part:
         read: what of a run's folder are its figures: those of its summary, of every epoch, or its α and β by depth.
         chart: how it is drawn.
         case: for timed parts, the image's size and the batch.
+        runs: on the paper's own data, of how many runs its figures are means.
     """
 
     scale: Scale
@@ -99,6 +100,7 @@ class Part:
     read: Reader = "figures"
     chart: Chart = "rows"
     case: Mapping[str, int] = field(default_factory=dict)
+    runs: int = 1
 
     @property
     def comparable(self) -> bool:

@@ -37,6 +37,7 @@ class Line:
         commit: of the code.
         why: it differs, and what else is to be said of it.
         values: of every seed.
+        note: the part of ``why`` that is of these runs and not of the row.
     """
 
     row: str
@@ -55,6 +56,7 @@ class Line:
     commit: str = ""
     why: tuple[str, ...] = ()
     values: tuple[float, ...] = ()
+    note: str = ""
 
     @property
     def is_run(self) -> bool:
@@ -80,8 +82,14 @@ class Line:
 
 
 def lines_of(entry: Entry, part: Part, results: Results) -> list[Line]:
-    """All lines of a table at one scale, in its order."""
+    """All lines of a table at one scale, in its order.
+
+    Where the folder has no number of it, they are those of the published records as a whole: rows of several schedules
+    are not compared. On the papers' own data every row is by itself.
+    """
     measured = {row.label: results.of(entry, part, row) for row in part.rows}
+    if part.scale == "full" or not any(measured.values()):
+        measured = {row.label: measured[row.label] or results.earlier(entry, part, row) for row in part.rows}
     return _corrected(
         _line(entry, part, row, quantity, measured, results)
         for row in part.rows
@@ -129,11 +137,12 @@ def _line(
     results: Results,
 ) -> Line:
     ours, base, published = measured[row.label], part.baseline_of(row), row.published.get(quantity.name, "")
-    command, commit = command_of(entry, part, row, results), ours.commit if ours else ""
+    command = (ours.command if ours else "") or command_of(entry, part, row, results)
+    commit = ours.commit if ours else ""
     line = Line(row.label, quantity, published, baseline=row.baseline, command=command, commit=commit)
     values = _values(ours, quantity.key)
     if ours is None or not values:
-        wanted = ours.wanted if ours else results.seeds if part.scale in SEEDED else 1
+        wanted = ours.wanted if ours else results.seeds if part.scale in SEEDED else part.runs
         return replace(line, seeds=(len(ours.values) if ours else 0, wanted))
     mean, numbers = statistics.fmean(values.values()), tuple(values.values())
     is_score = part.scale in (*SEEDED, "full") and quantity.unit == "%"
@@ -150,6 +159,7 @@ def _line(
         published_gain=printed_gain,
         gain=gain,
         values=numbers,
+        note=ours.note,
     )
     return replace(line, why=tuple(filter(None, (_why(part, row, line), ours.note))))
 

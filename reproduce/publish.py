@@ -2,20 +2,23 @@
 
     python -m reproduce.publish reproduced/
 
-The last command for that folder is ``python -m reproduce --scale full``: it writes all tables, with the rows that no
-run has filled too. Of the folder that ``--out`` named it takes every table's CSV and records of times to
-results/reproduce/, its chart to docs/tables/, and its Markdown to the paper's page of tables. Training runs stay where
-they are.
+Every table is written again, at every scale, from what the folder that ``--out`` named has, and for the rest from the
+records that are published: one scale can be run and published alone. Every table names the commits of its numbers with
+their days. The CSV and the records of times go to results/reproduce/, the charts to docs/tables/ and the Markdown to
+the papers' pages of tables. The folder is left as it is.
 """
 
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
-from convattn.errors import UserError
+from benchmarks.machine import commit
 from reproduce.catalogue import ENTRIES
 from reproduce.entries import Entry
+from reproduce.results import Results
+from reproduce.writing import Writer
 
 ROOT = Path(__file__).parent.parent
 RECORDS = Path("results/reproduce")
@@ -59,30 +62,27 @@ def section(entry: Entry, made: Path) -> str:
 
 
 def write(made: Path, root: Path = ROOT) -> list[Path]:
-    """Write all of it, and say what was written.
-
-    Raises:
-        UserError: a table is missing; nothing is written then.
-    """
-    missing = [entry.id for entry in ENTRIES if entry.parts and not (made / f"{entry.id}.md").is_file()]
-    if missing:
-        again = f"python -m reproduce {' '.join(missing)} --scale full --any-code --out {made}"
-        raise UserError(f"{made} has no {missing[0]}.md: make it with: {again}")
+    """Write all of it, and say what was written."""
     records, charts = root / RECORDS, root / "docs" / CHARTS
-    for folder in (records, charts):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
     written = []
-    for entry in ENTRIES:
-        for source, folder in ((f"{entry.id}.csv", records), (f"{entry.id}.png", charts)):
-            if (made / source).is_file():
-                written.append(Path(shutil.copy(made / source, folder)))
-    if (made / "speed").is_dir():
-        written.append(Path(shutil.copytree(made / "speed", records / "speed")))
-    for paper, name in PAGES.items():
-        target = root / "docs" / name
-        target.write_text(page_of(paper, made), encoding="utf-8")
-        written.append(target)
+    with tempfile.TemporaryDirectory() as place:
+        drawn = Path(place)
+        results = Results(made, other_code=True, commit=commit(), published=records)
+        Writer(results, out=drawn).write()
+        for folder in (records, charts):
+            folder.mkdir(parents=True, exist_ok=True)
+        for entry in ENTRIES:
+            for source, folder in ((f"{entry.id}.csv", records), (f"{entry.id}.png", charts)):
+                (folder / source).unlink(missing_ok=True)
+                if (drawn / source).is_file():
+                    written.append(Path(shutil.copy(drawn / source, folder)))
+            if results.records(entry).is_dir():
+                shutil.rmtree(records / "speed" / entry.id, ignore_errors=True)
+                written.append(Path(shutil.copytree(results.records(entry), records / "speed" / entry.id)))
+        for paper, name in PAGES.items():
+            target = root / "docs" / name
+            target.write_text(page_of(paper, drawn), encoding="utf-8")
+            written.append(target)
     return written
 
 
@@ -90,12 +90,8 @@ def main() -> None:
     """The command."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "index.html").is_file():
         sys.exit("give the folder that 'python -m reproduce --out' wrote: python -m reproduce.publish reproduced/")
-    try:
-        for path in write(Path(sys.argv[1])):
-            print(path.relative_to(ROOT))
-    except UserError as error:
-        print(f"reproduce.publish: {error}", file=sys.stderr)
-        sys.exit(2)
+    for path in write(Path(sys.argv[1])):
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -58,14 +58,14 @@ def main() -> None:
     rows = [row for row in part.rows if not labels or row.label in labels]
     prepare_clipart()
     runs = list(grid(rows))
-    missing = [run for _, _, run in runs if find_finished(run, RUNS, other_code=True) is None]
+    missing = {run.name: run for _, _, run in runs if find_finished(run, RUNS, other_code=True) is None}
     failures: list[str] = []
 
     def done(run: Run, failure: str) -> None:
         if failure:
             failures.append(f"{run.setting.command(run.seed)}: {failure}")
 
-    finished = run_all(missing, Place(RUNS, commit()), 1, 1, done)
+    finished = run_all(list(missing.values()), Place(RUNS, commit()), 1, 1, done)
     write_record(RECORD, runs)
     if failures or not finished:
         sys.exit("\n".join(failures) or "stopped: the same command goes on")

@@ -1,28 +1,37 @@
-"""The published records, ``results/reproduce/*.csv``, read back: small runs whose folders are gone."""
+"""The published records, ``results/reproduce/*.csv``, read back: what no folder of results has any more."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from reproduce.entries import SMALL_SCALES, Quantity
 
 RECORDS = Path(__file__).parent.parent / "results" / "reproduce"
 
 
+Cells: TypeAlias = Mapping[str, str]
+Key = TypeVar("Key")
+
+
 @dataclass
 class Recorded:
-    """What the runs of one command came to, seed by seed.
+    """What a row of a table came to, seed by seed.
 
     Args:
-        commit: of the code that trained them.
+        commit: of the code that made it.
+        command: that made it; of a trained row that of its first seed.
+        note: what has to be said with it.
         values: of every quantity by its name, from seed 0 on.
     """
 
     commit: str
+    command: str = ""
+    note: str = ""
     values: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -43,13 +52,25 @@ class Recorded:
 
 
 @cache
-def read_records(folder: Path = RECORDS) -> Mapping[str, Recorded]:
-    """All small runs of the records by the command that makes the first seed."""
-    found: dict[str, Recorded] = {}
+def by_command(folder: Path = RECORDS) -> Mapping[str, Recorded]:
+    """All small runs by the command that makes the first seed: a run that several tables have is one."""
+    return _gather(folder, lambda row: row["command"] if row["scale"] in SMALL_SCALES else None)
+
+
+@cache
+def by_row(folder: Path = RECORDS) -> Mapping[tuple[str, str, str], Recorded]:
+    """All rows by table, scale and label, by whatever command they were made."""
+    return _gather(folder, lambda row: (row["table"], row["scale"], row["row"]))
+
+
+def _gather(folder: Path, key_of: Callable[[Cells], Key | None]) -> dict[Key, Recorded]:
+    found: dict[Key, Recorded] = {}
     for path in sorted(folder.glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if row["scale"] in SMALL_SCALES and row["values"]:
-                    of_run = found.setdefault(row["command"], Recorded(row["commit"]))
-                    of_run.values[row["quantity"]] = [float(value) for value in row["values"].split()]
+                key = key_of(row)
+                if key is not None and row["values"]:
+                    about = Recorded(row["commit"], row["command"], row.get("note") or "")
+                    values = [float(value) for value in row["values"].split()]
+                    found.setdefault(key, about).values[row["quantity"]] = values
     return found

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import TIME, Record, read_record
+from benchmarks.record import TIME, Record, read_records
 from convattn.data.writing import write_json
 from convattn.errors import UserError
 from convattn.tasks.finishing import read_result
+from convattn.tasks.inference import evaluate, load_model
 from convattn.tasks.reach import OVERLAY
 from convattn.tasks.recipes import load_recipe, read_recipe
 from convattn.tasks.run_folder import RunFolder, open_run
+from convattn.tasks.task import task_of
 from reproduce.code import source_hash
-from reproduce.entries import Entry, Part, Row
+from reproduce.entries import SEEDED, SMALL_SCALES, Entry, Part, Row
 from reproduce.networks import network_cost
-from reproduce.records import Recorded, read_records
+from reproduce.records import RECORDS, Recorded, by_command, by_row
 from reproduce.runs import Run, commit_of, find_finished, make_run, read_figures, read_json
 from reproduce.settings import Setting
 
@@ -32,12 +35,14 @@ class Measured:
         commit: of the code that made them.
         wanted: how many seeds there should be.
         note: what has to be said with them.
+        command: that made them, where it is not the row's own of today.
     """
 
     values: Mapping[int, Mapping[str, float]]
     commit: str = ""
     wanted: int = 1
     note: str = ""
+    command: str = ""
 
 
 @dataclass
@@ -48,8 +53,9 @@ class Results:
         out: the folder.
         seeds: how many a trained row should have; more that are finished, by an earlier command, are shown too.
         overrides: settings for every small run, over the row's own.
-        other_code: take finished runs of other source too, and the published records of those whose folders are gone.
+        other_code: take finished runs of other source too, and the published records of what the folder does not have.
         commit: of this code.
+        published: the folder of the published records.
     """
 
     out: Path
@@ -57,6 +63,7 @@ class Results:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     other_code: bool = False
     commit: str = "unknown"
+    published: Path = RECORDS
     _read: dict[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,6 +86,17 @@ class Results:
         else:
             found = self._full(part, row) if part.scale == "full" else self._trained(part, row)
         return found if found is not None and found.values else None
+
+    def earlier(self, entry: Entry, part: Part, row: Row) -> Measured | None:
+        """What the published records have of a row, by whatever command it was made; None where they are not taken."""
+        found = by_row(self.published).get((entry.id, part.scale, row.label)) if self.other_code else None
+        if found is None or not (values := found.by_seed(part.quantities)):
+            return None
+        setting = self.setting(row)
+        changed = part.scale in SMALL_SCALES and setting is not None and setting.command(seed=0) != found.command
+        note = f"By an earlier schedule: `{found.command}`." if changed else found.note
+        wanted = self.seeds if part.scale in SEEDED else part.runs
+        return Measured(values, found.commit, max(wanted, len(values)), note, found.command)
 
     # counts
 
@@ -144,11 +162,11 @@ class Results:
         return Measured({0: {"throughput": ratio}}, where.commit, note=note)
 
     def _newest(self, entry: Entry, subject: str) -> Record | None:
-        paths = sorted(self.records(entry).glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in reversed(paths):
-            record = read_record(path)
-            if subject in record.results:
-                return record
+        folders = [self.records(entry), *([self.published / "speed" / entry.id] if self.other_code else [])]
+        for folder in folders:
+            for record in reversed(read_records(folder)):
+                if subject in record.results:
+                    return record
         return None
 
     # small runs
@@ -180,7 +198,7 @@ class Results:
         return done or (recorded is not None and run.seed < recorded.seeds)
 
     def _recorded(self, setting: Setting) -> Recorded | None:
-        return read_records().get(setting.command(seed=0)) if self.other_code else None
+        return by_command(self.published).get(setting.command(seed=0)) if self.other_code else None
 
     def _figures(self, folder: RunFolder, part: Part) -> Mapping[str, float]:
         """A finished run does not change: it is read once."""
@@ -189,6 +207,8 @@ class Results:
             found = dict(read_figures(folder, part.read))
             if any(quantity.key == "multiply-adds" for quantity in part.quantities):
                 found["multiply-adds"] = _multiply_adds(folder)
+            if any(quantity.key == "top5" for quantity in part.quantities) and "top5" not in found:
+                found |= _top5(folder)
             self._read[known] = found
         return self._read[known]
 
@@ -232,7 +252,9 @@ class Results:
                 values[read_recipe(run.config, trust=True).seed] = self._figures(run, part)
                 commits.append(commit_of(run))
                 notes += departures
-        return Measured(values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), 1), "; ".join(notes))
+        return Measured(
+            values, ", ".join(filter(None, dict.fromkeys(commits))), max(len(values), part.runs), "; ".join(notes)
+        )
 
 
 def _departures(run: RunFolder, row: Row) -> list[str] | None:
@@ -254,3 +276,12 @@ def _multiply_adds(folder: RunFolder) -> float:
     classes = len(folder.classes.read_text(encoding="utf-8").splitlines())
     options = {**recipe.model_args, "num_classes": classes}
     return network_cost(recipe.model, options, size=max(recipe.data.height_and_width), convention="counted").macs / 1e6
+
+
+def _top5(folder: RunFolder) -> dict[str, float]:
+    """Of a run that did not note it, by its weights; nothing where its images are gone."""
+    recipe = read_recipe(folder.config)
+    with suppress(UserError):
+        images = task_of(recipe).open_data(recipe).val
+        return {"top5": 100 * evaluate(load_model(folder.weights), images).figures["top5"]}
+    return {}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
+from benchmarks.machine import day_of
 from convattn.publishing import markdown_table
 from reproduce.entries import ABOUT, Entry, Part, Scale
 from reproduce.lines import NOT_RUN, Line, command, signed
@@ -48,10 +49,11 @@ def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
         "p of Wilcoxon's test": _exact(gain.wilcoxon if gain else None),
         "seeds": line.seeds[0],
         "seeds wanted": line.seeds[1],
-        "values": " ".join(map(repr, line.values)),
+        "values": " ".join(map(_exact, line.values)),
         "commit": line.commit,
         "command": line.command,
         "why": " ".join(line.why),
+        "note": line.note,
     }
 
 
@@ -98,8 +100,9 @@ def cells(part: Part, line: Line, lines: Sequence[Line]) -> list[str]:
 
 
 def commits(lines: Sequence[Line]) -> str:
-    """Of the code that made a table."""
-    return ", ".join(dict.fromkeys(line.commit for line in lines if line.commit))
+    """Of the code that made a table, with their days."""
+    every = dict.fromkeys(name for line in lines for name in line.commit.split(", ") if name)
+    return ", ".join(f"{name} of {day_of(name)}" if day_of(name) else name for name in every)
 
 
 def with_interval(gain: Gain | None) -> str:
@@ -165,7 +168,18 @@ def _markdown_commands(part: Part, lines: Sequence[Line]) -> list[str]:
         return []
     found = dict.fromkeys((line.row, line.command) for line in lines)
     starts = [f"{words}  # the backbone of {', '.join(rows)}" for words, rows in backbones([part]).items()]
-    return ["", "```sh", *starts, *(f"{words}  # {row}" for row, words in found), "```"]
+    return ["", "```sh", *starts, *(f"{seeded(words, part.runs)}  # {row}" for row, words in found), "```"]
+
+
+def seeded(words: str, runs: int) -> str:
+    """A command for each of so many seeds, as a line of the shell.
+
+    Example:
+        >>> seeded("convattn train", 1), seeded("convattn train", 3)
+        ('convattn train', 'for seed in 0 1 2; do convattn train seed=$seed; done')
+    """
+    seeds = " ".join(map(str, range(runs)))
+    return words if runs == 1 else f"for seed in {seeds}; do {words} seed=$seed; done"
 
 
 def backbones(parts: Iterable[Part]) -> dict[str, list[str]]:

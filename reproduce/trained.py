@@ -35,6 +35,8 @@ SMALL_WHY = (
     "gains over the baseline, and their order."
 )
 NO_LARGE = " No object on them is larger than 96² pixels: they have no APl."
+XVOLUTION_RUNS = 5
+"""Its section 4.1: "averaged over five independent runs". ACmix does not say how many its figures are of."""
 FULL_WHY = (
     "Another machine, other random numbers; where the paper leaves a setting open the recipe says what was chosen."
 )
@@ -111,9 +113,10 @@ def full_part(
     rows = tuple(row.row(full_setting(row.recipe, row.key)) for row in trained if row.recipe)
     dense = any(row.recipe.startswith(PRETRAINED) for row in trained)
     weights = "the backbone's weights on ImageNet, " if dense else ""
-    means = "; five runs, seed=0 to seed=4, whose mean the paper gives" if "xvolution" in trained[0].recipe else ""
+    runs = XVOLUTION_RUNS if "xvolution" in trained[0].recipe else 1
+    means = f"; {runs} runs, seed=0 to seed={runs - 1}, whose mean the paper gives" if runs > 1 else ""
     need = f"the data set, {weights}8 GPUs{means}"
-    return Part("full", columns, rows, "days", need, FULL_WHY, read, **options)
+    return Part("full", columns, rows, "days", need, FULL_WHY, read, runs=runs, **options)
 
 
 def small_part(
@@ -127,8 +130,3 @@ def small_part(
     why = SMALL_WHY.format(images) + (NO_LARGE if scale == "scenes" and asks_for_large else "")
     need = f"Debian's package {PACKAGE}" if scale == "clipart" else "nothing"
     return Part(scale, columns, rows, time, need, why, read, **options)
-
-
-def on_small_images(trained: Sequence[TrainedRow], columns: tuple[Quantity, ...]) -> tuple[Part, Part]:
-    """The rows as small classifiers, of digits and of clip art."""
-    return small_part("digits", trained, columns), small_part("clipart", trained, columns)

@@ -1,4 +1,4 @@
-"""Writes every table and the page into the folder of results."""
+"""Writes every table and the page into a folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class Writer:
         results: the folder and what is in it.
         asked: the tables and figures that are wanted, by name, and at which scale. Others are written only where the
             folder has them with numbers of ours. None writes every table at every scale.
+        out: The folder that is written; None is that of the results.
     """
 
-    def __init__(self, results: Results, asked: Mapping[str, Scale] | None = None) -> None:
+    def __init__(self, results: Results, asked: Mapping[str, Scale] | None = None, out: Path | None = None) -> None:
         self.results, self.asked = results, asked
-        out = results.out
+        self.out = out = out or results.out
         self.entries = [
             entry for entry in ENTRIES if asked is None or entry.id in asked or (out / f"{entry.id}.csv").is_file()
         ]
@@ -38,7 +39,7 @@ class Writer:
 
     def write(self, changed: Sequence[str] | None = None) -> Path:
         """Write the tables of these names (None: all) and the page; return the page's path."""
-        out = self.results.out
+        out = self.out
         out.mkdir(parents=True, exist_ok=True)
         for entry in self.entries:
             if changed is None or entry.id in changed or entry.id not in self.lines:

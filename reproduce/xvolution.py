@@ -16,7 +16,7 @@ from reproduce.budget import digits, scene
 from reproduce.entries import Entry, Part, Quantity, Row
 from reproduce.networks import totals
 from reproduce.propagation import HEIGHTS, Approximation, explained
-from reproduce.trained import TrainedRow, full_part, on_small_images, quantities, small_part
+from reproduce.trained import TrainedRow, full_part, quantities, small_part
 
 TOP = quantities("top1", "top5")
 BOX = quantities("box_AP", "box_AP50", "box_AP75", "box_APs", "box_APm", "box_APl")
@@ -67,7 +67,7 @@ def _table_1() -> Entry:
             key = f"{kind}_resnet{depth}" + ("" if stage is None else f" model_args.stages=[{stage}]")
             made, group = digits(f"{kind}_resnet{small}", {**options, **place}), f"ResNet-{depth}"
             trained.append(TrainedRow(f"{group}, {label}", "imagenet-xvolution", key, made, group, kind == "conv"))
-    parts = (*on_small_images(trained, TOP[:1]), full_part(trained, TOP))
+    parts = (small_part("digits", trained, TOP[:1]), small_part("clipart", trained, TOP), full_part(trained, TOP))
     return Entry("xvolution", "table 1", "Operators and stages on ImageNet, ResNet-34 and ResNet-50", parts)
 
 
@@ -164,12 +164,13 @@ def _table_5() -> Entry:
 
 def _table_6() -> Entry:
     trained = []
-    for schedule, epochs in (("1x", 12), ("2x", 24), ("3x", 36), ("6x", 72)):
+    for times in (1, 2, 3, 6):
         for label, kind in (("Convolution", "conv"), ("PSSA", "pssa"), ("X-volution", "xvolution")):
-            recipe = f"coco-faster_rcnn-xvolution-{schedule}"
-            named, base = f"{label}, {epochs} epochs", kind == "conv"
-            trained.append(TrainedRow(named, recipe, f"{kind}_resnet50", group=schedule, baseline=base))
-    return Entry("xvolution", "table 6", "Four lengths of training, COCO detection", (full_part(trained, BOX),))
+            schedule, small = f"{times}x", digits(f"{kind}_resnet14", times=times)
+            recipe, key = f"coco-faster_rcnn-xvolution-{schedule}", f"{kind}_resnet50"
+            trained.append(TrainedRow(f"{label}, {schedule}", recipe, key, small, schedule, kind == "conv"))
+    parts = (small_part("clipart", trained, quantities("top1")), full_part(trained, BOX))
+    return Entry("xvolution", "table 6", "Four lengths of training, COCO detection", parts)
 
 
 COCO_IMAGES = 117_266

@@ -5,15 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from convattn.errors import UserError
+from convattn.layers import MultiConvolution, XVolution
+from convattn.layers.local_attention import LocalAttention
+from convattn.tasks.building import build_model
 from convattn.tasks.recipes import load_recipe
+from convattn.tasks.task import build_network
 from reproduce import ENTRIES, Entry, Part, Row, find_entries
 from reproduce.dry_run import recipe_of
 from reproduce.entries import SCALES, SMALL_SCALES
 from reproduce.lines import NOTICED, lines_of
+from reproduce.records import by_row
 from reproduce.results import Results
 from reproduce.runs import make_run
+from reproduce.tables import to_markdown
+
+ROOT = Path(__file__).parents[2]
 
 # As numbered in the papers' texts; X-volution's figure 3 has two panels.
 NUMBERS = {
@@ -125,6 +134,67 @@ def test_a_stages_heads_and_reductions_are_compared_for_the_plain_networks_too(t
     assert all(float(line.published) == line.ours for line in lines)
 
 
+def built(row: Row) -> nn.Module:
+    """A row's network, without weights."""
+    recipe = load_recipe(row.setting.recipe, row.setting.overrides)
+    with torch.device("meta"):
+        return build_model(recipe, 10) if recipe.task == "classification" else build_network(recipe, 10)
+
+
+def operators_of(row: Row, kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in built(row).modules() if isinstance(module, kind)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "part", "row"),
+    [one for one in TRAINED if one.values[2].setting.overrides["model"].startswith(("acmix_resnet", "sasa_resnet"))],
+)
+def test_acmix_in_resnets_and_sasa_have_the_windows_and_heads_of_the_supplement(entry: Entry, part: Part, row: Row):
+    """Section C: 7x7 and four heads; two heads on the scenes, for both."""
+    paths = operators_of(row, LocalAttention)
+    heads = 2 if part.scale == "scenes" else 4
+    assert {(path.num_heads, len(path.neighborhood)) for path in paths} == {(heads, 7 * 7)}
+
+
+def test_whose_gain_it_is_can_be_told_with_both_blocks():
+    """Beside X-volution are its convolutions alone: in every stage of basic blocks, in the last one of bottlenecks."""
+    rows = find_entries(["xvolution-table1"])[0].part("digits").rows
+    found = {(row.group, row.label.partition(", ")[2]): row for row in rows}
+    for group, stages in (("ResNet-34", ("stage3", "stage4", "stage5")), ("ResNet-50", ("stage5",))):
+        for stage in stages:
+            ours, control = (
+                found[group, f"X-volution, {stage}"],
+                found[group, f"Multi-Convolution, {stage} (not in the paper)"],
+            )
+            assert operators_of(ours, XVolution), stage
+            assert len(operators_of(control, MultiConvolution)) == len(operators_of(ours, XVolution)), stage
+            assert not operators_of(control, XVolution), stage
+
+
+def test_the_texts_ratios_are_what_was_counted():
+    """Section 5.1's claims on the paper's page, from the record."""
+    page = " ".join((ROOT / "docs" / "paper.md").read_text(encoding="utf-8").split())
+    counted = {
+        name: kept.values["multiply-adds, of the other's"][0]
+        for (table, _, name), kept in by_row().items()
+        if table == "acmix-section5.1"
+    }
+    *claimed, small = (f"{counted[row.label]:.0f}" for row in find_entries(["acmix-section5.1"])[0].part("count").rows)
+    assert f"Counted, they are {', '.join(claimed[:-1])} and {claimed[-1]} %." in page
+    assert f"PVT-ACmix-S that has {small} % of PVT-Large's" in page
+
+
+def test_xvolutions_figures_are_means_of_five_runs(tmp_path):
+    for entry in ENTRIES:
+        part = entry.part("full")
+        if part is not None:
+            lines = lines_of(entry, part, Results(tmp_path))
+            runs = 5 if entry.paper == "xvolution" else 1
+            assert {line.seeds for line in lines} == {(0, runs)}
+            text = to_markdown(dataclasses.replace(entry, parts=(part,)), {"full": lines})
+            assert ("\nfor seed in 0 1 2 3 4; do convattn train --recipe" in text) == (runs == 5)
+
+
 def test_entries_are_found_by_name_and_by_paper():
     assert {entry.paper for entry in find_entries(["xvolution"])} == {"xvolution"}
     assert find_entries([]) == list(ENTRIES)
@@ -162,10 +232,4 @@ def test_the_curves_are_of_the_runs_that_the_table_has():
     ],
 )
 def test_every_network_can_be_made(part: Part, row: Row):
-    from convattn.tasks.building import build_model
-    from convattn.tasks.task import build_network
-
-    recipe = load_recipe(row.setting.recipe, row.setting.overrides)
-    with torch.device("meta"):
-        model = build_model(recipe, 10) if recipe.task == "classification" else build_network(recipe, 10)
-    assert sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in built(row).parameters())

@@ -8,9 +8,14 @@ from PIL import Image
 
 from convattn.data.images import open_image
 from convattn.errors import UserError
+from convattn.tasks.recipes import load_recipe
+from reproduce.budget import CLIPART_EPOCHS
 from reproduce.catalogue import find_entries
 from reproduce.clipart import CLASSES, FOLDER, SIZE, prepare_clipart, write_clipart
+from reproduce.entries import Row
+from reproduce.networks import network_cost
 from reproduce.rates import RATES, SEEDS, grid
+from reproduce.runs import make_run
 from tests.cli.conftest import Command
 
 PICTURES = 6
@@ -73,6 +78,43 @@ def test_without_the_package_the_message_says_how_to_install_it(tmp_path, monkey
     found = command("acmix-figure4", "--scale", "clipart", "--out", tmp_path / "out")
     assert found.code == 2
     assert "apt install openclipart-png" in " ".join(found.err.split())
+
+
+def macs(row: Row) -> float:
+    recipe = load_recipe(row.setting.recipe, row.setting.overrides)
+    options = {**recipe.model_args, "num_classes": len(CLASSES)}
+    return network_cost(recipe.model, options, size=SIZE, convention="counted").macs
+
+
+def test_twins_at_equal_multiply_adds_have_them():
+    """ACmix costs more than the plain network of its depth and width; beside a wider one it does not."""
+    part = find_entries(["acmix-figure4"])[0].part("clipart")
+    pairs = [(row, part.baseline_of(row)) for row in part.rows if row.label.endswith("equal multiply-adds")]
+    assert len(pairs) == 3
+    for row, wider in pairs:
+        assert macs(row) == pytest.approx(macs(wider), rel=0.01)
+        plain = next(other for other in part.rows if other.label == wider.label.removesuffix(", wider"))
+        assert macs(row) > 1.05 * macs(plain)
+    resnets = [row for row in part.rows if row.group == "ResNet"]
+    assert [macs(row) for row in resnets] == pytest.approx([macs(resnets[0])] * 3, rel=0.05)
+
+
+def test_the_papers_other_depths_are_rows_and_share_no_run_with_the_first():
+    part = find_entries(["acmix-figure4"])[0].part("clipart")
+    labels = {row.label for row in part.rows}
+    for depth in ("ResNet{} 38", "ResNet{} 50", "SAN{} 15", "SAN{} 19", "PVT{}-S", "Swin{}-S"):
+        assert {depth.format(""), depth.format("-ACmix")} <= labels
+        base = next(row for row in part.rows if row.label == depth.format(""))
+        mixed = next(row for row in part.rows if row.label == depth.format("-ACmix"))
+        assert part.baseline_of(mixed) == base
+    assert len({make_run(row.setting, 0).name for row in part.rows}) == len(part.rows) - 3
+
+
+def test_table_6s_lengths_are_those_of_the_paper():
+    (entry,) = find_entries(["xvolution-table6"])
+    for part, unit in ((entry.part("clipart"), CLIPART_EPOCHS), (entry.part("full"), 12)):
+        epochs = {row.group: make_run(row.setting, 0).recipe.epochs for row in part.rows}
+        assert epochs == {"1x": unit, "2x": 2 * unit, "3x": 3 * unit, "6x": 6 * unit}
 
 
 def test_every_network_has_the_same_rates_and_no_held_out_picture():

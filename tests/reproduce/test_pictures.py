@@ -66,7 +66,7 @@ def test_epochs_and_depths_have_a_line_each(lines):
 def test_nothing_run_is_nothing_to_draw(tmp_path):
     (entry,) = find_entries(["xvolution-table6"])
     with pytest.raises(ValueError, match="has no number of ours to draw"):
-        draw(entry, {"full": lines_of(entry, entry.parts[0], Results(tmp_path))})
+        draw(entry, {part.scale: lines_of(entry, part, Results(tmp_path)) for part in entry.parts})
 
 
 def test_the_page_holds_every_number_and_command(lines):

@@ -3,12 +3,13 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks.machine import day_of
 from benchmarks.record import read_record
-from convattn.errors import UserError
 from reproduce import publish
 from reproduce.catalogue import ENTRIES, find_entries
 from reproduce.entries import Entry, Part
@@ -125,15 +126,22 @@ def test_a_folder_of_something_else_is_refused(tmp_path, monkeypatch):
         publish.main()
 
 
-def test_a_table_that_is_missing_leaves_what_was_published(tmp_path):
-    kept, made = tmp_path / publish.RECORDS / "acmix-table6.csv", tmp_path / "made"
-    kept.parent.mkdir(parents=True)
-    kept.write_text("old")
-    made.mkdir()
-    first, *others = (entry.id for entry in ENTRIES if entry.parts)
-    for name in others:
-        (made / f"{name}.md").write_text("new")
-    again = rf"python -m reproduce {first} --scale full --any-code --out {made}$"
-    with pytest.raises(UserError, match=rf"has no {first}\.md: make it with: {again}"):
-        publish.write(made, tmp_path)
-    assert kept.read_text() == "old"
+def test_what_a_folder_does_not_have_stays_as_it_was_published(tmp_path):
+    """One table is counted again; another, its record of times and its chart are those of before."""
+    root = make_root(tmp_path)
+    for folder in ("results/reproduce", "docs/tables"):
+        shutil.copytree(ROOT / folder, root / folder)
+    counted, kept = (find_entries([name])[0] for name in ("acmix-table1", "acmix-table5"))
+    results = Results(tmp_path / "out", commit="abc")
+    results.keep_counts(counted, {row.label: dict.fromkeys(row.count(), 1.5) for row in counted.part("count").rows})
+    publish.write(tmp_path / "out", root)
+    assert {record["values"] for record in records(counted, root)} == {"1.5"}
+    assert {record["commit"] for record in records(counted, root)} == {"abc"}
+    numbers = [[{**record, "note": ""} for record in records(kept, place)] for place in (root, ROOT)]
+    assert numbers[0] == numbers[1]
+    assert wrong(kept, kept.part("speed"), root) == []
+    assert list((root / publish.RECORDS / "speed" / kept.id).glob("*.json"))
+    assert (root / "docs" / "tables" / "acmix-table5.png").is_file()
+    (commit,) = {record["commit"] for record in records(kept, root) if record["scale"] == "speed"}
+    page = (root / "docs" / "acmix-tables.md").read_text(encoding="utf-8")
+    assert f"`python -m reproduce acmix-table5 --scale speed` at {commit} of {day_of(commit)}\n" in page

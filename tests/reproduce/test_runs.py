@@ -10,9 +10,11 @@ import pytest
 from convattn.errors import UserError
 from convattn.tasks.run_folder import RunFolder
 from reproduce.catalogue import find_entries
+from reproduce.entries import Entry, Part, Row
 from reproduce.results import Results
 from reproduce.runs import Run, epochs_done, execute, find_finished, make_run, read_figures
 from reproduce.settings import Setting
+from reproduce.trained import quantities
 
 RESULT = {"finished": True, "score": 0.5, "best_epoch": 2, "epochs": 2, "parameters": 1_500_000, "seconds": 1.0}
 RESULT |= {"weights": "weights.safetensors", "report": "report.html", "figures": {"box_AP": 0.25, "box_APs": None}}
@@ -100,3 +102,18 @@ def test_a_later_command_with_fewer_seeds_hides_none_that_are_done(tmp_path):
     }
     assert Results(tmp_path, 2).of(entry, part, row).wanted == 3
     assert Results(tmp_path, 5).of(entry, part, row).wanted == 5
+
+
+def test_top5_that_a_run_did_not_note_is_that_of_its_weights(tmp_path):
+    tiny = {"model": "san10", "epochs": 1, "data.image_size": 16, "batch_size": 96}
+    row = Row("a", setting=Setting("digits", tiny))
+    part = Part("digits", quantities("top1", "top5"), (row,), "seconds")
+    entry, run = Entry("acmix", "table 99", "A table", (part,)), make_run(row.setting, 0)
+    execute(run, Results(tmp_path).runs, None, lambda: False, "abc")
+    noted = Results(tmp_path).of(entry, part, row).values[0]
+    assert 100 > noted["top5"] > noted["accuracy"]
+    summary = run.folder(Results(tmp_path).runs).summary
+    kept = json.loads(summary.read_text())
+    del kept["figures"]["top5"]
+    summary.write_text(json.dumps(kept))
+    assert Results(tmp_path).of(entry, part, row).values[0] == pytest.approx(noted)

@@ -59,6 +59,8 @@ class StopInValidation(Callback):
 
 
 def test_a_run_of_the_digits_leaves_everything(tmp_path: Path) -> None:
+    from convattn.tasks.inference import evaluate, load_model
+
     recipe = load_recipe("digits", parse_overrides(ACMIX))
     job = prepare(recipe, tmp_path)
     result = train(job)
@@ -75,6 +77,9 @@ def test_a_run_of_the_digits_leaves_everything(tmp_path: Path) -> None:
     assert [int(row["index"]) for row in predictions] == list(range(360))
     correct = sum(row["label"] == row["predicted"] for row in predictions)
     assert result.accuracy == correct / 360 == pytest.approx(float(metrics["val_accuracy"]), abs=1e-6)
+    top5 = evaluate(load_model(run.path), job.data.val).figures["top5"]
+    assert result.figures["top5"] == pytest.approx(top5)
+    assert result.accuracy < top5 < 1
     assert json.loads(run.summary.read_text())["report"] == "report.html"
     assert run.report.stat().st_size > 10_000
     assert run.classes.read_text().split() == [str(digit) for digit in range(10)]

@@ -209,7 +209,7 @@ class ClassificationTask(Task):
                     f"{images.name(one.index)}: its label is {one.target}, the model's classes are"
                     f" 0 to {len(classes) - 1}"
                 )
-            best = one.value.topk(min(5, len(classes))).indices.tolist()
+            best = _best_five(one.value)
             seen[one.target] += 1
             right[one.target] += best[0] == one.target
             in_top5 += one.target in best
@@ -248,15 +248,20 @@ class ClassificationTask(Task):
         return {"images": scores.images, **scores.figures, "per_class": rows}
 
     def write_results(self, run: RunFolder, data: ClassificationData, answers: Iterable[Answer]) -> dict[str, float]:
-        """Write ``predictions.csv``; the accuracy is counted from its rows, with Wilson's 95 % interval of it."""
-        rows = []
+        """Write ``predictions.csv``; the accuracy is counted from its rows, with Wilson's 95 % interval of it.
+
+        Beside it is the share of images whose class is among the five that are most probable.
+        """
+        rows, in_top5 = [], 0
         for one in answers:
+            in_top5 += one.target in _best_five(one.value)
             probability, predicted = one.value.softmax(-1).max(-1)
             rows.append((one.index, data.val.name(one.index), one.target, int(predicted), f"{float(probability):.6f}"))
         write_table(run.predictions, PREDICTIONS, rows)
         right = sum(label == predicted for _, _, label, predicted, _ in rows)
         low, high = wilson_interval(right, len(rows))
-        return {"accuracy": right / len(rows), "accuracy_low": low, "accuracy_high": high}
+        figures = {"accuracy": right / len(rows), "accuracy_low": low, "accuracy_high": high}
+        return figures | {"top5": in_top5 / len(rows)}
 
     def image_size(self, recipe: Recipe, model: nn.Module) -> str:
         """Return the size of all images."""
@@ -267,6 +272,12 @@ class ClassificationTask(Task):
         """Return half of it."""
         height, width = (side // 2 for side in recipe.data.height_and_width)
         return f"data.image_size={height}" if height == width else f"data.image_size=[{height},{width}]"
+
+
+def _best_five(logits: Tensor) -> list[int]:
+    """Return the classes of the five largest logits, the largest first; all where there are fewer."""
+    best: list[int] = logits.topk(min(5, len(logits))).indices.tolist()
+    return best
 
 
 def class_weights(recipe: Recipe, data: ClassificationData) -> Tensor | None:
