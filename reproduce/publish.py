@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import commit
+from convattn.errors import UserError
 from reproduce.catalogue import ENTRIES
 from reproduce.entries import Entry
 from reproduce.results import Results
@@ -62,7 +63,11 @@ def section(entry: Entry, made: Path) -> str:
 
 
 def write(made: Path, root: Path = ROOT) -> list[Path]:
-    """Write all of it, and say what was written."""
+    """Write all of it, and say what was written.
+
+    Raises:
+        UserError: a record that cannot be read; nothing is written then.
+    """
     records, charts = root / RECORDS, root / "docs" / CHARTS
     written = []
     with tempfile.TemporaryDirectory() as place:
@@ -90,8 +95,12 @@ def main() -> None:
     """The command."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "index.html").is_file():
         sys.exit("give the folder that 'python -m reproduce --out' wrote: python -m reproduce.publish reproduced/")
-    for path in write(Path(sys.argv[1])):
-        print(path.relative_to(ROOT))
+    try:
+        for path in write(Path(sys.argv[1])):
+            print(path.relative_to(ROOT))
+    except UserError as error:
+        print(f"reproduce.publish: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

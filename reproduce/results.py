@@ -202,7 +202,7 @@ class Results:
 
     def _figures(self, folder: RunFolder, part: Part) -> Mapping[str, float]:
         """A finished run does not change: it is read once."""
-        known = f"{folder.path} {part.read}"
+        known = f"{folder.path} {part.read} {[quantity.key for quantity in part.quantities]}"
         if known not in self._read:
             found = dict(read_figures(folder, part.read))
             if any(quantity.key == "multiply-adds" for quantity in part.quantities):
