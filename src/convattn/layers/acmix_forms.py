@@ -232,14 +232,14 @@ class GroupedACmix(ReparameterizedACmix):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
-        attention = fused_attention(self.attention, self.num_heads, self.stride)
-        plain = type(self.projection) is nn.Conv2d and not is_hooked(self.projection)
+        projection, attention = self.projection, fused_attention(self.attention, self.num_heads, self.stride)
+        plain = type(projection) is nn.Conv2d and not is_hooked(projection)
         if attention is None or not plain or self.border is not None:
             return super().forward(x)
         return acmix(
             x,
-            self.projection.weight,
-            self.projection.bias,
+            projection.weight,
+            projection.bias,
             attention.position_weight,
             self.kernel(),
             self.scale,
@@ -252,7 +252,7 @@ class GroupedACmix(ReparameterizedACmix):
 
     def kernel(self) -> Tensor:
         """``[maps, k, k, N, head_dim]``: from map t and tap (y, x) to output n of a head channel."""
-        return self.weight.view(self.maps, *self.kernel_size, *self.weight.shape[1:])
+        return self.weight.view(self.maps, *self.kernel_size, self.num_heads, self.head_dim)
 
     def convolve(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The convolution path, bias included and border not, from the projection."""

@@ -140,7 +140,8 @@ class LocalAttention(StridedLayer):
     @property
     def position_weight(self) -> Tensor | None:
         """The weight of a linear position; None for any other."""
-        return self.position.weight if isinstance(self.position, LinearPosition) else None
+        position = self.position
+        return position.weight if isinstance(position, LinearPosition) else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``[B, C, H, W]`` three times -> ``[B, C, ceil(H/s), ceil(W/s)]``."""

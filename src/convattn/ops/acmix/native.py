@@ -54,7 +54,9 @@ def keeps_projection(x: AcmixInputs) -> bool:
 
 def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
-    scale = x.scale.float().expand(x.channels).contiguous()
+    scale = float_table(x.scale)
+    if len(scale) != x.channels:
+        scale = scale.expand(x.channels).contiguous()
     tables = (float_table(x.position), scale, float_table(x.weight), float_table(x.bias))
     out = empty_channels_last(x.output_shape, x.x)
     qkv = _project(x, _ALL) if x.keep else None
