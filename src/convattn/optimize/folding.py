@@ -64,11 +64,11 @@ def fold_following(model: nn.Module, readers: Mapping[str, str]) -> Folded:
             rest = _rest_of(modules[reader])
             if _absorbs(module, rest):
                 folded.activations[f"{reader}.act"], rest = name, nn.Identity()
-            _put(model, modules[reader], rest)
+            put(model, modules[reader], rest)
             reader = next(following, None) if type(rest) in NO_OPS else None
         if reader is not None and _absorbs(module, modules[reader]):
             folded.activations[reader] = name
-            _put(model, modules[reader], nn.Identity())
+            put(model, modules[reader], nn.Identity())
     for name, module in model.named_modules():
         if type(module) in BATCH_NORMS:
             folded.left.setdefault(name, "no convolution or operator is right before it and read by it alone")
@@ -122,7 +122,7 @@ def _absorbs(module: nn.Module, activation: nn.Module) -> bool:
     return True
 
 
-def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put ``new`` wherever ``old`` is."""
     new.train(old.training)
     for parent in list(model.modules()):
