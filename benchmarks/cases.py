@@ -23,7 +23,7 @@ ABOUT: dict[Operator, str] = {
     "acmix": "ACmix(C, C): 3x3 kernel, 7x7 window, 4 heads, in its inference form or, in training, as trained",
     "attend": "local attention alone, from q, k and v: 7x7 window, 4 heads",
     "san": "aggregate with per-pixel weights shared by 8 channels: 7x7 window, zero border (SAN)",
-    "pssa": "correlate, then aggregate, over 24 scattered offsets: 8 directions at 1, 3 and 5 pixels (PSSA)",
+    "pssa": "pixel shift attention of one head, from q, k and v: 24 offsets, 8 directions at 1, 3 and 5 pixels",
 }
 
 

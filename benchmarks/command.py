@@ -133,6 +133,8 @@ def model(
       python -m benchmarks model acmix_resnet50 --mode train --batch 8     forward, loss, backward, SGD
 
       python -m benchmarks model xvolution_resnet50 --against xvolution_resnet50@trained     what folding brings
+
+      python -m benchmarks model resnet50@packed --against resnet50     weights packed once, and at every call
     """
     from benchmarks.network import NetworkRun, measure
 

@@ -25,7 +25,7 @@ from convattn import detection
 from convattn.errors import UserError, did_you_mean
 
 Kind: TypeAlias = Literal["model", "train"]
-Form: TypeAlias = Literal["folded", "trained"]
+Form: TypeAlias = Literal["folded", "trained", "packed"]
 
 # Largest difference of the outputs over the largest output; in training, of all gradients as one vector, by norms.
 TOLERANCES = {"model": {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}, "train": {"float32": 2e-3}}
@@ -35,8 +35,8 @@ DETECTION_CLASSES = 80
 SECONDS = 45.0
 """A network that needs more for all rounds sits some out."""
 
-AS_TRAINED = "@trained"
-"""After a network's name: inference with the network as it was trained, nothing folded."""
+FORMS: dict[str, Form] = {"@trained": "trained", "@packed": "packed"}
+"""What may follow a network's name: inference with nothing folded, or with the weights packed too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ def measure(kind: Kind, run: NetworkRun, on_progress: OnProgress = silent) -> Re
     """
     for name in run.subjects:
         require_model(name)
+        require_form(name, kind, run)
     share = 0.6 if run.processes else 1.0
     record = record_of(times_here, run, lambda part, what: on_progress(share * part, what), kind=kind)
     peaks: dict[str, list[int]] = {name: [] for name in record.results}
@@ -95,11 +96,20 @@ def measure(kind: Kind, run: NetworkRun, on_progress: OnProgress = silent) -> Re
 
 def require_model(name: str) -> None:
     """Raise a UserError where timm does not know the network."""
-    network, _, option = name.removesuffix(AS_TRAINED).partition(":")
+    network, _, option = _without_form(name).partition(":")
     network = option if network == "retinanet" else network
     if not timm.is_model(network):
         hint = did_you_mean(network, timm.list_models(), most=3)
         raise UserError(f"no model {network!r}; {hint}'convattn list' names ours")
+
+
+def require_form(name: str, kind: Kind, run: NetworkRun) -> None:
+    """Raise a UserError where packed weights are asked for in what has none."""
+    if form_of(name) == "packed" and (kind, run.device, run.dtype) != ("model", "cpu", "float32"):
+        raise UserError(
+            f"{name}: weights are packed for inference in float32 on the CPU alone, got {kind} in {run.dtype} on "
+            f"{run.device}; leave @packed out"
+        )
 
 
 def times_here(kind: Kind, run: dict[str, Any], on_progress: OnProgress = silent) -> str:
@@ -150,14 +160,14 @@ def build(name: str) -> nn.Module:
 
     Args:
         name: timm's or convattn's; ``"<network>:<option>=<value>"`` with an option of its operator; ``"retinanet:
-            <backbone>"``. :data:`AS_TRAINED` may follow.
+            <backbone>"``. One of :data:`FORMS` may follow.
 
     Example:
         >>> build("acmix_swin_tiny:shift=tensor").layers[0].blocks[0].attn.convolution.shift
         'tensor'
     """
     torch.manual_seed(0)
-    network, _, option = name.removesuffix(AS_TRAINED).partition(":")
+    network, _, option = _without_form(name).partition(":")
     key, _, value = option.partition("=")
     if network == "retinanet":
         model: nn.Module = RetinaNet(detection.retinanet(option, DETECTION_CLASSES))
@@ -181,8 +191,15 @@ def images_of(run: NetworkRun, batch: int, dtype: torch.dtype) -> Tensor:
 
 
 def form_of(name: str) -> Form:
-    """Whether a network is measured folded or as trained; options of an operator may be one and the same folded."""
-    return "trained" if name.endswith(AS_TRAINED) or ":" in name else "folded"
+    """How a network is measured: folded, unless its name says otherwise.
+
+    As trained where it has an option of its operator: two options may be one and the same folded.
+    """
+    return FORMS.get(name[len(_without_form(name)) :], "trained" if ":" in name else "folded")
+
+
+def _without_form(name: str) -> str:
+    return name.partition("@")[0]
 
 
 def checked(kind: Kind, model: nn.Module, run: NetworkRun, form: Form = "folded") -> tuple[Timed, Check]:
@@ -210,7 +227,9 @@ def tolerance_of(kind: Kind, run: NetworkRun) -> float:
 def inference(model: nn.Module, run: NetworkRun, form: Form = "folded") -> nn.Module:
     """The network, in channels_last and the dtype asked for; folded by :func:`convattn.optimize` where it shall be."""
     fast = model.eval()
-    if form == "folded":
+    if form == "packed":
+        fast = convattn.optimize(fast, torch.randn(run.batch, 3, run.size, run.size), weights="packed")
+    elif form == "folded":
         example = torch.randn(1, 3, run.size, run.size) if run.device == "cpu" else None  # what it times are launches
         fast = convattn.optimize(fast, example)
     return fast.to(run.device, getattr(torch, run.dtype)).to(memory_format=torch.channels_last)

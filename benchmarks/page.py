@@ -45,7 +45,10 @@ INTROS = {
         "`-s2` is stride 2. A cell has the time in ms, its ratio to the convolution with quartiles, and its ratio to",
         "the floor, the time to move every byte once and to do every product at full speed.",
     ],
-    "Networks": ["Networks are folded by `convattn.optimize` for inference; `@trained` marks those that are not."],
+    "Networks": [
+        "Networks are folded by `convattn.optimize` for inference; `@trained` marks those that are not,",
+        '`@packed` those whose weights are packed too (`weights="packed"`).',
+    ],
     "Other runtimes": [
         "Each file runs in a process of its own, in turns, with as many threads. `@pytorch` marks a network that is no",
         "file: it is folded and runs in PyTorch.",

@@ -18,7 +18,7 @@ from benchmarks.unfold import UnfoldACmix
 from convattn.layers import ACmix
 from convattn.layers.acmix_forms import Parts, multiply_adds
 from convattn.official import load_official
-from convattn.ops import aggregate, attend, correlate, formulas
+from convattn.ops import aggregate, attend, formulas, pixel_shift_attention
 
 BASE = "Conv2d 3x3"
 UNFOLD = "unfold"
@@ -215,21 +215,15 @@ def _san(case: OpCase, setting: Setting) -> _Form:
 
 def _pssa(case: OpCase, setting: Setting) -> _Form:
     nbhd, heads = case.neighborhood, case.heads
-    inputs = tuple(_input(case, setting) for _ in range(3))
-    flops = 4 * formulas.pairs(inputs[0].shape, nbhd)
-
-    def by(backend: str) -> Function:
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return aggregate(correlate(q, k, nbhd, num_heads=heads, backend=backend), v, nbhd, backend=backend)
-
-        return run
-
+    weight = torch.randn(len(nbhd), case.channels, device=setting.device).to(setting.dtype)
+    q, k, v = (_input(case, setting) for _ in range(3))
+    pairs = formulas.pairs(q.shape, nbhd)
     return _Form(
-        inputs,
-        ("aggregate", "correlate"),
-        by,
-        lambda q, k, v: rivals.aggregate(rivals.correlate(q, k, nbhd, heads), v, nbhd),
-        (flops, 3 * flops),
+        (weight, q, k, v),
+        ("pixel_shift_attention",),
+        lambda backend: lambda w, q, k, v: pixel_shift_attention(q, k, v, w, nbhd, num_heads=heads, backend=backend),
+        lambda w, q, k, v: rivals.pixel_shift(q, k, v, w, nbhd, heads),
+        (2 * 3 * pairs, 2 * (3 + 8) * pairs),
     )
 
 

@@ -166,11 +166,12 @@ def _networks() -> Iterator[Requirement]:
 
 
 def _folding() -> Iterator[Requirement]:
-    name = "X-volution-ResNet-50, re-parameterised / as trained, latency"
-    nets = ("models", "xvolution_resnet50"), ("base", "xvolution_resnet50@trained")
-    for batch in (1, 8):
-        selector = Selector("model", (*nets, ("size", 224), ("batch", batch), ("dtype", "float32")))
-        yield Requirement(name, f"224², batch {batch}", "time ratio", selector, 0.7, 0.5)
+    for form, how in (("", ""), ("@packed", ", weights packed")):
+        name = f"X-volution-ResNet-50, re-parameterised{how} / as trained, latency"
+        nets = ("models", f"xvolution_resnet50{form}"), ("base", "xvolution_resnet50@trained")
+        for batch in (1, 8):
+            selector = Selector("model", (*nets, ("size", 224), ("batch", batch), ("dtype", "float32")))
+            yield Requirement(name, f"224², batch {batch}", "time ratio", selector, 0.7, 0.5)
 
 
 def _operators(mode: str, batches: tuple[int, ...], limits: Sequence[tuple[float, float]]) -> Iterator[Requirement]:
@@ -182,7 +183,10 @@ def _operators(mode: str, batches: tuple[int, ...], limits: Sequence[tuple[float
 
 
 def _floors() -> Iterator[Requirement]:
-    names = ("san-64@56", "SAN's `aggregate` over its floor"), ("pssa-64@56", "PSSA's `correlate` + `aggregate`, floor")
+    names = (
+        ("san-64@56", "SAN's `aggregate` over its floor"),
+        ("pssa-64@56", "`pixel_shift_attention` of PSSA over its floor"),
+    )
     for case, name in names:
         for batch in (1, 8):
             what = f"64@56, batch {batch}"

@@ -28,6 +28,13 @@ def aggregate(weights: Tensor, v: Tensor, nbhd: Neighborhood) -> Tensor:
     return (weights.unsqueeze(2) * copies(v, nbhd, weights.shape[1])).sum(3).flatten(1, 2)
 
 
+def pixel_shift(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, nbhd: Neighborhood, heads: int) -> Tensor:
+    """:func:`convattn.ops.pixel_shift_attention` over copies."""
+    scale = (q.shape[1] // heads) ** -0.5
+    by_channel = correlate(q * scale, k, nbhd, heads).repeat_interleave(q.shape[1] // heads, 1)
+    return aggregate(by_channel * weight.t()[..., None, None], v, nbhd)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, nbhd: Neighborhood, heads: int) -> Tensor:
     """:func:`convattn.ops.attend` over copies.
 

@@ -5,13 +5,12 @@
 namespace {
 
 // Functions of one row, which the compiler finds registers for.
-NOINLINE void correlate_row(const PixelRows& keys, const Queries& all, const ptrdiff_t* distance, float* memory, float* logits,
-                            size_t plane) {
+NOINLINE void correlate_row(const PixelRows& keys, const Queries& queries, const ptrdiff_t* distance, const Upcoming& upcoming,
+                            float* memory, float* logits, size_t plane) {
     constexpr int L = native_lanes;
-    for (int x = 0; x < all.valid; x += L) {
-        const int valid = smaller(L, all.valid - x);
-        const Queries queries = {all.data + x * all.step, all.step, all.channels, valid, all.taps};
-        correlate_pixels(queries, keys, keys.at(x), distance, memory, [&](int m, Vec<L> sum) UNROLLED {
+    for (int x = 0; x < queries.valid; x += L) {
+        const int valid = smaller(L, queries.valid - x);
+        correlate_pixels(queries, x, keys, distance, upcoming, memory, [&](int m, Vec<L> sum) UNROLLED {
             float* target = logits + m * plane + x;
             if (valid == L) store<L>(target, sum);
             else store_first<L>(target, sum, valid);
@@ -51,8 +50,11 @@ void correlate_rows_of_pixels(const Geometry& g, const ConvattnMap& q, const Con
             keys.read(y);
             keys.distances(y, distance);
             const Queries queries = {q.data + b * q.image + n * g.d + y * q.row, q.column, g.d, g.Wo, g.taps};
+            Upcoming upcoming;
+            upcoming.add(queries.data + q.row, q.column);
+            keys.add_to(upcoming);
             float* target = logits + ((size_t)b * g.N + n) * g.taps * plane + (size_t)y * g.Wo;
-            correlate_row(keys, queries, distance, memory, target, plane);
+            correlate_row(keys, queries, distance, upcoming, memory, target, plane);
         }
     });
 }

@@ -11,8 +11,9 @@ namespace {
 constexpr int together = 4;  // queries whose products are added up together
 constexpr int row_block = native_lanes >= 8 ? native_lanes / 2 : together;  // rows are padded to so many pixels
 constexpr ptrdiff_t partial_step = native_lanes * native_lanes / together;  // sums of one tap, before the last steps
-// pixels or taps whose sums fit the registers, where each has four of them
+// pixels whose sums fit the registers, where each has four of them
 constexpr int block = vector_registers == 32 ? 4 : 2;
+constexpr int taps_together = vector_registers == 32 ? 6 : 2;  // whose products with `together` queries fit the registers
 
 // f(b, n, y0, y1): output rows y0 to y1-1 of one head of one image, as many to every thread.
 template <class F> void over_shares(const Geometry& g, F f) {
@@ -38,6 +39,25 @@ INLINE void copy_pixel(const float* pixel, int channels, float* target) {
     for (; c + L <= channels; c += L) store<L>(target + c, load<L>(pixel + c));
     if (c < channels) store<L>(target + c, load_first<L>(pixel + c, channels - c));
 }
+
+// Rows of pixels that the next row of outputs reads first, fetched a few lines at a time between products: many at once
+// would hold back the loads after them.
+struct Upcoming {
+    static constexpr int line = 16;
+    const float* row[3];  // channel 0 of pixel 0
+    int64_t column[3];
+    int rows = 0;
+
+    void add(const float* first, int64_t step) {
+        row[rows] = first, column[rows++] = step;
+    }
+    // Channels c to end-1 of some pixels from x on.
+    INLINE void fetch(int x, int pixels, int c, int end) const {
+        for (; c < end; c += line)
+            for (int r = 0; r < rows; r++)
+                for (int i = 0; i < pixels; i++) __builtin_prefetch(row[r] + (x + i) * column[r] + c, 0, 3);
+    }
+};
 
 // The rows of a map that one row of outputs reads, each widened once: the next row takes the place of the one that no
 // output reads any more.
@@ -82,6 +102,11 @@ struct PixelRows {
             else copy_pixel(head + y * row + x * column, channels, target);
         }
     }
+    // Adds the row that is read next.
+    void add_to(Upcoming& upcoming) const {
+        const int source = border_source((int)(end - g.top), g.H, g.border);
+        if (source >= 0) upcoming.add(head + source * row, column);
+    }
     // From at(x) to the neighbours of output (y, x).
     void distances(int y, ptrdiff_t* distance) const {
         for (int m = 0; m < g.taps; m++)
@@ -90,9 +115,13 @@ struct PixelRows {
 };
 
 // Lane i of the result: where i & Step is 0, lanes i and i+Step of a, else lanes i-Step and i of b, added up.
+template <int Step, class V, int... I> INLINE V add_lanes(V a, V b, Indices<I...>) {
+    constexpr int L = sizeof...(I);
+    const V own = __builtin_shufflevector(a, b, ((I & Step) ? L + I : I)...);  // a blend, which costs less than a permutation
+    return own + __builtin_shufflevector(a, b, ((I & Step) ? L + I - Step : I + Step)...);
+}
 template <int L, int Step> INLINE Vec<L> add_lanes(Vec<L> a, Vec<L> b) {
-    exchange<Step>(a, b, typename MakeIndices<L>::type{});
-    return a + b;
+    return add_lanes<Step>(a, b, typename MakeIndices<L>::type{});
 }
 
 // Of `together` queries from q on, the products with neighbours m to m+T-1, added up until a lane holds L/together of the
@@ -129,29 +158,36 @@ template <int L> INLINE Vec<L> whole_sums(const float* partial) {
     }
 }
 
-// result(m, sums) for every tap m and `valid` queries from q on, at most a vector of them; `key` is where those of a
-// distance of 0 begin. A few queries meet all their neighbours before the next do, while those are in the first-level cache.
 struct Queries {
     const float* data;  // of the first
     int64_t step;
     int channels, valid, taps;
+
+    Queries from(int x, int most) const { return {data + x * step, step, channels, smaller(most, valid - x), taps}; }
 };
 size_t correlate_floats(const Geometry& g) { return (size_t)g.taps * partial_step + together * PixelRows::depth_of(g.d); }
+// result(m, sums) for every tap m and a vector of queries, of the row's `all` those from x on. A few queries meet all their
+// neighbours before the next do, while those are in the first-level cache.
 template <class Result>
-INLINE void correlate_pixels(const Queries& q, const PixelRows& keys, const float* key, const ptrdiff_t* distance, float* memory,
-                             Result result) {
-    constexpr int L = native_lanes, T = block;
+INLINE void correlate_pixels(const Queries& all, int x, const PixelRows& keys, const ptrdiff_t* distance, const Upcoming& upcoming,
+                             float* memory, Result result) {
+    constexpr int L = native_lanes, T = taps_together;
+    const Queries q = all.from(x, L);
     const int taps = q.taps, depth = keys.depth;
+    const int lines = Upcoming::line * ceil_div(q.channels, Upcoming::line * larger(1, taps / T));
     float *query = memory, *partial = memory + together * depth;
     for (int i = 0; i < q.valid; i += together) {
         for (int j = 0; j < together; j++) copy_pixel(q.data + smaller(i + j, q.valid - 1) * q.step, q.channels, query + j * depth);
-        const float* first = key + i * keys.step();
+        const float* first = keys.at(x + i);
         float* to = partial + i / together * L;
-        int m = 0;
+        int m = 0, fetched = 0;
         auto correlate = [&](auto t) UNROLLED {
+            upcoming.fetch(x + i, together, fetched, smaller(fetched + lines, q.channels));
+            fetched += lines;
             correlate_together<L, t.value>(query, first, keys.step(), distance + m, depth, to + m * partial_step);
         };
         for (; m + T <= taps; m += T) correlate(Index<T>{});
+        for (; m + 2 <= taps; m += 2) correlate(Index<2>{});
         for (; m < taps; m++) correlate(Index<1>{});
     }
     for (int m = 0; m < taps; m++) result(m, whole_sums<L>(partial + m * partial_step));

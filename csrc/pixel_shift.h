@@ -1,7 +1,7 @@
 // Pixel-shift attention, forward: every output from its neighbours by any set of offsets.
 //   out[p][c] = sum_t weight[t][c] * (softmax_scale * sum_{c' of c's head} q[p][c'] * k[s*p + offset t][c'] + bias[t][head])
 //               * v[s*p + offset t][c]
-// Lanes are channels, on rows of pixels (pixel_rows.h); similarities are held for one row of outputs at most.
+// Lanes are channels, on rows of pixels (pixel_rows.h); similarities are held for one row of outputs.
 #pragma once
 #include "pixel_rows.h"
 
@@ -21,6 +21,7 @@ INLINE float* table_rows(const float* table, const Geometry& g, int c0, int chan
 struct PixelShiftRow {
     Queries q;
     const PixelRows &keys, *values;  // values may be null
+    const Upcoming& upcoming;
     // The taps that count, in order. A neighbour beyond a border of zeros does not, but for the bias where there is no v.
     const ptrdiff_t* distance;
     const float* const* weight;  // a row of the table
@@ -35,14 +36,17 @@ template <bool Value> NOINLINE void head_row(const PixelShiftRow& row, float sca
     constexpr int L = native_lanes;
     const PixelRows& keys = row.keys;
     for (int x = 0; x < row.q.valid; x += L) {
-        const Queries queries = {row.q.data + x * row.q.step, row.q.step, row.q.channels, smaller(L, row.q.valid - x), row.q.taps};
-        correlate_pixels(queries, keys, keys.at(x), row.distance, memory, [&](int m, Vec<L> sum) UNROLLED {
-            store<L>(similarity + m * L, sum * scale + row.bias[m]);
+        float* of_block = similarity + (ptrdiff_t)x * row.q.taps;
+        correlate_pixels(row.q, x, keys, row.distance, row.upcoming, memory, [&](int m, Vec<L> sum) UNROLLED {
+            store<L>(of_block + m * L, sum * scale + row.bias[m]);
         });
+    }
+    for (int x = 0; x < row.q.valid; x += L) {
+        const float* of_block = similarity + (ptrdiff_t)x * row.q.taps;
         const Terms terms = {Value ? row.values->at(x) : nullptr, keys.step(), row.distance, row.weight, keys.depth, row.q.taps};
         float* out = row.out + x * row.step;
         aggregate_pixels<Value, true>(
-            terms, queries.valid, [&](int m, int i) UNROLLED { return similarity[m * L + i]; },
+            terms, smaller(L, row.q.valid - x), [&](int m, int i) UNROLLED { return of_block[m * L + i]; },
             [&](int i, int c, Vec<L> sum) UNROLLED { store_channels(out + i * row.step, c, row.q.channels, sum); });
     }
 }
@@ -54,6 +58,7 @@ INLINE void elements_together(const PixelShiftRow& row, float scale, int x, int 
     const int channels = row.q.channels;
     const ptrdiff_t step = row.keys.step();
     const float *keys = row.keys.at(x) + c, *values = Value ? row.values->at(x) + c : nullptr;
+    row.upcoming.fetch(x, P, c, smaller(c + V * L, channels));
     Vec<L> query[P][V], sum[P][V] = {};
     repeat<P>([&](auto i) UNROLLED {
         repeat<V>([&](auto v) UNROLLED {
@@ -106,20 +111,24 @@ struct PixelShift {
 
     void rows(int b, int n, int y0, int y1) const {
         const int depth = PixelRows::depth_of(g.d), c0 = n * g.d, channels = smaller(g.d, g.C - c0);
-        const size_t tables = 2 * (size_t)g.taps * depth, row_floats = (size_t)g.taps * (native_lanes + 1) + correlate_floats(g);
+        const size_t tables = 2 * (size_t)g.taps * depth, row_floats = (size_t)g.taps * (round_up(g.Wo, native_lanes) + 1) + correlate_floats(g);
         if (!scratch.reserve(2 * PixelRows::floats(g) + 2 * distance_floats(g) + tables + row_floats)) return;
         PixelRows keys(g, k, b, c0, channels), values(g, v.data ? v : k, b, c0, channels);
         ptrdiff_t* distance = scratch.take_array<ptrdiff_t>(g.taps);
         const float** factor = scratch.take_array<const float*>(g.taps);
         const float* weights = table_rows(weight, g, c0, channels, depth);
         const float* biases = elements ? table_rows(bias, g, c0, channels, depth) : weights;
-        float *of_head = scratch.take(g.taps), *similarity = scratch.take((size_t)g.taps * native_lanes);
+        float *of_head = scratch.take(g.taps), *similarity = scratch.take((size_t)g.taps * round_up(g.Wo, native_lanes));
         float* memory = scratch.take(correlate_floats(g));
         const bool all = bias && !v.data;
         for (int y = y0; y < y1; y++) {
             keys.read(y, all);
             if (v.data) values.read(y, false);
             keys.distances(y, distance);
+            Upcoming upcoming;
+            upcoming.add(q.data + b * q.image + c0 + (y + 1) * q.row, q.column);
+            keys.add_to(upcoming);
+            if (v.data) values.add_to(upcoming);
             int taps = 0;
             for (int m = 0; m < g.taps; m++) {
                 if (!all && !keys.finds_row(y, m)) continue;
@@ -127,7 +136,7 @@ struct PixelShift {
                 of_head[taps++] = bias && !elements ? bias[(size_t)m * heads + n] : 0.f;
             }
             const Queries queries = {q.data + b * q.image + c0 + y * q.row, q.column, channels, g.Wo, taps};
-            const PixelShiftRow row = {queries, keys, &values, distance, factor, of_head, biases - weights,
+            const PixelShiftRow row = {queries, keys, &values, upcoming, distance, factor, of_head, biases - weights,
                                        out.data + b * out.image + c0 + y * out.row, out.column};
             if (elements && v.data) elements_row<true>(row, scale);
             else if (elements) elements_row<false>(row, scale);

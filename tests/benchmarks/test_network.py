@@ -14,9 +14,11 @@ from benchmarks.network import (
     form_of,
     inference,
     peak_here,
+    require_form,
     require_model,
 )
 from convattn.errors import UserError
+from convattn.optimize.packing import PackedConvolution
 
 SMALL = NetworkRun(
     models=("acmix_resnet14",),
@@ -70,6 +72,18 @@ def test_a_step_trains():
 def test_an_unknown_network_is_refused():
     with pytest.raises(UserError, match="no model 'acmix_resnet5'; did you mean acmix_resnet50"):
         require_model("acmix_resnet5")
+
+
+def test_a_network_can_be_measured_with_packed_weights():
+    name = "conv_resnet14@packed"
+    require_model(name)
+    packed = inference(build(name), SMALL, form_of(name))
+    assert any(isinstance(m, PackedConvolution) for m in packed.modules())
+    require_form(name, "model", SMALL)
+    with pytest.raises(UserError, match="weights are packed for inference in float32 on the CPU alone, got train"):
+        require_form(name, "train", SMALL)
+    with pytest.raises(UserError, match="in bfloat16 on cpu; leave @packed out"):
+        require_form(name, "model", replace(SMALL, dtype="bfloat16"))
 
 
 def test_a_network_can_be_measured_as_trained():

@@ -188,7 +188,7 @@ class TestCases:
         assert problem.bytes == pytest.approx(4 * 2 * 64 * pixels, rel=0.02), "the maps; the parameters are few"
         san = pose(OpCase("san", 64, 56), Setting())
         assert san.bytes == 4 * 56 * 56 * (8 * 49 + 2 * 64)
-        assert pose(OpCase("pssa", 64, 56), Setting()).flops == 2 * 2 * 24 * 64 * 56 * 56
+        assert pose(OpCase("pssa", 64, 56), Setting()).flops == 2 * 3 * 24 * 64 * 56 * 56
 
     def test_reflected_pixels_are_counted_as_often_as_they_are_read(self):
         nbhd = Neighborhood.window(7, stride=2)

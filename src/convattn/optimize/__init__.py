@@ -15,14 +15,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from convattn.layers import ACmix, MultiConvolution
 from convattn.layers._checks import check_choice, check_network
+from convattn.layers.folding import put_in_place
 from convattn.optimize.dataflow import observed_readers, traced_readers
 from convattn.optimize.folding import BATCH_NORMS, LEAVES, Folded, fold_following
 from convattn.optimize.own_methods import Call, by_own_method, own_method, refusal
+from convattn.optimize.packing import packed
 from convattn.optimize.report import OptimizeReport, largest_difference
 
 __all__ = ["OptimizeReport", "optimize"]
 
 CostKind: TypeAlias = Literal["counted", "measured"]
+Weights: TypeAlias = Literal["plain", "packed"]
 Example: TypeAlias = Tensor | tuple[Any, ...]
 OPERATORS = (ACmix, MultiConvolution)  # and XVolution, which is a MultiConvolution
 _log = logging.getLogger("convattn.optimize")
@@ -34,6 +37,7 @@ def optimize(
     example: Example | None = None,
     *,
     cost: CostKind = "counted",
+    weights: Weights = "plain",
     report: Callable[[OptimizeReport], object] | None = None,
 ) -> nn.Module:
     """A copy of a network for inference: same outputs, fewer and cheaper steps.
@@ -56,10 +60,13 @@ def optimize(
             is the same everywhere, so that the state dict of one optimized network loads into another; with one, an
             X-volution counts those on maps of the example's size (:meth:`convattn.layers.XVolution.reparameterize`).
             ``"measured"``: the least time on the ``example``.
+        weights: ``"packed"``: convolutions in float32 on the CPU keep their weights in the layout that oneDNN
+            multiplies, which they otherwise make at every call. Needs an example. Such a network is for inference in
+            this process: it has no state dict to load, no gradients, and ``torch.compile`` and exporters refuse it.
         report: is called with what was done and the largest difference of an output; ``print`` will do.
 
     Raises:
-        ValueError: ``cost="measured"`` without an example, or an unknown cost.
+        ValueError: ``cost="measured"`` or ``weights="packed"`` without an example, or an unknown cost or layout.
         TypeError: a compiled, scripted or exported network.
 
     Example:
@@ -70,7 +77,7 @@ def optimize(
         >>> fast.layer1[0].bn2, fast.layer1[0].conv2.reparameterized.form
         (Identity(), 'grouped')
     """
-    _check(model, example, cost)
+    _check(model, example, cost, weights)
     model = copy.deepcopy(model).eval()
     inputs = example if isinstance(example, tuple) or example is None else (example,)
     comparable = inputs is not None and not any(t.is_meta for t in _tensors((inputs, list(model.parameters()))))
@@ -81,6 +88,9 @@ def optimize(
     reparameterized, kept = _reparameterize(model, seen, cost)
     folded = _fold(model, inputs)
     _finish(model)
+    packing = packed(model, lambda: _run(model, inputs)) if weights == "packed" and inputs is not None else {}
+    for name, convolution in packing.items():
+        put_in_place(model, model.get_submodule(name), convolution.eval())
     difference = largest_difference(before, _run(model, inputs)) if inputs is not None and comparable else None
     done = OptimizeReport(
         operators={
@@ -90,6 +100,7 @@ def optimize(
         },
         reparameterized=reparameterized,
         kept=kept,
+        packed=list(packing),
         **asdict(folded),
         max_difference=difference and difference[0],
         relative_difference=difference and difference[1],
@@ -102,10 +113,12 @@ def optimize(
     return model
 
 
-def _check(model: nn.Module, example: Example | None, cost: str) -> None:
+def _check(model: nn.Module, example: Example | None, cost: str, weights: str) -> None:
     check_choice("cost", cost, CostKind)
-    if cost == "measured" and example is None:
-        raise ValueError("cost='measured' needs an example: pass an input of the size that the network will see")
+    check_choice("weights", weights, Weights)
+    for option, asked in (("cost='measured'", cost == "measured"), ("weights='packed'", weights == "packed")):
+        if asked and example is None:
+            raise ValueError(f"{option} needs an example: pass an input of the size that the network will see")
     check_network(model, "optimize")
 
 

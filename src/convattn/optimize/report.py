@@ -21,6 +21,7 @@ class OptimizeReport:
         batch_norms: the folded batch norms, each with the module that took it over.
         activations: the ReLUs that an operator took over, likewise.
         left: the batch norms that stay, with the reason.
+        packed: the convolutions whose weights are packed.
         max_difference: the largest difference of an output from what it was; None where it was not measured.
         relative_difference: the same over the largest output.
     """
@@ -31,6 +32,7 @@ class OptimizeReport:
     batch_norms: dict[str, str] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    packed: list[str] = field(default_factory=list)
     max_difference: float | None = None
     relative_difference: float | None = None
 
@@ -40,6 +42,8 @@ class OptimizeReport:
         if self.reparameterized:
             lines.append(f"reparameterized {len(self.reparameterized)} other modules by their own method")
         lines.append(f"folded {len(self.batch_norms)} batch norms, took over {len(self.activations)} ReLUs")
+        if self.packed:
+            lines.append(f"packed the weights of {len(self.packed)} convolutions")
         for what, reasons in (("modules to their parts", self.kept), ("batch norms", self.left)):
             for reason, count in Counter(reasons.values()).items():
                 some = next(name for name, why in reasons.items() if why == reason)
