@@ -220,10 +220,12 @@ def _runtimes() -> Iterator[Requirement]:
                 yield Requirement(f"onnxruntime: {group}", what, "time ratio", selector, gate, goal)
     selector = _exported(*acmix[:2], 1, "openvino", "standard")
     yield Requirement(f"OpenVINO: {ACMIX}", "224², batch 1", "time ratio", selector, 1.5, 1.2)
+    selector = _exported(*acmix[:2], 1, "onnxruntime", "convattn", "int8")
+    yield Requirement(f"onnxruntime: {ACMIX}", "224², batch 1, int8, our operators", "time ratio", selector, 1.5, 1.3)
 
 
-def _exported(ours: str, base: str, batch: int, runtime: str, operators: str) -> Selector:
-    nets = ("models", ours), ("base", base), ("size", 224), ("batch", batch), ("dtype", "float32")
+def _exported(ours: str, base: str, batch: int, runtime: str, operators: str, dtype: str = "float32") -> Selector:
+    nets = ("models", ours), ("base", base), ("size", 224), ("batch", batch), ("dtype", dtype)
     return Selector("runtime", (*nets, ("runtime", runtime), ("operators", operators)))
 
 

@@ -18,10 +18,14 @@ from tests.quick import slow_but
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+FILES = {"onnx": ("onnxruntime", "model.onnx"), "openvino": ("openvino", "model.xml")}
+"""The runtime of a format, and a file of it."""
+
+
+def close(ours: dict[str, Any], theirs: dict[str, Any], within: float = 1e-6) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        assert value == pytest.approx(theirs[name], abs=1e-6), name
+        assert value == pytest.approx(theirs[name], abs=within), name
 
 
 class TestVal:
@@ -115,15 +119,22 @@ class TestVal:
 
 
 @pytest.mark.parametrize("task", slow_but(["detection"], TASKS))
+@pytest.mark.parametrize("to", slow_but(["onnx"], FILES))
 def test_an_exported_file_gives_what_the_run_gives(
-    command: Command, runs: dict[str, Path], scenes: Path, here: Path, task: str
+    command: Command, runs: dict[str, Path], scenes: Path, here: Path, task: str, to: str
 ) -> None:
-    pytest.importorskip("onnxruntime", reason="needs pip install 'convattn[export]'")
-    made = command("export", runs[task], "--out", here / "model.onnx", "--data", scenes / "images" / "val")
+    package, file = FILES[to][0], here / FILES[to][1]
+    pytest.importorskip(package, reason="needs pip install 'convattn[export]'")
+    made = command("export", runs[task], "--to", to, "--out", file, "--data", scenes / "images" / "val")
     assert made.code == 0, made.err
-    for source, out in ((runs[task], "run"), (here / "model.onnx", "file")):
+    figures = []
+    for source, out in ((runs[task], "run"), (file, "file")):
         options = [] if task == "segmentation" else ["--min-score", 0.2]
         assert command("predict", scenes / "images" / "val", "--run", source, "--out", out, *options).code == 0
+        measured = command("val", "--run", source, "--data", scenes, "--json")
+        assert measured.code == 0, measured.err
+        figures.append(json.loads(measured.out)["figures"])
+    close(figures[1], figures[0], within=1e-3)
     if task == "segmentation":
         names = sorted(path.name for path in (here / "run" / "labels").glob("*.png"))
         pairs = [[np.asarray(Image.open(here / out / "labels" / name)) for out in ("run", "file")] for name in names]

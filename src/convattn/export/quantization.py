@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,19 @@ from convattn.export.kernels import DOMAIN
 from convattn.export.runtime import needed, session_options
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-"""Where the weights are. Products of two maps, as attention's, stay in float32."""
+"""Where the weights are."""
+
+TO_FLOAT32 = ("Gemm", "MatMul")
+"""Layers that read 8 bits and give float32: what follows them, as a normalisation or a softmax, computes in it."""
+
+FEWEST_OUTPUTS = 16
+"""Of a group of a convolution in 8 bits: onnxruntime multiplies group by group, which costs more than float32 below."""
 
 
 def quantize(file: Path, images: Iterable[Tensor]) -> None:
     """Write an ONNX file anew with 8-bit convolutions and linear layers, whose ranges some images set.
+
+    Products of two maps, as attention's, and convolutions of narrow groups stay in float32.
 
     Args:
         file: in float32; its metadata stay.
@@ -39,8 +47,8 @@ def quantize(file: Path, images: Iterable[Tensor]) -> None:
             for node in ours
         )
         onnx.save(model, file)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    of_maps = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    in_float32 = [node.name for node in model.graph.node if node.op_type in LAYERS and not _pays(node, shapes)]
     level = logging.root.level
     try:
         logging.root.setLevel(logging.ERROR)  # it advises a preparation that changes nothing here
@@ -49,8 +57,11 @@ def quantize(file: Path, images: Iterable[Tensor]) -> None:
                 str(file),
                 str(file),
                 op_types_to_quantize=list(LAYERS),
-                nodes_to_exclude=of_maps,
+                nodes_to_exclude=in_float32,
                 per_channel=True,
+                # of signed maps onnxruntime computes some convolutions in float32 on x86: those that share their input
+                activation_type=tools.QuantType.QUInt8,
+                extra_options={"OpTypesToExcludeOutputQuantization": list(TO_FLOAT32)},
                 **_calibrated(tools, file, images, Path(folder) if ours else None),
             )
     finally:
@@ -58,6 +69,16 @@ def quantize(file: Path, images: Iterable[Tensor]) -> None:
     quantized = onnx.load(file)
     onnx.helper.set_model_props(quantized, {one.key: one.value for one in model.metadata_props})
     onnx.save(quantized, file)
+
+
+def _pays(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a layer is faster in 8 bits: it has weights, and its groups are wide or depthwise."""
+    weight = shapes.get(node.input[1])
+    if weight is None or node.op_type != "Conv":
+        return weight is not None
+    groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+    outputs, inputs = weight[0] // groups, weight[1]
+    return groups == 1 or outputs >= FEWEST_OUTPUTS or outputs == inputs == 1
 
 
 def _calibrated(tools: Any, file: Path, images: Iterable[Tensor], folder: Path | None) -> dict[str, Any]:
