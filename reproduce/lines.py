@@ -36,7 +36,8 @@ class Line:
         command: that makes it.
         commit: of the code.
         why: it differs, and what else is to be said of it.
-        values: of every seed.
+        values: of every run.
+        runs: their seeds.
         note: the part of ``why`` that is of these runs and not of the row.
     """
 
@@ -56,6 +57,7 @@ class Line:
     commit: str = ""
     why: tuple[str, ...] = ()
     values: tuple[float, ...] = ()
+    runs: tuple[int, ...] = ()
     note: str = ""
 
     @property
@@ -159,6 +161,7 @@ def _line(
         published_gain=printed_gain,
         gain=gain,
         values=numbers,
+        runs=tuple(values),
         note=ours.note,
     )
     return replace(line, why=tuple(filter(None, (_why(part, row, line), ours.note))))

@@ -26,18 +26,18 @@ class Recorded:
         commit: of the code that made it.
         command: that made it; of a trained row that of its first seed.
         note: what has to be said with it.
-        values: of every quantity by its name, from seed 0 on.
+        values: of every quantity by its name, of every seed.
     """
 
     commit: str
     command: str = ""
     note: str = ""
-    values: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
-    def seeds(self) -> int:
-        """How many runs there were."""
-        return max(map(len, self.values.values()), default=0)
+    def seeds(self) -> set[int]:
+        """Those of the runs that there were."""
+        return set().union(*self.values.values())
 
     def by_seed(self, quantities: tuple[Quantity, ...]) -> dict[int, dict[str, float]]:
         """The numbers of these quantities by their keys; of those over epochs or depths, every one."""
@@ -46,7 +46,7 @@ class Recorded:
         for name, values in self.values.items():
             start, at, place = name.partition(" at ")
             if start in keys:
-                for seed, value in enumerate(values):
+                for seed, value in values.items():
                     found.setdefault(seed, {})[f"{keys[start]}{at}{place}"] = value
         return found
 
@@ -63,6 +63,17 @@ def by_row(folder: Path = RECORDS) -> Mapping[tuple[str, str, str], Recorded]:
     return _gather(folder, lambda row: (row["table"], row["scale"], row["row"]))
 
 
+def values_of(text: str) -> dict[int, float]:
+    """The value of every seed from what :func:`reproduce.tables.by_seed` wrote.
+
+    Example:
+        >>> values_of("97.5 98.0"), values_of("0:97.5 4:98.0")
+        ({0: 97.5, 1: 98.0}, {0: 97.5, 4: 98.0})
+    """
+    pairs = (part.rpartition(":") for part in text.split())
+    return {int(seed or place): float(value) for place, (seed, _, value) in enumerate(pairs)}
+
+
 def _gather(folder: Path, key_of: Callable[[Cells], Key | None]) -> dict[Key, Recorded]:
     found: dict[Key, Recorded] = {}
     for path in sorted(folder.glob("*.csv")):
@@ -71,6 +82,5 @@ def _gather(folder: Path, key_of: Callable[[Cells], Key | None]) -> dict[Key, Re
                 key = key_of(row)
                 if key is not None and row["values"]:
                     about = Recorded(row["commit"], row["command"], row.get("note") or "")
-                    values = [float(value) for value in row["values"].split()]
-                    found.setdefault(key, about).values[row["quantity"]] = values
+                    found.setdefault(key, about).values[row["quantity"]] = values_of(row["values"])
     return found

@@ -195,7 +195,7 @@ class Results:
         """Whether a run need not be trained: it is finished, or for ``other_code`` in the published records."""
         recorded = self._recorded(run.setting)
         done = find_finished(run, self.runs, other_code=self.other_code) is not None
-        return done or (recorded is not None and run.seed < recorded.seeds)
+        return done or (recorded is not None and run.seed in recorded.seeds)
 
     def _recorded(self, setting: Setting) -> Recorded | None:
         return by_command(self.published).get(setting.command(seed=0)) if self.other_code else None

@@ -49,12 +49,25 @@ def _numbers(entry: Entry, part: Part, line: Line) -> dict[str, object]:
         "p of Wilcoxon's test": _exact(gain.wilcoxon if gain else None),
         "seeds": line.seeds[0],
         "seeds wanted": line.seeds[1],
-        "values": " ".join(map(_exact, line.values)),
+        "values": by_seed(line.runs, line.values),
         "commit": line.commit,
         "command": line.command,
         "why": " ".join(line.why),
         "note": line.note,
     }
+
+
+def by_seed(runs: Sequence[int], values: Sequence[float]) -> str:
+    """The values of runs; each with its seed where these are not 0, 1, 2 and so on.
+
+    Example:
+        >>> by_seed([0, 1], [97.5, 98.0]), by_seed([0, 4], [97.5, 98.0])
+        ('97.5 98.0', '0:97.5 4:98.0')
+    """
+    in_order = list(runs) == list(range(len(runs)))
+    return " ".join(
+        _exact(value) if in_order else f"{seed}:{_exact(value)}" for seed, value in zip(runs, values, strict=True)
+    )
 
 
 def _exact(value: float | None) -> str:

@@ -215,7 +215,7 @@ def test_the_map_of_the_house_is_complete() -> None:
     private = ("_", "py.typed")
     rooms = {f"src/convattn/{path.name}" for path in PACKAGE.iterdir() if not path.name.startswith(private)}
     folders = {path.parent.name for form in ("*/*.py", "*/*.cpp", "*/*.ipynb", "*/*.md") for path in ROOT.glob(form)}
-    folders = {name for name in folders if not name.startswith((".", "build", "dist", "site"))}
+    folders = {name for name in folders if not name.startswith((".", "build", "dist", "site", "reproduced", "runs"))}
     expected = rooms | folders | {"src/convattn", "src/convattn_command.py", "results"}
     assert mapped(house[1]) == expected - {"src"}
 

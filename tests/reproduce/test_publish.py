@@ -14,6 +14,7 @@ from reproduce import publish
 from reproduce.catalogue import ENTRIES, find_entries
 from reproduce.entries import Entry, Part
 from reproduce.lines import Line
+from reproduce.records import values_of
 from reproduce.results import Results
 from reproduce.writing import Writer
 
@@ -44,7 +45,7 @@ def shown(part: Part, record: dict[str, str]) -> tuple[str, str]:
     """A record's quantity and number as the page has them."""
     name, _, place = record["quantity"].partition(f" at {part.chart} ")
     (quantity,) = [quantity for quantity in part.quantities if quantity.name == name]
-    values = tuple(map(float, record["values"].split()))
+    values = tuple(values_of(record["values"]).values())
     mean = sum(values) / len(values)
     spread = float(record["deviation"]) if record["deviation"] else None
     text = Line(record["row"], quantity, record["published"], mean, spread, (len(values), len(values))).shown

@@ -9,7 +9,7 @@ from reproduce.catalogue import ENTRIES, find_entries
 from reproduce.command import runs_of
 from reproduce.entries import SMALL_SCALES, Entry, Part
 from reproduce.lines import lines_of
-from reproduce.records import RECORDS
+from reproduce.records import RECORDS, values_of
 from reproduce.results import Measured, Results
 from reproduce.tables import to_csv
 
@@ -30,7 +30,7 @@ def test_a_table_is_the_same_from_its_records(entry: Entry, part: Part, tmp_path
     assert {(row["row"], row["quantity"]) for row in kept} == set(found)
     for row in kept:
         line = found[row["row"], row["quantity"]]
-        assert line.values == tuple(map(float, row["values"].split()))
+        assert dict(zip(line.runs, line.values, strict=True)) == values_of(row["values"])
         assert (line.commit, line.command) == (row["commit"], row["command"])
         assert ("" if line.gain is None else f"{line.gain.mean:.9f}") == (row["gain"] and f"{float(row['gain']):.9f}")
 
