@@ -143,7 +143,6 @@ def offset_conv_of(nbhd: Neighborhood, x: Tensor, weight: Tensor) -> OffsetConv:
     return OffsetConv(batch, channels, weight.shape[0], weight.shape[2], *_geometry(nbhd, (height, width)))
 
 
-@lru_cache(maxsize=256)
 def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:
     """Whether the kernels for 7x7 windows serve this neighbourhood; channels fill their vectors from 16 on."""
     strided = nbhd.stride in ((1, 1), (2, 2)) and nbhd.border == "reflect"

@@ -99,11 +99,6 @@ class Operator(Generic[I]):
         if backend == _dispatch.PORTABLE:
             with _dispatch.backend(backend):
                 return self.apply(inputs)
-        if _dispatch.runs_directly(*inputs.tensors):
-            inputs.check()
-            if backend == "auto" and _dispatch.is_portable_wanted():
-                return _laid_out(self.portable(inputs.on_its_map()), inputs.map)
-            return self._run(inputs, _dispatch.chosen(self.name, backend, inputs))[0]
         if _dispatch.needs_standard_operators():
             inputs.check()
             recorded = _recording.recorded(self.name, inputs, lambda: self.through_torch(inputs, "native"))
@@ -111,7 +106,11 @@ class Operator(Generic[I]):
         if backend == "auto" and _dispatch.is_portable_wanted():
             inputs.check()
             return _laid_out(self.portable(inputs.on_its_map()), inputs.map)
-        return self.through_torch(inputs, _dispatch.chosen(self.name, backend, inputs))
+        backend = _dispatch.chosen(self.name, backend, inputs)
+        if _dispatch.runs_directly(*inputs.tensors):
+            inputs.check()
+            return self._run(inputs, backend)[0]
+        return self.through_torch(inputs, backend)
 
     def through_torch(self, inputs: I, backend: str) -> Tensor:
         """The output by torch's dispatcher, which checks the inputs too."""
