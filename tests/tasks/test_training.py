@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from lightning import Callback
+from lightning import Callback, Trainer
 from PIL import Image
 from safetensors import safe_open
 from timm.optim import create_optimizer_v2
 
-from convattn.data.types import ClassificationData
+from convattn.data.types import ClassificationData, SkippedFile
 from convattn.data.writing import write_table
 from convattn.errors import UserError
 from convattn.layers import ACmix
@@ -22,6 +22,7 @@ from convattn.tasks.building import build_model
 from convattn.tasks.checkpoints import PROGRESS, read_checkpoint
 from convattn.tasks.classification import ClassificationObjective, check_data
 from convattn.tasks.config import Recipe
+from convattn.tasks.inference import Prediction, evaluate, load_model, predict_images
 from convattn.tasks.interrupt import RunInterrupted
 from convattn.tasks.module import TrainingModule
 from convattn.tasks.recipes import load_recipe, parse_overrides
@@ -181,6 +182,38 @@ def test_images_that_vanish_while_training_are_skipped_and_listed(photos: Path, 
     assert result is not None
     assert sorted(row["file"] for row in rows(run.skipped)) == sorted(lost)
     assert [row["name"] for row in rows(run.predictions)] == [job.data.val.name(i) for i in range(1, len(job.data.val))]
+
+
+class LargeWeights(Callback):
+    """Makes the first weights so large that what is not black overflows."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        torch.nn.init.constant_(next(pl_module.model.parameters()), 1e38)
+
+
+def test_an_image_whose_output_is_not_finite_counts_as_wrong_and_is_named(tmp_path: Path) -> None:
+    for place, colour in [("train/a/0", 0), ("train/b/0", 0), ("val/a/0", 0), ("val/a/1", 0), ("val/b/white", 255)]:
+        file = tmp_path / "images" / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (colour,) * 3).save(file)
+    words = ["data.mean=[0,0,0]", "data.std=[0.01,0.01,0.01]", "mix.prob=0", "epochs=2", "batch_size=2"]
+    result = train(prepare(tiny(tmp_path / "images", *words), tmp_path / "runs"), [LargeWeights()])
+    assert result is not None
+    run = only_run(tmp_path / "runs")
+    assert result.figures["accuracy"] in (0, 2 / 3)  # black images have one answer
+    assert result.figures["top5"] == pytest.approx(2 / 3)
+    assert [float(row["val_accuracy"]) for row in rows(run.metrics)][-1] in (0, pytest.approx(2 / 3))
+    assert all(math.isfinite(float(row["val_loss"])) for row in rows(run.metrics))
+    white = next(row for row in rows(run.predictions) if row["name"] == "val/b/white.png")
+    assert (white["label"], white["predicted"], white["probability"]) == ("1", "", "")
+    reason = "the model's output is not finite; it counts as wrong"
+    assert [(row["file"], row["reason"]) for row in rows(run.skipped)] == [("val/b/white.png", reason)]
+    loaded = load_model(run.path)
+    scores = evaluate(loaded, prepare(tiny(tmp_path / "images", *words), tmp_path / "runs").data.val)
+    assert (scores.images, scores.figures["top5"]) == (3, pytest.approx(2 / 3))
+    assert [file.reason for file in scores.skipped] == [reason]
+    found = list(predict_images(loaded, [tmp_path / "images/val/b/white.png", tmp_path / "images/val/a/0.png"]))
+    assert [type(one) for one in found] == [SkippedFile, Prediction]
 
 
 def test_divergence_is_told_and_leaves_the_last_sound_checkpoint(photos: Path, tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ from convattn.data.types import SkippedFile
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network answers on an image, with the image's place and target; ``skipped`` where it cannot be read."""
+    """What a network answers on an image, with the image's place and target.
+
+    ``skipped`` says why there is no ``value``: the image cannot be read, or the network's output on it is not finite.
+    An answer that has a target and no value counts as wrong.
+    """
 
     index: int
     value: Any = None
@@ -22,12 +26,17 @@ class Answer:
     skipped: SkippedFile | None = None
 
 
+def counted_wrong(file: SkippedFile) -> SkippedFile:
+    """Return an image that the network has no answer on, with what follows from that for the figures."""
+    return SkippedFile(file.path, f"{file.reason}; it counts as wrong")
+
+
 @dataclass(frozen=True)
 class Scores:
     """How good a network is on annotated images.
 
     ``per_class`` has a row for each class: its name (``class``), counts and parts of one, NaN where there is nothing
-    to measure. ``skipped`` are the images that cannot be read.
+    to measure. ``skipped`` are the images that cannot be read, or that the network has no answer on.
     """
 
     images: int

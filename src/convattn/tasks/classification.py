@@ -24,7 +24,7 @@ from convattn.data.writing import write_table
 from convattn.errors import UserError
 from convattn.publishing import wilson_interval
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
-from convattn.tasks.building import build_model, check_finite, device_of, in_layout
+from convattn.tasks.building import build_model, device_of, in_layout
 from convattn.tasks.config import Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.processes import Shard, gather_batch
@@ -75,8 +75,9 @@ class ClassificationObjective(Objective):
         """Measure one evaluation batch."""
         if batch.places:
             logits = model(in_layout(self.recipe, batch.images)).float()
-            self.val_accuracy.update(logits, batch.labels)
-            self.measure(self.val_loss, functional.cross_entropy(logits, batch.labels), len(batch.places))
+            another = (batch.labels + 1) % self.classes
+            self.val_accuracy.update(torch.where(logits.isfinite().all(1), logits.argmax(1), another), batch.labels)
+            self.measure(self.val_loss, functional.cross_entropy(logits, batch.labels, reduction="none"))
 
     def compute(self) -> dict[str, float]:
         """Return the loss and the accuracy."""
@@ -192,25 +193,28 @@ class ClassificationTask(Task):
         return Batch(images, labels, [sample.index for sample in read], unread)
 
     def answer(self, model: nn.Module, recipe: Recipe, batch: Batch) -> list[Answer]:
-        """Return the logits of each image."""
+        """Return the logits of each image; none where they are not finite."""
         answers = [Answer(index, skipped=SkippedFile(name, reason)) for index, name, reason in batch.unread]
         if batch.places:
             logits = model(batch.images.to(device_of(model))).float().cpu()
-            check_finite(logits)
-            answers += map(Answer, batch.places, logits, batch.labels.tolist())
+            answers += map(_answer, batch.places, logits, batch.labels.tolist())
         return answers
 
     def scores(self, images: LabelledImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
         """Return top-1 and top-5 accuracy, the loss and the accuracy of every class."""
         seen, right, in_top5, loss = [0] * len(classes), [0] * len(classes), 0, 0.0
+        answered = 0
         for one in answers:
             if not 0 <= one.target < len(classes):
                 raise UserError(
                     f"{images.name(one.index)}: its label is {one.target}, the model's classes are"
                     f" 0 to {len(classes) - 1}"
                 )
-            best = _best_five(one.value)
             seen[one.target] += 1
+            if one.value is None:
+                continue
+            best = _best_five(one.value)
+            answered += 1
             right[one.target] += best[0] == one.target
             in_top5 += one.target in best
             loss += float(functional.cross_entropy(one.value, torch.tensor(one.target)))
@@ -219,7 +223,7 @@ class ClassificationTask(Task):
             {"class": name, "accuracy": hits / total if total else math.nan, "right": hits, "images": total}
             for name, hits, total in zip(classes, right, seen, strict=True)
         ]
-        figures = {"top1": sum(right) / count, "top5": in_top5 / count, "loss": loss / count}
+        figures = {"top1": sum(right) / count, "top5": in_top5 / count, "loss": loss / max(1, answered)}
         return Scores(sum(seen), figures, rows)
 
     def records(self, loaded: LoadedModel, files: Sequence[Path], options: AnswerOptions) -> ClassRecords:
@@ -250,13 +254,19 @@ class ClassificationTask(Task):
     def write_results(self, run: RunFolder, data: ClassificationData, answers: Iterable[Answer]) -> dict[str, float]:
         """Write ``predictions.csv``; the accuracy is counted from its rows, with Wilson's 95 % interval of it.
 
-        Beside it is the share of images whose class is among the five that are most probable.
+        Beside it is the share of images whose class is among the five that are most probable. A row without a
+        prediction is of an image that the network has no answer on.
         """
-        rows, in_top5 = [], 0
+        rows: list[tuple[object, ...]] = []
+        in_top5 = 0
         for one in answers:
+            about = (one.index, data.val.name(one.index), one.target)
+            if one.value is None:
+                rows.append((*about, "", ""))
+                continue
             in_top5 += one.target in _best_five(one.value)
             probability, predicted = one.value.softmax(-1).max(-1)
-            rows.append((one.index, data.val.name(one.index), one.target, int(predicted), f"{float(probability):.6f}"))
+            rows.append((*about, int(predicted), f"{float(probability):.6f}"))
         write_table(run.predictions, PREDICTIONS, rows)
         right = sum(label == predicted for _, _, label, predicted, _ in rows)
         low, high = wilson_interval(right, len(rows))
@@ -272,6 +282,10 @@ class ClassificationTask(Task):
         """Return half of it."""
         height, width = (side // 2 for side in recipe.data.height_and_width)
         return f"data.image_size={height}" if height == width else f"data.image_size=[{height},{width}]"
+
+
+def _answer(index: int, logits: Tensor, label: int) -> Answer:
+    return Answer(index, logits if logits.isfinite().all() else None, label)
 
 
 def _best_five(logits: Tensor) -> list[int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from convattn.data.writing import write_json, write_table
 from convattn.errors import UserError, names_its_file
-from convattn.tasks.answers import Answer
+from convattn.tasks.answers import Answer, counted_wrong
 from convattn.tasks.checkpoints import PROGRESS, describe, read_checkpoint, shipped_weights, write_weights
 from convattn.tasks.config import Recipe
 from convattn.tasks.inference import load_model
@@ -56,7 +56,7 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
     skip_log.path = run.skipped
     sample = task.evaluation_sample(recipe, data.val)
     answers = task.answers(model.to(device), recipe, data.val, sample, skip_log)
-    figures = task.write_results(run, data, readable(answers))
+    figures = task.write_results(run, data, readable(answers, skip_log))
     _drop_repeats(run.skipped)
     more = task.describe(data)
     write_weights(run.weights, best, describe(recipe, data.classes, more | task.describe_results(run, data)))
@@ -82,13 +82,16 @@ def finish(run: RunFolder, recipe: Recipe, data: Data, model: nn.Module, device:
     return result
 
 
-def readable(answers: Iterable[Answer]) -> Iterator[Answer]:
-    """Yield the answers on images that could be read; raise where there is none."""
+def readable(answers: Iterable[Answer], skip_log: SkipLog) -> Iterator[Answer]:
+    """Yield the answers on images that could be read, and note those without a value; raise where there is none."""
     none_read = True
     for answer in answers:
-        if answer.skipped is None:
+        if answer.skipped is None or answer.target is not None:
             none_read = False
             yield answer
+        if answer.skipped is not None and answer.target is not None:
+            file = counted_wrong(answer.skipped)
+            skip_log.add(file.path, file.reason)
     if none_read:
         raise UserError("none of the validation images can be read any more: see skipped.csv in the run folder")
 

@@ -20,7 +20,7 @@ import convattn.models  # noqa: F401  registers the models with timm
 from convattn.data.names import shortened
 from convattn.data.types import SkippedFile
 from convattn.errors import UserError, first_line
-from convattn.tasks.answers import Answer, Scores
+from convattn.tasks.answers import Answer, Scores, counted_wrong
 from convattn.tasks.archives import weights_fault
 from convattn.tasks.building import network_name, reason_of
 from convattn.tasks.checkpoints import DESCRIPTION, shipped_weights
@@ -261,10 +261,10 @@ def evaluate(
     def read() -> Iterator[Answer]:
         sample = task.evaluation_sample(loaded.recipe, images, loaded.input_size)
         for answer in _answers(loaded, images, sample, batch_size):
-            if answer.skipped is None:
+            if answer.skipped is None or answer.target is not None:
                 yield answer
-            else:
-                skipped.append(answer.skipped)
+            if answer.skipped is not None:
+                skipped.append(answer.skipped if answer.target is None else counted_wrong(answer.skipped))
             if progress is not None:
                 progress(answer.index + 1, len(images))
         if len(skipped) == len(images):

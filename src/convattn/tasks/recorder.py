@@ -246,15 +246,16 @@ class RunRecorder(Checkpoint):
     def _check_result(self, trainer: Trainer, module: TrainingModule) -> None:
         """Raise where the last step diverged, which the loss before it does not show.
 
-        A validation loss that is no number may be one of an early epoch's, whose weights are sound: only the last
-        epoch's ends the run.
+        Sound weights may give no finite loss: on all validation images in an early epoch, on a single one in any.
+        Only a last epoch without a finite loss ends the run.
         """
         parts = [local(value) for value in module.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([part.isfinite().all() for part in parts]).all()
-        diverged = module.objective.diverged.to(finite.device)
-        weights, losses = trainer.strategy.reduce(torch.stack([~finite, diverged]).float(), reduce_op="sum").tolist()
-        module.objective.diverged = torch.zeros_like(diverged)
-        if weights or (losses and module.epoch + 1 == module.recipe.epochs):
+        losses = module.objective.losses.to(finite.device)
+        counts = trainer.strategy.reduce(torch.stack([(~finite).float(), *losses]), reduce_op="sum")
+        weights, good, bad = counts.tolist()
+        module.objective.losses = torch.zeros_like(losses)
+        if weights or (bad and not good and module.epoch + 1 == module.recipe.epochs):
             raise _diverged(module, f"the {'weights are' if weights else 'validation loss is'} not finite")
 
     def _save(self, trainer: Trainer, module: TrainingModule, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.types import SkippedFile, Split
 from convattn.errors import UserError
 from convattn.tasks.answers import Answer, AnswerOptions, Pictures, Scores
-from convattn.tasks.building import check_image, converted, with_statistics
+from convattn.tasks.building import NOT_FINITE, check_image, converted, diverged, with_statistics
 from convattn.tasks.config import HeadName, Recipe, TaskName
 from convattn.tasks.loaders import (
     EvaluationSample,
@@ -53,12 +54,12 @@ Data: TypeAlias = Any
 class Objective(nn.Module, ABC):
     """What training minimises and what is measured after every epoch.
 
-    ``diverged`` tells whether a validation loss was not finite.
+    ``losses`` counts the validation losses that were finite, and those that were not.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.diverged = torch.zeros((), dtype=torch.bool)
+        self.losses = torch.zeros(2)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -75,10 +76,11 @@ class Objective(nn.Module, ABC):
     def write(self, run: RunFolder) -> None:
         """Write what was computed last beside its figures, for the page of a run that is stopped."""
 
-    def measure(self, mean: MeanMetric, loss: Tensor, weight: int) -> None:
-        """Take a validation loss into a mean, which passes over one that is no number."""
-        self.diverged = self.diverged.to(loss.device) | ~loss.isfinite()
-        mean.update(loss, weight=weight)
+    def measure(self, mean: MeanMetric, losses: Tensor, weight: int = 1) -> None:
+        """Take validation losses into a mean, which passes over those that are not finite."""
+        finite = losses.isfinite()
+        self.losses = self.losses.to(losses.device) + torch.stack([finite.sum(), (~finite).sum()])
+        mean.update(losses[finite], weight=weight)
 
 
 class Task(ABC):
@@ -160,7 +162,7 @@ class Task(ABC):
         """Return the network's answers on an evaluation batch, in any order.
 
         Raises:
-            FloatingPointError: An answer is not finite.
+            FloatingPointError: An answer is not finite, and nothing on the image counts as wrong.
         """
 
     @abstractmethod
@@ -292,13 +294,22 @@ class Task(ABC):
     def answers(
         self, model: nn.Module, recipe: Recipe, images: NamedImages, sample: Sample, skip_log: SkipLog
     ) -> Iterator[Answer]:
-        """Yield the network's answers on images, in order."""
+        """Yield the network's answers on images, in order.
+
+        Raises:
+            FloatingPointError: None of them is finite.
+        """
         model.eval()
-        samples = EvaluationSamples(images, sample, skip_log)
+        samples, answered, failed = EvaluationSamples(images, sample, skip_log), False, False
         for batch in evaluation_loader(recipe, samples, None, self.collate_evaluation):
             with torch.inference_mode():
                 found = self.answer(model, recipe, batch)
-            yield from sorted(found, key=lambda one: one.index)
+            for one in sorted(found, key=lambda one: one.index):
+                answered |= one.value is not None
+                failed |= (is_unanswered := one.value is None and one.skipped is None)
+                yield replace(one, skipped=SkippedFile(images.name(one.index), NOT_FINITE)) if is_unanswered else one
+        if failed and not answered:
+            raise diverged()
 
     def mirrored(self, model: nn.Module) -> nn.Module:
         """Return a network that answers with an image and its mirror image, see :mod:`convattn.tasks.tta`."""
