@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import convattn.cost.published
+from reproduce.catalogue import ENTRIES
 from tests.test_docs import FENCE, broken_links
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,8 @@ SUBJECTS = {
 REFERENCE = re.compile(r"`(?P<file>[\w./-]+\.py)::(?P<name>[\w.]+)`")
 NUMBER = re.compile(r"\\tag\{(?P<number>S?\d+)\}")
 RECIPE = re.compile(r"`((?:imagenet|coco|ade20k)-[\w-]+)`")
+ROW = re.compile(r"^\| (?P<kind>table|figure) (?P<number>\w+) \|.*\| (?P<recipes>[^|]*) \|$", re.MULTILINE)
+SCALE_LINK = re.compile(r"\[(?P<scale>digits|scenes|clipart)\]\((?P<paper>[\w-]+)-tables\.md#(?P<place>[\w-]+)\)")
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=["acmix", "x-volution"])
 
@@ -157,3 +160,30 @@ class TestTheCheckers:
 
     def test_numbers_count_in_formulas_alone(self) -> None:
         assert equations("\\tag{1} says\n```math\na = b \\tag{2}\n```\n`\\tag{4}` too\n") == ["2"]
+
+
+@each_page
+def test_the_recipe_beside_a_table_is_the_one_that_its_command_trains(path: Path) -> None:
+    paper = path.stem.replace("paper", "acmix").replace("-", "")
+    named = {
+        f"{paper}-{row['kind']}{row['number']}": set(RECIPE.findall(row["recipes"]))
+        for row in ROW.finditer(path.read_text())
+    }
+    trained = {
+        entry.id: {
+            row.setting.recipe for part in entry.parts if part.scale == "full" for row in part.rows if row.setting
+        }
+        for entry in ENTRIES
+    }
+    found = {id: recipes for id, recipes in named.items() if recipes}
+    assert len(found) >= 5
+    assert found == {id: trained[id] for id in found}
+
+
+def test_a_link_to_a_small_table_names_the_images_that_it_was_trained_on() -> None:
+    scales = {(entry.paper, entry.number.replace(" ", "-")): {part.scale for part in entry.parts} for entry in ENTRIES}
+    links = [link for path in PAGES for link in SCALE_LINK.finditer(path.read_text())]
+    assert len(links) >= 5
+    for link in links:
+        own = scales[link["paper"].replace("-", ""), link["place"]]
+        assert link["scale"] in own, link[0]
