@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LIBRARY = "libconvattn.so"
-ONNXRUNTIME_LIBRARY = "libconvattn_onnxruntime.so"
+RUNTIMES_LIBRARY = "libconvattn_runtimes.so"
 RECORD = "build.json"
 
 FLAGS = (
@@ -34,8 +34,8 @@ FLAGS = (
 # Without -fopenmp: a second OpenMP runtime in the process slows both down manifold, so the library names none, and
 # its GOMP_* calls bind to the one that torch has loaded.
 LINK_FLAGS = ("-shared", "-Wl,--as-needed")
-# Any program loads this one: nothing may be left to find there. GOMP_* calls: csrc/onnxruntime_threads.h.
-ONNXRUNTIME_LINK_FLAGS = (*LINK_FLAGS, "-Wl,-Bsymbolic", "-Wl,-z,defs")
+# Any program loads this one: nothing may be left to find there. GOMP_* calls: csrc/runtime_threads.cpp.
+RUNTIMES_LINK_FLAGS = (*LINK_FLAGS, "-Wl,-Bsymbolic", "-Wl,-z,defs")
 # GCC takes hours over these kernels with every check inline: AddressSanitizer's are calls here, and the checks of every
 # pointer for null and alignment are left out. Every piece of the kernels' working memory ends before a page that stops
 # them (csrc/guarded_scratch.h).
@@ -102,7 +102,7 @@ class Record:
     reason: str = ""
     compiler: str = ""
     isas: tuple[str, ...] = ()
-    no_onnxruntime: str = ""  # why there are no operators for onnxruntime
+    no_runtimes: str = ""  # why there are no operators for other runtimes
 
 
 def find_compiler() -> Compiler:
@@ -236,18 +236,19 @@ def build_library(
     return compiled
 
 
-def build_onnxruntime_library(source: Path, out: Path, compiler: Compiler, kernels: list[Path]) -> str:
-    """Link the kernels once more, as custom operators of onnxruntime; why that cannot be, or an empty string."""
-    path = out / ONNXRUNTIME_LIBRARY
+def build_runtimes_library(source: Path, out: Path, compiler: Compiler, kernels: list[Path]) -> str:
+    """Link the kernels once more, as operators of other runtimes; why that cannot be, or an empty string."""
+    path = out / RUNTIMES_LIBRARY
     try:
         if "clang" in compiler.version:
             raise BuildError("its loops call GCC's OpenMP runtime, and clang's another; build with CXX=g++")
-        operators = source / "onnxruntime.cpp"
-        if not operators.is_file():
-            raise BuildError(f"no {operators.name} in {source}")
-        unit = Unit(operators, kernels[0].with_name("onnxruntime.o"), compiler, FLAGS)
-        unit.compile()
-        link(compiler, ONNXRUNTIME_LINK_FLAGS, [unit.object, *kernels], path)
+        found = sorted(source.glob("runtime_*.cpp"))
+        if not found:
+            raise BuildError(f"no runtime_*.cpp in {source}")
+        todo = [Unit(one, kernels[0].with_name(f"{one.stem}.o"), compiler, FLAGS) for one in found]
+        for unit in todo:
+            unit.compile()
+        link(compiler, RUNTIMES_LINK_FLAGS, [*(unit.object for unit in todo), *kernels], path)
     except BuildError as error:
         path.unlink(missing_ok=True)
         return str(error)
@@ -275,10 +276,10 @@ def build(source: Path, out: Path, objects: Path, sanitize: bool = False) -> Rec
     try:
         compiler = find_compiler()
         kernels = build_library(source, out, objects, compiler, SANITIZE_FLAGS if sanitize else ())
-        refused = "with sanitizers" if sanitize else build_onnxruntime_library(source, out, compiler, kernels)
+        refused = "with sanitizers" if sanitize else build_runtimes_library(source, out, compiler, kernels)
         record = Record(True, "", compiler.version, compiler.isas, refused)
     except (BuildError, OSError) as error:
-        for name in (LIBRARY, ONNXRUNTIME_LIBRARY):
+        for name in (LIBRARY, RUNTIMES_LIBRARY):
             (out / name).unlink(missing_ok=True)
         record = Record(False, str(error), compiler.version if compiler else "", (), "no kernels")
     fresh = out / f".{RECORD}.{os.getpid()}"

@@ -7,12 +7,12 @@ import pytest
 from benchmarks.record import TIME, from_json, to_json
 from benchmarks.requirements import REQUIREMENTS, find
 from benchmarks.runtimes import RuntimeRun, measure
-from convattn.export.kernels import has_onnxruntime_library
+from convattn.export.kernels import has_runtimes_library
 
 pytest.importorskip("onnxruntime", reason="needs pip install 'convattn[export]'")
 
 
-@pytest.mark.skipif(not has_onnxruntime_library(), reason="the library for onnxruntime was not built")
+@pytest.mark.skipif(not has_runtimes_library(), reason="the library for onnxruntime was not built")
 def test_a_file_and_a_network_in_pytorch_are_timed_in_turns() -> None:
     run = RuntimeRun(
         models=("acmix_resnet14",),

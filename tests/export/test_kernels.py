@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import convattn
 from convattn.errors import UserError
 from convattn.export import OnnxOptions, kernels, onnxruntime_library, open_exported
 from convattn.ops import _native
 from tests.export.networks import CLASSIFIERS, classifier, detector
+from tests.export.single import MATRIX, OneOperator, drawn, ours, recorded, resized
 from tests.export.test_export import images
 from tests.ops.cases import (
-    GEOMETRIES,
-    RESIZED,
-    RESIZED_WINDOWS,
     WINDOWS,
     Acmix,
     Aggregate,
     Attend,
-    Correlate,
     Geometry,
     GroupConvolution,
     OffsetConvolution,
     PixelShift,
-    PixelShiftProduct,
     WindowAttend,
 )
 from tests.quick import sampled, slow_but
@@ -43,47 +38,6 @@ if not (_native.FOLDER / kernels.LIBRARY).is_file():
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's, about how it works
 
 OURS = OnnxOptions(operators="convattn")
-
-BY_OFFSETS = [Attend, Correlate, Aggregate, PixelShift, PixelShiftProduct, OffsetConvolution]
-OTHERS = [o for o in RESIZED if o.name.split("-")[0] in ("attend", "correlate", "aggregate", "offset_convolution")]
-MATRIX = [
-    *((operator, geometry) for operator in BY_OFFSETS for geometry in GEOMETRIES),
-    *((operator, geometry) for operator in (WindowAttend, Acmix, GroupConvolution) for geometry in WINDOWS),
-    *((operator, geometry) for operator in OTHERS for geometry in (GEOMETRIES[1], GEOMETRIES[6])),
-    *((operator, geometry) for operator in RESIZED_WINDOWS for geometry in (WINDOWS[1], Geometry(3, 5, 7))),
-]
-
-
-class OneOperator(nn.Module):
-    """An operator as a network of its tensors."""
-
-    def __init__(self, operator: Any, geometry: Geometry) -> None:
-        super().__init__()
-        self.operator, self.geometry = operator, geometry
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        found: Tensor = self.operator.run(inputs, self.geometry)
-        return found
-
-
-def recorded(network: nn.Module, inputs: list[Tensor], free: bool = True) -> Any:
-    """The ONNX model of a network, with our operators in it; the maps' batch and sizes are free."""
-    names = [f"input{place}" for place in range(len(inputs))]
-    axes = {name: {0: "b", **({2: "h", 3: "w"} if x.dim() == 4 else {})} for name, x in zip(names, inputs, strict=True)}
-    data = io.BytesIO()
-    with kernels.recorded():
-        torch.onnx.export(
-            network,
-            tuple(inputs),
-            data,
-            dynamo=False,
-            input_names=names,
-            output_names=["out"],
-            dynamic_axes=axes if free else None,
-            opset_version=18,
-            custom_opsets={kernels.DOMAIN: 1},
-        )
-    return onnx.load_model_from_string(data.getvalue())
 
 
 def opened(model: Any, threads: int = 2) -> Any:
@@ -99,14 +53,10 @@ def run(session: Any, inputs: list[Tensor]) -> Tensor:
     return torch.from_numpy(session.run(None, given)[0])
 
 
-def ours(model: Any) -> set[str]:
-    return {node.op_type for node in model.graph.node if node.domain == kernels.DOMAIN}
-
-
 @pytest.mark.parametrize(("operator", "geometry"), sampled(MATRIX, 24), ids=lambda x: getattr(x, "name", str(x)))
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_operator(operator: Any, geometry: Geometry, threads: int) -> None:
-    inputs = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    inputs = drawn(operator, geometry)
     model = recorded(OneOperator(operator, geometry), inputs)
     assert ours(model) == {operator.name.split("-")[0]}
     expected = operator.reference([x.double() for x in inputs], geometry)
@@ -118,15 +68,11 @@ def test_every_operator(operator: Any, geometry: Geometry, threads: int) -> None
 @pytest.mark.parametrize("operator", [Acmix, Attend])
 def test_other_batches_and_sizes_than_the_example(operator: Any) -> None:
     geometry = Geometry(9, 7, 7)
-    first = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    first = drawn(operator, geometry)
     session = opened(recorded(OneOperator(operator, geometry), first))
     for height, width, batch in ((4, 21, 1), (1, 1, 3), (9, 7, 0)):
         other = Geometry(height, width, 7)
-        drawn = operator.draw(other, torch.Generator().manual_seed(1))
-        inputs = [
-            x.float()[:1].expand(batch, *x.shape[1:]).contiguous() if x.dim() == 4 and x.shape[0] == 2 else y
-            for x, y in zip(drawn, first, strict=True)
-        ]
+        inputs = resized(operator, other, first, batch)
         expected = operator.run([x.double() for x in inputs], other)
         torch.testing.assert_close(run(session, inputs).double(), expected, rtol=0, atol=1e-4)
 
@@ -146,7 +92,7 @@ def test_other_batches_and_sizes_than_the_example(operator: Any) -> None:
 )
 def test_a_file_that_lies_is_an_error_of_the_run(attribute: str, value: Any, why: str) -> None:
     geometry = Geometry(5, 4, 3)
-    inputs = [x.float() for x in Attend.draw(geometry, torch.Generator().manual_seed(0))]
+    inputs = drawn(Attend, geometry)
     model = recorded(OneOperator(Attend, geometry), inputs)
     (node,) = [node for node in model.graph.node if node.domain == kernels.DOMAIN]
     kept = [one for one in node.attribute if one.name != attribute]
@@ -164,7 +110,7 @@ def _kind(value: Any) -> Any:
 def test_tensors_that_do_not_fit_are_an_error_of_the_run(operator: Any) -> None:
     """Each tensor in turn is longer than the others allow; a map that is the only one may have any size."""
     geometry = WINDOWS[2]
-    inputs = [x.float() for x in operator.draw(geometry, torch.Generator().manual_seed(0))]
+    inputs = drawn(operator, geometry)
     session = opened(_unshaped(recorded(OneOperator(operator, geometry), inputs)))
     only_map = operator in (Acmix, GroupConvolution, OffsetConvolution)
     for place, x in list(enumerate(inputs))[only_map:]:
@@ -218,7 +164,7 @@ def test_eight_bits_leave_our_operators_in_float32(tmp_path: Path) -> None:
 def test_sessions_in_many_threads() -> None:
     """Each computes on the threads of its own session."""
     geometry = Geometry(9, 7, 7)
-    inputs = [x.float() for x in Acmix.draw(geometry, torch.Generator().manual_seed(0))]
+    inputs = drawn(Acmix, geometry)
     expected = Acmix.run([x.double() for x in inputs], geometry)
     model = recorded(OneOperator(Acmix, geometry), inputs)
     sessions, wrong = [opened(model, threads) for threads in (1, 2, 2)], []

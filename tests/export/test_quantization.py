@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import convattn
 from convattn.export import OnnxOptions
-from convattn.export.kernels import has_onnxruntime_library
+from convattn.export.kernels import has_runtimes_library
 from convattn.export.quantization import LAYERS
 from convattn.export.report import Operators
 from convattn.export.runtime import session_options
@@ -53,7 +53,7 @@ def as_computed(file: Path) -> Any:
 @pytest.mark.parametrize("operators", ["standard", "convattn"])
 def test_no_weight_is_dequantized_in_a_run(name: str, operators: Operators, tmp_path: Path) -> None:
     """Then a layer computes in float32, and is slower than in a file of float32."""
-    if operators == "convattn" and not has_onnxruntime_library():
+    if operators == "convattn" and not has_runtimes_library():
         pytest.skip("the library for onnxruntime was not built")
     model, difference = exported(classifier(name), tmp_path / "net.onnx", operators)
     assert difference < 0.2

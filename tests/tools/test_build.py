@@ -40,7 +40,7 @@ class Project:
         self.write("tiny.h", HEADER + "#define ANSWER 42\n")
         self.write("kernels_tiny.cpp", KERNEL)
         self.write("dispatch.cpp", DISPATCH)
-        self.write("onnxruntime.cpp", OPERATORS)
+        self.write("runtime_tiny.cpp", OPERATORS)
 
     def write(self, name: str, text: str) -> None:
         (self.source / name).write_text(text)
@@ -93,15 +93,15 @@ class TestWithACompiler:
         assert record.built
         assert answer(project.library) == 42
         of_clang = "clang" in compiler.version
-        assert ("CXX=g++" in project.record["no_onnxruntime"]) == of_clang
-        assert project.record | {"no_onnxruntime": ""} == {
-            "no_onnxruntime": "",
+        assert ("CXX=g++" in project.record["no_runtimes"]) == of_clang
+        assert project.record | {"no_runtimes": ""} == {
+            "no_runtimes": "",
             "built": True,
             "reason": "",
             "compiler": compiler.version,
             "isas": list(build_native.ISA_FLAGS.get(compiler.processor, ["baseline"])),
         }
-        libraries = ["libconvattn.so", *([] if of_clang else ["libconvattn_onnxruntime.so"])]
+        libraries = ["libconvattn.so", *([] if of_clang else ["libconvattn_runtimes.so"])]
         assert sorted(path.name for path in project.out.iterdir()) == ["build.json", *libraries]
 
     def test_only_what_changed_is_compiled_again(self, project: Project, compiler) -> None:
@@ -270,7 +270,7 @@ class TestSetup:
                 "convattn/__init__.py",
                 "convattn/_native/build.json",
                 "convattn/_native/libconvattn.so",
-                "convattn/_native/libconvattn_onnxruntime.so",
+                "convattn/_native/libconvattn_runtimes.so",
                 "convattn_command.py",
             ]
             assert opened.read("convattn/_native/libconvattn.so")[:4] == b"\x7fELF"

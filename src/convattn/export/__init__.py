@@ -19,6 +19,7 @@ from torch.nn import functional
 from convattn.errors import UserError, first_line
 from convattn.export.comparison import TOLERANCE, difference, latency_ms
 from convattn.export.kernels import onnxruntime_library
+from convattn.export.openvino_extension import openvino_operators
 from convattn.export.program import DetectorProgram, answers, program_of, refusals_named
 from convattn.export.quantization import quantize
 from convattn.export.report import ExportReport, OnnxOptions, Operators, Precision, Sizes
@@ -26,9 +27,23 @@ from convattn.export.runtime import OPENERS, RUN, RuntimeDetector, batcher_optio
 from convattn.export.writers import FORMATS, OPSETS, Job
 from convattn.layers._checks import check_network
 
-__all__ = ["FORMATS", "ExportReport", "OnnxOptions", "export", "onnxruntime_library", "open_exported"]
+__all__ = [
+    "FORMATS",
+    "ExportReport",
+    "OnnxOptions",
+    "export",
+    "onnxruntime_library",
+    "open_exported",
+    "openvino_operators",
+]
 
 STANDARD = OnnxOptions()
+
+OF_OUR_OPERATORS: Mapping[str, tuple[Precision, ...]] = {
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "float16"),
+}
+"""The formats that hold operators of ours, and in which precisions."""
 
 
 def export(
@@ -120,11 +135,9 @@ def _format_of(path: Path, precision: str, onnx: OnnxOptions) -> str:
         raise UserError(f"{name} files are not written in {precision} here; take {able}")
     if onnx.opset not in OPSETS:
         raise UserError(f"opset {onnx.opset}: the operators need {OPSETS[0]} to {OPSETS[-1]}; give one of these")
-    if onnx.operators == "convattn" and (name != "onnx" or precision == "float16"):
-        raise UserError(
-            f"convattn's own operators go into onnx files of float32 or int8, got {name} of {precision}; "
-            "take standard operators"
-        )
+    if onnx.operators == "convattn" and precision not in OF_OUR_OPERATORS.get(name, ()):
+        able = " and ".join(f"{other} files of {' or '.join(some)}" for other, some in OF_OUR_OPERATORS.items())
+        raise UserError(f"convattn's own operators go into {able}, got {name} of {precision}; take standard operators")
     return name
 
 

@@ -1,7 +1,7 @@
-"""ONNX files whose operators are ours: onnxruntime computes them by the CPU kernels of ``csrc/``.
+"""ONNX files whose operators are ours: other runtimes compute them by the CPU kernels of ``csrc/``.
 
-The library is registered with the session that opens the file; it needs neither torch nor Python, and runs on the
-session's own threads.
+onnxruntime registers the library with the session that opens the file; it needs neither torch nor Python, and runs on
+the session's own threads. For OpenVINO see :mod:`convattn.export.openvino_extension`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from convattn.ops.neighborhood import BORDERS, Neighborhood
 DOMAIN = "convattn"
 """Of our operators in an ONNX file."""
 
-LIBRARY = "libconvattn_onnxruntime.so"
+LIBRARY = "libconvattn_runtimes.so"
 
 Attributes: TypeAlias = Mapping[str, Any]
 
@@ -37,19 +37,28 @@ def onnxruntime_library() -> Path:
     Example:
         >>> from convattn.export import onnxruntime_library
         >>> onnxruntime_library().name
-        'libconvattn_onnxruntime.so'
+        'libconvattn_runtimes.so'
     """
-    if not has_onnxruntime_library():
+    return runtimes_library()
+
+
+def runtimes_library() -> Path:
+    """The library with our operators for other runtimes.
+
+    Raises:
+        UserError: it was not built on this machine; the message says why.
+    """
+    if not has_runtimes_library():
         record = _native.build_record()
-        why = _native.reasons() or [record.no_onnxruntime if record else "they were not built"]
+        why = _native.reasons() or [record.no_runtimes if record else "they were not built"]
         raise UserError(
-            f"there are no operators of convattn for onnxruntime here: {'; '.join(why)}; "
+            f"there are no operators of convattn for other runtimes here: {'; '.join(why)}; "
             "export with standard operators, or build convattn with GCC"
         )
     return _native.FOLDER / LIBRARY
 
 
-def has_onnxruntime_library() -> bool:
+def has_runtimes_library() -> bool:
     """Whether the library was built."""
     return (_native.FOLDER / LIBRARY).is_file()
 
@@ -93,7 +102,9 @@ _ATTRIBUTES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "offset_convolution": _offset_convolution,
     "pixel_shift_attention": _attend,
 }
-"""What the library's operators are told beside their tensors; ``csrc/onnxruntime.cpp`` lists them."""
+"""What the library's operators are told beside their tensors; ``csrc/runtime_operators.h`` lists them."""
+
+OPERATORS = tuple(_ATTRIBUTES)
 
 _MAPS = {"attend": 3, "group_convolution": 1, "offset_convolution": 1, "pixel_shift_attention": 3}
 """How many of the first tensors are maps that the library wants channels-last; so is the output then."""
@@ -147,7 +158,7 @@ def _nothing(g: Any) -> Any:
 @contextmanager
 def recorded() -> Iterator[None]:
     """Under it, torch's ONNX exporter (``dynamo=False``) writes our operators as nodes, where a kernel serves them."""
-    onnxruntime_library()
+    runtimes_library()
 
     def record(name: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
         if name not in _ATTRIBUTES or _dispatch.reasons_against("native", name, inputs):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from convattn.errors import UserError
 from convattn.export.kernels import DOMAIN
-from convattn.export.runtime import needed, session_options
+from convattn.export.packages import needed
+from convattn.export.runtime import session_options
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """Where the weights are."""

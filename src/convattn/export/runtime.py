@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,13 +14,19 @@ from torch import Tensor, nn
 
 from convattn.detection.images import ImageBatcher
 from convattn.errors import UserError, first_line
-from convattn.export.kernels import DOMAIN, has_onnxruntime_library, onnxruntime_library
+from convattn.export.kernels import DOMAIN, has_runtimes_library, runtimes_library
+from convattn.export.openvino_extension import PREFIX, holds_our_operators, openvino_operators
+from convattn.export.packages import needed
 
 RUN = "convattn_export"
 """Under which name a file's metadata say how it is run: its outputs, and how images come in and boxes go out."""
 
 TORCH_METADATA = "convattn.json"
 """The extra file in torch's own formats that holds the metadata."""
+
+
+KEPT_SIZES = 4
+"""For how many sizes of images OpenVINO keeps its program of a file with our operators."""
 
 
 @dataclass(frozen=True)
@@ -122,25 +127,12 @@ def batcher_options(network: nn.Module) -> dict[str, Any]:
     return {"min_size": sizes, "max_size": batcher.max_size, "mean": [0.0] * channels, "std": [1.0] * channels}
 
 
-def needed(package: str, *, install: str = "") -> ModuleType:
-    """Import a package of the extra ``export``.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        how = install or "'convattn[export]'"
-        raise UserError(f"this needs the package {package.partition('.')[0]}: pip install {how}") from error
-
-
 def session_options() -> Any:
     """What onnxruntime opens every file with: our operators where they were built, as many threads as torch."""
     options = needed("onnxruntime").SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    if has_onnxruntime_library():
-        options.register_custom_ops_library(str(onnxruntime_library()))
+    if has_runtimes_library():
+        options.register_custom_ops_library(str(runtimes_library()))
     return options
 
 
@@ -150,7 +142,7 @@ def _open_onnx(path: Path) -> Opened:
         session = runtime.InferenceSession(path.read_bytes(), session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:
         if f"{DOMAIN}:" in str(error):  # one of our operators, unknown
-            onnxruntime_library()
+            runtimes_library()
         raise
     name, half = session.get_inputs()[0].name, session.get_inputs()[0].type == "tensor(float16)"
 
@@ -162,22 +154,45 @@ def _open_onnx(path: Path) -> Opened:
 
 
 def _open_openvino(path: Path) -> Opened:
-    openvino = needed("openvino")
-    core = openvino.Core()
-    model = core.read_model(path)
+    core, model = _read_openvino(path)
     found: Any = dict(model.get_rt_info().items()).get(RUN, {})
     metadata = {name: value.astype(str) for name, value in found.items()}
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     # its own choice is bfloat16 where the processor has it, also for a file in float32
     half = json.loads(metadata.get(RUN, "{}")).get("precision") == "bfloat16"
     settings["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
-    compiled = core.compile_model(model, "CPU", settings)
+
+    @lru_cache(maxsize=KEPT_SIZES)
+    def compiled(shape: tuple[int, ...] | None) -> Any:
+        fixed = model if shape is None else model.clone()
+        if shape is not None:
+            fixed.reshape(shape)
+        return core.compile_model(fixed, "CPU", settings)
+
+    # only where all sizes are known, maps go to our operators and back without a copy
+    fixes_sizes = holds_our_operators(model)
+    if not fixes_sizes:
+        compiled(None)
 
     def run(images: Tensor) -> list[Tensor]:
-        found = compiled(images.cpu().numpy())
-        return [torch.from_numpy(found[output].copy()) for output in compiled.outputs]
+        program = compiled(tuple(images.shape) if fixes_sizes else None)
+        found = program(images.cpu().numpy())
+        return [torch.from_numpy(found[output].copy()) for output in program.outputs]
 
     return Opened(run, metadata)
+
+
+def _read_openvino(path: Path) -> tuple[Any, Any]:
+    """OpenVINO with our operators where they were built, and the file's model."""
+    core = needed("openvino").Core()
+    if has_runtimes_library():
+        core.add_extension(openvino_operators())
+    try:
+        return core, core.read_model(path)
+    except Exception as error:
+        if PREFIX in str(error):  # one of our operators, unknown
+            runtimes_library()
+        raise
 
 
 def _open_program(path: Path) -> Opened:

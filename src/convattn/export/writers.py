@@ -17,9 +17,11 @@ from torch import Tensor
 from convattn import ops
 from convattn.errors import UserError
 from convattn.export import kernels
+from convattn.export.openvino_extension import openvino_operators
+from convattn.export.packages import needed
 from convattn.export.program import DetectorProgram, Program
 from convattn.export.report import OnnxOptions, Precision, Sizes
-from convattn.export.runtime import RUN, TORCH_METADATA, needed
+from convattn.export.runtime import RUN, TORCH_METADATA
 from convattn.ops._recording import fixed_sizes
 
 OPSETS = range(16, 21)
@@ -110,7 +112,10 @@ def write_openvino(job: Job, file: Path) -> None:
     openvino = needed("openvino")
     onnx_file = file.with_suffix(".onnx")
     write_onnx(replace(job, precision="float32"), onnx_file)
-    model = openvino.Core().read_model(onnx_file)
+    core = openvino.Core()
+    if job.onnx.operators == "convattn":
+        core.add_extension(openvino_operators())
+    model = core.read_model(onnx_file)
     for name, value in job.metadata.items():
         model.set_rt_info(value, [RUN, name])
     openvino.save_model(model, file, compress_to_fp16=job.precision == "float16")

@@ -32,14 +32,14 @@ class BuildRecord:
         reason: why there is none, in the first line; more of what the compiler wrote in the next.
         compiler: the first line of what the compiler says of itself.
         isas: the instruction sets it was compiled for, best first.
-        no_onnxruntime: why there are no operators for onnxruntime; empty where there are.
+        no_runtimes: why there are no operators for other runtimes; empty where there are.
     """
 
     built: bool
     reason: str = ""
     compiler: str = ""
     isas: tuple[str, ...] = ()
-    no_onnxruntime: str = ""
+    no_runtimes: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def build_record(folder: Path = FOLDER) -> BuildRecord | None:
             str(found["reason"]),
             str(found["compiler"]),
             tuple(map(str, found["isas"])),
-            str(found.get("no_onnxruntime", "they were not built")),
+            str(found.get("no_runtimes", "they were not built")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

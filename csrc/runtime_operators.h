@@ -1,18 +1,121 @@
-// The forward kernels as custom operators of onnxruntime, domain "convattn", in a library of their own that any program
-// registers with its session: libconvattn_onnxruntime.so. It needs neither torch nor Python.
+// The forward kernels as operators of another runtime (runtime_*.cpp): what they are given, checked, and what they compute.
 //
 // Maps are channels-last tensors [B, H, W, C], as the kernels like them best, but for correlate and aggregate, whose maps
 // are [B, C, H, W]. Attributes: offsets (dy, dx, dy, dx, ...), stride (y, x), border (0 reflect, 1 zeros, 2 replicate),
 // num_heads, scale. A file is not trusted: shapes that do not fit are an error of the run.
-#include "onnxruntime_call.h"
-#include "onnxruntime_threads.h"
+#pragma once
+#include "convattn.h"
 
 #include <new>
+#include <string>
+#include <thread>
+#include <vector>
 
 #define DECLARE(name, parameters, arguments) extern "C" int name parameters;
 CONVATTN_FUNCTIONS(DECLARE)
 
 namespace {
+
+struct Refused {
+    std::string why;
+};
+
+void expect(bool holds, const char* why) {
+    if (!holds) throw Refused{why};
+}
+
+int32_t narrow(int64_t size) {
+    expect(size >= 0 && size < (1 << 27), "a size of 2^27 or more");
+    return (int32_t)size;
+}
+
+int32_t threads() {
+    const unsigned cores = std::thread::hardware_concurrency();
+    return cores < 1 ? 1 : cores > 16 ? 16 : (int32_t)cores;
+}
+
+int64_t strided(int64_t size, int64_t stride) { return size ? (size - 1) / stride + 1 : 0; }
+
+struct Tensor {
+    float* data = nullptr;  // null: an optional input that was left out
+    std::vector<int64_t> shape;
+
+    int64_t count() const {
+        int64_t product = 1;
+        for (int64_t size : shape) product *= size;
+        return product;
+    }
+    int64_t operator[](size_t axis) const { return shape[axis]; }
+    // The map as the kernels take it, from [B, H, W, C].
+    ConvattnMap map() const {
+        return {data, shape[1] * shape[2] * shape[3], 1, shape[2] * shape[3], shape[3]};
+    }
+    // The same from [B, C, H, W].
+    ConvattnMap planes() const {
+        return {data, shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1};
+    }
+};
+
+// Inputs and outputs of one computation, as a runtime gives them.
+struct Call {
+    virtual Tensor input(size_t number) const = 0;
+    virtual Tensor output(const std::vector<int64_t>& shape) const = 0;
+
+    // A map [B, H, W, C], or with `planes` [B, C, H, W].
+    Tensor map(size_t number, size_t rank = 4) const {
+        Tensor tensor = input(number);
+        expect(tensor.data && tensor.shape.size() == rank, "a map of another rank than the operator takes");
+        for (int64_t size : tensor.shape) narrow(size);
+        return tensor;
+    }
+};
+
+// What an operator is told beside its tensors.
+struct Attributes {
+    std::vector<int32_t> offsets;
+    int64_t stride[2], border, heads, relu;
+    float scale;
+
+    Attributes(const std::vector<int64_t>& pairs, const std::vector<int64_t>& steps, int64_t border, int64_t heads, int64_t relu, float scale)
+        : border(border), heads(heads), relu(relu), scale(scale) {
+        for (int64_t value : pairs) {
+            expect(value >= -1024 && value <= 1024, "offsets of more than 1024 pixels");
+            offsets.push_back((int32_t)value);
+        }
+        for (size_t axis = 0; axis < 2; axis++) stride[axis] = steps.size() == 2 ? steps[axis] : 1;
+        expect(stride[0] >= 1 && stride[0] <= 1024 && stride[1] >= 1 && stride[1] <= 1024, "a stride that is not 1 to 1024");
+        expect(offsets.size() % 2 == 0, "an odd number of offset coordinates");
+        expect(border >= 0 && border <= 2, "a border that is not 0, 1 or 2");
+        expect(heads >= 1, "no heads");
+    }
+
+    int64_t taps() const { return (int64_t)offsets.size() / 2; }
+    int64_t head_dim(int64_t channels) const {
+        expect(channels > 0 && channels % heads == 0, "channels that the heads do not divide");
+        return channels / heads;
+    }
+    // Of k or v, a map of `channels`.
+    ConvattnOffsets geometry(int64_t batch, int64_t channels, int64_t height, int64_t width) const {
+        expect(taps() > 0, "no offsets");
+        expect(height > 0 && width > 0, "an empty map");
+        head_dim(channels);
+        return {narrow(batch), narrow(channels), narrow(heads), narrow(height), narrow(width), narrow(strided(height, stride[0])),
+                narrow(strided(width, stride[1])), narrow(taps()), narrow(stride[0]), narrow(stride[1]), (int32_t)border, threads(),
+                offsets.data(), scale};
+    }
+    // Whether the kernels for reflected 7x7 windows serve, as in ops/_abi.py.
+    bool is_fast_window(int64_t channels) const {
+        bool window = border == 0 && stride[0] == stride[1] && stride[0] <= 2 && taps() == 49 && head_dim(channels) >= 16;
+        for (int m = 0; window && m < 49; m++) window = offsets[2 * m] == m / 7 - 3 && offsets[2 * m + 1] == m % 7 - 3;
+        return window;
+    }
+    ConvattnWindow window(int64_t batch, int64_t height, int64_t width, int64_t channels) const {
+        expect(height > 0 && width > 0, "an empty map");
+        expect(stride[0] == stride[1] && stride[0] <= 2, "a stride that is not 1 or 2");
+        return {narrow(batch), narrow(height), narrow(width), narrow(heads), narrow(head_dim(channels)), narrow(stride[0]),
+                relu ? 1 : 0, threads(), scale, 0};
+    }
+};
 
 // Each operator: its name, how many inputs it has and how many of them must be there, and one computation. It returns
 // what the kernels return: whether memory ran out.
@@ -164,83 +267,25 @@ struct PixelShiftAttention {
     }
 };
 
-ort::Status* error(ort::Api api, ort::ErrorCode code, const std::string& message) {
-    return ort::call<ort::Status*(ort::ErrorCode, const char*)>(api, ort::create_status, code, message.c_str());
-}
-
-template <class Kind> struct Kernel {
-    ort::Api api;
-    Attributes attributes;
-
-    static ort::Status* create(const ort::Operator*, ort::Api api, const ort::Info* info, void** kernel) try {
-        *kernel = new Kernel{api, Attributes(api, info)};
-        return nullptr;
-    } catch (const Refused& refused) {
-        return error(api, ort::invalid_argument, std::string("convattn.") + Kind::name + ": " + refused.why);
-    } catch (const std::bad_alloc&) {
-        return error(api, ort::failed, std::string("convattn.") + Kind::name + ": not enough memory");
-    }
-    static ort::Status* compute(void* of, ort::Context* context) {
-        const Kernel& kernel = *(const Kernel*)of;
-        const Runner here = {kernel.api, context};
-        const Runner* outer = runner;
-        runner = &here;
-        ort::Status* status = kernel.computed(context);
-        runner = outer;
-        return status;
-    }
-    ort::Status* computed(ort::Context* context) const try {
-        if (!Kind::run(attributes, Call{api, context})) return nullptr;
-        throw std::bad_alloc();
-    } catch (const Refused& refused) {
-        return error(api, ort::invalid_argument, std::string("convattn.") + Kind::name + ": " + refused.why);
-    } catch (const std::bad_alloc&) {
-        return error(api, ort::failed, std::string("convattn.") + Kind::name + ": not enough memory; give it fewer or smaller images");
-    }
-
-    static const ort::Operator* description() {
-        static const ort::Operator found = [] {
-            ort::Operator op = {};
-            op.version = ort::api_version;
-            op.name = [](const ort::Operator*) { return Kind::name; };
-            op.provider = [](const ort::Operator*) { return (const char*)nullptr; };
-            op.input_type = op.output_type = [](const ort::Operator*, size_t) { return ort::float32; };
-            op.input_count = [](const ort::Operator*) { return Kind::inputs; };
-            op.output_count = [](const ort::Operator*) { return (size_t)1; };
-            op.destroy = [](void* kernel) { delete (Kernel*)kernel; };
-            op.input_presence = [](const ort::Operator*, size_t i) { return Kind::needs(i) ? ort::required : ort::optional; };
-            op.output_presence = [](const ort::Operator*, size_t) { return ort::required; };
-            op.input_memory = [](const ort::Operator*, size_t) { return 0; };
-            for (auto& variadic : op.variadic) variadic = [](const ort::Operator*) { return 1; };
-            op.create_or_fail = create;
-            op.compute_or_fail = compute;
-            return op;
-        }();
-        return &found;
-    }
+// What came of an operator, and why if it was not computed.
+struct Outcome {
+    enum Code { computed, no_memory, refused } code;
+    std::string why;
 };
 
-template <class... Kinds> ort::Status* add_all(ort::Api api, ort::Domain* domain) {
-    ort::Status* status = nullptr;
-    for (const ort::Operator* op : {Kernel<Kinds>::description()...})
-        if (!status) status = ort::call<ort::Status*(ort::Domain*, const ort::Operator*)>(api, ort::add_operator, domain, op);
-    return status;
+template <class Kind, class Work> Outcome outcome(Work work) try {
+    if (work()) throw std::bad_alloc();
+    return {Outcome::computed, ""};
+} catch (const Refused& refused) {
+    return {Outcome::refused, std::string("convattn.") + Kind::name + ": " + refused.why};
+} catch (const std::bad_alloc&) {
+    return {Outcome::no_memory, std::string("convattn.") + Kind::name + ": not enough memory; give it fewer or smaller images"};
+}
+
+// Calls `use` with every operator.
+template <class... Kinds, class Use> void each_of(Use use) { (use(Kinds()), ...); }
+template <class Use> void each_operator(Use use) {
+    each_of<Acmix, Attend, Correlate, Aggregate, GroupConvolution, OffsetConvolution, PixelShiftAttention>(use);
 }
 
 }  // namespace
-
-extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::Session* options, const ort::ApiBase* base) {
-    const ort::Api api = base->get_api(ort::api_version);
-    if (!api) return error(base->get_api(1), ort::failed, "convattn's operators need onnxruntime 1.17 or newer");
-    // sessions keep using it, so it is never given back
-    static ort::Domain* domain = nullptr;
-    static ort::Status* failed = nullptr;
-    static const bool once = [&] {
-        failed = ort::call<ort::Status*(const char*, ort::Domain**)>(api, ort::create_domain, "convattn", &domain);
-        if (!failed) failed = add_all<Acmix, Attend, Correlate, Aggregate, GroupConvolution, OffsetConvolution, PixelShiftAttention>(api, domain);
-        return true;
-    }();
-    (void)once;
-    if (failed) return error(api, ort::failed, "convattn's operators cannot be registered");
-    return ort::call<ort::Status*(ort::Session*, ort::Domain*)>(api, ort::add_domain, options, domain);
-}
