@@ -37,7 +37,7 @@ class RuntimeRun(NetworkRun):
 
     Args:
         runtime: which.
-        operators: what ONNX files are made of; see :class:`convattn.export.OnnxOptions`. Of plain networks none is
+        operators: what files are made of; see :class:`convattn.export.OnnxOptions`. Of plain networks none is
             ours.
     """
 

@@ -53,43 +53,50 @@ struct ArenaThreads : Threads {
     }
 };
 
-// As ctypes lays them out in openvino_extension.py.
-struct GivenTensor {
-    float* data;
-    const int64_t* shape;
-    int64_t rank;
-};
+// As ctypes lays it out in openvino_extension.py.
 struct GivenAttributes {
-    const int64_t *offsets, *stride;  // a stride of two numbers
-    int64_t offset_count, border, heads, relu;
+    const int64_t *offsets, *stride;
+    int64_t offset_count, strides, border, heads, relu;
     float scale;
+
+    Attributes checked() const {
+        return Attributes({offsets, offsets + offset_count}, {stride, stride + strides}, border, heads, relu, scale);
+    }
 };
+
+// Of each tensor its address, how many sizes it has, and these; the output comes first.
+std::vector<Tensor> tensors(const int64_t* told, size_t count) {
+    std::vector<Tensor> found(count);
+    for (Tensor& tensor : found) {
+        tensor.data = (float*)told[0];
+        tensor.shape.assign(told + 2, told + 2 + told[1]);
+        told += 2 + told[1];
+    }
+    return found;
+}
 
 template <class Kind> struct NodeCall : Call {
-    const GivenTensor *inputs, *out;
-    size_t given;
-    NodeCall(const GivenTensor* inputs, size_t given, const GivenTensor* out) : inputs(inputs), out(out), given(given) {}
+    const std::vector<Tensor> given;
+    explicit NodeCall(const std::vector<Tensor>& given) : given(given) {}
 
-    static Tensor tensor(const GivenTensor& of) { return {of.data, std::vector<int64_t>(of.shape, of.shape + of.rank)}; }
+    // A node has no inputs without a tensor: an empty one says that there is none.
     Tensor input(size_t number) const override {
-        const Tensor found = number < given ? tensor(inputs[number]) : Tensor{};
-        // a node has no inputs without a tensor: an empty one says that there is none
-        expect(!Kind::needs(number) || found.data, "fewer inputs than it needs");
-        return Kind::needs(number) || (found.data && found.count()) ? found : Tensor{};
+        const bool there = number + 1 < given.size();
+        expect(there || !Kind::needs(number), "fewer inputs than it needs");
+        return there && (Kind::needs(number) || given[number + 1].count()) ? given[number + 1] : Tensor{};
     }
     Tensor output(const std::vector<int64_t>& shape) const override {
-        const Tensor found = tensor(*out);
-        expect(found.shape == shape, "an output of another shape");
-        return found;
+        expect(given[0].shape == shape, "an output of another shape");
+        return given[0];
     }
 };
 
 }  // namespace
 
 // An Outcome::Code; the reason is written to `why`.
-extern "C" __attribute__((visibility("default"))) int convattn_openvino_compute(const char* name, const GivenAttributes* given,
-                                                                                 const GivenTensor* inputs, size_t count,
-                                                                                 const GivenTensor* out, char* why, size_t room) {
+extern "C" __attribute__((visibility("default"))) int convattn_openvino_compute(const char* name, const GivenAttributes* attributes,
+                                                                                 const int64_t* told, size_t inputs, char* why,
+                                                                                 size_t room) {
     static const tbb12::Library tbb;
     const ArenaThreads threads(tbb);
     const RunOn here(threads);
@@ -97,11 +104,7 @@ extern "C" __attribute__((visibility("default"))) int convattn_openvino_compute(
     each_operator([&](auto kind) {
         typedef decltype(kind) Kind;
         if (strcmp(name, Kind::name)) return;
-        came = outcome<Kind>([&] {
-            const Attributes attributes({given->offsets, given->offsets + given->offset_count}, {given->stride, given->stride + 2},
-                                        given->border, given->heads, given->relu, given->scale);
-            return Kind::run(attributes, NodeCall<Kind>(inputs, count, out));
-        });
+        came = outcome<Kind>([&] { return Kind::run(attributes->checked(), NodeCall<Kind>(tensors(told, 1 + inputs))); });
     });
     strncpy(why, came.why.c_str(), room - 1);
     why[room - 1] = 0;

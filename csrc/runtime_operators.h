@@ -82,7 +82,8 @@ struct Attributes {
             expect(value >= -1024 && value <= 1024, "offsets of more than 1024 pixels");
             offsets.push_back((int32_t)value);
         }
-        for (size_t axis = 0; axis < 2; axis++) stride[axis] = steps.size() == 2 ? steps[axis] : 1;
+        expect(steps.empty() || steps.size() == 2, "a stride of another count than two");
+        for (size_t axis = 0; axis < 2; axis++) stride[axis] = steps.empty() ? 1 : steps[axis];
         expect(stride[0] >= 1 && stride[0] <= 1024 && stride[1] >= 1 && stride[1] <= 1024, "a stride that is not 1 to 1024");
         expect(offsets.size() % 2 == 0, "an odd number of offset coordinates");
         expect(border >= 0 && border <= 2, "a border that is not 0, 1 or 2");

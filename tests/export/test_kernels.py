@@ -87,6 +87,7 @@ def test_other_batches_and_sizes_than_the_example(operator: Any) -> None:
         ("offsets", [], "no offsets"),
         ("stride", [0, 1], "stride"),
         ("stride", [3, 1], "q of another shape"),
+        ("stride", [1], "a stride of another count"),
         ("border", 9, "border"),
     ],
 )

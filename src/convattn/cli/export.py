@@ -26,7 +26,7 @@ Size = Annotated[
 Dynamic = Annotated[bool, typer.Option("--dynamic", help="Take images of any size, not only of this one.")]
 Operators = Annotated[
     Literal["standard", "convattn"],
-    typer.Option("--operators", help="Of an ONNX file; convattn: as fast as a convolution, needs our library."),
+    typer.Option("--operators", help="onnx, openvino; convattn: as fast as a convolution, needs our library."),
 ]
 Opset = Annotated[int, typer.Option(help="Of an ONNX file.")]
 Data = Annotated[
@@ -62,7 +62,7 @@ def export(
 
       convattn export --to openvino --precision bf16
 
-      convattn export --operators convattn       our CPU kernels inside onnxruntime
+      convattn export --operators convattn       our CPU kernels inside onnxruntime, or --to openvino
 
       convattn export acmix_resnet50 --size 224 224 --out net.onnx
 
@@ -78,7 +78,8 @@ def export(
         raise UserError("give one of --int8, --half and --precision")
     if size is not None and min(size) < 1:
         raise UserError(f"--size must be a height and a width of at least 1, got {size[0]} {size[1]}")
-    from convattn.export import OnnxOptions, onnxruntime_library
+    from convattn.export import OnnxOptions
+    from convattn.export.kernels import runtimes_library
     from convattn.tasks.exporting import ExportOptions, export_run
 
     options = ExportOptions(
@@ -98,5 +99,6 @@ def export(
     if made.before is not None and made.after is not None:
         lines.append(f"{made.score} {made.before:.2%} before, {made.after:.2%} in int8")
     if operators == "convattn":
-        lines.append(f"the library for onnxruntime: {onnxruntime_library()}")
+        needs = "convattn.export.openvino_operators()" if to == "openvino" else str(runtimes_library())
+        lines.append(f"other programs open it with {needs}")
     say(make_console(), *lines, f"next  convattn predict --run {made.report.file} IMAGE")

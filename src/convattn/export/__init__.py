@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from convattn.errors import UserError, first_line
+from convattn.errors import UserError
 from convattn.export.comparison import TOLERANCE, difference, latency_ms
 from convattn.export.kernels import onnxruntime_library
 from convattn.export.openvino_extension import openvino_operators
+from convattn.export.packages import reason
 from convattn.export.program import DetectorProgram, answers, program_of, refusals_named
 from convattn.export.quantization import quantize
 from convattn.export.report import ExportReport, OnnxOptions, Operators, Precision, Sizes
@@ -173,7 +174,7 @@ def _write(name: str, job: Job, file: Path, calibration: Sequence[Tensor]) -> No
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:  # each exporter has kinds of its own
-        said = first_line(error)
+        said = reason(error)
         why = said.partition(" Please feel free")[0].rstrip(".")  # torch's exporter goes on with its whole graph
         network = type(job.program.network).__name__
         other = "leave --dynamic out, or try another format" if job.sizes == "image" else "try another format"
@@ -221,7 +222,7 @@ def _compared(model: nn.Module, job: Job, written: Path, final: Path) -> ExportR
 
 def _refused(job: Job, images: Tensor, error: UserError) -> str:
     """Why the file was not kept whose runtime does not take some images."""
-    why = first_line(error.__cause__ or error)
+    why = reason(error.__cause__ or error)
     size = "x".join(map(str, images.shape))
     if job.sizes == "image":
         return f"no file of this network takes images of any size: on {size} it fails ({why}); leave --dynamic out"

@@ -69,6 +69,7 @@ def _operator(name: str) -> Any:
 
         def __init__(self, inputs: Any = None, attributes: Mapping[str, Any] | None = None) -> None:
             self.attributes = {**_DEFAULTS, **(attributes or {})}
+            self.given: _Attributes | None = None
             super().__init__(self, inputs)
 
         @classmethod
@@ -106,7 +107,8 @@ def _operator(name: str) -> Any:
 
         def evaluate(self, outputs: Any, inputs: Any) -> bool:
             """Compute the output by the kernels."""
-            _compute(name, self.attributes, inputs, outputs[0])
+            self.given = self.given or _given(self.attributes)
+            _compute(name, self.given, inputs, outputs[0])
             return True
 
     Operator.__name__ = PREFIX + name  # the type's name in files
@@ -174,19 +176,13 @@ _SHAPES: Mapping[str, Callable[..., list[int]]] = {
 """Of the outputs, for the operators of ``csrc/runtime_operators.h``."""
 
 
-class _Tensor(ctypes.Structure):
-    """``GivenTensor`` of ``csrc/runtime_openvino.cpp``."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("shape", ctypes.POINTER(ctypes.c_int64)), ("rank", ctypes.c_int64)]
-
-
 class _Attributes(ctypes.Structure):
     """``GivenAttributes`` of ``csrc/runtime_openvino.cpp``."""
 
     _fields_ = [
         ("offsets", ctypes.POINTER(ctypes.c_int64)),
         ("stride", ctypes.POINTER(ctypes.c_int64)),
-        *((name, ctypes.c_int64) for name in ("offset_count", "border", "heads", "relu")),
+        *((name, ctypes.c_int64) for name in ("offset_count", "strides", "border", "heads", "relu")),
         ("scale", ctypes.c_float),
     ]
 
@@ -195,43 +191,33 @@ def _integers(values: Sequence[int]) -> Any:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _tensor(x: Any) -> _Tensor:
-    shape = tuple(x.shape)
-    return _Tensor(x.data.ctypes.data, _integers(shape), len(shape))
+def _given(attributes: Mapping[str, Any]) -> _Attributes:
+    offsets, stride = attributes["offsets"], attributes["stride"]
+    numbers = (attributes[name] for name in ("border", "num_heads", "relu", "scale"))
+    return _Attributes(_integers(offsets), _integers(stride), len(offsets), len(stride), *numbers)
 
 
 @cache
 def _library() -> Any:
     found = ctypes.CDLL(str(runtimes_library()))
+    attributes, integers = ctypes.POINTER(_Attributes), ctypes.POINTER(ctypes.c_int64)
     found.convattn_openvino_compute.argtypes = [
-        ctypes.c_char_p,
-        ctypes.POINTER(_Attributes),
-        ctypes.POINTER(_Tensor),
-        ctypes.c_size_t,
-        ctypes.POINTER(_Tensor),
-        ctypes.c_char_p,
-        ctypes.c_size_t,
+        *(ctypes.c_char_p, attributes, integers, ctypes.c_size_t),
+        *(ctypes.c_char_p, ctypes.c_size_t),
     ]
     return found
 
 
-def _compute(name: str, attributes: Mapping[str, Any], inputs: Sequence[Any], output: Any) -> None:
+def _compute(name: str, attributes: _Attributes, inputs: Sequence[Any], output: Any) -> None:
     """Run one operator.
 
     Raises:
         RuntimeError: tensors that do not fit, or not enough memory.
     """
-    a = attributes
-    told = _Attributes(
-        _integers(a["offsets"]),
-        _integers(a["stride"]),
-        len(a["offsets"]),
-        a["border"],
-        a["num_heads"],
-        a["relu"],
-        a["scale"],
-    )
-    given = (_Tensor * len(inputs))(*map(_tensor, inputs))
+    told: list[int] = []
+    for tensor in (output, *inputs):
+        values = tensor.data
+        told += (values.ctypes.data, values.ndim, *values.shape)
     why = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    if _library().convattn_openvino_compute(name.encode(), told, given, len(inputs), _tensor(output), why, len(why)):
+    if _library().convattn_openvino_compute(name.encode(), attributes, _integers(told), len(inputs), why, len(why)):
         raise RuntimeError(why.value.decode())

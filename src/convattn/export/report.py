@@ -13,13 +13,13 @@ Operators: TypeAlias = Literal["standard", "convattn"]
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """How an ONNX file is written.
+    """How an ONNX file is written; OpenVINO's files are made of one.
 
     Args:
         opset: the version of ONNX's operators, 16 to 20.
         operators: ``"standard"``: ONNX's operators alone, for every runtime. ``"convattn"``: also our own, which
-            onnxruntime computes by our CPU kernels once :func:`convattn.export.onnxruntime_library` is registered
-            with its session.
+            our CPU kernels compute: in onnxruntime once :func:`convattn.export.onnxruntime_library` is registered
+            with its session, in OpenVINO in Python once its core has :func:`convattn.export.openvino_operators`.
     """
 
     opset: int = 18

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from convattn.detection.images import ImageBatcher
-from convattn.errors import UserError, first_line
+from convattn.errors import UserError
 from convattn.export.kernels import DOMAIN, has_runtimes_library, runtimes_library
 from convattn.export.openvino_extension import PREFIX, holds_our_operators, openvino_operators
-from convattn.export.packages import needed
+from convattn.export.packages import needed, reason
 
 RUN = "convattn_export"
 """Under which name a file's metadata say how it is run: its outputs, and how images come in and boxes go out."""
@@ -65,7 +65,7 @@ class RuntimeModel(nn.Module):
         try:
             outputs = list(self.opened.run(images))
         except Exception as error:  # each runtime has kinds of its own
-            size, why = "x".join(map(str, images.shape)), first_line(error)
+            size, why = "x".join(map(str, images.shape)), reason(error)
             raise UserError(
                 f"{self.path}: cannot run on images of {size}: {why}; give the size that it was exported for, or "
                 "export it with --dynamic"
@@ -111,7 +111,7 @@ def open_exported(path: Path, device: torch.device | None = None) -> tuple[nn.Mo
     except (UserError, OSError):
         raise
     except Exception as error:  # each runtime has kinds of its own
-        why = first_line(error)
+        why = reason(error)
         raise UserError(f"{path}: cannot be opened: {why}; export it again with: convattn export") from error
     model = RuntimeModel(opened, path)
     if "batcher" not in how:
@@ -162,11 +162,16 @@ def _open_openvino(path: Path) -> Opened:
     half = json.loads(metadata.get(RUN, "{}")).get("precision") == "bfloat16"
     settings["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
 
+    taken = model.inputs[0].get_partial_shape()
+
     @lru_cache(maxsize=KEPT_SIZES)
     def compiled(shape: tuple[int, ...] | None) -> Any:
-        fixed = model if shape is None else model.clone()
-        if shape is not None:
-            fixed.reshape(shape)
+        if shape is None:
+            return core.compile_model(model, "CPU", settings)
+        if not taken.compatible(needed("openvino").PartialShape(list(shape))):
+            raise RuntimeError(f"its images are {taken}")
+        fixed = model.clone()
+        fixed.reshape(shape)
         return core.compile_model(fixed, "CPU", settings)
 
     # only where all sizes are known, maps go to our operators and back without a copy
