@@ -39,7 +39,7 @@ Dtype = Annotated[
     str, choice("--dtype", "float32, bfloat16 or float16; in training, of autocast.", "float32", "bfloat16", "float16")
 ]
 Runtime = Annotated[str, choice("--runtime", "onnxruntime or openvino.", "onnxruntime", "openvino")]
-Operators = Annotated[str, choice("--operators", "Of ONNX files: standard or convattn.", "standard", "convattn")]
+Operators = Annotated[str, choice("--operators", "Of the files: standard or convattn.", "standard", "convattn")]
 Precision = Annotated[
     str,
     choice(
@@ -166,6 +166,8 @@ def runtime(
       python -m benchmarks runtime acmix_resnet50 --operators convattn
 
       python -m benchmarks runtime acmix_swin_tiny --against swin_tiny --batch 1,8
+
+      python -m benchmarks runtime acmix_resnet50 --runtime openvino --operators convattn
 
       python -m benchmarks runtime acmix_resnet50 --runtime openvino --precision bfloat16
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,14 +73,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was really trained on the photos."""
+    return train_on(photos, tmp_path_factory.mktemp("runs"))
+
+
+def train_on(photos: Path, out: Path, **settings: Any) -> Path:
+    """Train on the photos; the run's folder."""
     from convattn.tasks.recipes import load_recipe
     from convattn.tasks.training import prepare, train
 
-    settings = {"model": "test_resnet", "data.folder": str(photos), "data.image_size": 32, "data.workers": 0}
-    settings |= {"epochs": 6, "batch_size": 8, "optimizer.lr": 0.003, "schedule.warmup": 0, "model_args": {}}
-    settings |= {"trainer.accelerator": "cpu"}
-    out = tmp_path_factory.mktemp("runs")
-    train(prepare(load_recipe("folder", settings), out))
+    given = {"model": "test_resnet", "data.folder": str(photos), "data.image_size": 32, "data.workers": 0}
+    given |= {"epochs": 6, "batch_size": 8, "optimizer.lr": 0.003, "schedule.warmup": 0, "model_args": {}}
+    given |= {"trainer.accelerator": "cpu"}
+    train(prepare(load_recipe("folder", given | settings), out))
     return out / "latest"
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COLORS, Command, paint
+from convattn.export.kernels import LIBRARY, has_runtimes_library
+from convattn.ops import _native
+from tests.cli.conftest import COLORS, Command, paint, train_on
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2", "torchscript": "model.torchscript"}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
@@ -20,6 +22,15 @@ PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of the run, so that what is written into it stays with one test."""
     return Path(shutil.copytree(trained.resolve(), tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def acmix(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of a network with operators of ours."""
+    if not has_runtimes_library():
+        pytest.skip("the operators for other runtimes were not built")
+    args = {"channels": [16, 16, 16, 16]}
+    return train_on(photos, tmp_path_factory.mktemp("acmix"), model="acmix_resnet14", epochs=1, model_args=args)
 
 
 def needs(to: str) -> None:
@@ -40,6 +51,28 @@ def test_the_file_answers_as_the_run(command: Command, run: Path, photos: Path, 
     assert compared == "compared on the run's validation images"
     assert following == f"next  convattn predict --run {file} IMAGE"
 
+    assert_answers_alike(command, run, file, photos)
+
+
+@pytest.mark.parametrize(
+    ("to", "opened_with"),
+    [("onnx", str(_native.FOLDER / LIBRARY)), ("openvino", "convattn.export.openvino_operators()")],
+    ids=["onnx", "openvino"],
+)
+def test_a_file_of_our_operators_answers_as_the_run(
+    command: Command, acmix: Path, photos: Path, tmp_path: Path, to: str, opened_with: str
+) -> None:
+    needs(to)
+    run = Path(shutil.copytree(acmix.resolve(), tmp_path / "run"))
+    file = run / FILES[to]
+    made = command("export", run, "--to", to, "--operators", "convattn")
+    assert (made.code, made.err) == (0, "")
+    assert b"acmix" in file.read_bytes()
+    assert f"other programs open it with {opened_with}" in made.out.splitlines()
+    assert_answers_alike(command, run, file, photos)
+
+
+def assert_answers_alike(command: Command, run: Path, file: Path, photos: Path) -> None:
     def rows(source: Path) -> list[dict[str, str]]:
         out = command("predict", photos / "red", "--run", source, "--format", "csv", "--top-k", 1).out
         return list(csv.DictReader(io.StringIO(out)))

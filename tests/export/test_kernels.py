@@ -33,7 +33,7 @@ from tests.quick import sampled, slow_but
 onnx = pytest.importorskip("onnx", reason="needs pip install 'convattn[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'convattn[export]'")
 if not (_native.FOLDER / kernels.LIBRARY).is_file():
-    pytest.skip("the library for onnxruntime was not built", allow_module_level=True)
+    pytest.skip("the operators for other runtimes were not built", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's, about how it works
 
@@ -183,9 +183,11 @@ def test_sessions_in_many_threads() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("name", "precision"), [("net.xml", "float32"), ("net.onnx", "float16")])
+@pytest.mark.parametrize(
+    ("name", "precision"), [("net.torchscript", "float32"), ("net.onnx", "float16"), ("net.xml", "bfloat16")]
+)
 def test_other_files_do_not_take_our_operators(name: str, precision: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"onnx files of float32 or int8"):
+    with pytest.raises(UserError, match=r"onnx files of float32 or int8 and openvino files of float32 or float16"):
         convattn.export(classifier(), tmp_path / name, images(), precision=precision, onnx=OURS)
     assert not list(tmp_path.iterdir())
 

@@ -201,12 +201,6 @@ def test_requests_in_many_threads(tmp_path: Path) -> None:
     assert not wrong
 
 
-def test_bfloat16_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"openvino files of float32 or float16, got openvino of bfloat16"):
-        convattn.export(classifier(), tmp_path / "net.xml", images(), precision="bfloat16", onnx=OURS)
-    assert not list(tmp_path.iterdir())
-
-
 def test_without_the_library_the_message_says_what_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = convattn.export(classifier(), tmp_path / "kept" / "net.xml", images(), onnx=OURS).file
     monkeypatch.setattr(_native, "FOLDER", tmp_path)
@@ -216,6 +210,13 @@ def test_without_the_library_the_message_says_what_would_do(tmp_path: Path, monk
     assert not (tmp_path / "net.xml").exists()
     with pytest.raises(UserError, match=advice):
         open_exported(file)
+
+
+def test_only_the_size_of_the_file_is_taken(tmp_path: Path) -> None:
+    file, _ = open_exported(convattn.export(classifier(), tmp_path / "net.xml", images(), onnx=OURS).file)
+    assert file(images(3)).shape == (3, 3)
+    with pytest.raises(UserError, match=r"images of 2x3x57x44: its images are \[\?,3,\d+,\d+\]; give the size"):
+        file(images(2, (57, 44)))
 
 
 def test_openvino_without_our_operators_names_what_it_misses(tmp_path: Path) -> None:

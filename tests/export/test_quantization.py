@@ -54,7 +54,7 @@ def as_computed(file: Path) -> Any:
 def test_no_weight_is_dequantized_in_a_run(name: str, operators: Operators, tmp_path: Path) -> None:
     """Then a layer computes in float32, and is slower than in a file of float32."""
     if operators == "convattn" and not has_runtimes_library():
-        pytest.skip("the library for onnxruntime was not built")
+        pytest.skip("the operators for other runtimes were not built")
     model, difference = exported(classifier(name), tmp_path / "net.onnx", operators)
     assert difference < 0.2
     in_8_bits, _ = layers_by_precision(model)

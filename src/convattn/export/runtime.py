@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convattn.detection.images import ImageBatcher
 from convattn.errors import UserError
 from convattn.export.kernels import DOMAIN, has_runtimes_library, runtimes_library
-from convattn.export.openvino_extension import PREFIX, holds_our_operators, openvino_operators
+from convattn.export.openvino_extension import has_our_operators, openvino_operators
 from convattn.export.packages import needed, reason
 
 RUN = "convattn_export"
@@ -154,7 +154,11 @@ def _open_onnx(path: Path) -> Opened:
 
 
 def _open_openvino(path: Path) -> Opened:
-    core, model = _read_openvino(path)
+    openvino = needed("openvino")
+    core, ours = openvino.Core(), has_our_operators(path)
+    if ours:
+        core.add_extension(openvino_operators())
+    model = core.read_model(path)
     found: Any = dict(model.get_rt_info().items()).get(RUN, {})
     metadata = {name: value.astype(str) for name, value in found.items()}
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -168,36 +172,22 @@ def _open_openvino(path: Path) -> Opened:
     def compiled(shape: tuple[int, ...] | None) -> Any:
         if shape is None:
             return core.compile_model(model, "CPU", settings)
-        if not taken.compatible(needed("openvino").PartialShape(list(shape))):
+        if not taken.compatible(openvino.PartialShape(list(shape))):
             raise RuntimeError(f"its images are {taken}")
         fixed = model.clone()
         fixed.reshape(shape)
         return core.compile_model(fixed, "CPU", settings)
 
-    # only where all sizes are known, maps go to our operators and back without a copy
-    fixes_sizes = holds_our_operators(model)
-    if not fixes_sizes:
+    if not ours:
         compiled(None)
 
     def run(images: Tensor) -> list[Tensor]:
-        program = compiled(tuple(images.shape) if fixes_sizes else None)
+        # only where all sizes are known, maps go to our operators and back without a copy
+        program = compiled(tuple(images.shape) if ours else None)
         found = program(images.cpu().numpy())
         return [torch.from_numpy(found[output].copy()) for output in program.outputs]
 
     return Opened(run, metadata)
-
-
-def _read_openvino(path: Path) -> tuple[Any, Any]:
-    """OpenVINO with our operators where they were built, and the file's model."""
-    core = needed("openvino").Core()
-    if has_runtimes_library():
-        core.add_extension(openvino_operators())
-    try:
-        return core, core.read_model(path)
-    except Exception as error:
-        if PREFIX in str(error):  # one of our operators, unknown
-            runtimes_library()
-        raise
 
 
 def _open_program(path: Path) -> Opened:
