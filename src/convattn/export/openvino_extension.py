@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,7 +50,10 @@ def openvino_operators() -> list[Any]:
     extensions = []
     for name in OPERATORS:
         operator = _operator(name)
-        extensions += [openvino.OpExtension(operator), onnx.ConversionExtension(name, DOMAIN, operator.of_onnx)]
+        extensions += [
+            openvino.OpExtension(operator),
+            onnx.ConversionExtension(name, DOMAIN, partial(_from_onnx, operator)),
+        ]
     return extensions
 
 
@@ -72,17 +75,6 @@ def _operator(name: str) -> Any:
             self.attributes = {**_DEFAULTS, **(attributes or {})}
             self.given: _Attributes | None = None
             super().__init__(self, inputs)
-
-        @classmethod
-        def of_onnx(cls, node: Any) -> Any:
-            """The outputs of a node that OpenVINO's reader of ONNX files met."""
-            given = [node.get_input(place) for place in range(node.get_input_size())]
-            nothing = openvino.opset13.constant([], openvino.Type.f32)
-            inputs = [nothing.output(0) if x.get_node().get_type_name() == "NullNode" else x for x in given]
-            found = {key: node.get_attribute(key, otherwise) for key, otherwise in _DEFAULTS.items()}
-            return cls(
-                inputs, {key: list(x) if key in ("offsets", "stride") else x for key, x in found.items()}
-            ).outputs()
 
         def visit_attributes(self, visitor: Any) -> bool:
             """Read them from a file, or write them."""
@@ -114,6 +106,16 @@ def _operator(name: str) -> Any:
 
     Operator.__name__ = PREFIX + name  # the type's name in files
     return Operator
+
+
+def _from_onnx(operator: Any, node: Any) -> Any:
+    """The outputs of a node that OpenVINO's reader of ONNX files met."""
+    openvino = needed("openvino")
+    given = [node.get_input(place) for place in range(node.get_input_size())]
+    nothing = openvino.opset13.constant([], openvino.Type.f32)
+    inputs = [nothing.output(0) if x.get_node().get_type_name() == "NullNode" else x for x in given]
+    found = {key: node.get_attribute(key, otherwise) for key, otherwise in _DEFAULTS.items()}
+    return operator(inputs, {key: list(x) if key in ("offsets", "stride") else x for key, x in found.items()}).outputs()
 
 
 def _shape(name: str, attributes: Mapping[str, Any], inputs: Sequence[Sequence[int]]) -> list[int]:
