@@ -20,6 +20,8 @@ PACKAGES = {".onnx": ("onnx", "onnxruntime"), ".xml": ("onnx", "openvino")}
 """What a file's exporter and runtime need beside torch."""
 
 CLASSIFIERS = NETWORKS
+IN_ONNX = [name for name in CLASSIFIERS if name != "halo_resnet14"]
+"""What torch's ONNX exporter takes: timm's halo attention calls ``Tensor.unfold``."""
 HEADS = ("retinanet", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn")
 SEGMENTERS = ("semantic_fpn", "upernet")
 

@@ -14,7 +14,7 @@ import convattn
 from convattn.errors import UserError
 from convattn.export import OnnxOptions, kernels, onnxruntime_library, open_exported
 from convattn.ops import _native
-from tests.export.networks import CLASSIFIERS, classifier, detector
+from tests.export.networks import IN_ONNX, classifier, detector
 from tests.export.single import MATRIX, OneOperator, drawn, ours, recorded, resized
 from tests.export.test_export import images
 from tests.ops.cases import (
@@ -130,7 +130,7 @@ def _unshaped(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", slow_but(["acmix_resnet14", "xvolution_resnet14"], CLASSIFIERS))
+@pytest.mark.parametrize("name", slow_but(["acmix_resnet14", "xvolution_resnet14"], IN_ONNX))
 def test_networks(name: str, tmp_path: Path) -> None:
     report = convattn.export(classifier(name), tmp_path / "net.onnx", images(), onnx=OURS)
     assert report.difference is not None

@@ -17,7 +17,7 @@ from convattn.errors import UserError
 from convattn.export import OnnxOptions, kernels, open_exported, openvino_operators
 from convattn.export.kernels import has_runtimes_library
 from convattn.ops import _native
-from tests.export.networks import CLASSIFIERS, classifier, detector
+from tests.export.networks import IN_ONNX, classifier, detector
 from tests.export.single import MATRIX, OneOperator, drawn, recorded, resized
 from tests.export.test_export import images
 from tests.ops.cases import (
@@ -146,7 +146,7 @@ def test_tensors_that_do_not_fit_are_an_error(operator: Any, tmp_path: Path) -> 
             run_on(model, given)
 
 
-@pytest.mark.parametrize("name", slow_but(["acmix_resnet14", "xvolution_resnet14"], CLASSIFIERS))
+@pytest.mark.parametrize("name", slow_but(["acmix_resnet14", "xvolution_resnet14"], IN_ONNX))
 def test_networks(name: str, tmp_path: Path) -> None:
     report = convattn.export(classifier(name), tmp_path / "net.xml", images(), onnx=OURS)
     assert report.difference is not None
