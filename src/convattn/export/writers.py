@@ -19,6 +19,7 @@ from convattn.errors import UserError
 from convattn.export import kernels
 from convattn.export.program import DetectorProgram, Program
 from convattn.export.report import OnnxOptions, Precision, Sizes
+from convattn.export.rewriting import rewritten
 from convattn.export.runtime import RUN, TORCH_METADATA, needed
 from convattn.ops._recording import fixed_sizes
 
@@ -92,7 +93,7 @@ def _folded(model: Any) -> Any:
     ``onnxscript.optimizer.optimize`` does more, and loses constants of detectors' branches.
     """
     ir, optimizer = needed("onnx_ir", install="onnxscript"), needed("onnxscript.optimizer", install="onnxscript")
-    program, level = ir.serde.deserialize_model(model), logging.root.level
+    program, level = rewritten(ir.serde.deserialize_model(model)), logging.root.level
     try:
         logging.root.setLevel(logging.ERROR)  # it tells of each step that it leaves
         optimizer.fold_constants(program, input_size_limit=LARGEST_CONSTANT, output_size_limit=LARGEST_CONSTANT)
