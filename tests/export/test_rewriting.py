@@ -19,15 +19,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's, about how i
 
 
 class OfTokens(nn.Module):
-    """A convolution of a map of tokens ``[B, H, W, C]``, or of planes."""
+    """A convolution from a map of tokens ``[B, H, W, C]`` or of planes to tokens, in two parts, or to planes."""
 
-    def __init__(self, conv: nn.Conv2d, *, tokens: bool = True) -> None:
+    def __init__(self, conv: nn.Conv2d, *, reads: str = "tokens", gives: str = "tokens") -> None:
         super().__init__()
-        self.conv, self.tokens = conv, tokens
+        self.conv, self.reads, self.gives = conv, reads, gives
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x.permute(0, 3, 1, 2) if self.tokens else x)
-        return out
+        out: Tensor = self.conv(x.permute(0, 3, 1, 2) if self.reads == "tokens" else x)
+        if self.gives == "planes":
+            return out.relu()
+        of_all = out.permute(0, 2, 3, 1)
+        first, second = (part.permute(0, 2, 3, 1) for part in out.split(5, 1))
+        return of_all.sum(-1, keepdim=True) + first * second
 
 
 def _written(network: nn.Module, x: Tensor) -> Any:
@@ -64,11 +68,12 @@ def test_a_pointwise_convolution_of_tokens_is_a_matrix_product(bias: bool) -> No
         OfTokens(nn.Conv2d(6, 10, 1, stride=2)),
         OfTokens(nn.Conv2d(6, 10, 1, padding=1)),
         OfTokens(nn.Conv2d(6, 10, 1, groups=2)),
-        OfTokens(nn.Conv2d(6, 10, 1), tokens=False),
+        OfTokens(nn.Conv2d(6, 10, 1), reads="planes"),
+        OfTokens(nn.Conv2d(6, 10, 1), gives="planes"),
     ],
-    ids=["3x3", "stride", "padding", "groups", "planes"],
+    ids=["3x3", "stride", "padding", "groups", "from_planes", "to_planes"],
 )
 def test_other_convolutions_stay(network: OfTokens) -> None:
-    x = torch.randn(2, 5, 4, 6) if network.tokens else torch.randn(2, 6, 5, 4)
+    x = torch.randn(2, 5, 4, 6) if network.reads == "tokens" else torch.randn(2, 6, 5, 4)
     before, after = _written(network, x), _rewritten(network, x)
     assert [node.op_type for node in after.graph.node] == [node.op_type for node in before.graph.node]
