@@ -14,6 +14,7 @@ import convattn
 from convattn.errors import UserError
 from convattn.export import OnnxOptions, kernels, onnxruntime_library, open_exported
 from convattn.ops import _native
+from convattn.ops._recording import fixed_sizes
 from tests.export.networks import IN_ONNX, classifier, detector
 from tests.export.single import MATRIX, OneOperator, drawn, ours, recorded, resized
 from tests.export.test_export import images
@@ -135,6 +136,24 @@ def test_networks(name: str, tmp_path: Path) -> None:
     report = convattn.export(classifier(name), tmp_path / "net.onnx", images(), onnx=OURS)
     assert report.difference is not None
     assert report.difference < 1e-4
+
+
+def test_the_file_says_the_sizes_of_our_outputs() -> None:
+    """onnxruntime fuses nothing around an output of unknown shape; what is free in the file stays free."""
+    geometry = Geometry(9, 7, 7)
+    inputs = [x.float() for x in GroupConvolution.draw(geometry, torch.Generator().manual_seed(0))]
+    with fixed_sizes():
+        fixed = recorded(OneOperator(GroupConvolution, geometry), inputs)
+    channels = GroupConvolution.run(inputs, geometry).shape[1]
+    assert _said(fixed) == [0, 9, 7, channels]
+    assert _said(recorded(OneOperator(GroupConvolution, geometry), inputs)) == [0, 0, 0, channels]
+
+
+def _said(model: Any) -> list[int]:
+    """The shape of our operator's output in the file, 0 for what is free."""
+    (node,) = [node for node in model.graph.node if node.domain == kernels.DOMAIN]
+    (value,) = [value for value in model.graph.value_info if value.name == node.output[0]]
+    return [size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
 def test_a_network_on_images_of_any_size(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -106,47 +106,59 @@ _ATTRIBUTES: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 OPERATORS = tuple(_ATTRIBUTES)
 
-_MAPS = {"attend": 3, "group_convolution": 1, "offset_convolution": 1, "pixel_shift_attention": 3}
+_MAPS = {"acmix": 1, "attend": 3, "group_convolution": 1, "offset_convolution": 1, "pixel_shift_attention": 3}
 """How many of the first tensors are maps that the library wants channels-last; so is the output then."""
+
+
+class _NodeKind(NamedTuple):
+    """What a node has beside its inputs."""
+
+    name: str
+    attributes: Attributes
+    sizes: list[int | None]
+    """Of its output; None: not known."""
 
 
 class _Node(torch.autograd.Function):
     """One of our operators in a program that torch's exporter records; its ``symbolic`` writes the node."""
 
     @staticmethod
-    def forward(ctx: Any, run: Callable[[], Tensor], name: str, attributes: Attributes, *tensors: Any) -> Tensor:
+    def forward(ctx: Any, run: Callable[[], Tensor], node: _NodeKind, *tensors: Any) -> Tensor:
         """The output, for the types of what comes after."""
         return run()
 
     @staticmethod
-    def symbolic(g: Any, run: Any, name: str, attributes: Attributes, *tensors: Any) -> Any:
+    def symbolic(g: Any, run: Any, node: _NodeKind, *tensors: Any) -> Any:
         """The node, and the transposes around it, which runtimes fuse into the convolutions on both sides."""
-        if name == "acmix":
-            return _acmix_node(g, attributes, tensors)
-        maps = _MAPS.get(name, 0)
+        if node.name == "acmix":
+            return _acmix_node(g, node, tensors)
+        maps = _MAPS.get(node.name, 0)
         given = [
             g.op("Transpose", x, perm_i=_TO_CHANNELS_LAST) if place < maps and x is not None else x
             for place, x in enumerate(tensors)
         ]
-        out = _node(g, name, given, attributes)
+        out = _node(g, node, given)
         return g.op("Transpose", out, perm_i=_TO_CHANNELS_FIRST) if maps else out
 
 
-def _acmix_node(g: Any, attributes: Attributes, tensors: Sequence[Any]) -> Any:
+def _acmix_node(g: Any, node: _NodeKind, tensors: Sequence[Any]) -> Any:
     """The projection stays a convolution of the runtime's own."""
     x, projection, projection_bias, *others = tensors
     biases = [] if projection_bias is None else [projection_bias]
     qkv = g.op("Conv", x, projection, *biases, kernel_shape_i=[1, 1])
-    out = _node(g, "acmix", [g.op("Transpose", qkv, perm_i=_TO_CHANNELS_LAST), *others], attributes)
+    out = _node(g, node, [g.op("Transpose", qkv, perm_i=_TO_CHANNELS_LAST), *others])
     return g.op("Transpose", out, perm_i=_TO_CHANNELS_FIRST)
 
 
-def _node(g: Any, name: str, tensors: Sequence[Any], attributes: Attributes) -> Any:
+def _node(g: Any, node: _NodeKind, tensors: Sequence[Any]) -> Any:
     """One of our operators; a tensor that is not there is an input without a name, or none at the end."""
     given = list(tensors)
     while given and given[-1] is None:
         given.pop()
-    return g.op(f"{DOMAIN}::{name}", *(_nothing(g) if x is None else x for x in given), **attributes)
+    out = g.op(f"{DOMAIN}::{node.name}", *(_nothing(g) if x is None else x for x in given), **node.attributes)
+    # onnxruntime cannot tell of an operator that is not its own, and fuses nothing of an unknown shape
+    out.setType(given[0].type().with_sizes(node.sizes))
+    return out
 
 
 def _nothing(g: Any) -> Any:
@@ -163,8 +175,10 @@ def recorded() -> Iterator[None]:
     def record(name: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
         if name not in _ATTRIBUTES or _dispatch.reasons_against("native", name, inputs):
             return None
-        attributes = _ATTRIBUTES[name](inputs)
-        out: Tensor = _Node.apply(run, name, attributes, *inputs.tensors)
+        sizes = _recording.output_sizes(inputs.output_shape)
+        if name in _MAPS:
+            sizes = [sizes[place] for place in _TO_CHANNELS_LAST]
+        out: Tensor = _Node.apply(run, _NodeKind(name, _ATTRIBUTES[name](inputs), sizes), *inputs.tensors)
         return out
 
     with _recording.recording(record):

@@ -21,6 +21,7 @@ from convattn.export.openvino_extension import openvino_operators
 from convattn.export.packages import needed
 from convattn.export.program import DetectorProgram, Program
 from convattn.export.report import OnnxOptions, Precision, Sizes
+from convattn.export.rewriting import rewritten
 from convattn.export.runtime import RUN, TORCH_METADATA
 from convattn.ops._recording import fixed_sizes
 
@@ -94,7 +95,7 @@ def _folded(model: Any) -> Any:
     ``onnxscript.optimizer.optimize`` does more, and loses constants of detectors' branches.
     """
     ir, optimizer = needed("onnx_ir", install="onnxscript"), needed("onnxscript.optimizer", install="onnxscript")
-    program, level = ir.serde.deserialize_model(model), logging.root.level
+    program, level = rewritten(ir.serde.deserialize_model(model)), logging.root.level
     try:
         logging.root.setLevel(logging.ERROR)  # it tells of each step that it leaves
         optimizer.fold_constants(program, input_size_limit=LARGEST_CONSTANT, output_size_limit=LARGEST_CONSTANT)

@@ -30,6 +30,7 @@ from convattn.layers.folding import (
 from convattn.layers.local_attention import LinearPosition, LocalAttention
 from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.ops import acmix, group_convolution
+from convattn.ops._recording import map_size
 from convattn.ops.acmix import Activation
 from convattn.ops.neighborhood import same_padding, strided_size
 
@@ -192,7 +193,7 @@ class ReparameterizedACmix(nn.Module):
         rows, columns = (
             _taps_inside(size, taps, stride, dilation, border)
             for size, taps, stride, dilation in zip(
-                x.shape[2:], border.shape[2:], self.stride, self.dilation, strict=True
+                map_size(x), border.shape[2:], self.stride, self.dilation, strict=True
             )
         )
         by_row = torch.einsum("yk,ckl->ylc", rows, border.squeeze(1))

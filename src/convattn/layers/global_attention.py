@@ -10,10 +10,11 @@ from convattn.layers._base import Factory, Geometry, Layer
 from convattn.layers._checks import check_choice, check_division, heads_of
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.layers.folding import scale_values
-from convattn.layers.tokens import as_map, as_tokens
+from convattn.layers.tokens import as_map
 from convattn.ops import Neighborhood
 from convattn.ops._dispatch import dense_attention
 from convattn.ops._layout import memory_format_of
+from convattn.ops._recording import map_size, size_of
 from convattn.ops.neighborhood import IntPair
 
 AttentionOutput: TypeAlias = Literal["heads", "projected"]
@@ -69,9 +70,17 @@ class GlobalAttention(Layer):
         """q ``[B, C_qk, H, W]``, k ``[B, C_qk, h, w]``, v ``[B, C, h, w]`` -> ``[B, C, ceil(H/s), ceil(W/s)]``."""
         self._check(q, k, v)
         q = self.queries.centres(q)
-        heads = (as_tokens(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-        out = dense_attention(*heads).transpose(1, 2).flatten(2)
-        return as_map(out if self.proj is None else self.proj(out), (q.shape[2], q.shape[3]))
+        heads = (self._heads(x) for x in (q, k, v))
+        scale = (self.query_channels // self.num_heads) ** -0.5
+        height, width = map_size(q)
+        out = dense_attention(*heads, scale=scale).transpose(1, 2).reshape(-1, height * width, self.channels)
+        return as_map(out if self.proj is None else self.proj(out), (height, width))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[B, N * d, H, W]`` -> ``[B, N, H W, d]``."""
+        height, width = map_size(x)
+        head_dim = size_of(x, 1) // self.num_heads
+        return x.permute(0, 2, 3, 1).reshape(-1, height * width, self.num_heads, head_dim).transpose(1, 2)
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         expected = {"q": self.query_channels, "k": self.query_channels, "v": self.channels}

@@ -73,7 +73,7 @@ class SpatialReductionProjection(Layer):
             prefix, pixels = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
             reduced = self.norm(as_tokens(self.sr(pad_to_multiple(as_map(pixels, size), self.sr_ratio))))
             source = torch.cat([prefix, reduced], 1) if self.num_prefix_tokens else reduced
-        k, v = self.kv(source).chunk(2, -1)
+        k, v = self.kv(source).split(self.q.out_features, -1)
         return self.q(x), k, v
 
     def full_maps(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> list[Tensor]:
@@ -87,7 +87,8 @@ class SpatialReductionProjection(Layer):
 
     def full_tokens(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """A map ``[B, C, r h, r w]`` -> ``[B, p + H W, C]``, the prefix zero."""
-        return F.pad(as_tokens(crop(x, size)), (0, 0, self.num_prefix_tokens, 0))
+        tokens = as_tokens(crop(x, size))
+        return F.pad(tokens, (0, 0, self.num_prefix_tokens, 0)) if self.num_prefix_tokens else tokens
 
 
 class SpatialReductionAttention(Layer):

@@ -15,6 +15,7 @@ from convattn.layers.path_mix import PathMix
 from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.layers.tokens import as_map, as_tokens
 from convattn.ops import group_convolution
+from convattn.ops._recording import map_size, size_of
 
 if TYPE_CHECKING:
     from convattn.layers.spatial_reduction import SpatialReductionACmix
@@ -57,7 +58,7 @@ def fold_reduced(layer: SpatialReductionACmix, form: ReducedFormChoice) -> Repar
 
 def attend_tokens(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Tokens ``[B, T, C]`` through an attention path over maps."""
-    return as_tokens(attention(*(as_map(tokens, (tokens.shape[1], 1)) for tokens in (q, k, v))))
+    return as_tokens(attention(*(as_map(tokens, (size_of(tokens, 1), 1)) for tokens in (q, k, v))))
 
 
 def both_paths(operator: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -129,7 +130,7 @@ class ReducedConvolution(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q ``[B, C, r h, r w]``, k and v ``[B, C, h, w]`` -> ``[B, C, r h, r w]``."""
         small = torch.cat([k, v], 1).contiguous(memory_format=torch.channels_last)
-        large = F.interpolate(small, size=q.shape[-2:], mode="nearest")
+        large = F.interpolate(small, size=map_size(q), mode="nearest")
         weight_q, weight_kv = (
             weight.unflatten(0, (-1, *self.kernel_size)).to(q.dtype) for weight in (self.weight_q, self.weight_kv)
         )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._recording import is_exporting
+from convattn.ops._recording import is_exporting, map_size, size_of
 
 
 def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
@@ -16,7 +16,7 @@ def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
         >>> as_map(torch.zeros(2, 12, 5), (3, 4)).shape
         torch.Size([2, 5, 3, 4])
     """
-    return tokens.transpose(1, 2).unflatten(2, size)
+    return tokens.reshape(-1, *size, size_of(tokens, 2)).permute(0, 3, 1, 2)
 
 
 def as_tokens(x: Tensor) -> Tensor:
@@ -26,7 +26,8 @@ def as_tokens(x: Tensor) -> Tensor:
         >>> as_tokens(torch.zeros(2, 5, 3, 4)).shape
         torch.Size([2, 12, 5])
     """
-    return x.flatten(2).transpose(1, 2).contiguous()
+    height, width = map_size(x)
+    return x.permute(0, 2, 3, 1).reshape(-1, height * width, size_of(x, 1)).contiguous()
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -36,7 +37,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
         >>> pad_to_multiple(torch.zeros(1, 1, 5, 8), 4).shape
         torch.Size([1, 1, 8, 8])
     """
-    bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in x.shape[-2:])
+    bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in map_size(x))
     # a comparison would tie an exported size to multiples or to all others
     if multiple == 1 or not (is_exporting() or bottom or right):
         return x
@@ -48,4 +49,4 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     if is_exporting():
         rows, columns = (torch.arange(n, device=x.device) for n in size)
         return x.index_select(2, rows).index_select(3, columns)
-    return x[:, :, : size[0], : size[1]]
+    return x if map_size(x) == size else x[:, :, : size[0], : size[1]]

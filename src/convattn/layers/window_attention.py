@@ -11,6 +11,7 @@ from convattn.layers._base import Factory, Layer
 from convattn.layers._checks import check_counts, check_division
 from convattn.layers._drop_in import takes_maps
 from convattn.ops._dispatch import dense_attention
+from convattn.ops._recording import map_size
 from convattn.ops.neighborhood import IntPair, as_pair, clamp_size
 
 
@@ -86,22 +87,24 @@ class WindowAttention(Layer):
         if not q.shape == k.shape == v.shape or v.dim() != 4 or v.shape[1] != self.channels:
             shapes = ", ".join(str(list(part.shape)) for part in (q, k, v))
             raise ValueError(f"q, k and v must all be [B, {self.channels}, H, W], got {shapes}")
-        batch, moved = v.shape[0], self.effective_shift(*v.shape[2:])
+        batch, size = v.shape[0], map_size(v)
+        moved = self.effective_shift(*size)
         rows, columns = (
-            _windows(size, window, distance, v.device)
-            for size, window, distance in zip(v.shape[2:], self.window_size, moved, strict=True)
+            _windows(length, window, distance, v.device)
+            for length, window, distance in zip(size, self.window_size, moved, strict=True)
         )
         q, k, v = (self._partition(part, rows, columns) for part in (q, k, v))
         bias = self.position_bias().to(q.dtype)
         if rows.whole and columns.whole:
-            q, k, v = (part.flatten(2, 3).flatten(0, 1) for part in (q, k, v))
+            q, k, v = (self._as_heads(part, 1, rows, columns) for part in (q, k, v))
             mask = bias.unsqueeze(1).repeat(batch, 1, 1, 1)
         else:
             # windows lie beside the heads, so that every image of the batch shares the mask
-            q, k, v = (part.flatten(1, 3) for part in (q, k, v))
+            q, k, v = (self._as_heads(part, self.num_heads, rows, columns) for part in (q, k, v))
             forbidden = _forbidden(rows, columns)
             mask = bias.unsqueeze(1).masked_fill(forbidden, -torch.inf).flatten(0, 1).unsqueeze(0)
-        out = dense_attention(q, k, v, mask)
+        # a given scale is a number in a recorded program, else there are steps that compute it
+        out = dense_attention(q, k, v, mask, scale=(self.channels // self.num_heads) ** -0.5)
         return self._merge(out, rows, columns)
 
     def effective_shift(self, height: int, width: int) -> tuple[int, int]:
@@ -123,7 +126,7 @@ class WindowAttention(Layer):
         return bias.t().reshape(self.num_heads, rows * columns, rows * columns)
 
     def _partition(self, part: Tensor, rows: _Windows, columns: _Windows) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, N, windows down, windows across, pixels of a window, C / N]``."""
+        """``[B, C, H, W]`` -> ``[B, N, windows down, windows across, window's rows, window's columns, C / N]``."""
         part = part.permute(0, 2, 3, 1)
         if rows.order is not None:
             part = part.index_select(1, rows.order)
@@ -131,15 +134,19 @@ class WindowAttention(Layer):
             part = part.index_select(2, columns.order)
         head_dim = self.channels // self.num_heads
         shape = (-1, rows.number, rows.size, columns.number, columns.size, self.num_heads, head_dim)
-        part = part.reshape(shape).permute(0, 5, 1, 3, 2, 4, 6).clone(memory_format=torch.contiguous_format)
-        return part.flatten(4, 5)
+        return part.reshape(shape).permute(0, 5, 1, 3, 2, 4, 6).clone(memory_format=torch.contiguous_format)
+
+    def _as_heads(self, part: Tensor, beside: int, rows: _Windows, columns: _Windows) -> Tensor:
+        """A partition -> ``[-1, beside * windows, pixels of a window, C / N]``: so many heads beside the windows."""
+        pixels, head_dim = rows.size * columns.size, self.channels // self.num_heads
+        return part.reshape(-1, beside * rows.number * columns.number, pixels, head_dim)
 
     def _merge(self, out: Tensor, rows: _Windows, columns: _Windows) -> Tensor:
         """The inverse of :meth:`_partition` and of its flattening, then the linear layer."""
         head_dim = self.channels // self.num_heads
         shape = (-1, self.num_heads, rows.number, columns.number, rows.size, columns.size, head_dim)
         out = out.reshape(shape).permute(0, 2, 4, 3, 5, 1, 6).clone(memory_format=torch.contiguous_format)
-        out = out.flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        out = out.reshape(-1, rows.number * rows.size, columns.number * columns.size, self.channels)
         if rows.back is not None:
             out = out.index_select(1, rows.back)
         if columns.back is not None:
@@ -189,7 +196,7 @@ class WindowAttention2d(WindowAttention):
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``[B, C, H, W]`` -> ``[B, C, H, W]``; ``[C, H, W]`` likewise."""
-        q, k, v = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).chunk(3, 1)
+        q, k, v = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).split(self.channels, 1)
         return super().forward(q, k, v)
 
 

@@ -15,6 +15,7 @@ from convattn.layers._drop_in import traced_as_one
 from convattn.layers.tokens import as_map, as_tokens, pad_to_multiple
 from convattn.models._config import Stem
 from convattn.models._stages import Maps, StagedClassifier
+from convattn.ops._recording import map_size
 
 
 class Block(nn.Module):
@@ -83,7 +84,7 @@ class PatchEmbed(nn.Module):
             expected = f"[B, {self.proj.in_channels}, H, W]"
             raise ValueError(f"the images must be {expected} of a pixel at least, got {list(x.shape)}")
         x = self.proj(pad_to_multiple(x, self.patch_size))
-        return self.norm(as_tokens(x)), (x.shape[2], x.shape[3])
+        return self.norm(as_tokens(x)), map_size(x)
 
 
 class Stage(nn.Module):

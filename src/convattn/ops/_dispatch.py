@@ -299,12 +299,14 @@ def pointwise_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     return torch.nn.functional.conv2d(x, weight, bias)
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def dense_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None
+) -> Tensor:
     """``F.scaled_dot_product_attention``, in forward mode by the one of its kernels that has a rule for it."""
     if forward_ad._current_level >= 0:
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias, scale=scale)
 
 
 def triton_takes_tiles() -> bool:

@@ -38,7 +38,8 @@ def recorded(op: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
 
 def is_exporting() -> bool:
     """Whether a program for inputs of any size is recorded: a condition on a size would tie it to the example's."""
-    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    tracing = bool(torch.jit.is_tracing()) and not _sizes_are_fixed  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_exporting() or tracing
 
 
 _sizes_are_fixed = False
@@ -61,6 +62,12 @@ def fixed_sizes() -> Iterator[None]:
 def size_of(x: Tensor, dim: int) -> Any:
     """A size: a number, or in a program for any size symbolic, under ``torch.jit.trace`` a tensor."""
     return int(x.shape[dim]) if _sizes_are_fixed else x.shape[dim]
+
+
+def output_sizes(shape: tuple[Any, ...]) -> list[int | None]:
+    """What a recorded program may say of an output ``[B, ..., H, W]``: None for a size that is free in it."""
+    of_map = [int(size) if _sizes_are_fixed else None for size in shape[-2:]]
+    return [None, *map(int, shape[1:-2]), *of_map]
 
 
 def map_size(x: Tensor) -> tuple[Any, Any]:
