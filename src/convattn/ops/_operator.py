@@ -127,10 +127,7 @@ class Operator(Generic[I]):
         check_stored(*inputs.tensors)
         near = inputs.on_its_map()
         prepare = _dispatch.select(self.name, "auto", near).prepare
-        if prepare is None:
-            return None
-        run, layout = prepare(near), memory_format_of(inputs.map)
-        return Prepared(lambda x: run(x).contiguous(memory_format=layout), inputs.map, tables, options)
+        return None if prepare is None else Prepared(prepare(near), inputs.map, tables, options)
 
     def through_torch(self, inputs: I, backend: str) -> Tensor:
         """The output by torch's dispatcher, which checks the inputs too."""

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._checks import check_stored
+from convattn.ops._layout import memory_format_of
 
 
 class Prepared:
     """An operator as a function of its map, for maps like the one that it was made for.
 
     Args:
-        run: map -> output. It reads the numbers of the tables anew in every call.
+        run: map -> output, in any layout. It reads the numbers of the tables anew in every call.
         x: such a map.
         tables: the operator's other tensors as their owner holds them, None for one that is not there.
         options: all else that the output depends on.
@@ -34,6 +35,7 @@ class Prepared:
         options: tuple[object, ...] = (),
     ) -> None:
         self.run, self.facts, self.options = run, _facts(x), options
+        self.layout = memory_format_of(x)
         self.state, self.tables = _dispatch.torch_state(), tables
         self.known = [(table, table.detach()) for table in tables if table is not None]
 
@@ -53,8 +55,8 @@ class Prepared:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output for a map that it :meth:`serves`."""
-        check_stored(x)
-        return self.run(x)
+        check_stored(x, *self.tables)
+        return self.run(x).contiguous(memory_format=self.layout)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """None: who is copied or saved makes a call of its own."""
