@@ -1,4 +1,4 @@
-"""Convolutions whose weights are laid out for oneDNN once, not at every call."""
+"""Convolutions and folded ACmix whose weights are laid out for oneDNN once, not at every call."""
 
 from __future__ import annotations
 
