@@ -105,10 +105,10 @@ def require_model(name: str) -> None:
 
 def require_form(name: str, kind: Kind, run: NetworkRun) -> None:
     """Raise a UserError where packed weights are asked for in what has none."""
-    if form_of(name) == "packed" and (kind, run.device, run.dtype) != ("model", "cpu", "float32"):
+    if form_of(name) == "packed" and ((kind, run.device) != ("model", "cpu") or run.dtype == "float16"):
         raise UserError(
-            f"{name}: weights are packed for inference in float32 on the CPU alone, got {kind} in {run.dtype} on "
-            f"{run.device}; leave @packed out"
+            f"{name}: weights are packed for inference in float32 or bfloat16 on the CPU alone, got {kind} in "
+            f"{run.dtype} on {run.device}; leave @packed out"
         )
 
 
@@ -226,13 +226,14 @@ def tolerance_of(kind: Kind, run: NetworkRun) -> float:
 
 def inference(model: nn.Module, run: NetworkRun, form: Form = "folded") -> nn.Module:
     """The network, in channels_last and the dtype asked for; folded by :func:`convattn.optimize` where it shall be."""
-    fast = model.eval()
-    if form == "packed":
-        fast = convattn.optimize(fast, torch.randn(run.batch, 3, run.size, run.size), weights="packed")
-    elif form == "folded":
+    fast, dtype = model.eval(), getattr(torch, run.dtype)
+    if form != "trained":
         example = torch.randn(1, 3, run.size, run.size) if run.device == "cpu" else None  # what it times are launches
         fast = convattn.optimize(fast, example)
-    return fast.to(run.device, getattr(torch, run.dtype)).to(memory_format=torch.channels_last)
+    fast = fast.to(run.device, dtype).to(memory_format=torch.channels_last)
+    if form == "packed":  # in the dtype that it runs in: packed weights are not converted
+        fast = convattn.optimize(fast, images_of(run, run.batch, dtype), weights="packed")
+    return fast
 
 
 class TrainingStep:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,11 @@ from convattn.layers.folding import (
 )
 from convattn.layers.local_attention import LinearPosition, LocalAttention
 from convattn.layers.shift_convolution import ShiftConvolution
-from convattn.ops import acmix, group_convolution
+from convattn.ops import Neighborhood, group_convolution
+from convattn.ops._prepared import Prepared
 from convattn.ops._recording import map_size
-from convattn.ops.acmix import Activation
+from convattn.ops.acmix import Activation, apply, operator
+from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import same_padding, strided_size
 
 Form: TypeAlias = Literal["grouped", "dense", "unfused"]
@@ -220,6 +222,7 @@ class GroupedACmix(ReparameterizedACmix):
     """
 
     form = "grouped"
+    _prepared: Prepared | None = None
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -233,23 +236,41 @@ class GroupedACmix(ReparameterizedACmix):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
-        projection, attention = self.projection, fused_attention(self.attention, self.num_heads, self.stride)
-        plain = type(projection) is nn.Conv2d and not is_hooked(projection)
-        if attention is None or not plain or self.border is not None:
+        attention = self.fused()
+        if attention is None:
             return super().forward(x)
-        return acmix(
-            x,
-            projection.weight,
-            projection.bias,
-            attention.position_weight,
-            self.kernel(),
-            self.scale,
-            self.bias,
-            nbhd=attention.neighborhood,
-            num_heads=self.num_heads,
-            dilation=self.dilation,
-            activation=self.activation,
-        )
+        if torch.compiler.is_compiling():
+            return apply(self.inputs(x, attention))
+        tables, options = self._tables(attention), self._options(attention)
+        prepared = self._prepared
+        if prepared is None or not prepared.serves(x, tables, options):
+            inputs = self.inputs(x, attention)
+            prepared = self._prepared = operator.prepared(inputs, tables, options)
+            if prepared is None:
+                return apply(inputs)
+        return prepared(x)
+
+    def fused(self) -> LocalAttention | None:
+        """The attention path, where one call of the operator is all; None where a part is hooked or of another kind."""
+        projection = self._modules["projection"]
+        if type(projection) is not nn.Conv2d or is_hooked(projection) or self.border is not None:
+            return None
+        return fused_attention(self.attention, self.num_heads, self.stride)
+
+    def inputs(self, x: Tensor, attention: LocalAttention) -> AcmixInputs:
+        """What that call gets."""
+        of = self.projection
+        tables = of.weight, of.bias, attention.position_weight, self.kernel(), self.scale, self.bias
+        return AcmixInputs(x, *tables, *self._options(attention))
+
+    def _tables(self, attention: LocalAttention) -> tuple[Tensor | None, ...]:
+        """Its tensors but the map, from torch's own tables: asking for attributes takes four times as long."""
+        projection: Any = self._modules["projection"]
+        of, own = projection._parameters, self._parameters
+        return of["weight"], of["bias"], attention.position_weight, own["weight"], own["scale"], own.get("bias")
+
+    def _options(self, attention: LocalAttention) -> tuple[Neighborhood, int, tuple[int, int], Activation]:
+        return attention.neighborhood, self.num_heads, self.dilation, self.activation
 
     def kernel(self) -> Tensor:
         """``[maps, k, k, N, head_dim]``: from map t and tap (y, x) to output n of a head channel."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import overload
 
 import torch
@@ -13,6 +14,7 @@ from convattn.ops._layout import channels_last
 from convattn.ops._native import library
 from convattn.ops.neighborhood import BORDERS, Neighborhood
 
+_NO_MEMORY = "{} had not enough memory; give it fewer images or a smaller map at a time"
 _window_offsets = Neighborhood.window(7).flat_offsets
 
 
@@ -149,6 +151,18 @@ def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:
     return head_dim >= 16 and strided and nbhd.flat_offsets == _window_offsets
 
 
+@cache
+def kernel(function: str, addresses: int) -> Callable[..., None]:
+    """A kernel as a function of that many addresses: whole numbers, structures by reference, or None for null."""
+    run = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * addresses)((function, library()))
+
+    def checked(*arguments: object) -> None:
+        if run(*arguments):
+            raise MemoryError(_NO_MEMORY.format(function))
+
+    return checked
+
+
 def call(function: str, *arguments: ctypes.Structure | Tensor | float | None) -> None:
     """Call a kernel: structures by reference, tensors by address, None as null.
 
@@ -156,7 +170,7 @@ def call(function: str, *arguments: ctypes.Structure | Tensor | float | None) ->
         MemoryError: there was not enough memory.
     """
     if getattr(library(), function)(*map(_as_argument, arguments)):
-        raise MemoryError(f"{function} had not enough memory; give it fewer images or a smaller map at a time")
+        raise MemoryError(_NO_MEMORY.format(function))
 
 
 def _as_argument(value: ctypes.Structure | Tensor | float | None) -> object:

@@ -30,11 +30,14 @@ class Backend:
         backward: the output's gradient, the inputs, what was kept -> the gradient of each tensor, None for one that
             is not there. None where the gradient is made of other operators.
         not_supported_reasons: why it cannot run on this machine or on these inputs; empty when it can.
+        prepare: the inputs -> the output as a function of the map, for inference on maps like theirs
+            (:class:`convattn.ops._prepared.Prepared`). None: there is nothing to prepare.
     """
 
     run: Callable[..., Any]
     backward: Callable[..., Any] | None = None
     not_supported_reasons: Callable[..., list[str]] = lambda inputs=None: []
+    prepare: Callable[..., Callable[[Tensor], Tensor]] | None = None
 
 
 _backends: dict[str, dict[str, Backend]] = {}
@@ -259,6 +262,26 @@ def runs_directly(*tensors: Tensor | None) -> bool:
         or torch._C._autograd._profiler_enabled()
         or not _PLAIN.issuperset(map(type, tensors))
         or (tensors[0] is not None and tensors[0].is_meta)
+    )
+
+
+def is_undisturbed(*tensors: Tensor | None) -> bool:
+    """Whether an operator runs directly (:func:`runs_directly`) and nobody asks for another dtype or backend."""
+    return _wanted is None and not torch._C._is_any_autocast_enabled() and runs_directly(*tensors)
+
+
+def torch_state() -> tuple[object, ...]:
+    """What :func:`is_undisturbed` asks, as torch holds it: two that are equal have the same answer for plain tensors.
+
+    Autocast, tracing, modes and transforms all add keys to the sets by which torch dispatches.
+    """
+    return (
+        torch._C._dispatch_tls_local_include_set().raw_repr(),
+        torch._C._dispatch_tls_local_exclude_set().raw_repr(),
+        torch.is_grad_enabled(),
+        torch._C._autograd._profiler_enabled(),
+        forward_ad._current_level,
+        _wanted,
     )
 
 

@@ -17,6 +17,7 @@ from convattn.ops._autograd import second_derivatives
 from convattn.ops._checks import check_gradient, check_stored, flat, unflat
 from convattn.ops._inputs import Inputs, is_tensor
 from convattn.ops._layout import memory_format_of
+from convattn.ops._prepared import Prepared
 from convattn.ops.neighborhood import Neighborhood
 
 Gradient: TypeAlias = Callable[[Tensor, Any, Sequence[bool], str], tuple[Tensor | None, ...]]
@@ -111,6 +112,22 @@ class Operator(Generic[I]):
             inputs.check()
             return self._run(inputs, backend)[0]
         return self.through_torch(inputs, backend)
+
+    def prepared(self, inputs: I, tables: Sequence[Tensor | None], options: tuple[object, ...]) -> Prepared | None:
+        """The call with these inputs, kept for the next ones; None where there is none to keep.
+
+        Args:
+            inputs: of a call in inference.
+            tables: all their tensors save the map, as their owner holds them.
+            options: what the owner made all else of.
+        """
+        if not _dispatch.is_undisturbed(*inputs.tensors):
+            return None
+        inputs.check()
+        check_stored(*inputs.tensors)
+        near = inputs.on_its_map()
+        prepare = _dispatch.select(self.name, "auto", near).prepare
+        return None if prepare is None else Prepared(prepare(near), inputs.map, tables, options)
 
     def through_torch(self, inputs: I, backend: str) -> Tensor:
         """The output by torch's dispatcher, which checks the inputs too."""

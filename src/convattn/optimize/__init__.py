@@ -60,9 +60,10 @@ def optimize(
             is the same everywhere, so that the state dict of one optimized network loads into another; with one, an
             X-volution counts those on maps of the example's size (:meth:`convattn.layers.XVolution.reparameterize`).
             ``"measured"``: the least time on the ``example``.
-        weights: ``"packed"``: convolutions in float32 on the CPU keep their weights in the layout that oneDNN
-            multiplies, which they otherwise make at every call. Needs an example. Such a network is for inference in
-            this process: it has no state dict to load, no gradients, and ``torch.compile`` and exporters refuse it.
+        weights: ``"packed"``: convolutions and folded ACmix in float32 or bfloat16 on the CPU keep their weights in the
+            layout that oneDNN multiplies, which they otherwise make at every call. Needs an example. Such a network is
+            for inference in this process: it has no state dict to load, no gradients, and ``torch.compile`` and
+            exporters refuse it. One in bfloat16: optimize it in float32, convert it, optimize it again with this.
         report: is called with what was done and the largest difference of an output; ``print`` will do.
 
     Raises:

@@ -21,7 +21,7 @@ class OptimizeReport:
         batch_norms: the folded batch norms, each with the module that took it over.
         activations: the ReLUs that an operator took over, likewise.
         left: the batch norms that stay, with the reason.
-        packed: the convolutions whose weights are packed.
+        packed: the convolutions and folded ACmix whose weights are packed.
         max_difference: the largest difference of an output from what it was; None where it was not measured.
         relative_difference: the same over the largest output.
     """

@@ -21,7 +21,7 @@ operator = Operator(
     composed=composed.acmix,
     portable=portable.acmix,
     backends={
-        "native": Backend(native.acmix, native.acmix_backward, native.not_supported_reasons),
+        "native": Backend(native.acmix, native.acmix_backward, native.not_supported_reasons, native.prepare),
         "triton": Backend(triton.acmix, triton.acmix_backward, triton.not_supported_reasons),
         "eager": Backend(composed.acmix_and_kept, composed.acmix_backward),
     },
@@ -83,19 +83,12 @@ def acmix(
         >>> acmix(x, projection, None, None, weight, scale, nbhd=Neighborhood.window(7), num_heads=2).shape
         torch.Size([1, 8, 5, 7])
     """
-    inputs = AcmixInputs(
-        x,
-        projection_weight,
-        projection_bias,
-        position,
-        weight,
-        scale,
-        bias,
-        nbhd,
-        num_heads,
-        as_pair(dilation, "dilation"),
-        activation,
-    )
+    tables = projection_weight, projection_bias, position, weight, scale, bias
+    return apply(AcmixInputs(x, *tables, nbhd, num_heads, as_pair(dilation, "dilation"), activation), backend)
+
+
+def apply(inputs: AcmixInputs, backend: str = "auto") -> Tensor:
+    """:func:`acmix` of the same as one."""
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors)
     recorded = training and not _dispatch.needs_standard_operators()
     if recorded and _keeps_projection(inputs):

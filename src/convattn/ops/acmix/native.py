@@ -5,13 +5,14 @@ The projection runs over a few images at a time, so that q, k and v stay in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ctypes import byref
 
 import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._abi import TYPES, Window, call, float_table, is_fast_window
+from convattn.ops._abi import TYPES, Window, address_of, call, float_table, is_fast_window, kernel
 from convattn.ops._layout import empty_channels_last
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs
@@ -23,7 +24,6 @@ BACKWARD_CHUNK_BYTES = 5 << 20
 """The same where their gradients are as large again."""
 KEPT_PIXELS = 8
 """Up to how many pixels of a map for each channel training keeps q, k and v."""
-_ALL = slice(None)
 
 
 def not_supported_reasons(x: AcmixInputs | None = None) -> list[str]:
@@ -54,18 +54,47 @@ def keeps_projection(x: AcmixInputs) -> bool:
 
 def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
-    scale = float_table(x.scale)
-    if len(scale) != x.channels:
-        scale = scale.expand(x.channels).contiguous()
-    tables = (float_table(x.position), scale, float_table(x.weight), float_table(x.bias))
-    out = empty_channels_last(x.output_shape, x.x)
-    qkv = _project(x, _ALL) if x.keep else None
-    for part in _chunks(x, CHUNK_BYTES):
-        maps = _project(x, part) if qkv is None else qkv[part]
-        target = _of(out, part)
-        call("convattn_acmix_forward", _window(x, len(target), TYPES[maps.dtype]), maps, *tables, target)
-        del maps  # before the next are made: two at a time would be fresh memory every time
-    return out, x.x.new_empty(0) if qkv is None else qkv
+    if not x.keep:
+        return prepare(x)(x.x), x.x.new_empty(0)
+    qkv = _projection(x)(x.x)
+    return prepare(x, lambda maps: maps)(qkv), qkv
+
+
+def prepare(x: AcmixInputs, project: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+    """The operator as a function of the map, for maps of the shape and dtype of ``x.x``.
+
+    Args:
+        x: such inputs.
+        project: gives q, k and v of some images in one channels-last map; None: the 1x1 convolution.
+    """
+    project = project or _projection(x)
+    copied: list[tuple[Tensor, Tensor]] = []
+
+    def readable(table: Tensor | None, *shape: int) -> Tensor | None:
+        if table is None or (table.dtype == torch.float32 and table.is_contiguous() and table.shape == shape):
+            return table
+        with torch.inference_mode(False):  # a tensor that may be written to in every mode
+            copied.append((torch.empty(shape, device="cpu"), table))
+        return copied[-1][0]
+
+    position = readable(x.position, x.channels // x.num_heads, 2)
+    tables = position, readable(x.scale, x.channels), readable(x.weight, *x.weight.shape), readable(x.bias, x.channels)
+    shape, dtype = x.output_shape, x.x.dtype
+    parts = [(part, byref(_window(x, part.stop - part.start, TYPES[dtype]))) for part in _chunks(x, CHUNK_BYTES)]
+    whole, forward = len(parts) == 1, kernel("convattn_acmix_forward", 7)
+
+    def run(given: Tensor) -> Tensor:
+        for own, table in copied:
+            own.copy_(table)
+        addresses = [None if table is None else address_of(table) for table in tables]
+        out = torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
+        for part, window in parts:
+            maps = project(given if whole else given[part])
+            forward(window, address_of(maps), *addresses, address_of(out if whole else out[part]))
+            del maps  # before the next are made: two at a time would be fresh memory every time
+        return out
+
+    return run
 
 
 def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tuple[Tensor | None, ...]:
@@ -82,9 +111,9 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     dx = empty_channels_last(x.x.shape, x.x)
     dprojection: Tensor | None = None
     dprojection_bias: Tensor | None = None
-    dmaps = None
+    dmaps, project = None, _projection(x)
     for part in _chunks(x, BACKWARD_CHUNK_BYTES):
-        maps = (qkv[part] if qkv.numel() else _project(x, part)).float()
+        maps = (qkv[part] if qkv.numel() else project(x.x[part])).float()
         dmaps = torch.empty_like(maps, memory_format=torch.channels_last) if dmaps is None else dmaps[: len(maps)]
         arguments = (maps, position, alpha, weight, grad[part].float(), dmaps, dposition, dweight, dscale)
         call("convattn_acmix_backward", _window(x, len(maps)), *arguments)
@@ -113,18 +142,17 @@ def _chunks(x: AcmixInputs, size: int) -> Iterator[slice]:
     batch, _, height, width = x.x.shape
     fit = size // (12 * x.channels * height * width)
     images = max(1, torch.get_num_threads(), fit)
-    if 0 < batch <= images:
-        return iter((_ALL,))
     return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
 
 
-def _of(x: Tensor, part: slice) -> Tensor:
-    return x if part is _ALL else x[part]
+def _projection(x: AcmixInputs) -> Callable[[Tensor], Tensor]:
+    weight, bias = x.projection_weight, x.projection_bias
 
+    def project(maps: Tensor) -> Tensor:
+        qkv = _dispatch.pointwise_convolution(maps, weight, bias)
+        return qkv.contiguous(memory_format=torch.channels_last)
 
-def _project(x: AcmixInputs, part: slice) -> Tensor:
-    qkv = _dispatch.pointwise_convolution(_of(x.x, part), x.projection_weight, x.projection_bias)
-    return qkv.contiguous(memory_format=torch.channels_last)
+    return project
 
 
 def _window(x: AcmixInputs, batch: int, type_of_maps: int = 0) -> Window:
