@@ -24,7 +24,7 @@ from convattn.layers.spatial_reduction_forms import (
     fold_reduced,
 )
 from convattn.layers.tokens import as_map, as_tokens, crop, pad_to_multiple
-from convattn.ops._recording import is_exporting
+from convattn.ops._recording import are_sizes_free
 from convattn.ops.neighborhood import IntPair
 
 
@@ -83,7 +83,7 @@ class SpatialReductionProjection(Layer):
         maps = [pad_to_multiple(as_map(q[:, prefix:], size), ratio)]
         maps += [as_map(tokens[:, prefix:], cells) for tokens in (k, v)]
         # regrouping the channels of a channels_last map would tie an exported size
-        return [x.contiguous() for x in maps] if is_exporting() else maps
+        return [x.contiguous() for x in maps] if are_sizes_free() else maps
 
     def full_tokens(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """A map ``[B, C, r h, r w]`` -> ``[B, p + H W, C]``, the prefix zero."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.ops._recording import is_exporting, map_size, size_of
+from convattn.ops._recording import are_sizes_free, map_size, size_of
 
 
 def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
@@ -39,14 +39,14 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """
     bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in map_size(x))
     # a comparison would tie an exported size to multiples or to all others
-    if multiple == 1 or not (is_exporting() or bottom or right):
+    if multiple == 1 or not (are_sizes_free() or bottom or right):
         return x
     return F.pad(x, (0, right, 0, bottom))
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The first rows and columns of ``[B, C, H, W]``; by index where a slice would tie an exported size."""
-    if is_exporting():
+    if are_sizes_free():
         rows, columns = (torch.arange(n, device=x.device) for n in size)
         return x.index_select(2, rows).index_select(3, columns)
     return x if map_size(x) == size else x[:, :, : size[0], : size[1]]

@@ -37,9 +37,8 @@ def recorded(op: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
 
 
 def is_exporting() -> bool:
-    """Whether a program for inputs of any size is recorded: a condition on a size would tie it to the example's."""
-    tracing = bool(torch.jit.is_tracing()) and not _sizes_are_fixed  # type: ignore[attr-defined, no-untyped-call]
-    return torch.compiler.is_exporting() or tracing
+    """Whether a program is recorded for others."""
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 _sizes_are_fixed = False
@@ -57,6 +56,11 @@ def fixed_sizes() -> Iterator[None]:
         yield
     finally:
         _sizes_are_fixed = before
+
+
+def are_sizes_free() -> bool:
+    """Whether a program for inputs of any size is recorded: a condition on a size would tie it to the example's."""
+    return is_exporting() and not _sizes_are_fixed
 
 
 def size_of(x: Tensor, dim: int) -> Any:
