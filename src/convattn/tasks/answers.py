@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from convattn.data.types import SkippedFile
+from convattn.data.types import NamedImages, SkippedFile
+from convattn.tasks.building import NOT_FINITE, diverged
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,22 @@ class Answer:
     value: Any = None
     target: Any = None
     skipped: SkippedFile | None = None
+
+
+def with_reasons(answers: Iterable[Answer], images: NamedImages) -> Iterator[Answer]:
+    """Yield answers; one that has no value since the network's output is not finite says so.
+
+    Raises:
+        FloatingPointError: No image has an answer, and of one the output is not finite.
+    """
+    answered = failed = False
+    for one in answers:
+        answered |= one.value is not None
+        if one.value is None and one.skipped is None:
+            one, failed = replace(one, skipped=SkippedFile(images.name(one.index), NOT_FINITE)), True
+        yield one
+    if failed and not answered:
+        raise diverged()
 
 
 def counted_wrong(file: SkippedFile) -> SkippedFile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,8 +19,8 @@ from convattn.data.folder import Progress
 from convattn.data.sampler import GlobalBatchSampler
 from convattn.data.types import SkippedFile, Split
 from convattn.errors import UserError
-from convattn.tasks.answers import Answer, AnswerOptions, Pictures, Scores
-from convattn.tasks.building import NOT_FINITE, check_image, converted, diverged, with_statistics
+from convattn.tasks.answers import Answer, AnswerOptions, Pictures, Scores, with_reasons
+from convattn.tasks.building import check_image, converted, with_statistics
 from convattn.tasks.config import HeadName, Recipe, TaskName
 from convattn.tasks.loaders import (
     EvaluationSample,
@@ -159,10 +158,10 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, model: nn.Module, recipe: Recipe, batch: Any) -> list[Answer]:
-        """Return the network's answers on an evaluation batch, in any order.
+        """Return the network's answers on an evaluation batch, in any order: no value where it is not finite.
 
         Raises:
-            FloatingPointError: An answer is not finite, and nothing on the image counts as wrong.
+            FloatingPointError: An answer is not finite, and the task has none without a value.
         """
 
     @abstractmethod
@@ -300,16 +299,15 @@ class Task(ABC):
             FloatingPointError: None of them is finite.
         """
         model.eval()
-        samples, answered, failed = EvaluationSamples(images, sample, skip_log), False, False
-        for batch in evaluation_loader(recipe, samples, None, self.collate_evaluation):
-            with torch.inference_mode():
-                found = self.answer(model, recipe, batch)
-            for one in sorted(found, key=lambda one: one.index):
-                answered |= one.value is not None
-                failed |= (is_unanswered := one.value is None and one.skipped is None)
-                yield replace(one, skipped=SkippedFile(images.name(one.index), NOT_FINITE)) if is_unanswered else one
-        if failed and not answered:
-            raise diverged()
+        samples = EvaluationSamples(images, sample, skip_log)
+
+        def found() -> Iterator[Answer]:
+            for batch in evaluation_loader(recipe, samples, None, self.collate_evaluation):
+                with torch.inference_mode():
+                    answers = self.answer(model, recipe, batch)
+                yield from sorted(answers, key=lambda one: one.index)
+
+        yield from with_reasons(found(), images)
 
     def mirrored(self, model: nn.Module) -> nn.Module:
         """Return a network that answers with an image and its mirror image, see :mod:`convattn.tasks.tta`."""
