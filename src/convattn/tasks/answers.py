@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from convattn.data.types import NamedImages, SkippedFile
+from convattn.data.types import SkippedFile
 from convattn.tasks.building import NOT_FINITE, diverged
+from convattn.tasks.loaders import NamedImages
 
 
 @dataclass(frozen=True)
