@@ -51,6 +51,7 @@ FORMATS: Mapping[str, tuple[str, OnnxOptions]] = {
     "onnx": (".onnx", OnnxOptions()),
     "onnx, our operators": (".onnx", OnnxOptions(operators="convattn")),
     "openvino": (".xml", OnnxOptions()),
+    "openvino, our operators": (".xml", OnnxOptions(operators="convattn")),
     "torch-export": (".pt2", OnnxOptions()),
     "torchscript": (".torchscript", OnnxOptions()),
 }

@@ -16,7 +16,8 @@ def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
         >>> as_map(torch.zeros(2, 12, 5), (3, 4)).shape
         torch.Size([2, 5, 3, 4])
     """
-    return tokens.reshape(-1, *size, size_of(tokens, 2)).permute(0, 3, 1, 2)
+    height, width = size[0], size[1]  # torch.fx cannot take a tuple apart
+    return tokens.reshape(-1, height, width, size_of(tokens, 2)).permute(0, 3, 1, 2)
 
 
 def as_tokens(x: Tensor) -> Tensor:
