@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 // Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
-#define CONVATTN_ABI_VERSION 5
+#define CONVATTN_ABI_VERSION 6
 
 // A map [B, C, H, W] anywhere in memory; strides in floats.
 struct ConvattnMap {
@@ -114,4 +114,11 @@ struct ConvattnOffsetConv {
     X(convattn_pixel_shift,                                                                                            \
       (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                     \
        const float* weight, const float* bias, const ConvattnMap* out),                                                \
-      (s, q, k, v, weight, bias, out))
+      (s, q, k, v, weight, bias, out))                                                                                 \
+    /* the pixels of every map one behind another; dk and dv are added to, and dweight [B][taps][channels] and            */\
+    /* dbias [B][taps][heads]; v with dv, and bias with dbias, may be null */                                          \
+    X(convattn_pixel_shift_backward,                                                                                   \
+      (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                     \
+       const float* weight, const float* bias, const ConvattnMap* dout, const ConvattnMap* dq,                         \
+       const ConvattnMap* dk, const ConvattnMap* dv, double* dweight, double* dbias),                                  \
+      (s, q, k, v, weight, bias, dout, dq, dk, dv, dweight, dbias))

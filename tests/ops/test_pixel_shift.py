@@ -70,25 +70,56 @@ def test_any_offsets_strides_and_border(border):
     assert_as_the_loops(draw(nbhd, 3, size=(8, 7)), nbhd, 3)
 
 
+def run_natively(inputs, nbhd, heads):
+    *others, bias = inputs
+    return pixel_shift_attention(*others, nbhd, num_heads=heads, bias=bias, backend="native")
+
+
+@pytest.fixture(params=[1, 3], ids=["1 thread", "3 threads"])
+def threads(request):
+    """Fewer than images and heads, or more: the kernels then share out rows and channels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(bool(backends()["pixel_shift_attention"]["native"]), reason="no CPU kernels here")
-@pytest.mark.parametrize("channels", [40, 37, 16])
+@pytest.mark.parametrize("channels", [80, 37, 16])
 @pytest.mark.parametrize("border", ["zeros", "replicate"])
 @pytest.mark.parametrize("stride", [1, (2, 3)])
-def test_native_kernels_with_heads_of_any_size(channels, border, stride):
+def test_native_kernels_with_heads_of_any_size(channels, border, stride, threads):
     nbhd = Neighborhood((*Neighborhood.directions((1, 3)).offsets, (0, 0), (9, 2)), stride, border)
     size, generator = (6, 5), torch.Generator().manual_seed(0)
 
     def normal(*shape):
-        return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        return torch.randn(shape, generator=generator)
 
     q, k, v = normal(2, channels, *nbhd.output_size(*size)), normal(2, channels, *size), normal(2, channels, *size)
+    q, k, v = (x.contiguous(memory_format=torch.channels_last) for x in (q, k, v))
     for heads in (n for n in (1, 2, 5, 8, channels) if channels % n == 0):
-        weight, table = torch.randn(len(nbhd), channels), torch.randn(heads, len(nbhd))
+        weight, table = normal(len(nbhd), channels), normal(heads, len(nbhd))
         for values, bias in itertools.product((v, None), (table, None)):
-            found = pixel_shift_attention(q, k, values, weight, nbhd, num_heads=heads, bias=bias, backend="native")
-            given = [None if x is None else x.double() for x in (q, k, values, weight, bias)]
-            torch.testing.assert_close(found.double(), loops(given, nbhd, heads), rtol=1e-4, atol=1e-4)
-            assert found.is_contiguous(memory_format=torch.channels_last)
+            given = [q, k, values, weight, bias]
+            found = with_gradients(run_natively, given, nbhd, heads)
+            exact = with_gradients(loops, [None if x is None else x.double() for x in given], nbhd, heads)
+            for got, true in zip(found, exact, strict=True):
+                torch.testing.assert_close(got.double(), true, rtol=1e-4, atol=1e-4)
+            assert all(x.is_contiguous(memory_format=torch.channels_last) for x in found[:3])
+
+
+@pytest.mark.skipif(bool(backends()["pixel_shift_attention"]["native"]), reason="no CPU kernels here")
+def test_native_gradients_do_not_depend_on_how_the_work_is_shared():
+    nbhd, generator, before = Neighborhood.directions(), torch.Generator().manual_seed(0), torch.get_num_threads()
+    qkv = torch.randn(1, 48, 60, 50, generator=generator).contiguous(memory_format=torch.channels_last)
+    inputs = [*qkv.split(16, 1), torch.randn(24, 16, generator=generator), torch.randn(1, 24, generator=generator)]
+    found = []
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        found.append(with_gradients(run_natively, inputs, nbhd, 1))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(map(torch.equal, other[1:], found[0][1:]))
 
 
 @pytest.mark.parametrize(("heads", "reading", "bias"), READINGS)

@@ -12,14 +12,13 @@ from convattn.ops.neighborhood import Neighborhood
 from convattn.ops.pixel_shift import composed, eager, native, portable, triton
 from convattn.ops.pixel_shift.inputs import PixelShiftInputs
 
-# the gradient has kernels of its own on a GPU alone
 operator = Operator(
     "pixel_shift_attention",
     PixelShiftInputs,
     composed=composed.pixel_shift_attention,
     portable=portable.pixel_shift_attention,
     backends={
-        "native": Backend(native.pixel_shift_attention, eager.pixel_shift_attention_backward, native_offset_reasons),
+        "native": Backend(native.pixel_shift_attention, native.pixel_shift_attention_backward, native_offset_reasons),
         "triton": Backend(triton.pixel_shift_attention, triton.pixel_shift_attention_backward, triton_reasons),
         "eager": Backend(eager.pixel_shift_attention, eager.pixel_shift_attention_backward),
     },
