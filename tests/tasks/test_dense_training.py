@@ -270,6 +270,41 @@ class StopInValidation(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class OneOverflows(Callback):
+    """Makes what the network says of one validation image, the first that it sees, not finite."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.image: torch.Tensor | None = None
+        pl_module.model.register_forward_hook(self.overflow)
+
+    def overflow(self, model: torch.nn.Module, given: Any, said: Any) -> None:
+        if not model.training:
+            self.image = given[0][0].clone() if self.image is None else self.image
+            for image, answer in zip(given[0], said, strict=True):
+                if torch.equal(image, self.image):
+                    (answer["boxes"] if isinstance(answer, dict) else answer).fill_(math.inf)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_image_whose_output_is_not_finite_counts_as_wrong_and_is_named(task: str, tmp_path: Path) -> None:
+    job = prepare(recipe(task, *LEARNING[task]), tmp_path)
+    result = train(job, [OneOverflows()])
+    assert result is not None
+    run = open_run(tmp_path / "latest")
+    name = job.data.val.name(0)
+    reason = "the model's output is not finite; it counts as wrong"
+    assert [(row["file"], row["reason"]) for row in rows(run.skipped)] == [(name, reason)]
+    best = rows(run.metrics)[result.best_epoch - 1]
+    assert number(best[task_of(job.recipe).score]) == pytest.approx(result.score)
+    if task == "segmentation":
+        assert [number(row["pixel_accuracy"]) == 0 for row in rows(run.predictions)] == [True, False, False, False]
+        assert not (run.label_maps / "000000.png").exists()
+        assert math.isfinite(number(best["val_loss"]))
+    else:
+        ids = [entry.id for entry in job.data.val.entries]
+        assert {found["image_id"] for found in json.loads(run.detections.read_text())} == set(ids[1:])
+
+
 @pytest.mark.parametrize("task", [pytest.param("detection", marks=pytest.mark.slow), "instances", "segmentation"])
 def test_a_stop_inside_a_validation_loses_nothing_and_leaves_a_report(
     task: str, runs: dict[str, Done], tmp_path: Path

@@ -177,12 +177,6 @@ def device_of(model: nn.Module) -> torch.device:
 NOT_FINITE = "the model's output is not finite"
 
 
-def check_finite(values: torch.Tensor) -> None:
-    """Raise a :class:`FloatingPointError` where a network's output is not finite."""
-    if not values.isfinite().all():
-        raise diverged()
-
-
 def diverged() -> FloatingPointError:
     """Return the error of a network whose output is not finite."""
     return FloatingPointError(f"{NOT_FINITE}, its training diverged; train again with a lower learning rate")

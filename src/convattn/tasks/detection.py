@@ -30,7 +30,7 @@ from convattn.data.types import SkippedFile, Split
 from convattn.data.writing import write_json
 from convattn.detection.evaluation import CURVE_IOUS, FIGURES, DetectionScores, Kind, measure, named_figures
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
-from convattn.tasks.building import check_backbone, check_finite, device_of, network_settings, refused
+from convattn.tasks.building import check_backbone, device_of, network_settings, refused
 from convattn.tasks.config import HeadName, Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample
 from convattn.tasks.pretrained import whole_weights
@@ -76,7 +76,8 @@ class DetectionObjective(Objective):
         """Detect on evaluation images."""
         for sample, result in _detect(model, batch):
             self.seen.append(int(sample.target["image_id"]))
-            self.found += as_results(result, self.seen[-1], self.kinds)
+            if _is_finite(result):
+                self.found += as_results(result, self.seen[-1], self.kinds)
 
     def compute(self) -> dict[str, float]:
         """Return the figures."""
@@ -186,11 +187,10 @@ class DetectionTask(Task):
         return collate_detection(batch)
 
     def answer(self, model: nn.Module, recipe: Recipe, batch: list[EvaluationSample]) -> list[Answer]:
-        """Return torchvision's result for each image."""
+        """Return torchvision's result for each image; none where it is not finite."""
         answers = [Answer(sample.index, skipped=sample.skipped) for sample in batch if sample.image is None]
         for sample, result in _detect(model, batch):
-            check_finite(result["scores"])
-            answers.append(Answer(sample.index, result, sample.target))
+            answers.append(Answer(sample.index, result if _is_finite(result) else None, sample.target))
         return answers
 
     def scores(self, images: DetectionImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
@@ -220,7 +220,8 @@ class DetectionTask(Task):
         seen: list[int] = []
         for one in answers:
             seen.append(int(one.target["image_id"]))
-            found += as_results(one.value, seen[-1], self.kinds)
+            if one.value is not None:
+                found += as_results(one.value, seen[-1], self.kinds)
         return found, seen
 
     def mirrored(self, model: nn.Module) -> nn.Module:
@@ -313,6 +314,10 @@ def _detect(
     device = device_of(model)
     results = model([sample.image.to(device) for sample in read if sample.image is not None]) if read else []
     return zip(read, results, strict=True)
+
+
+def _is_finite(result: dict[str, Tensor]) -> bool:
+    return bool(result["scores"].isfinite().all() and result["boxes"].isfinite().all())
 
 
 def as_results(result: dict[str, Tensor], image_id: int, kinds: tuple[Kind, ...]) -> list[dict[str, Any]]:

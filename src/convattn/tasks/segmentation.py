@@ -31,7 +31,7 @@ from convattn.errors import UserError
 from convattn.segmentation import MeanIoU, predict_logits
 from convattn.segmentation.segmenter import IGNORE_INDEX
 from convattn.tasks.answers import Answer, AnswerOptions, Scores
-from convattn.tasks.building import check_backbone, check_finite, device_of, in_layout, network_settings, refused
+from convattn.tasks.building import check_backbone, device_of, in_layout, network_settings, refused
 from convattn.tasks.config import EvaluationConfig, Recipe
 from convattn.tasks.loaders import EvaluationSample, Sample, input_settings
 from convattn.tasks.pretrained import whole_weights
@@ -68,7 +68,8 @@ class SegmentationObjective(Objective):
         """Label evaluation images."""
         for sample, logits in labelled(model, batch, self.recipe.evaluation):
             target = sample.target.to(logits.device)
-            self.iou.update(logits[None], target[None])
+            labels = _labels(logits)
+            self.iou.update((_all_wrong(target, len(self.classes)) if labels is None else labels)[None], target[None])
             known = target != IGNORE_INDEX
             if known.any():
                 loss = nn.functional.cross_entropy(logits[None], target[None], ignore_index=IGNORE_INDEX)
@@ -171,11 +172,11 @@ class SegmentationTask(Task):
         return image_transform(mean, std)
 
     def answer(self, model: nn.Module, recipe: Recipe, batch: list[EvaluationSample]) -> list[Answer]:
-        """Return the label map, int64 [H, W], of each image."""
+        """Return the label map, int64 [H, W], of each image; none where the logits are not finite."""
         answers = [Answer(sample.index, skipped=sample.skipped) for sample in batch if sample.image is None]
         for sample, logits in labelled(model, batch, recipe.evaluation):
-            check_finite(logits)
-            answers.append(Answer(sample.index, logits.argmax(0).cpu().numpy(), sample.target))
+            labels = _labels(logits)
+            answers.append(Answer(sample.index, None if labels is None else labels.cpu().numpy(), sample.target))
         return answers
 
     def scores(self, images: SegmentationImages, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
@@ -192,11 +193,15 @@ class SegmentationTask(Task):
         return ["  ".join(f"{NAMES[name]} {percent(value)}" for name, value in scores.figures.items())]
 
     def write_results(self, run: RunFolder, data: SegmentationData, answers: Iterable[Answer]) -> dict[str, float]:
-        """Write a label map for each image, the figures of each image and of each class, and the confusion."""
+        """Write a label map for each image, the figures of each image and of each class, and the confusion.
+
+        An image that the network has no answer on has no label map.
+        """
         run.label_maps.mkdir(exist_ok=True)
         whole, rows = _counts(len(data.classes)), []
         for one in answers:
-            write_label_map(run.label_maps / f"{one.index:06}.png", one.value)
+            if one.value is not None:
+                write_label_map(run.label_maps / f"{one.index:06}.png", one.value)
             alone = _counts(len(data.classes))
             _count(alone, one)
             _count(whole, one)
@@ -301,4 +306,16 @@ def _counts(classes: int) -> MeanIoU:
 
 
 def _count(metric: MeanIoU, answer: Answer) -> None:
-    metric.update(torch.from_numpy(answer.value)[None], answer.target[None])
+    wrong = answer.value is None
+    labels = _all_wrong(answer.target, metric.num_classes) if wrong else torch.from_numpy(answer.value)
+    metric.update(labels[None], answer.target[None])
+
+
+def _labels(logits: Tensor) -> Tensor | None:
+    """Return the classes [H, W] of logits [K, H, W]; none where some are not finite."""
+    return logits.argmax(0) if logits.isfinite().all() else None
+
+
+def _all_wrong(target: Tensor, classes: int) -> Tensor:
+    """Return a label map in which no pixel has its class."""
+    return (target + 1) % classes

@@ -158,11 +158,7 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, model: nn.Module, recipe: Recipe, batch: Any) -> list[Answer]:
-        """Return the network's answers on an evaluation batch, in any order: no value where it is not finite.
-
-        Raises:
-            FloatingPointError: An answer is not finite, and the task has none without a value.
-        """
+        """Return the network's answers on an evaluation batch, in any order: no value where it is not finite."""
 
     @abstractmethod
     def scores(self, images: Any, classes: Sequence[str], answers: Iterable[Answer]) -> Scores:
