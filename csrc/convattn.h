@@ -16,7 +16,7 @@ struct ConvattnMap {
     int64_t image, channel, row, column;
 };
 
-// Local attention over a 7x7 window with a reflected border, and ACmix's folded convolution beside it. Maps are
+// Local attention over a square window with a reflected border, and ACmix's folded convolution beside it. Maps are
 // channels-last: head n owns the channels n*head_dim to (n+1)*head_dim, and channel strides are 1.
 struct ConvattnWindow {
     int32_t batch, height, width, heads, head_dim;
@@ -25,6 +25,7 @@ struct ConvattnWindow {
     int32_t threads;
     float softmax_scale;
     int32_t type;  // of qkv and out in convattn_acmix_forward: 0 float32, 1 bfloat16, 2 float16
+    int32_t size;  // of the window: 3, 5 or 7
 };
 
 // Any set of offsets. Position (y*stride_y + dy, x*stride_x + dx) for every offset, under a border rule.

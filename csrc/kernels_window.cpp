@@ -1,4 +1,5 @@
-// Entry points over a 7x7 window, and of the group convolution. OpenMP calls stay unresolved in the library and bind to the runtime torch has loaded.
+// Entry points over a window of one size, CONVATTN_WINDOW. OpenMP calls stay unresolved in the library and bind to the
+// runtime torch has loaded.
 #include "group_conv.h"
 #include "half.h"
 #include "window_backward.h"
@@ -98,7 +99,7 @@ template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s
     });
 }
 
-#ifdef __AVX512BF16__
+#ifdef CONVATTN_PAIRS
 
 thread_local Scratch paired_weights;
 
@@ -132,14 +133,34 @@ void acmix_pairs(Problem& p, const BFloat16* qkv, Tables tables, BFloat16* out) 
 
 }  // namespace
 
-ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const void* qkv, const float* position, const float* scale, const float* weight,
-                              const float* bias, void* out) {
+// WINDOW_ENTRY(name, parameters, arguments) { ... }: the entry point for this size. That of the papers' window is everybody's,
+// and passes calls for other sizes on.
+#define NAME_OF_SIZE(name, size) CONVATTN_PASTE(CONVATTN_PASTE(name, size), CONVATTN_ISA)
+#if CONVATTN_WINDOW == 7
+#define WINDOW_ENTRY(name, parameters, arguments)                          \
+    extern "C" int NAME_OF_SIZE(name, 3) parameters;                       \
+    extern "C" int NAME_OF_SIZE(name, 5) parameters;                       \
+    static int name##_here parameters;                                     \
+    ENTRY(name) parameters {                                               \
+        if (s->size == 3) return NAME_OF_SIZE(name, 3) arguments;          \
+        if (s->size == 5) return NAME_OF_SIZE(name, 5) arguments;          \
+        return name##_here arguments;                                      \
+    }                                                                      \
+    static int name##_here parameters
+#else
+#define WINDOW_ENTRY(name, parameters, arguments) extern "C" int NAME_OF_SIZE(name, CONVATTN_WINDOW) parameters
+#endif
+
+WINDOW_ENTRY(convattn_acmix_forward,
+             (const ConvattnWindow* s, const void* qkv, const float* position, const float* scale, const float* weight,
+              const float* bias, void* out),
+             (s, qkv, position, scale, weight, bias, out)) {
     const int64_t before = failures;
     Problem p(*s, position);
     if (!p.fits) return 1;
     const Tables tables = {scale, weight, bias};
     if (s->type == 1) {
-#ifdef __AVX512BF16__
+#ifdef CONVATTN_PAIRS
         if (p.d % 2 == 0) {
             acmix_pairs(p, (const BFloat16*)qkv, tables, (BFloat16*)out);
             return failures != before;
@@ -164,7 +185,9 @@ ENTRY(convattn_acmix_forward)(const ConvattnWindow* s, const void* qkv, const fl
     return failures != before;
 }
 
-ENTRY(convattn_window_forward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const ConvattnMap* out) {
+WINDOW_ENTRY(convattn_window_forward,
+             (const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const ConvattnMap* out),
+             (s, q, k, v, out)) {
     const int64_t before = failures;
     Problem p(*s, nullptr);
     if (!p.fits) return 1;
@@ -179,8 +202,10 @@ ENTRY(convattn_window_forward)(const ConvattnWindow* s, const ConvattnMap* q, co
 }
 
 // Which thread adds to which copy of the sums is fixed, so results repeat exactly.
-ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,
-                               const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha) {
+WINDOW_ENTRY(convattn_acmix_backward,
+             (const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,
+              const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha),
+             (s, qkv, position, alpha, weight, dout, dqkv, dposition, dweight, dalpha)) {
     const int64_t before = failures;
     Problem p(*s, position);
     if (!p.fits) return 1;
@@ -220,8 +245,10 @@ ENTRY(convattn_acmix_backward)(const ConvattnWindow* s, const float* qkv, const 
     return failures != before;
 }
 
-ENTRY(convattn_window_backward)(const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,
-                                const ConvattnMap* dout, const ConvattnMap* dq, const ConvattnMap* dk, const ConvattnMap* dv) {
+WINDOW_ENTRY(convattn_window_backward,
+             (const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v, const ConvattnMap* dout,
+              const ConvattnMap* dq, const ConvattnMap* dk, const ConvattnMap* dv),
+             (s, q, k, v, dout, dq, dk, dv)) {
     const int64_t before = failures;
     Problem p(*s, nullptr);
     if (!p.fits) return 1;
@@ -237,39 +264,5 @@ ENTRY(convattn_window_backward)(const ConvattnWindow* s, const ConvattnMap* q, c
             head.run();
         }
     });
-    return failures != before;
-}
-
-ENTRY(convattn_group_conv_forward)(const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const float* bias,
-                                   const ConvattnMap* out) {
-    const int64_t before = failures;
-    const GroupConv conv(s->height, s->width, s->stride, s->inputs, s->outputs, s->groups);
-    const View from(*in), to(*out);
-    const int bands = s->batch % s->threads == 0 || s->batch / 4 >= s->threads ? 1 : smaller(s->threads, conv.Ho);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(s->threads) if (s->threads > 1)
-    for (int64_t u = 0; u < (int64_t)s->batch * bands; u++) {
-        const size_t input = (size_t)conv.T * conv.d;
-        if (!scratch.reserve((size_t)conv.Wo * conv.C + input)) continue;
-        float* row = scratch.take((size_t)conv.Wo * conv.C);
-        float* zeros = scratch.take(input);
-        memset(zeros, 0, input * sizeof(float));
-        const int64_t band = u % bands;
-        const int b = (int)(u / bands);
-        conv_forward_rows(conv, rows_of(from, b), from.pixel, weight, bias, zeros, row, to, b, first_of_part(conv.Ho, band, bands),
-                          first_of_part(conv.Ho, band + 1, bands));
-    }
-    return failures != before;
-}
-
-// Which thread adds to which copy of dweight is fixed, so results repeat exactly.
-ENTRY(convattn_group_conv_backward)(const ConvattnGroupConv* s, const ConvattnMap* in, const float* weight, const ConvattnMap* dout,
-                                    const ConvattnMap* din, double* dweight) {
-    const int64_t before = failures;
-    const GroupConv conv(s->height, s->width, s->stride, s->inputs, s->outputs, s->groups);
-    const View from(*in), grad(*dout), to(*din);
-#pragma omp parallel for schedule(static, 1) num_threads(s->threads) if (s->threads > 1)
-    for (int slice = 0; slice < s->threads; slice++)
-        for (int b = slice; b < s->batch; b += s->threads)
-            conv_backward_image(conv, from, b, weight, grad, to, dweight + slice * conv.weights());
     return failures != before;
 }

@@ -104,17 +104,22 @@ struct Attributes {
                 narrow(strided(width, stride[1])), narrow(taps()), narrow(stride[0]), narrow(stride[1]), (int32_t)border, threads(),
                 offsets.data(), scale};
     }
-    // Whether the kernels for reflected 7x7 windows serve, as in ops/_abi.py.
-    bool is_fast_window(int64_t channels) const {
-        bool window = border == 0 && stride[0] == stride[1] && stride[0] <= 2 && taps() == 49 && head_dim(channels) >= 16;
-        for (int m = 0; window && m < 49; m++) window = offsets[2 * m] == m / 7 - 3 && offsets[2 * m + 1] == m % 7 - 3;
-        return window;
+    // The size of a window that the kernels for reflected windows serve, as in ops/_abi.py, or 0.
+    int fast_window(int64_t channels) const {
+        if (border != 0 || stride[0] != stride[1] || stride[0] > 2 || head_dim(channels) < 16) return 0;
+        for (int size : {3, 5, 7}) {
+            bool found = taps() == size * size;
+            for (int m = 0; found && m < size * size; m++)
+                found = offsets[2 * m] == m / size - size / 2 && offsets[2 * m + 1] == m % size - size / 2;
+            if (found) return size;
+        }
+        return 0;
     }
     ConvattnWindow window(int64_t batch, int64_t height, int64_t width, int64_t channels) const {
         expect(height > 0 && width > 0, "an empty map");
         expect(stride[0] == stride[1] && stride[0] <= 2, "a stride that is not 1 or 2");
         return {narrow(batch), narrow(height), narrow(width), narrow(heads), narrow(head_dim(channels)), narrow(stride[0]),
-                relu ? 1 : 0, threads(), scale, 0};
+                relu ? 1 : 0, threads(), scale, 0, fast_window(channels)};
     }
 };
 
@@ -129,7 +134,7 @@ struct Acmix {
         const Tensor qkv = call.map(0), position = call.input(1), weight = call.input(2), scale = call.input(3), bias = call.input(4);
         expect(qkv[3] % 3 == 0, "q, k and v of unequal channels");
         const int64_t channels = qkv[3] / 3, d = a.head_dim(channels);
-        expect(d >= 16 && a.border == 0, "fewer than 16 channels a head, or another border than reflection");
+        expect(a.fast_window(channels), "fewer than 16 channels a head, or no reflected window of 3x3, 5x5 or 7x7");
         expect(!position.data || position.count() == 2 * d, "a position of another size than [d, 2]");
         expect(scale.count() == 1 || scale.count() == channels, "a scale of another size than [1] or [C]");
         expect(weight.count() == 27 * a.heads * channels, "a weight of another size than [3N, 3, 3, N, d]");
@@ -156,7 +161,7 @@ struct Attend {
         const std::vector<float> biases = every_head(bias, a.heads, a.taps()), offsets = every_head(vectors, a.heads, a.taps() * d);
         const Tensor out = call.output({q[0], q[1], q[2], q[3]});
         const ConvattnMap maps[] = {q.map(), k.map(), v.map(), out.map()};
-        if (!bias.data && !vectors.data && a.is_fast_window(channels)) {
+        if (!bias.data && !vectors.data && a.fast_window(channels)) {
             const ConvattnWindow window = a.window(k[0], k[1], k[2], channels);
             return convattn_window_forward(&window, maps, maps + 1, maps + 2, maps + 3);
         }

@@ -12,9 +12,13 @@
 #include "softmax.h"
 #include "vectors.h"
 
+#ifndef CONVATTN_WINDOW
+#define CONVATTN_WINDOW 7  // the papers'; kernels_window3.cpp and kernels_window5.cpp have others
+#endif
+
 namespace {
 
-constexpr int K = 7, reach = K / 2, window_taps = K * K;
+constexpr int K = CONVATTN_WINDOW, reach = K / 2, window_taps = K * K;
 constexpr int block_rows = 4;  // query rows that share the key rows they load
 
 // A channels-last map: head 0's channel 0 of a pixel, and the floats from one image, row and pixel to the next.

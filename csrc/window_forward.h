@@ -76,9 +76,9 @@ template <int L, int S, class E = Floats> struct ForwardAttention {
     }
 };
 
-// f(Index<L>, Index<S>) with the specialisation for p; maps of at most 8 columns use half vectors.
+// f(Index<L>, Index<S>) with the specialisation for p; maps of at most 8 columns use half vectors under the papers' window.
 template <class F> void choose_window(const Problem& p, F f) {
-    constexpr int L = native_lanes, half = L > 8 ? 8 : L;
+    constexpr int L = native_lanes, half = L > 8 && K == 7 ? 8 : L;
     const bool narrow = p.Wo <= 8;
     if (p.S == 1) narrow ? f(Index<half>{}, Index<1>{}) : f(Index<L>{}, Index<1>{});
     else narrow ? f(Index<half>{}, Index<2>{}) : f(Index<L>{}, Index<2>{});

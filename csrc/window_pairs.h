@@ -9,7 +9,9 @@
 #include "half.h"
 #include "window_forward.h"
 
-#ifdef __AVX512BF16__
+// For the papers' window alone: others are widened to float32.
+#if defined(__AVX512BF16__) && CONVATTN_WINDOW == 7
+#define CONVATTN_PAIRS
 
 namespace {
 

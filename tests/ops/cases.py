@@ -261,7 +261,7 @@ class OffsetConvolution:
 
 
 class WindowAttend:
-    """``attend`` in the shape that kernels of their own serve: a 7x7 window, no tables, 16 channels a head or more."""
+    """``attend`` where kernels of their own serve: windows of 3x3, 5x5 or 7x7, no tables, 16 channels a head."""
 
     name = "attend-window"
     heads, head_dim = 3, 17
@@ -372,4 +372,8 @@ WINDOWS = [
     Geometry(7, 9, 7, stride=2),
     Geometry(5, 18, 7),
     Geometry(6, 35, 7, stride=2),
+    Geometry(4, 6, 3),
+    Geometry(9, 19, 5, stride=2),
+    Geometry(3, 2, 5),
+    Geometry(10, 33, 3, stride=2),
 ]

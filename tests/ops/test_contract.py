@@ -46,6 +46,7 @@ EVERYTHING = [
 OTHER_DIMENSIONS = [
     *((operator, geometry) for operator in RESIZED for geometry in (GEOMETRIES[1], GEOMETRIES[6])),
     *((operator, geometry) for operator in RESIZED_WINDOWS for geometry in (WINDOWS[1], Geometry(3, 5, 7))),
+    *((operator, geometry) for operator in RESIZED_WINDOWS[:3] for geometry in WINDOWS[6:8]),
 ]
 
 

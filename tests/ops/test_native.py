@@ -162,11 +162,14 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(("height", "width", "stride"), [(9, 7, 1), (1, 1, 2), (150, 130, 1), (130, 150, 2)])
-def test_half_precision_is_float32_rounded_at_the_end(dtype, height, width, stride):
+@pytest.mark.parametrize(
+    ("height", "width", "stride", "window"),
+    [(9, 7, 1, 7), (1, 1, 2, 7), (150, 130, 1, 7), (130, 150, 2, 7), (150, 130, 2, 3), (9, 70, 1, 5)],
+)
+def test_half_precision_is_float32_rounded_at_the_end(dtype, height, width, stride, window):
     """To the bit, on maps of one band and of many, from q, k and v that are rounded themselves."""
     draw, heads, head_dim = torch.Generator().manual_seed(3), 3, 17
-    channels, nbhd = heads * head_dim, Neighborhood.window(7, stride=stride)
+    channels, nbhd = heads * head_dim, Neighborhood.window(window, stride=stride)
     x = torch.randn(2, 3 * channels, height, width, generator=draw).to(dtype)
     position, weight = torch.randn(head_dim, 2, generator=draw), torch.randn(9, 3, 3, heads, head_dim, generator=draw)
     tables = (position.to(dtype).float(), (weight / 9).to(dtype).float(), torch.ones(1))
@@ -216,7 +219,7 @@ def test_a_bfloat16_that_is_not_finite_stays_in_its_windows(part, stride, value)
         out = torch.empty(1, channels, -(-18 // stride), -(-19 // stride), dtype=maps.dtype)
         out = out.contiguous(memory_format=torch.channels_last)
         maps = maps.contiguous(memory_format=torch.channels_last)
-        window = Window(*size, TYPES[maps.dtype])
+        window = Window(*size, TYPES[maps.dtype], 7)
         call("convattn_acmix_forward", window, maps, tables[0], torch.ones(channels), tables[1], None, out)
         found.append(out)
     assert 0 < found[0].isfinite().sum() < found[0].numel()

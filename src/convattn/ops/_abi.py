@@ -15,7 +15,7 @@ from convattn.ops._native import library
 from convattn.ops.neighborhood import BORDERS, Neighborhood
 
 _NO_MEMORY = "{} had not enough memory; give it fewer images or a smaller map at a time"
-_window_offsets = Neighborhood.window(7).flat_offsets
+_WINDOWS = {Neighborhood.window(size).flat_offsets: size for size in (3, 5, 7)}
 
 
 class Map(ctypes.Structure):
@@ -38,6 +38,7 @@ class Window(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("softmax_scale", ctypes.c_float),
         ("type", ctypes.c_int32),
+        ("size", ctypes.c_int32),
     )
 
 
@@ -145,10 +146,10 @@ def offset_conv_of(nbhd: Neighborhood, x: Tensor, weight: Tensor) -> OffsetConv:
     return OffsetConv(batch, channels, weight.shape[0], weight.shape[2], *_geometry(nbhd, (height, width)))
 
 
-def is_fast_window(nbhd: Neighborhood, head_dim: int) -> bool:
-    """Whether the kernels for 7x7 windows serve this neighbourhood; channels fill their vectors from 16 on."""
+def fast_window(nbhd: Neighborhood, head_dim: int) -> int:
+    """The size of a window that has kernels of its own, else 0; channels fill their vectors from 16 on."""
     strided = nbhd.stride in ((1, 1), (2, 2)) and nbhd.border == "reflect"
-    return head_dim >= 16 and strided and nbhd.flat_offsets == _window_offsets
+    return _WINDOWS.get(nbhd.flat_offsets, 0) if head_dim >= 16 and strided else 0
 
 
 @cache

@@ -114,8 +114,8 @@ def within(nbhd, dims, planes):
 
 def neighborhood(dice, dims, kind, planes):
     """What ``kind`` says, for dimensions that :func:`shrink` has had."""
-    if kind == "seven":
-        return Neighborhood.window(7, stride=dice.choice((1, 2)))
+    if kind == "square":
+        return Neighborhood.window(dims["kh"], stride=dice.choice((1, 2)))
     if kind == "directions":
         lengths = dice.sample(range(1, 9), dice.randint(1, 3))
         found = Neighborhood.directions(lengths, stride=dice.pair(dice.stride), border=dice.choice(BORDERS))
@@ -126,8 +126,9 @@ def neighborhood(dice, dims, kind, planes):
     return within(found, dims, planes + len(found))
 
 
-def kind_of_neighborhood(dice, seven=0.3):
-    """The papers' 7x7 window, any other, their directions or a list; and the dimensions of its kernel."""
-    kind = dice.one_of((seven, "seven"), (0.35, "window"), (0.25, "offsets"), (0.1, "directions"))
-    sizes = {"seven": (7, 7), "directions": (3, 3)}.get(kind) or (dice.kernel(), dice.kernel())
+def kind_of_neighborhood(dice, square=0.3):
+    """A window that has kernels of its own, any other, directions or a list; and the dimensions of its kernel."""
+    kind = dice.one_of((square, "square"), (0.35, "window"), (0.25, "offsets"), (0.1, "directions"))
+    size = dice.choice((3, 5, 7, 7))
+    sizes = {"square": (size, size), "directions": (3, 3)}.get(kind) or (dice.kernel(), dice.kernel())
     return kind, dict(zip(("kh", "kw"), sizes, strict=True))

@@ -55,12 +55,12 @@ def _kernel(dice, fast, height="kh", width="kw"):
     return {name: 3 if small else dice.kernel(odd=True) for name in (height, width)}
 
 
-def _maps(dice, seven=0.3, values=1):
+def _maps(dice, square=0.3, values=1):
     """Dimensions and neighbourhood of the operators over q, k and v."""
-    kind, kernel = kind_of_neighborhood(dice, seven)
+    kind, kernel = kind_of_neighborhood(dice, square)
     dims = {"B": dice.batch(), "N": dice.heads(), "d": dice.channels(), **_size(dice), **kernel}
-    least = {"d": min(16, dims["d"])} if kind == "seven" and dice.chance(0.8) else {}
-    if kind in ("seven", "directions"):
+    least = {"d": min(16, dims["d"])} if kind == "square" and dice.chance(0.8) else {}
+    if kind in ("square", "directions"):
         least |= kernel
     shrink(dice, dims, lambda x: values * x["B"] * x["N"] * x["d"] * x["H"] * x["W"] * x["kh"] * x["kw"], least)
     nbhd = neighborhood(dice, dims, kind, dims["B"] * dims["N"] * dims["d"])
@@ -75,7 +75,7 @@ def attend(dice):
     dims, q, k, _ = _maps(dice, values=2)
     nbhd, heads = dims["nbhd"], dims["N"]
     shapes = {"q": q, "k": k, "v": k}
-    plain = dice.chance(0.5)  # the kernels for 7x7 windows take no tables
+    plain = dice.chance(0.5)  # the kernels for windows take no tables
     if not plain and dice.table():
         shapes["bias"] = (dice.choice((1, heads)), len(nbhd))
     if not plain and dice.table():
@@ -100,7 +100,7 @@ def attend(dice):
 
 def correlate(dice):
     """Queries and keys."""
-    dims, q, k, _ = _maps(dice, seven=0.1)
+    dims, q, k, _ = _maps(dice, square=0.1)
     nbhd, heads = dims["nbhd"], dims["N"]
     return Call(
         dims,
@@ -115,7 +115,7 @@ def correlate(dice):
 
 def aggregate(dice):
     """Weights for every pixel, and values."""
-    dims, _, v, weights = _maps(dice, seven=0.1)
+    dims, _, v, weights = _maps(dice, square=0.1)
     nbhd = dims["nbhd"]
     return Call(
         dims,
@@ -131,7 +131,7 @@ def aggregate(dice):
 
 def scatter(dice):
     """Weights for every pixel, and a map at the output resolution."""
-    dims, u, _, weights = _maps(dice, seven=0.1)
+    dims, u, _, weights = _maps(dice, square=0.1)
     nbhd, size = dims["nbhd"], (dims["H"], dims["W"])
     return Call(
         dims,
@@ -147,7 +147,7 @@ def scatter(dice):
 
 def pixel_shift_attention(dice):
     """With values or without, with a bias or without."""
-    dims, q, k, _ = _maps(dice, seven=0.05, values=2)
+    dims, q, k, _ = _maps(dice, square=0.05, values=2)
     nbhd, heads, channels = dims["nbhd"], dims["N"], dims["N"] * dims["d"]
     shapes = {"q": q, "k": k}
     if dice.table():
@@ -170,11 +170,11 @@ def pixel_shift_attention(dice):
 def acmix(dice):
     """The whole operator: half of the cases in the form that its kernels serve."""
     fast = dice.chance(0.6)
-    kind, kernel = ("seven", {"kh": 7, "kw": 7}) if fast else kind_of_neighborhood(dice, 0.1)
+    kind, kernel = kind_of_neighborhood(dice, 1000 if fast else 0.1)
     conv = _kernel(dice, fast, "ch", "cw")
     dims = {"B": dice.batch(), "C_in": dice.channels(), "N": dice.heads(), "d": dice.channels()}
     dims |= {**_size(dice), **kernel, **conv}
-    least = {**conv, **({**kernel, "d": min(16, dims["d"])} if kind == "seven" else {})}
+    least = {**conv, **({**kernel, "d": min(16, dims["d"])} if kind == "square" else {})}
 
     def cost(x):
         attention = 2 * x["kh"] * x["kw"] + 3 * x["ch"] * x["cw"] * (1 + x["N"] // 4) + 3 * x["C_in"]
@@ -211,7 +211,7 @@ def acmix(dice):
 
     taps = conv_kernel[0] * conv_kernel[1]
     spread = {"projection_weight": max(c_in, 1) ** -0.5, "weight": (3 * taps * heads) ** -0.5}
-    native = kind == "seven" and conv_kernel == (3, 3) and steps == (1, 1) and d >= 16
+    native = kind == "square" and conv_kernel == (3, 3) and steps == (1, 1) and d >= 16
     tables = ("position", "weight", "scale", "bias")
     said = {**dims, "nbhd": nbhd, "dilation": steps, "activation": activation}
     relu = activation == "relu"
@@ -268,7 +268,7 @@ def offset_convolution(dice):
     def cost(x):
         return x["B"] * x["C"] * x["H"] * x["W"] * x["kh"] * x["kw"] * (1 + x["G"] * x["V"] / 16)
 
-    shrink(dice, dims, cost, kernel if kind in ("seven", "directions") else {})
+    shrink(dice, dims, cost, kernel if kind in ("square", "directions") else {})
     nbhd = neighborhood(dice, dims, kind, dims["B"] * max(dims["C"], dims["G"] * dims["V"]))
     shapes = {
         "x": (dims["B"], dims["C"], dims["H"], dims["W"]),
@@ -297,7 +297,7 @@ def dynamic_conv(dice):
     def cost(x):
         return x["B"] * x["groups"] * x["C"] * x["O"] * x["H"] * x["W"] * x["kh"] * x["kw"]
 
-    shrink(dice, dims, cost, kernel if kind in ("seven", "directions") else {})
+    shrink(dice, dims, cost, kernel if kind in ("square", "directions") else {})
     groups = dims["groups"]
     nbhd = neighborhood(dice, dims, kind, dims["B"] * groups * max(dims["C"], dims["O"]))
     out = nbhd.output_size(dims["H"], dims["W"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convattn.ops import _dispatch
-from convattn.ops._abi import TYPES, Window, address_of, call, float_table, is_fast_window, kernel
+from convattn.ops._abi import TYPES, Window, address_of, call, fast_window, float_table, kernel
 from convattn.ops._layout import empty_channels_last
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs
@@ -40,8 +40,10 @@ def geometry_reasons(
 ) -> list[str]:
     """Why the kernels do not serve this window, kernel and input."""
     reasons = _dispatch.native_reasons(x)
-    if not is_fast_window(nbhd, head_dim):
-        reasons.append("needs a 7x7 window, stride 1 or 2, a reflected border and 16 channels a head or more")
+    if not fast_window(nbhd, head_dim):
+        reasons.append(
+            "needs a 3x3, 5x5 or 7x7 window, stride 1 or 2, a reflected border and 16 channels a head or more"
+        )
     if kernel_size != (3, 3) or dilation != (1, 1):
         reasons.append(f"needs a 3x3 kernel without dilation, got {list(kernel_size)}, dilation {list(dilation)}")
     return reasons
@@ -159,4 +161,5 @@ def _window(x: AcmixInputs, batch: int, type_of_maps: int = 0) -> Window:
     relu = int(x.activation == "relu")
     head_dim, stride = x.channels // x.num_heads, x.nbhd.stride[0]
     threads, size = torch.get_num_threads(), x.x.shape[-2:]
-    return Window(batch, *size, x.num_heads, head_dim, stride, relu, threads, x.softmax_scale, type_of_maps)
+    window = fast_window(x.nbhd, head_dim)
+    return Window(batch, *size, x.num_heads, head_dim, stride, relu, threads, x.softmax_scale, type_of_maps, window)

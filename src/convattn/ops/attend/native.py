@@ -1,11 +1,11 @@
-"""``attend`` by the CPU kernels: those for the papers' 7x7 window, else those for any set of offsets (``csrc/``)."""
+"""``attend`` by the CPU kernels of ``csrc/``: those for windows of 3x3, 5x5 and 7x7, else those for any offsets."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from convattn.ops._abi import Window, call, float_map, geometry_of, is_fast_window, map_of
+from convattn.ops._abi import Window, call, fast_window, float_map, geometry_of, map_of
 from convattn.ops._layout import memory_format_of
 from convattn.ops.attend.inputs import AttendInputs
 
@@ -46,13 +46,14 @@ def attend_backward(grad: Tensor, x: AttendInputs) -> tuple[Tensor | None, ...]:
 
 
 def _fast(x: AttendInputs) -> bool:
-    return x.bias is None and x.key_offsets is None and is_fast_window(x.nbhd, x.k.shape[1] // x.num_heads)
+    return x.bias is None and x.key_offsets is None and fast_window(x.nbhd, x.k.shape[1] // x.num_heads) > 0
 
 
 def _window(x: AttendInputs) -> Window:
     batch, channels, height, width = x.k.shape
-    stride, threads = x.nbhd.stride[0], torch.get_num_threads()
-    return Window(batch, height, width, x.num_heads, channels // x.num_heads, stride, 0, threads, x.scale)
+    head_dim, stride, threads = channels // x.num_heads, x.nbhd.stride[0], torch.get_num_threads()
+    size = fast_window(x.nbhd, head_dim)
+    return Window(batch, height, width, x.num_heads, head_dim, stride, 0, threads, x.scale, 0, size)
 
 
 def _tables(x: AttendInputs) -> tuple[Tensor | None, Tensor | None]:
