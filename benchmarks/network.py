@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 import convattn
@@ -165,6 +166,8 @@ def build(name: str) -> nn.Module:
     Example:
         >>> build("acmix_swin_tiny:shift=tensor").layers[0].blocks[0].attn.convolution.shift
         'tensor'
+        >>> len(build("acmix_resnet14:attention_kernel_size=5").layer1[0].conv2.attention.neighborhood)
+        25
     """
     torch.manual_seed(0)
     network, _, option = _without_form(name).partition(":")
@@ -172,7 +175,7 @@ def build(name: str) -> nn.Module:
     if network == "retinanet":
         model: nn.Module = RetinaNet(detection.retinanet(option, DETECTION_CLASSES))
     else:
-        options: dict[str, Any] = {"operator_args": {key: value}} if option else {}
+        options: dict[str, Any] = {"operator_args": {key: yaml.safe_load(value)}} if option else {}
         model = timm.create_model(network, **options)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
