@@ -272,8 +272,8 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """The name of its file: kind, case and time."""
-        return f"{self.slug}-{datetime.fromisoformat(self.taken).strftime('%Y%m%d-%H%M%S')}.json"
+        """The name of its file: kind, case and time; a colon would be no name on Windows."""
+        return f"{self.slug.replace(':', '-')}-{datetime.fromisoformat(self.taken).strftime('%Y%m%d-%H%M%S')}.json"
 
 
 def to_json(record: Record) -> str:

@@ -359,3 +359,11 @@ def test_the_wheel_holds_every_data_file() -> None:
     named = {path for glob in globs for path in PACKAGE.glob(glob)}
     data = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert {path for path in data - named if "_native" not in path.parts} == set()
+
+
+def test_every_file_has_a_name_on_every_system():
+    """A checkout on Windows stops at another."""
+    folders = [ROOT / name for name in ("benchmarks", "csrc", "docs", "reproduce", "results", "src", "tests", "tools")]
+    paths = [path.relative_to(ROOT) for folder in folders for path in folder.rglob("*")]
+    assert len(paths) > 1000
+    assert [str(path) for path in paths if re.search(r'[<>:"|?*\\]|[. ]$', path.name)] == []
