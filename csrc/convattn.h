@@ -116,8 +116,7 @@ struct ConvattnOffsetConv {
       (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                     \
        const float* weight, const float* bias, const ConvattnMap* out),                                                \
       (s, q, k, v, weight, bias, out))                                                                                 \
-    /* the pixels of every map one behind another; dk and dv are added to, and dweight [B][taps][channels] and            */\
-    /* dbias [B][taps][heads]; v with dv, and bias with dbias, may be null */                                          \
+    /* dk, dv, dweight [B][taps][channels], dbias [B][taps][heads] are added to; v, dv, bias, dbias may be null */     \
     X(convattn_pixel_shift_backward,                                                                                   \
       (const ConvattnOffsets* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                     \
        const float* weight, const float* bias, const ConvattnMap* dout, const ConvattnMap* dq,                         \

@@ -39,10 +39,11 @@ template <int L, int Step = 1> INLINE Vec<L> sums_of_lanes(Vec<L>* v) {
     }
 }
 
-// The neighbours of one output that count: which taps they are, and which pixels of the map, counted row by row.
+// The neighbours of one output that count: which taps they are, and which pixels of the map.
 struct Found {
-    int count, *tap;
-    int64_t* pixel;  // -1: beyond a border of zeros
+    int count, *tap, *row, *column;  // a row of -1: beyond a border of zeros
+    bool inside(int i) const { return row[i] >= 0; }
+    ptrdiff_t place(const ConvattnMap& map, int i) const { return row[i] * map.row + column[i] * map.column; }
 };
 
 struct PixelShiftBackward {
@@ -72,7 +73,7 @@ struct PixelShiftBackward {
             const int column = columns[(size_t)m * g.Wo + x], row = row_of_tap[m];
             const bool inside = column >= 0 && row >= 0;
             if (!inside && !all()) continue;
-            found.pixel[found.count] = inside ? (int64_t)row * g.W + column : -1;
+            found.row[found.count] = inside ? row : -1, found.column[found.count] = inside ? column : 0;
             found.tap[found.count++] = m;
         }
     }
@@ -80,7 +81,7 @@ struct PixelShiftBackward {
     static size_t finding_floats(const Geometry& g) { return (size_t)g.taps * (g.Wo + 4); }
     template <class F, class Done> INLINE void over_outputs(int y0, int y1, F f, Done done) const {
         int *columns = scratch.take_ints((size_t)g.taps * g.Wo), *rows = scratch.take_ints(g.taps);
-        Found found = {0, scratch.take_ints(g.taps), scratch.take_array<int64_t>(g.taps)};
+        Found found = {0, scratch.take_ints(g.taps), scratch.take_ints(g.taps), scratch.take_ints(g.taps)};
         fill_columns(columns);
         for (int y = y0; y < y1; y++) {
             for (int m = 0; m < g.taps; m++) rows[m] = border_source(g.sy * y + g.dy(m), g.H, g.border);
@@ -116,8 +117,8 @@ struct PixelShiftBackward {
                 float *s = kept + 2 * (size_t)g.taps * ((size_t)(y - y0) * g.Wo + x), *ds = s + g.taps;
                 for (int i = 0; i < found.count; i++) {
                     Vec<L> product = {}, of = {};
-                    const bool inside = found.pixel[i] >= 0;
-                    const float *key = keys + found.pixel[i] * k.column, *value = values ? values + found.pixel[i] * v.column : nullptr;
+                    const bool inside = found.inside(i);
+                    const float *key = inside ? keys + found.place(k, i) : keys, *value = values ? values + found.place(v, i) : nullptr;
                     const float* w = weights + (size_t)found.tap[i] * g.C;
                     over_channels<1>(h.channels, [&](auto, auto part, int c) UNROLLED {
                         Vec<L> toward = part.load(grad + c) * part.load(w + c);
@@ -142,8 +143,8 @@ struct PixelShiftBackward {
                 over_channels<vectors>(h.channels, [&](auto V, auto part, int c) UNROLLED {
                     Vec<L> sum[V.value] = {};
                     for (int i = 0; i < found.count; i++) {
-                        if (found.pixel[i] < 0) continue;
-                        const float* key = keys + found.pixel[i] * k.column + c;
+                        if (!found.inside(i)) continue;
+                        const float* key = keys + found.place(k, i) + c;
                         repeat<V.value>([&](auto j) UNROLLED { sum[j] += ds[i] * part.load(key + j * L); });
                     }
                     repeat<V.value>([&](auto j) UNROLLED { part.store(dquery + c + j * L, sum[j] * scale); });
@@ -184,9 +185,10 @@ struct PixelShiftBackward {
                     query[j] = scale * part.load(at(q, h, y, x) + c + j * L), grad[j] = part.load(at(dout, h, y, x) + c + j * L);
                 });
                 for (int i = 0; i < found.count; i++) {
-                    float *dtable = sums + found.tap[i] * channel_block, *dkey = dkeys + found.pixel[i] * dk.column;
-                    const float *w = weights + (size_t)found.tap[i] * g.C, *value = Value ? values + found.pixel[i] * v.column : nullptr;
-                    float* dvalue = Value ? dvalues + found.pixel[i] * dv.column : nullptr;
+                    const bool inside = Value || found.inside(i);
+                    float *dtable = sums + found.tap[i] * channel_block, *dkey = inside ? dkeys + found.place(dk, i) : dkeys;
+                    const float *w = weights + (size_t)found.tap[i] * g.C, *value = Value ? values + found.place(v, i) : nullptr;
+                    float* dvalue = Value ? dvalues + found.place(dv, i) : nullptr;
                     repeat<V>([&](auto j) UNROLLED {
                         const Vec<L> weighted = s[i] * grad[j];
                         Vec<L> of_weight = weighted;
@@ -195,7 +197,7 @@ struct PixelShiftBackward {
                             part.store(dvalue + j * L, part.load(dvalue + j * L) + weighted * part.load(w + j * L));
                         }
                         store<L>(dtable + j * L, load<L>(dtable + j * L) + of_weight);
-                        if (Value || found.pixel[i] >= 0) part.store(dkey + j * L, part.load(dkey + j * L) + ds[i] * query[j]);
+                        if (inside) part.store(dkey + j * L, part.load(dkey + j * L) + ds[i] * query[j]);
                     });
                 }
             },
@@ -245,11 +247,10 @@ struct PixelShiftBackward {
                     query[j] = scale * part.load(at(q, h, y, x) + c + j * L), grad[j] = part.load(at(dout, h, y, x) + c + j * L);
                 });
                 for (int i = 0; i < found.count; i++) {
-                    const bool inside = Value || found.pixel[i] >= 0;
-                    const int64_t pixel = inside ? found.pixel[i] : 0;
-                    const float *key = inside ? keys + pixel * k.column : zeros(), *w = weights + (size_t)found.tap[i] * g.C;
-                    const float *value = Value ? values + pixel * v.column : nullptr, *b = bias ? bias + (size_t)found.tap[i] * g.C + h.c0 + c : zeros();
-                    float *dkey = dkeys + pixel * dk.column, *dvalue = Value ? dvalues + pixel * dv.column : nullptr;
+                    const bool inside = Value || found.inside(i);
+                    const float *key = inside ? keys + found.place(k, i) : zeros(), *w = weights + (size_t)found.tap[i] * g.C;
+                    const float *value = Value ? values + found.place(v, i) : nullptr, *b = bias ? bias + (size_t)found.tap[i] * g.C + h.c0 + c : zeros();
+                    float *dkey = inside ? dkeys + found.place(dk, i) : dkeys, *dvalue = Value ? dvalues + found.place(dv, i) : nullptr;
                     float *dtable = sums + found.tap[i] * channel_block, *dbiases = bias_sums + found.tap[i] * channel_block;
                     repeat<V>([&](auto j) UNROLLED {
                         const Vec<L> of_key = part.load(key + j * L), s = query[j] * of_key + part.load(b + j * L);

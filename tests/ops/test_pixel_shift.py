@@ -122,6 +122,19 @@ def test_native_gradients_do_not_depend_on_how_the_work_is_shared():
         assert all(map(torch.equal, other[1:], found[0][1:]))
 
 
+@pytest.mark.skipif(bool(backends()["pixel_shift_attention"]["native"]), reason="no CPU kernels here")
+def test_native_gradients_of_maps_of_one_column_with_any_stride():
+    """A step between columns that do not exist may be any number: torch calls such a map contiguous."""
+    nbhd, generator = Neighborhood.directions(border="replicate"), torch.Generator().manual_seed(0)
+    plain = [torch.randn(1, 32, 5, 1, generator=generator) for _ in range(3)]
+    maps = [x.permute(0, 2, 3, 1).contiguous().as_strided(x.shape, (160, 1, 32, 10**9)) for x in plain]
+    tables = [torch.randn(24, 32, generator=generator), torch.randn(1, 24, generator=generator)]
+    found = with_gradients(run_natively, [x.as_strided(x.shape, x.stride()) for x in maps] + tables, nbhd, 1)
+    exact = with_gradients(loops, [x.double() for x in (*maps, *tables)], nbhd, 1)
+    for got, true in zip(found, exact, strict=True):
+        torch.testing.assert_close(got.double(), true, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("heads", "reading", "bias"), READINGS)
 def test_gradcheck_to_second_order(heads, reading, bias):
     nbhd = Neighborhood.directions((1, 2), stride=(1, 2))

@@ -21,7 +21,7 @@ def pixel_shift_attention(x: PixelShiftInputs) -> Tensor:
 
 def pixel_shift_attention_backward(grad: Tensor, x: PixelShiftInputs) -> tuple[Tensor | None, ...]:
     """Gradients of :attr:`PixelShiftInputs.tensors`."""
-    maps = [None if t is None else _in_rows(float_map(t)) for t in (x.q, x.k, x.v)]
+    maps = [None if t is None else float_map(t) for t in (x.q, x.k, x.v)]
     of_output = float_map(grad)
     found = [None if t is None else torch.zeros_like(t, memory_format=torch.channels_last) for t in maps]
     weight, bias = _tables(x)
@@ -40,8 +40,3 @@ def _tables(x: PixelShiftInputs) -> tuple[Tensor, Tensor | None]:
 
 def _places(*maps: Tensor | None) -> list[Map | None]:
     return [None if x is None else map_of(x) for x in maps]
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """A map whose rows lie one behind another: itself, also a slice of the channels of a wider one, or a copy."""
-    return x if x.stride(2) == x.shape[3] * x.stride(3) else x.contiguous(memory_format=torch.channels_last)
