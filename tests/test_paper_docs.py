@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import re
+from collections.abc import Iterator
 from functools import reduce
 from importlib.resources import files
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 import convattn.cost.published
 from reproduce.catalogue import ENTRIES
+from reproduce.records import values_of
+from reproduce.statistics import paired
 from tests.test_docs import FENCE, broken_links
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +163,10 @@ class TestTheCheckers:
         assert why_not("src/convattn/models/swin.py", "SIZES") is None
         assert why_not("src/convattn/layers/acmix.py", "ACmix.reparameterize") is None
 
+    @pytest.mark.parametrize("claim", ["+9.9 [−9.9, +9.8]", "−1.7 [−3.0, −0.4] | 0.9 |"])
+    def test_a_gain_that_no_run_had_is_found(self, claim: str) -> None:
+        assert unfounded(f"+1 | {claim}", "acmix") == [claim]
+
     def test_numbers_count_in_formulas_alone(self) -> None:
         assert equations("\\tag{1} says\n```math\na = b \\tag{2}\n```\n`\\tag{4}` too\n") == ["2"]
 
@@ -187,3 +196,60 @@ def test_a_link_to_a_small_table_names_the_images_that_it_was_trained_on() -> No
     for link in links:
         own = scales[link["paper"].replace("-", ""), link["place"]]
         assert link["scale"] in own, link[0]
+
+
+CLAIM = re.compile(
+    r"(?P<mean>[+−]?\d+\.\d)(?: points)? \[(?P<low>[+−]?\d+\.\d), (?P<high>[+−]?\d+\.\d)\](?: \| (?P<p>[\d.]+) \|)?"
+)
+Gains = dict[tuple[float, ...], list[float]]
+
+
+def rounded(*numbers: float) -> tuple[float, ...]:
+    """To the one decimal of the pages."""
+    return tuple(round(number, 1) for number in numbers)
+
+
+def recorded_gains(paper: str) -> Gains:
+    """Every gain over a baseline with its interval, to the corrected p of each."""
+    found = Gains()
+    for path in (ROOT / "results" / "reproduce").glob(f"{paper}-*.csv"):
+        for record in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            if record["gain, 95 % from"]:
+                gain = rounded(*(float(record[name]) for name in ("gain", "gain, 95 % from", "gain, 95 % to")))
+                found.setdefault(gain, []).append(float(record["p, Holm"] or record["p of the paired t-test"]))
+    return found
+
+
+def other_gains(paper: str) -> Iterator[tuple[float, ...]]:
+    """What any row has over any other of its table, seed by seed: the pages compare a few of them too."""
+    for path in (ROOT / "results" / "reproduce").glob(f"{paper}-*.csv"):
+        tables: dict[tuple[str, str], list[list[float]]] = {}
+        for record in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            values = list(values_of(record["values"]).values())
+            tables.setdefault((record["scale"], record["quantity"]), []).append(values)
+        for rows in tables.values():
+            for row, other in permutations(rows, 2):
+                if len(row) == len(other) > 1 and (gain := paired(row, other)).interval:
+                    yield rounded(gain.mean, *gain.interval)
+
+
+def unfounded(page: str, paper: str) -> list[str]:
+    """The gains of a page, with their intervals and corrected p, that no record has."""
+    known, wrong = recorded_gains(paper), list[str]()
+    for claim in CLAIM.finditer(page):
+        gain = rounded(*(float(claim[name].replace("−", "-")) for name in ("mean", "low", "high")))
+        mean, low, high = gain
+        chances = known.get(gain, []) + known.get((-mean, -high, -low), [])
+        p, digits = claim["p"], len((claim["p"] or "").partition(".")[2])
+        if p:
+            chances = [chance for chance in chances if f"{chance:.{digits}f}" == p]
+        if not chances and (p or gain not in other_gains(paper)):
+            wrong.append(claim[0])
+    return wrong
+
+
+@each_page
+def test_every_gain_with_an_interval_is_that_of_a_record(path: Path) -> None:
+    page = path.read_text()
+    assert len(CLAIM.findall(page)) > 15
+    assert unfounded(page, path.stem.replace("paper", "acmix").replace("-", "")) == []
