@@ -66,8 +66,8 @@ def _figure_4() -> Entry:
         full.append(TrainedRow(title, "imagenet-resnet", model, group=f"ResNet {model[-2:]}"))
     parts = (
         counts.figure_4(),
-        small_part("digits", small, columns),
-        small_part("clipart", [*small, *full, *_at_equal_cost()], columns),
+        small_part("digits", [*small, *full], columns),
+        small_part("clipart", [*small, *_at_equal_cost()], columns),
         full_part(full, TOP1),
     )
     return Entry("acmix", "figure 4", "Is it better at equal cost? Parameters, multiply-adds and accuracy", parts)

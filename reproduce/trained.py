@@ -25,7 +25,7 @@ QUANTITIES: dict[str, Quantity] = {
 """By the names of the recipes' published figures."""
 
 SMALL: dict[Scale, tuple[str, str]] = {
-    "digits": ("Other images, a smaller network", "half a minute to 1½ min a run on one core"),
+    "digits": ("Other images, a smaller network", "5 s to 3 min a run on one core"),
     "clipart": ("Other images, a smaller network", "1 to 3 min a run on one core"),
     "scenes": ("Scenes of 128 pixels, a smaller network from random weights", "2 to 11 min a run on one core"),
 }

@@ -233,3 +233,21 @@ def test_the_curves_are_of_the_runs_that_the_table_has():
 )
 def test_every_network_can_be_made(part: Part, row: Row):
     assert sum(parameter.numel() for parameter in built(row).parameters())
+
+
+def test_the_papers_other_depths_are_rows_and_share_no_run_with_the_first():
+    part = find_entries(["acmix-figure4"])[0].part("digits")
+    labels = {row.label for row in part.rows}
+    for depth in ("ResNet{} 38", "ResNet{} 50", "SAN{} 15", "SAN{} 19", "PVT{}-S", "Swin{}-S"):
+        assert {depth.format(""), depth.format("-ACmix")} <= labels
+        base = next(row for row in part.rows if row.label == depth.format(""))
+        mixed = next(row for row in part.rows if row.label == depth.format("-ACmix"))
+        assert part.baseline_of(mixed) == base
+    assert len({make_run(row.setting, 0).name for row in part.rows}) == len(part.rows)
+
+
+def test_table_6s_lengths_are_those_of_the_paper():
+    (entry,) = find_entries(["xvolution-table6"])
+    for part, unit in ((entry.part("digits"), 1), (entry.part("full"), 12)):
+        epochs = {row.group: make_run(row.setting, 0).recipe.epochs for row in part.rows}
+        assert epochs == {"1x": unit, "2x": 2 * unit, "3x": 3 * unit, "6x": 6 * unit}
