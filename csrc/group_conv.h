@@ -11,9 +11,38 @@ constexpr int conv_k = 3, conv_taps = conv_k * conv_k;
 
 struct GroupConv {
     int H, W, Ho, Wo, S, T, N, d, C;  // C = N*d outputs
+    int groups;                       // of them to compute, from those on that the pointers point at
     GroupConv(int H, int W, int S, int T, int N, int d)
-        : H(H), W(W), Ho((H - 1) / S + 1), Wo((W - 1) / S + 1), S(S), T(T), N(N), d(d), C(N * d) {}
+        : H(H), W(W), Ho((H - 1) / S + 1), Wo((W - 1) / S + 1), S(S), T(T), N(N), d(d), C(N * d), groups(d) {}
+    GroupConv of_groups(int count) const {
+        GroupConv part = *this;
+        part.groups = count;
+        return part;
+    }
+    int outputs() const { return N * groups; }
     size_t weights() const { return (size_t)T * conv_taps * C; }
+};
+
+constexpr int weight_rows = 4;  // rows of outputs whose weight gradient is summed in float32 before it is added in float64
+
+// How an image is cut where it makes several units of work: between groups, which read nothing twice, then between rows of outputs.
+struct ConvCut {
+    int groups, bands;
+    ConvCut(const GroupConv& p, int wanted) : groups(1) {
+        for (int g = 2; g <= wanted; g++)
+            if (wanted % g == 0 && whole_vectors(p.d, g)) groups = g;
+        bands = smaller(ceil_div(wanted, groups), ceil_div(p.Ho, weight_rows));
+    }
+    int parts() const { return groups * bands; }
+};
+// One of them: groups from `group` on, rows y_begin to y_end of outputs of image b.
+struct ConvUnit {
+    int b, group, groups, y_begin, y_end;
+    ConvUnit(const GroupConv& p, const ConvCut& cut, int64_t unit) {
+        const int part = (int)(unit % cut.parts()), band = part / cut.groups;
+        b = (int)(unit / cut.parts()), groups = p.d / cut.groups, group = part % cut.groups * groups;
+        y_begin = first_of_part(p.Ho, band, cut.bands), y_end = first_of_part(p.Ho, band + 1, cut.bands);
+    }
 };
 
 // Weights of a small convolution: input t of tap (ty, tx) to output o, lane g: w[t*in + ty*tap_y + tx*tap_x + o*out + g].
@@ -53,9 +82,10 @@ INLINE void conv_tile(const float* const* pixel, int c0, int inputs, int in_step
 }
 
 // One row of outputs: result(Index<V>, c0, x, o, sum). in(dy, x) gives the address of input column x (any integer) of
-// the row that tap row dy reads, or of zeros; output x reads the columns S*x to S*x + KX-1.
+// the row that tap row dy reads, or of zeros; output x reads the columns S*x to S*x + KX-1. Input t of a pixel lies t*in_step
+// further.
 template <int KY, int KX, int S, class E = Floats, class Input, class Result>
-void conv_row(int width, int d, int inputs, int outputs, ConvWeights w, Input input, Result result) {
+void conv_row(int width, int groups, int inputs, int in_step, int outputs, ConvWeights w, Input input, Result result) {
     // At stride 2 outputs share few inputs: all four of a pixel at once, so that its inputs are read once.
     constexpr int P = S == 1 ? 7 : 4, columns = S * (P - 1) + KX, O = vector_registers < 32 ? 1 : S == 1 ? 2 : 4;
     for (int x0 = 0; x0 < width; x0 += P) {
@@ -63,16 +93,16 @@ void conv_row(int width, int d, int inputs, int outputs, ConvWeights w, Input in
         for (int dy = 0; dy < KY; dy++)
             for (int k = 0; k < columns; k++) pixel[dy * columns + k] = input(dy, S * x0 + k);
         const int valid = smaller(P, width - x0);
-        over_channels(d, [&](auto v, int c0) UNROLLED {
+        over_channels(groups, [&](auto v, int c0) UNROLLED {
             constexpr int V = v.value;
             int o = 0;
             auto finish = [&](int i, int oo, Vec<V> sum) UNROLLED {
                 if (i < valid) result(v, c0, x0 + i, o + oo, sum);
             };
             auto from = [&](int o) UNROLLED { return ConvWeights{w.w + o * w.out, w.in, w.tap_y, w.tap_x, w.out}; };
-            for (; o + O <= outputs; o += O) conv_tile<E, V, KY, KX, S, P, O>(pixel, c0, inputs, d, from(o), finish);
+            for (; o + O <= outputs; o += O) conv_tile<E, V, KY, KX, S, P, O>(pixel, c0, inputs, in_step, from(o), finish);
             if constexpr (O > 1)
-                for (; o < outputs; o++) conv_tile<E, V, KY, KX, S, P, 1>(pixel, c0, inputs, d, from(o), finish);
+                for (; o < outputs; o++) conv_tile<E, V, KY, KX, S, P, 1>(pixel, c0, inputs, in_step, from(o), finish);
         });
     }
 }
@@ -131,15 +161,15 @@ void conv_forward_rows(const GroupConv& p, const Rows& in, ptrdiff_t in_pixel, c
             return !in_rows[dy] || in_x < 0 || in_x >= p.W ? zeros : in_rows[dy] + in_x * in_pixel;
         };
         auto result = [&](auto v, int c0, int x, int o, auto sum) UNROLLED {
-            store<v.value>(row + (size_t)x * p.C + o * p.d + c0, sum);
+            store<v.value>(row + (size_t)x * p.outputs() + o * p.groups + c0, sum);
         };
-        if (p.S == 1) conv_row<conv_k, conv_k, 1, E>(p.Wo, p.d, p.T, p.N, w, input, result);
-        else conv_row<conv_k, conv_k, 2, E>(p.Wo, p.d, p.T, p.N, w, input, result);
-        for (int x = 0; x < p.Wo; x++) interleave(row + (size_t)x * p.C, p.N, p.d, bias, out.at(b, y, x));
+        if (p.S == 1) conv_row<conv_k, conv_k, 1, E>(p.Wo, p.groups, p.T, p.d, p.N, w, input, result);
+        else conv_row<conv_k, conv_k, 2, E>(p.Wo, p.groups, p.T, p.d, p.N, w, input, result);
+        for (int x = 0; x < p.Wo; x++) interleave(row + (size_t)x * p.outputs(), p.N, p.groups, bias, out.at(b, y, x));
     }
 }
 
-// The gradient of the inputs in rows y of one image: written, not added. grad is [pixel][o][g].
+// The gradient of the inputs in row y of one image: written, not added. grad is [pixel][o][g].
 // A convolution of the gradient with the taps reversed and inputs and outputs exchanged; at stride 2 an input of an even
 // row (column) meets the middle tap only, one of an odd row (column) the two outer taps.
 template <int KY, int KX>
@@ -153,15 +183,16 @@ void conv_input_gradient_row(const GroupConv& p, const float* grad, const float*
     const int first_y = step == 1 ? y - 1 : y / 2;
     auto input = [&](int dy, int x) UNROLLED -> const float* {
         const int out_y = first_y + dy, out_x = step == 1 ? x - 1 : x;
-        return out_y < 0 || out_y >= p.Ho || out_x < 0 || out_x >= p.Wo ? zeros : grad + ((size_t)out_y * p.Wo + out_x) * p.C;
+        return out_y < 0 || out_y >= p.Ho || out_x < 0 || out_x >= p.Wo ? zeros : grad + ((ptrdiff_t)out_y * p.Wo + out_x) * p.outputs();
     };
-    conv_row<KY, KX, 1>(width, p.d, p.N, p.T, w, input, [&](auto v, int c0, int x, int t, auto sum) UNROLLED {
+    conv_row<KY, KX, 1>(width, p.groups, p.N, p.groups, p.T, w, input, [&](auto v, int c0, int x, int t, auto sum) UNROLLED {
         store<v.value>(dqkv.at(b, y, first_x + step * x) + t * p.d + c0, sum);
     });
 }
 
-void conv_input_gradient(const GroupConv& p, const float* grad, const float* weight, const float* zeros, const View& dqkv, int b) {
-    for (int y = 0; y < p.H; y++) {
+void conv_input_gradient(const GroupConv& p, const float* grad, const float* weight, const float* zeros, const View& dqkv, int b,
+                         int y_begin, int y_end) {
+    for (int y = y_begin; y < y_end; y++) {
         if (p.S == 1) conv_input_gradient_row<3, 3>(p, grad, weight, zeros, y, 0, dqkv, b);
         else if (y % 2 == 0) {
             conv_input_gradient_row<1, 1>(p, grad, weight, zeros, y, 0, dqkv, b);
@@ -176,11 +207,12 @@ void conv_input_gradient(const GroupConv& p, const float* grad, const float* wei
 // dweight[t][tap][o][g] += sum over `rows` rows of outputs of qkv[t][g] * dout[o][g], for TY rows of taps and O outputs.
 // P outputs of a row at a time: each input is loaded once for all the taps and outputs that it meets.
 template <int V, int S, int TY, int P, int O>
-INLINE void weight_gradient_tile(const float* const* pixel, int columns, ptrdiff_t at, const float* grad, int C, int d, Vec<V> (*sum)[conv_k][O]) {
+INLINE void weight_gradient_tile(const float* const* pixel, int columns, ptrdiff_t at, const float* grad, const GroupConv& p,
+                                 Vec<V> (*sum)[conv_k][O]) {
     Vec<V> g[P][O];
     repeat<P>([&](auto x) UNROLLED {
         repeat<O>([&](auto i) UNROLLED {
-            g[x][i] = load<V>(grad + (size_t)x * C + i * d);
+            g[x][i] = load<V>(grad + (size_t)x * p.outputs() + i * p.groups);
             PIN(g[x][i]);
         });
     });
@@ -201,18 +233,18 @@ void conv_weight_gradient(const GroupConv& p, const float* const* pixel /* [S*(r
                           int rows, int first_dy, int o, double* dweight) {
     constexpr int P = vector_registers == 32 ? 4 : 2;
     for (int t = 0; t < p.T; t++)
-        over_channels(p.d, [&](auto v, int c0) UNROLLED {
+        over_channels(p.groups, [&](auto v, int c0) UNROLLED {
             constexpr int V = v.value;
             Vec<V> sum[TY][conv_k][O] = {};
             const ptrdiff_t at = (ptrdiff_t)t * p.d + c0;
             for (int y = 0; y < rows; y++) {
                 const float* const* in = pixel + (S * y + first_dy) * columns;
-                const float* grad_row = grad + (size_t)y * p.Wo * p.C + o * p.d + c0;
+                const float* grad_row = grad + (size_t)y * p.Wo * p.outputs() + o * p.groups + c0;
                 int x = 0;
                 for (; x + P <= p.Wo; x += P)
-                    weight_gradient_tile<V, S, TY, P, O>(in + S * x, columns, at, grad_row + (size_t)x * p.C, p.C, p.d, sum);
+                    weight_gradient_tile<V, S, TY, P, O>(in + S * x, columns, at, grad_row + (size_t)x * p.outputs(), p, sum);
                 for (; x < p.Wo; x++)
-                    weight_gradient_tile<V, S, TY, 1, O>(in + S * x, columns, at, grad_row + (size_t)x * p.C, p.C, p.d, sum);
+                    weight_gradient_tile<V, S, TY, 1, O>(in + S * x, columns, at, grad_row + (size_t)x * p.outputs(), p, sum);
             }
             double* target = dweight + (((size_t)t * conv_k + first_dy) * conv_k * p.N + o) * p.d + c0;
             repeat<TY * conv_k>([&](auto tap) UNROLLED {
@@ -234,31 +266,38 @@ template <int S> void conv_weight_gradients(const GroupConv& p, const float* con
     }
 }
 
-constexpr int weight_rows = 4;  // rows of outputs that are summed in float32 before they are added in float64
-
-// Writes one image's dqkv (the convolution path's share) and adds its share of dweight.
-void conv_backward_image(const GroupConv& p, const View& qkv, int b, const float* weight, const View& dout, const View& dqkv, double* dweight) {
+// Writes the unit's part of dqkv (the convolution path's share) and adds its share of dweight.
+void conv_backward_unit(const GroupConv& whole, const ConvCut& cut, int64_t unit, const View& qkv, const float* weight, const View& dout,
+                        const View& dqkv, double* dweight) {
+    const ConvUnit u(whole, cut, unit);
+    const GroupConv p = whole.of_groups(u.groups);
     const int columns = p.S * (p.Wo - 1) + conv_k, in_rows = p.S * (weight_rows - 1) + conv_k;
+    // the gradient of the inputs reads a row of outputs more on each side
+    const int first = larger(0, u.y_begin - 1), last = smaller(p.Ho, u.y_end + 1);
+    const size_t grad_row = (size_t)p.Wo * p.outputs();
     const size_t pixel_channels = (size_t)larger(p.T, p.N) * p.d;  // zeros stand for inputs and, for the inputs' gradient, for outputs
-    if (!scratch.reserve((size_t)p.Ho * p.Wo * p.C + pixel_channels + (size_t)2 * in_rows * columns)) return;
-    float* grad = scratch.take((size_t)p.Ho * p.Wo * p.C);  // dout as [pixel][o][g]
+    if (!scratch.reserve((last - first) * grad_row + pixel_channels + (size_t)2 * in_rows * columns)) return;
+    // dout as [pixel][o][g], from row `first` on
+    float* grad = scratch.take((last - first) * grad_row) - first * (ptrdiff_t)grad_row;
     float* zeros = scratch.take(pixel_channels);
     const float** pixel = scratch.take_array<const float*>((size_t)in_rows * columns);
     memset(zeros, 0, pixel_channels * sizeof(float));
-    for (int y = 0; y < p.Ho; y++)
-        for (int x = 0; x < p.Wo; x++) deinterleave(dout.at(b, y, x), p.N, p.d, grad + ((size_t)y * p.Wo + x) * p.C);
-    for (int y = 0; y < p.Ho; y += weight_rows) {
-        const int rows = smaller(weight_rows, p.Ho - y);
+    for (int y = first; y < last; y++)
+        for (int x = 0; x < p.Wo; x++)
+            deinterleave(dout.at(u.b, y, x) + u.group * p.N, p.N, p.groups, grad + y * (ptrdiff_t)grad_row + (ptrdiff_t)x * p.outputs());
+    for (int y = u.y_begin; y < u.y_end; y += weight_rows) {
+        const int rows = smaller(weight_rows, u.y_end - y);
         for (int r = 0; r < p.S * (rows - 1) + conv_k; r++)
             for (int k = 0; k < columns; k++) {
                 const int in_y = p.S * y + r - 1, in_x = k - 1;
-                pixel[r * columns + k] = in_y < 0 || in_y >= p.H || in_x < 0 || in_x >= p.W ? zeros : qkv.at(b, in_y, in_x);
+                const bool outside = in_y < 0 || in_y >= p.H || in_x < 0 || in_x >= p.W;
+                pixel[r * columns + k] = outside ? zeros : qkv.at(u.b, in_y, in_x) + u.group;
             }
-        const float* rows_of_grad = grad + (size_t)y * p.Wo * p.C;
-        if (p.S == 1) conv_weight_gradients<1>(p, pixel, columns, rows_of_grad, rows, dweight);
-        else conv_weight_gradients<2>(p, pixel, columns, rows_of_grad, rows, dweight);
+        const float* rows_of_grad = grad + y * (ptrdiff_t)grad_row;
+        if (p.S == 1) conv_weight_gradients<1>(p, pixel, columns, rows_of_grad, rows, dweight + u.group);
+        else conv_weight_gradients<2>(p, pixel, columns, rows_of_grad, rows, dweight + u.group);
     }
-    conv_input_gradient(p, grad, weight, zeros, dqkv, b);
+    conv_input_gradient(p, grad, weight + u.group, zeros, dqkv.from_channel(u.group), u.b, p.S * u.y_begin, smaller(p.H, p.S * u.y_end));
 }
 
 }  // namespace

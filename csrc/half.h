@@ -95,8 +95,13 @@ template <class T> struct NarrowedRows {
     float* block;
     T* to;        // of the image's row 0
     size_t size;  // of a row
+    int channels, first_channel, last_channel;  // of a pixel; those to write
 
-    void operator()(int first, int rows) const { narrow(block, to + first * size, rows * size); }
+    void operator()(int first, int rows) const {
+        T* target = to + first * size;
+        if (last_channel - first_channel == channels) return narrow(block, target, rows * size);
+        for (size_t i = first_channel; i < rows * size; i += channels) narrow(block + i, target + i, last_channel - first_channel);
+    }
 };
 
 }  // namespace

@@ -15,9 +15,6 @@ struct Tables {
     const float *scale, *weight, *bias;
 };
 
-// The last row of q, k and v that some output rows read.
-int last_row_read(const Problem& p, int last_output) { return smaller(p.H - 1, larger(reach, p.S * last_output + reach)); }
-
 // What both paths read of one image beside q and k (Problem), and where outputs go, block by block: `read(last row)` before
 // a block, `written(first row, rows)` after it.
 struct Band {
@@ -27,42 +24,53 @@ struct Band {
     Callback<int, int> written;
 };
 
-// Both paths of some rows of one image, block by block, so that q, k and v are read while they are in cache.
+// Both paths of one unit, block by block, so that q, k and v are read while they are in cache.
 template <int L, int S, class E = Floats>
-void acmix_rows(const Problem& p, const GroupConv& conv, const Tables& tables, const Band& band, int b, int y_begin, int y_end) {
+void acmix_unit(const Problem& p, const GroupConv& whole, const Tables& tables, const Band& band, const Unit& u) {
     typedef ForwardAttention<L, S, E> Attention;
-    const size_t input = 3 * (size_t)p.C;
-    if (!scratch.reserve(key_ring_floats<L, E>(p) + Attention::Buffers::floats(p) + (size_t)p.Wo * p.C + input, 32 + 2 * p.N)) return;
-    float* row = scratch.take((size_t)p.Wo * p.C);
+    const GroupConv conv = whole.of_groups(p.d * u.heads() / p.N);
+    const int first_group = p.d * u.n_begin / p.N, first_output = first_group * p.N;
+    const Rows inputs = {band.maps.data + first_group, band.maps.step, band.maps.slots};
+    const size_t input = 3 * (size_t)p.C, row_floats = (size_t)p.Wo * conv.outputs();
+    if (!scratch.reserve(key_ring_floats<L, E>(p, u.heads()) + Attention::Buffers::floats(p) + row_floats + input, 32 + 2 * u.heads())) return;
+    float* row = scratch.take(row_floats);
     float* zeros = scratch.take(input);
     memset(zeros, 0, input * sizeof(float));
     typename Attention::Buffers buffers(p);
-    PlanarRows<L, E>* keys = key_rings<L, E>(p, b, y_begin);
+    PlanarRows<L, E>* keys = key_rings<L, E>(p, u);
     auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
         constexpr int V = v.value;
         Vec<V> result = load<V>(o) + sum * load<V>(tables.scale + c);
         if (p.relu) result = result < 0.f ? Vec<V>{} : result;
         store<V>(o, result);
     };
-    for (int y = y_begin; y < y_end; y += block_rows) {
-        const int rows = smaller(block_rows, y_end - y);
+    for (int y = u.y_begin; y < u.y_end; y += block_rows) {
+        const int rows = smaller(block_rows, u.y_end - y);
         band.read(last_row_read(p, y + rows - 1));
         const View out(band.out.at(y) - y * band.out.step, 0, band.out.step, p.C);
-        conv_forward_rows<E>(conv, band.maps, band.map_pixel, tables.weight, tables.bias, zeros, row, out, b, y, y + rows);
-        for (int n = 0; n < p.N; n++) Attention::block(p, buffers, keys[n], band.values, out, b, n, y, rows, finish);
+        conv_forward_rows<E>(conv, inputs, band.map_pixel, tables.weight + first_group, tables.bias ? tables.bias + first_output : nullptr,
+                             zeros, row, out.from_channel(first_output), u.b, y, y + rows);
+        for (int n = u.n_begin; n < u.n_end; n++)
+            Attention::block(p, buffers, keys[n - u.n_begin], band.values, out, u.b, n, y, rows, finish);
         band.written(y, rows);
     }
 }
 
-template <int L, int S> void attention_rows(const Problem& p, const View& out, int b, int y_begin, int y_end) {
+template <int L, int S> void attention_unit(const Problem& p, const View& out, const Unit& u) {
     typedef ForwardAttention<L, S> Attention;
-    if (!scratch.reserve(key_ring_floats<L, Floats>(p) + Attention::Buffers::floats(p), 32 + 2 * p.N)) return;
+    if (!scratch.reserve(key_ring_floats<L, Floats>(p, u.heads()) + Attention::Buffers::floats(p), 32 + 2 * u.heads())) return;
     typename Attention::Buffers buffers(p);
-    PlanarRows<L>* keys = key_rings<L, Floats>(p, b, y_begin);
-    for (int y = y_begin; y < y_end; y += block_rows)
-        for (int n = 0; n < p.N; n++)
-            Attention::block(p, buffers, keys[n], rows_of(p.v, b), out, b, n, y, smaller(block_rows, y_end - y),
+    PlanarRows<L>* keys = key_rings<L, Floats>(p, u);
+    for (int y = u.y_begin; y < u.y_end; y += block_rows)
+        for (int n = u.n_begin; n < u.n_end; n++)
+            Attention::block(p, buffers, keys[n - u.n_begin], rows_of(p.v, u.b), out, u.b, n, y, smaller(block_rows, u.y_end - y),
                              [](auto v, float* o, int, auto sum) UNROLLED { store<v.value>(o, sum); });
+}
+
+// Of maps that are converted on the way in. A unit converts whole rows: heads are cut only where rows are too few.
+Cut converting_cut(const Problem& p, int limit = 0x7fffffff) {
+    const bool few = ceil_div(p.Ho, block_rows) < parts_of_image(p.B, p.threads);
+    return Cut(p, [&](int parts) { return few && whole_vectors(p.d, parts); }, limit);
 }
 
 View packed(const float* data, int height, int width, int channels) {
@@ -77,6 +85,12 @@ void read_packed(const Problem& p, const View& qkv, View& q, View& k, View& v) {
     v = View(qkv.data + 2 * third, qkv.image, qkv.row, qkv.pixel);
 }
 
+// The caller has reserved block_rows rows of outputs of half_rows.
+template <class T> NarrowedRows<T> narrowed_rows(const Problem& p, const Unit& u, T* out) {
+    const size_t row = (size_t)p.Wo * p.C;
+    return {half_rows.take(block_rows * row), out + (size_t)u.b * p.Ho * row, row, p.C, u.n_begin * p.d, u.n_end * p.d};
+}
+
 constexpr size_t widened_floats = 768 * 1024;  // rows of a band in float32: what a second-level cache and some of the third hold
 
 // Maps in half precision, computed with in float32.
@@ -84,18 +98,18 @@ template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s
     const size_t row = (size_t)whole.W * 3 * whole.C, out_row = (size_t)whole.Wo * whole.C;
     const int limit = larger(4 * block_rows, (int)smaller((int64_t)whole.Ho, (int64_t)(widened_floats / row) / whole.S));
     choose_window(whole, [&](auto L, auto S) {
-        over_bands(whole, [&](int b, int y_begin, int y_end) {
+        over_units(whole, converting_cut(whole, limit), [&](const Unit& u) {
             Problem p(s, position);
-            const int first = larger(0, p.S * y_begin - reach), rows = last_row_read(p, y_end - 1) - first + 1;
+            const int first = first_row_read(p, u.y_begin), rows = last_row_read(p, u.y_end - 1) - first + 1;
             if (!p.fits || !half_rows.reserve(rows * row + block_rows * out_row)) return;
-            WidenedRows<T> read = {qkv + (size_t)b * p.H * row, half_rows.take(rows * row), row, first, first};
-            NarrowedRows<T> written = {half_rows.take(block_rows * out_row), out + (size_t)b * p.Ho * out_row, out_row};
+            WidenedRows<T> read = {qkv + (size_t)u.b * p.H * row, half_rows.take(rows * row), row, first, first};
+            NarrowedRows<T> written = narrowed_rows(p, u, out);
             const View maps(read.data - (ptrdiff_t)first * (ptrdiff_t)row, 0, row, 3 * p.C);
             read_packed(p, maps, p.q, p.k, p.v);
-            const Rows block = {written.block, (ptrdiff_t)out_row, block_rows};
+            const Rows block = {written.block, (ptrdiff_t)out_row, 1};  // every block of rows begins it anew
             const Band band = {rows_of(maps, 0), rows_of(p.v, 0), block, maps.pixel, &read, &written};
-            acmix_rows<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, b, y_begin, y_end);
-        }, limit);
+            acmix_unit<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, u);
+        });
     });
 }
 
@@ -118,13 +132,13 @@ void acmix_pairs(Problem& p, const BFloat16* qkv, Tables tables, BFloat16* out) 
     read_packed(p, packed((const float*)qkv, p.H, p.W, 3 * p.C / 2), p.q, p.k, p.v);
     const GroupConv conv(p.H, p.W, p.S, pairs, p.N, p.d);
     choose_window(p, [&](auto L, auto S) {
-        over_bands(p, [&](int b, int y_begin, int y_end) {
+        over_units(p, converting_cut(p), [&](const Unit& u) {
             if (!half_rows.reserve(PairedRows::floats(p) + block_rows * out_row)) return;
-            PairedRows read(p, qkv + (size_t)b * p.H * p.W * 3 * p.C, larger(0, p.S * y_begin - reach), half_rows);
-            NarrowedRows<BFloat16> written = {half_rows.take(block_rows * out_row), out + (size_t)b * p.Ho * out_row, out_row};
-            const Rows block = {written.block, (ptrdiff_t)out_row, block_rows};
+            PairedRows read(p, qkv + (size_t)u.b * p.H * p.W * 3 * p.C, first_row_read(p, u.y_begin), half_rows);
+            NarrowedRows<BFloat16> written = narrowed_rows(p, u, out);
+            const Rows block = {written.block, (ptrdiff_t)out_row, 1};  // every block of rows begins it anew
             const Band band = {read.maps, read.values, block, (ptrdiff_t)pairs * p.d, &read, &written};
-            acmix_rows<decltype(L)::value, decltype(S)::value, Pairs>(p, conv, tables, band, b, y_begin, y_end);
+            acmix_unit<decltype(L)::value, decltype(S)::value, Pairs>(p, conv, tables, band, u);
         });
     });
 }
@@ -176,10 +190,10 @@ WINDOW_ENTRY(convattn_acmix_forward,
     const View qkv_map = packed((const float*)qkv, p.H, p.W, 3 * p.C), out_map = packed((float*)out, p.Ho, p.Wo, p.C);
     read_packed(p, qkv_map, p.q, p.k, p.v);
     choose_window(p, [&](auto L, auto S) {
-        over_bands(p, [&](int b, int y_begin, int y_end) {
+        over_units(p, acmix_cut(p), [&](const Unit& u) {
             auto nothing = [](auto...) {};
-            const Band band = {rows_of(qkv_map, b), rows_of(p.v, b), rows_of(out_map, b), qkv_map.pixel, &nothing, &nothing};
-            acmix_rows<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, b, y_begin, y_end);
+            const Band band = {rows_of(qkv_map, u.b), rows_of(p.v, u.b), rows_of(out_map, u.b), qkv_map.pixel, &nothing, &nothing};
+            acmix_unit<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, u);
         });
     });
     return failures != before;
@@ -194,8 +208,8 @@ WINDOW_ENTRY(convattn_window_forward,
     p.q = View(*q), p.k = View(*k), p.v = View(*v);
     const View out_map(*out);
     choose_window(p, [&](auto L, auto S) {
-        over_bands(p, [&](int b, int y_begin, int y_end) {
-            attention_rows<decltype(L)::value, decltype(S)::value>(p, out_map, b, y_begin, y_end);
+        over_units(p, Cut(p, [](int) { return true; }), [&](const Unit& u) {
+            attention_unit<decltype(L)::value, decltype(S)::value>(p, out_map, u);
         });
     });
     return failures != before;
@@ -225,17 +239,18 @@ WINDOW_ENTRY(convattn_acmix_backward,
             head.run();
             dalpha[slice] += head.dalpha;
         };
-        auto convolution = [&](int slice, int b) {
-            conv_backward_image(conv, qkv_map, b, weight, dout_map, dqkv_map, dweight + slice * conv.weights());
+        const ConvCut cut(conv, parts_of_image(p.B, p.threads));
+        auto convolution = [&](int slice, int64_t unit) {
+            conv_backward_unit(conv, cut, unit, qkv_map, weight, dout_map, dqkv_map, dweight + slice * conv.weights());
         };
-        const bool whole_images = p.whole_images();
+        const bool whole_images = cut.parts() == 1;
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
         {
 #pragma omp for schedule(static, 1)
             for (int slice = 0; slice < p.threads; slice++)
-                for (int b = slice; b < p.B; b += p.threads) {
-                    convolution(slice, b);
-                    for (int n = 0; whole_images && n < p.N; n++) attention(slice, b, n);
+                for (int64_t u = slice; u < (int64_t)p.B * cut.parts(); u += p.threads) {
+                    convolution(slice, u);
+                    for (int n = 0; whole_images && n < p.N; n++) attention(slice, (int)u, n);
                 }
 #pragma omp for schedule(static, 1)
             for (int slice = 0; slice < p.threads; slice++)

@@ -122,6 +122,17 @@ constexpr INLINE int round_up(int a, int b) { return ceil_div(a, b) * b; }
 // Counts of units of work and of rows over a batch: they may pass 2^31, which a map's height and width do not.
 constexpr INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr INLINE int common_divisor(int a, int b) {
+    while (b) {
+        const int rest = a % b;
+        a = b, b = rest;
+    }
+    return a;
+}
+// Into how many parts to cut an image, so that all threads have as many of them to do. Where images are many, none is cut.
+constexpr INLINE int parts_of_image(int batch, int threads) { return batch / 4 >= threads ? 1 : threads / common_divisor(batch, threads); }
+// Whether `d` channels can be cut into so many parts of whole vectors.
+constexpr INLINE bool whole_vectors(int d, int parts) { return d % (parts * native_lanes) == 0; }
 // The first of the `rows` rows of part `i` of `parts`.
 constexpr INLINE int first_of_part(int rows, int64_t i, int64_t parts) { return (int)(rows * i / parts); }
 

@@ -28,6 +28,7 @@ struct View {
     View() = default;
     View(float* data, ptrdiff_t image, ptrdiff_t row, ptrdiff_t pixel) : data(data), image(image), row(row), pixel(pixel) {}
     explicit View(const ConvattnMap& m) : View(m.data, m.image, m.row, m.column) {}
+    View from_channel(int c) const { return {data + c, image, row, pixel}; }
     float* at(int b, int y = 0, int x = 0) const { return data + b * image + y * row + x * pixel; }
 };
 
@@ -82,8 +83,6 @@ struct Problem {
     float row_y(int y) const { return H > 1 ? 2.f * y / (H - 1) - 1.f : -1.f; }
     // How many rows to keep of the maps that a block of output rows reads.
     int slots() const { return smaller(H, S * (block_rows - 1) + K + S); }
-    // Images go to threads whole where there are enough of them, else their rows or heads are shared out too.
-    bool whole_images() const { return B % threads == 0 || B / 4 >= threads; }
 };
 
 // The position of the keys in a row, from some padded column on; no weights where there is none.

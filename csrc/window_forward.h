@@ -84,25 +84,60 @@ template <class F> void choose_window(const Problem& p, F f) {
     else narrow ? f(Index<half>{}, Index<2>{}) : f(Index<L>{}, Index<2>{});
 }
 
-// Calls f(image, first row, last row) in parallel: images, cut into bands where there are few, or of more rows than `limit`.
-template <class F> void over_bands(const Problem& p, F f, int limit = 0x7fffffff) {
-    const int blocks = ceil_div(p.Ho, block_rows), most = larger(1, limit / block_rows);
-    const int bands = larger(p.whole_images() ? 1 : smaller(p.threads, blocks), ceil_div(blocks, most));
+// A unit of work: some rows of outputs and some heads of one image.
+struct Unit {
+    int b, y_begin, y_end, n_begin, n_end;
+    int heads() const { return n_end - n_begin; }
+};
+
+// How images are cut into units: between heads, which read nothing twice, and between rows.
+struct Cut {
+    int heads = 1, bands = 1, blocks = 1, rows = block_rows;  // parts of the heads; bands of blocks of rows
+
+    // allowed(i): whether the heads may be cut into i parts. No band has more rows than `limit`.
+    template <class Allowed> Cut(const Problem& p, Allowed allowed, int limit = 0x7fffffff) {
+        const int parts = parts_of_image(p.B, p.threads), most = larger(1, limit / block_rows);
+        int64_t least = INT64_MAX;
+        for (int h = 1; h <= smaller(p.N, parts); h++) {
+            if (h > 1 && (p.N % h || !allowed(h))) continue;
+            const int whole = ceil_div(p.Ho, block_rows), wanted = larger(ceil_div(parts, h), ceil_div(whole, most));
+            const int r = wanted <= whole ? block_rows : block_rows / 2, in_all = ceil_div(p.Ho, r), b = smaller(wanted, in_all);
+            // rows of one head that the busiest thread computes
+            const int64_t busiest = ceil_div((int64_t)p.B * h * b, (int64_t)p.threads) * ceil_div(in_all, b) * r * (p.N / h);
+            if (busiest <= least) heads = h, bands = b, blocks = in_all, rows = r, least = busiest;
+        }
+    }
+};
+
+// Both paths of ACmix. Output n*d + i, of head n, is of the convolution's group (n*d + i) / N: where heads are cut, groups are.
+Cut acmix_cut(const Problem& p) {
+    return Cut(p, [&](int parts) { return whole_vectors(p.d, parts); });
+}
+
+// The first and the last row of q, k and v that some output rows read.
+int first_row_read(const Problem& p, int first_output) { return larger(0, p.S * first_output - reach); }
+int last_row_read(const Problem& p, int last_output) { return smaller(p.H - 1, larger(reach, p.S * last_output + reach)); }
+
+// Calls f(unit) in parallel.
+template <class F> void over_units(const Problem& p, const Cut& cut, F f) {
+    const int parts = cut.heads * cut.bands;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
-    for (int64_t u = 0; u < (int64_t)p.B * bands; u++) {
-        const int64_t band = u % bands;
-        f((int)(u / bands), first_of_part(blocks, band, bands) * block_rows, smaller(p.Ho, first_of_part(blocks, band + 1, bands) * block_rows));
+    for (int64_t u = 0; u < (int64_t)p.B * parts; u++) {
+        const int part = (int)(u % parts), band = part / cut.heads, h = part % cut.heads, of_part = p.N / cut.heads;
+        f(Unit{(int)(u / parts), first_of_part(cut.blocks, band, cut.bands) * cut.rows,
+               smaller(p.Ho, first_of_part(cut.blocks, band + 1, cut.bands) * cut.rows), h * of_part, (h + 1) * of_part});
     }
 }
 
-template <int L, class E> PlanarRows<L, E>* key_rings(const Problem& p, int b, int y_begin) {
-    PlanarRows<L, E>* keys = scratch.take_array<PlanarRows<L, E>>(p.N);
-    for (int n = 0; n < p.N; n++)
-        new (keys + n) PlanarRows<L, E>(p, p.k, b, n, E::each == 1, larger(0, p.S * y_begin - reach));
+// The keys of the unit's heads.
+template <int L, class E> PlanarRows<L, E>* key_rings(const Problem& p, const Unit& u) {
+    PlanarRows<L, E>* keys = scratch.take_array<PlanarRows<L, E>>(u.heads());
+    for (int i = 0; i < u.heads(); i++)
+        new (keys + i) PlanarRows<L, E>(p, p.k, u.b, u.n_begin + i, E::each == 1, first_row_read(p, u.y_begin));
     return keys;
 }
-template <int L, class E> size_t key_ring_floats(const Problem& p) {
-    return p.N * (PlanarRows<L, E>::floats(p) + 16 + sizeof(PlanarRows<L, E>) / 4 + 1);
+template <int L, class E> size_t key_ring_floats(const Problem& p, int heads) {
+    return heads * (PlanarRows<L, E>::floats(p) + 16 + sizeof(PlanarRows<L, E>) / 4 + 1);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 """The CPU kernels: every instruction set, sizes that cut the work into pieces, threads, the layer on top."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,70 @@ def test_threads_change_nothing_but_rounding_and_runs_repeat_to_the_bit(batch):
     for a, b, c in zip(alone, first, second, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         assert torch.equal(b, c)
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def _drawn(batch, size, heads, head_dim):
+    shapes = [(batch, 6, *size), (3 * heads * head_dim, 6, 1, 1), (3 * heads * head_dim,), (head_dim, 2)]
+    shapes += [(3 * heads, 3, 3, heads, head_dim), (1,), (heads * head_dim,)]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) * 0.3 for shape in shapes]
+
+
+# Few images of few rows: heads and groups of channels are cut as well.
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("batch", "size", "heads", "head_dim"),
+    [(1, (7, 7), 4, 64), (3, (6, 20), 2, 32), (1, (9, 17), 3, 48), (5, (1, 3), 4, 64)],
+)
+def test_work_that_is_cut_for_many_threads(batch, size, heads, head_dim, stride, set_threads):
+    inputs, nbhd = _drawn(batch, size, heads, head_dim), Neighborhood.window(7, stride=stride)
+    expected = _with_gradients(
+        lambda *xs: acmix_reference.acmix(*xs, nbhd=nbhd, num_heads=heads), [x.double() for x in inputs]
+    )
+
+    def run(*xs):
+        return acmix(*xs, nbhd=nbhd, num_heads=heads, backend="native")
+
+    forward = {torch.float32: [], torch.bfloat16: [], torch.float16: []}
+    for threads in (1, 8):
+        set_threads(threads)
+        for got, true in zip(_with_gradients(run, inputs), expected, strict=True):
+            torch.testing.assert_close(got.double(), true, rtol=1e-4, atol=1e-5 * true.abs().max().item())
+        for dtype, found in forward.items():
+            found.append(run(*(x.to(dtype) for x in inputs)))
+    for dtype, (one, many) in forward.items():
+        torch.testing.assert_close(one, many, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def _cuts(folder, calls):
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    program, source = folder / "cuts", Path(__file__).with_name("cuts.cpp")
+    subprocess.run([compiler, "-std=c++17", "-w", "-DCONVATTN_ISA=baseline", source, "-o", program], check=True)
+    lines = "\n".join(" ".join(map(str, call)) for call in calls)
+    answer = subprocess.run([program], input=lines, capture_output=True, text=True, check=True).stdout
+    return [tuple(map(float, line.split())) for line in answer.splitlines()]
+
+
+RESNET50 = ((56, 16), (28, 32), (14, 64), (7, 128))
+"""The maps of the four stages of ACmix-ResNet-50: rows, and channels of each of four heads."""
+
+
+def test_cores_share_the_work_of_one_image(tmp_path):
+    """The busiest of 16 threads has an eighth more than its share, as have rows of 56 that are cut by fours."""
+    calls = [(batch, size, size, 4, d, 1, 16) for batch in (1, 2, 8, 32) for size, d in RESNET50]
+    for asked, (forward, backward, rows_read) in zip(calls, _cuts(tmp_path, calls), strict=True):
+        assert 16 * forward < 1.15, asked
+        assert 16 * backward < 1.15, asked
+        assert rows_read < 1.2 or asked[0] < 8, asked
 
 
 @pytest.mark.parametrize("stride", [1, 2])

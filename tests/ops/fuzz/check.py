@@ -81,7 +81,7 @@ def draw_case(seed, operator=None):
     backend = dice.one_of((4, "auto"), (4, "native"), (2, "eager"))
     if backend == "native" and (not call.native or dtype == torch.float64) and not dice.chance(0.1):
         backend = "auto"
-    threads = dice.one_of((6, 1), (1, 2), (1, 3), (1, 5))
+    threads = dice.one_of((6, 1), (1, 2), (1, 3), (1, 5), (1, 16))
     return Case(name, call, dtype, tables, layouts, incoming, wanted, mode, backend, threads)
 
 
