@@ -106,7 +106,7 @@ struct Attributes {
     }
     // The size of a window that the kernels for reflected windows serve, as in ops/_abi.py, or 0.
     int fast_window(int64_t channels) const {
-        if (border != 0 || stride[0] != stride[1] || stride[0] > 2 || head_dim(channels) < 16) return 0;
+        if (border != 0 || stride[0] != stride[1] || stride[0] > 2 || head_dim(channels) < 4) return 0;
         for (int size : {3, 5, 7}) {
             bool found = taps() == size * size;
             for (int m = 0; found && m < size * size; m++)
@@ -134,7 +134,7 @@ struct Acmix {
         const Tensor qkv = call.map(0), position = call.input(1), weight = call.input(2), scale = call.input(3), bias = call.input(4);
         expect(qkv[3] % 3 == 0, "q, k and v of unequal channels");
         const int64_t channels = qkv[3] / 3, d = a.head_dim(channels);
-        expect(a.fast_window(channels), "fewer than 16 channels a head, or no reflected window of 3x3, 5x5 or 7x7");
+        expect(a.fast_window(channels), "fewer than 4 channels a head, or no reflected window of 3x3, 5x5 or 7x7");
         expect(!position.data || position.count() == 2 * d, "a position of another size than [d, 2]");
         expect(scale.count() == 1 || scale.count() == channels, "a scale of another size than [1] or [C]");
         expect(weight.count() == 27 * a.heads * channels, "a weight of another size than [3N, 3, 3, N, d]");

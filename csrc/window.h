@@ -253,8 +253,10 @@ void planar_queries(const float* map, const View& view, int rows, int x0, int la
 template <class F> INLINE void over_channels(int d, F f) {
     int c = 0;
     for (; c + native_lanes <= d; c += native_lanes) f(Index<native_lanes>{}, c);
+    if constexpr (native_lanes > 8)
+        if (c + 8 <= d) f(Index<8>{}, c), c += 8;
     if constexpr (native_lanes > 4)
-        for (; c + 4 <= d; c += 4) f(Index<4>{}, c);
+        if (c + 4 <= d) f(Index<4>{}, c), c += 4;
     for (; c < d; c++) f(Index<1>{}, c);
 }
 
@@ -332,7 +334,7 @@ INLINE void weighted_sums(const Problem& p, const float* weights, int valid, Sou
         for (; begin + 2 * native_lanes <= p.d; begin += 2 * native_lanes) vectors(Index<native_lanes>{}, Index<2>{}, begin);
     over_channels(p.d - begin, [&](auto v, int c) UNROLLED {
         constexpr int V = v.value;
-        if constexpr (V == native_lanes) {
+        if constexpr (V >= 4) {
             vectors(v, Index<1>{}, begin + c);
         } else {
             for (int x = 0; x < valid; x++) {

@@ -179,7 +179,7 @@ template <int L, int S> struct BackwardAttention {
                     float* t = target + column[k] * target_view.pixel;
                     store<V>(t, load<V>(t) + sum);
                 };
-                if constexpr (V == native_lanes) {
+                if constexpr (V >= 4) {
                     const int first = r < K ? 0 : (r - K) / S + 1, last_row = smaller(rows - 1, r / S);
                     auto row_weights = [&](int i) UNROLLED { return weights + (size_t)(i * K + r - S * i) * K * L; };
                     in_strips<L, S>(valid, [&](auto Q, int x) UNROLLED {

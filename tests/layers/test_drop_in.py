@@ -45,7 +45,7 @@ KERNELS = {
 
 
 class TestDropInOfTheKernels(DropIn):
-    """The same on shapes that the kernels for windows serve: 16 channels a head."""
+    """The same on shapes that the kernels for windows serve, which fill whole vectors: 16 channels a head."""
 
     channels = (5, 32)
 
@@ -60,6 +60,14 @@ class TestDropInOfTheKernels(DropIn):
         with ops.backend("native") as use:
             layer(*self.channels)(torch.randn(1, 5, 7, 7))
         assert op in use.ops
+
+
+def test_an_exported_layer_takes_maps_of_which_training_keeps_less():
+    """Of large maps of few channels the backward pass projects q, k and v again."""
+    layer, free = ACmix(4, 16), {2: torch.export.Dim("h", min=3), 3: torch.export.Dim("w", min=3)}
+    program = torch.export.export(layer, (torch.randn(1, 4, 9, 12),), dynamic_shapes={"x": free})
+    x = torch.randn(1, 4, 40, 30)
+    torch.testing.assert_close(program.module()(x), layer(x))
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])

@@ -261,10 +261,13 @@ class OffsetConvolution:
 
 
 class WindowAttend:
-    """``attend`` where kernels of their own serve: windows of 3x3, 5x5 or 7x7, no tables, 16 channels a head."""
+    """``attend`` where kernels of their own serve: windows of 3x3, 5x5 or 7x7, no tables, 4 channels a head or more.
+
+    Of 29, every size of vectors has some.
+    """
 
     name = "attend-window"
-    heads, head_dim = 3, 17
+    heads, head_dim = 3, 29
 
     @classmethod
     def draw(cls, geometry, generator):

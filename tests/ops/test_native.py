@@ -138,6 +138,27 @@ def test_work_that_is_cut_for_many_threads(batch, size, heads, head_dim, stride,
         torch.testing.assert_close(one, many, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [3, 5, 7])
+@pytest.mark.parametrize("head_dim", [4, 5, 8, 14])
+def test_heads_of_few_channels(head_dim, window):
+    inputs = _drawn(2, (9, 19), 3, head_dim)
+    for stride in (1, 2):
+        nbhd = Neighborhood.window(window, stride=stride)
+
+        def run(*xs, nbhd=nbhd):
+            return acmix(*xs, nbhd=nbhd, num_heads=3, backend="native")
+
+        expected = _with_gradients(
+            lambda *xs, nbhd=nbhd: acmix_reference.acmix(*xs, nbhd=nbhd, num_heads=3), [x.double() for x in inputs]
+        )
+        for got, true in zip(_with_gradients(run, inputs), expected, strict=True):
+            torch.testing.assert_close(got.double(), true, rtol=1e-4, atol=1e-5 * true.abs().max().item())
+        for dtype in (torch.bfloat16, torch.float16):
+            found = run(*(x.to(dtype) for x in inputs)).double()
+            bound = 4 * torch.finfo(dtype).eps * expected[0].abs().max().item()
+            torch.testing.assert_close(found, expected[0], rtol=0, atol=bound)
+
+
 def _cuts(folder, calls):
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:

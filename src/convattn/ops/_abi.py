@@ -147,9 +147,9 @@ def offset_conv_of(nbhd: Neighborhood, x: Tensor, weight: Tensor) -> OffsetConv:
 
 
 def fast_window(nbhd: Neighborhood, head_dim: int) -> int:
-    """The size of a window that has kernels of its own, else 0; channels fill their vectors from 16 on."""
+    """The size of a window that has kernels of its own, else 0; their vectors of channels are of 4 at least."""
     strided = nbhd.stride in ((1, 1), (2, 2)) and nbhd.border == "reflect"
-    return _WINDOWS.get(nbhd.flat_offsets, 0) if head_dim >= 16 and strided else 0
+    return _WINDOWS.get(nbhd.flat_offsets, 0) if head_dim >= 4 and strided else 0
 
 
 @cache

@@ -211,7 +211,7 @@ def acmix(dice):
 
     taps = conv_kernel[0] * conv_kernel[1]
     spread = {"projection_weight": max(c_in, 1) ** -0.5, "weight": (3 * taps * heads) ** -0.5}
-    native = kind == "square" and conv_kernel == (3, 3) and steps == (1, 1) and d >= 16
+    native = kind == "square" and conv_kernel == (3, 3) and steps == (1, 1) and d >= 4
     tables = ("position", "weight", "scale", "bias")
     said = {**dims, "nbhd": nbhd, "dilation": steps, "activation": activation}
     relu = activation == "relu"

@@ -11,6 +11,7 @@ from torch import Tensor
 from convattn.ops import _dispatch
 from convattn.ops._dispatch import Backend
 from convattn.ops._operator import Operator
+from convattn.ops._recording import are_sizes_free
 from convattn.ops.acmix import composed, native, portable, triton
 from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.neighborhood import IntPair, Neighborhood, as_pair
@@ -90,7 +91,8 @@ def acmix(
 def apply(inputs: AcmixInputs, backend: str = "auto") -> Tensor:
     """:func:`acmix` of the same as one."""
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors)
-    recorded = training and not _dispatch.needs_standard_operators()
+    # whether to keep them depends on the size of the map
+    recorded = training and not _dispatch.needs_standard_operators() and not are_sizes_free()
     if recorded and _keeps_projection(inputs):
         inputs = inputs._replace(keep=True)
     return operator(inputs, backend)

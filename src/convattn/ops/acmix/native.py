@@ -42,7 +42,7 @@ def geometry_reasons(
     reasons = _dispatch.native_reasons(x)
     if not fast_window(nbhd, head_dim):
         reasons.append(
-            "needs a 3x3, 5x5 or 7x7 window, stride 1 or 2, a reflected border and 16 channels a head or more"
+            "needs a 3x3, 5x5 or 7x7 window, stride 1 or 2, a reflected border and 4 channels a head or more"
         )
     if kernel_size != (3, 3) or dilation != (1, 1):
         reasons.append(f"needs a 3x3 kernel without dilation, got {list(kernel_size)}, dilation {list(dilation)}")
