@@ -90,6 +90,8 @@ CASES: tuple[OpCase, ...] = (
     OpCase("acmix", 128, 56, stride=2),
     OpCase("acmix", 256, 28, stride=2),
     OpCase("acmix", 512, 14, stride=2),
+    OpCase("acmix", 32, 32),  # heads of 8 channels
+    OpCase("acmix", 16, 32),  # of 4
     OpCase("attend", 64, 56),
     OpCase("attend", 128, 28),
     OpCase("attend", 256, 14),

@@ -90,7 +90,8 @@ struct Unit {
     int heads() const { return n_end - n_begin; }
 };
 
-// How images are cut into units: between heads, which read nothing twice, and between rows.
+// How images are cut into units: between rows, and where these are too few between heads. Heads read nothing twice; but of
+// what they read, which the projection has just written, more lies in the caches of other cores.
 struct Cut {
     int heads = 1, bands = 1, blocks = 1, rows = block_rows;  // parts of the heads; bands of blocks of rows
 
@@ -102,9 +103,10 @@ struct Cut {
             if (h > 1 && (p.N % h || !allowed(h))) continue;
             const int whole = ceil_div(p.Ho, block_rows), wanted = larger(ceil_div(parts, h), ceil_div(whole, most));
             const int r = wanted <= whole ? block_rows : block_rows / 2, in_all = ceil_div(p.Ho, r), b = smaller(wanted, in_all);
-            // rows of one head that the busiest thread computes
+            // rows of one head that the busiest thread computes; heads have to be a fifth better
             const int64_t busiest = ceil_div((int64_t)p.B * h * b, (int64_t)p.threads) * ceil_div(in_all, b) * r * (p.N / h);
-            if (busiest <= least) heads = h, bands = b, blocks = in_all, rows = r, least = busiest;
+            const int64_t cost = busiest * (h > 1 ? 5 : 4);
+            if (cost <= least) heads = h, bands = b, blocks = in_all, rows = r, least = cost;
         }
     }
 };
