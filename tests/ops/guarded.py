@@ -40,6 +40,17 @@ class Region:
         _libc.munmap(self.base, self.mapped)
 
 
+def kernel_of(library, function):
+    """What ``_abi.kernel`` makes of a library's function, of one that stands between."""
+
+    def run(*arguments):
+        pointers = (ctypes.c_void_p(one) if one is None or isinstance(one, int) else one for one in arguments)
+        if getattr(library, function)(*pointers):
+            raise MemoryError(function)
+
+    return run
+
+
 class Guard:
     """Stands between the package and its library; ``side`` is that of a tensor which touches a guard page."""
 
@@ -76,6 +87,10 @@ class Guard:
 
         return call
 
+    def kernel(self, function, addresses):
+        """Instead of ``_abi.kernel``."""
+        return kernel_of(self, function)
+
     def close_regions(self):
         """Copy back what the call has written."""
         while self.regions:
@@ -86,3 +101,4 @@ class Guard:
         set_attribute(_abi, "library", lambda: self)
         set_attribute(_abi, "address_of", self.address_of)
         set_attribute(_abi, "_offsets_of", self.guarded_offsets)
+        set_attribute(_abi, "kernel", self.kernel)

@@ -10,6 +10,7 @@ import struct
 import torch
 
 from convattn.ops import _abi
+from tests.ops.guarded import kernel_of
 
 MAGIC = b"convattn calls 1\n"
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.int32: 4}
@@ -36,6 +37,7 @@ class Recorder:
         set_attribute(_abi, "library", lambda: self)
         set_attribute(_abi, "address_of", self.noted_address)
         set_attribute(_abi, "_offsets_of", self.noted_offsets)
+        set_attribute(_abi, "kernel", lambda function, addresses: kernel_of(self, function))
 
     def noted_address(self, x):
         """Instead of ``_abi.address_of``."""

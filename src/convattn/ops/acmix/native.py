@@ -11,8 +11,8 @@ from ctypes import byref
 import torch
 from torch import Tensor
 
-from convattn.ops import _dispatch
-from convattn.ops._abi import TYPES, Window, address_of, call, fast_window, float_table, kernel
+from convattn.ops import _abi, _dispatch
+from convattn.ops._abi import TYPES, Window, call, fast_window, float_table
 from convattn.ops._layout import empty_channels_last
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs
@@ -83,16 +83,17 @@ def prepare(x: AcmixInputs, project: Callable[[Tensor], Tensor] | None = None) -
     tables = position, readable(x.scale, x.channels), readable(x.weight, *x.weight.shape), readable(x.bias, x.channels)
     shape, dtype = x.output_shape, x.x.dtype
     parts = [(part, byref(_window(x, part.stop - part.start, TYPES[dtype]))) for part in _chunks(x, CHUNK_BYTES)]
-    whole, forward = len(parts) == 1, kernel("convattn_acmix_forward", 7)
+    whole, forward = len(parts) == 1, _abi.kernel("convattn_acmix_forward", 7)
 
     def run(given: Tensor) -> Tensor:
         for own, table in copied:
             own.copy_(table)
-        addresses = [None if table is None else address_of(table) for table in tables]
+        address_of = _abi.address_of
         out = torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
         for part, window in parts:
             maps = project(given if whole else given[part])
-            forward(window, address_of(maps), *addresses, address_of(out if whole else out[part]))
+            read = [None if table is None else address_of(table) for table in tables]
+            forward(window, address_of(maps), *read, address_of(out if whole else out[part]))
             del maps  # before the next are made: two at a time would be fresh memory every time
         return out
 
