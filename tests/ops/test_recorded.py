@@ -37,6 +37,14 @@ def test_regions_that_overlap_are_one() -> None:
     assert merged([(40, 50, 0), (0, 10, 0), (8, 20, 0), (20, 30, 4)]) == [(0, 20, 0), (20, 30, 4), (40, 50, 0)]
 
 
+@pytest.mark.skipif(bool(_native.reasons()), reason="no CPU kernels here")
+def test_every_way_to_call_a_kernel_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared call, as of ACmix's forward pass, is one of them."""
+    record(tmp_path / "calls.bin", monkeypatch)
+    found = (tmp_path / "calls.bin").read_bytes()
+    assert [found.count(name) for name in (b"convattn_attend", b"convattn_acmix_forward")] == [1, 2]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(_native.reasons()), reason="no CPU kernels here")
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
