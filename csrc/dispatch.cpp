@@ -32,11 +32,12 @@ static int supported() {
     if (avx512) return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
     return avx2 ? 1 : 0;
 }
+// Weak: what avx512_bf16_*.cpp do not define is that of AVX-512.
 #define FUNCTION(name, parameters, arguments)    \
-    extern "C" int name##_avx512_bf16 parameters; \
     extern "C" int name##_avx512 parameters;   \
     extern "C" int name##_avx2 parameters;     \
     extern "C" int name##_baseline parameters; \
+    extern "C" __attribute__((weak, visibility("hidden"))) int name##_avx512_bf16 parameters { return name##_avx512 arguments; } \
     EXPORT int name parameters {               \
         if (isa == 3) return name##_avx512_bf16 arguments; \
         if (isa == 2) return name##_avx512 arguments;  \

@@ -267,7 +267,7 @@ template <int S> void conv_weight_gradients(const GroupConv& p, const float* con
 }
 
 // Writes the unit's part of dqkv (the convolution path's share) and adds its share of dweight.
-void conv_backward_unit(const GroupConv& whole, const ConvCut& cut, int64_t unit, const View& qkv, const float* weight, const View& dout,
+[[maybe_unused]] void conv_backward_unit(const GroupConv& whole, const ConvCut& cut, int64_t unit, const View& qkv, const float* weight, const View& dout,
                         const View& dqkv, double* dweight) {
     const ConvUnit u(whole, cut, unit);
     const GroupConv p = whole.of_groups(u.groups);

@@ -12,14 +12,14 @@ struct Float16 {
     uint16_t bits;
 };
 
-void widen(const BFloat16* from, float* to, size_t count) {
+inline void widen(const BFloat16* from, float* to, size_t count) {
     for (size_t i = 0; i < count; i++) {
         const uint32_t bits = (uint32_t)from[i].bits << 16;
         __builtin_memcpy(to + i, &bits, 4);
     }
 }
 // Rounded to the nearest, ties to even; NaN stays NaN.
-void narrow(const float* from, BFloat16* to, size_t count) {
+inline void narrow(const float* from, BFloat16* to, size_t count) {
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;
         __builtin_memcpy(&bits, from + i, 4);
@@ -60,14 +60,14 @@ Float16 narrowed(float value) {
     return {(uint16_t)(sign | bits >> 13)};
 }
 
-void widen(const Float16* from, float* to, size_t count) {
+inline void widen(const Float16* from, float* to, size_t count) {
     size_t i = 0;
 #ifdef __F16C__
     for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
 #endif
     for (; i < count; i++) to[i] = widened(from[i]);
 }
-void narrow(const float* from, Float16* to, size_t count) {
+inline void narrow(const float* from, Float16* to, size_t count) {
     size_t i = 0;
 #ifdef __F16C__
     for (; i + 8 <= count; i += 8) _mm_storeu_si128((__m128i*)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));

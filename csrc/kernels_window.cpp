@@ -1,60 +1,9 @@
 // Entry points over a window of one size, CONVATTN_WINDOW. OpenMP calls stay unresolved in the library and bind to the
 // runtime torch has loaded.
-#include "group_conv.h"
-#include "half.h"
+#include "acmix_forward.h"
 #include "window_backward.h"
-#include "window_forward.h"
-#include "window_pairs.h"
 
 namespace {
-
-GroupConv convolution_of(const Problem& p) { return GroupConv(p.H, p.W, p.S, 3 * p.N, p.N, p.d); }
-
-// What follows both paths and the maps they read: scale [C], weight [3N][9][N][d], bias [C] or null.
-struct Tables {
-    const float *scale, *weight, *bias;
-};
-
-// What both paths read of one image beside q and k (Problem), and where outputs go, block by block: `read(last row)` before
-// a block, `written(first row, rows)` after it.
-struct Band {
-    Rows maps, values, out;
-    ptrdiff_t map_pixel;
-    Callback<int> read;
-    Callback<int, int> written;
-};
-
-// Both paths of one unit, block by block, so that q, k and v are read while they are in cache.
-template <int L, int S, class E = Floats>
-void acmix_unit(const Problem& p, const GroupConv& whole, const Tables& tables, const Band& band, const Unit& u) {
-    typedef ForwardAttention<L, S, E> Attention;
-    const GroupConv conv = whole.of_groups(p.d * u.heads() / p.N);
-    const int first_group = p.d * u.n_begin / p.N, first_output = first_group * p.N;
-    const Rows inputs = {band.maps.data + first_group, band.maps.step, band.maps.slots};
-    const size_t input = 3 * (size_t)p.C, row_floats = (size_t)p.Wo * conv.outputs();
-    if (!scratch.reserve(key_ring_floats<L, E>(p, u.heads()) + Attention::Buffers::floats(p) + row_floats + input, 32 + 2 * u.heads())) return;
-    float* row = scratch.take(row_floats);
-    float* zeros = scratch.take(input);
-    memset(zeros, 0, input * sizeof(float));
-    typename Attention::Buffers buffers(p);
-    PlanarRows<L, E>* keys = key_rings<L, E>(p, u);
-    auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
-        constexpr int V = v.value;
-        Vec<V> result = load<V>(o) + sum * load<V>(tables.scale + c);
-        if (p.relu) result = result < 0.f ? Vec<V>{} : result;
-        store<V>(o, result);
-    };
-    for (int y = u.y_begin; y < u.y_end; y += block_rows) {
-        const int rows = smaller(block_rows, u.y_end - y);
-        band.read(last_row_read(p, y + rows - 1));
-        const View out(band.out.at(y) - y * band.out.step, 0, band.out.step, p.C);
-        conv_forward_rows<E>(conv, inputs, band.map_pixel, tables.weight + first_group, tables.bias ? tables.bias + first_output : nullptr,
-                             zeros, row, out.from_channel(first_output), u.b, y, y + rows);
-        for (int n = u.n_begin; n < u.n_end; n++)
-            Attention::block(p, buffers, keys[n - u.n_begin], band.values, out, u.b, n, y, rows, finish);
-        band.written(y, rows);
-    }
-}
 
 template <int L, int S> void attention_unit(const Problem& p, const View& out, const Unit& u) {
     typedef ForwardAttention<L, S> Attention;
@@ -65,30 +14,6 @@ template <int L, int S> void attention_unit(const Problem& p, const View& out, c
         for (int n = u.n_begin; n < u.n_end; n++)
             Attention::block(p, buffers, keys[n - u.n_begin], rows_of(p.v, u.b), out, u.b, n, y, smaller(block_rows, u.y_end - y),
                              [](auto v, float* o, int, auto sum) UNROLLED { store<v.value>(o, sum); });
-}
-
-// Of maps that are converted on the way in. A unit converts whole rows: heads are cut only where rows are too few.
-Cut converting_cut(const Problem& p, int limit = 0x7fffffff) {
-    const bool few = ceil_div(p.Ho, block_rows) < parts_of_image(p.B, p.threads);
-    return Cut(p, [&](int parts) { return few && whole_vectors(p.d, parts); }, limit);
-}
-
-View packed(const float* data, int height, int width, int channels) {
-    return View((float*)data, (ptrdiff_t)height * width * channels, (ptrdiff_t)width * channels, channels);
-}
-
-// q, k and v as the three thirds of one channels-last map; q at every stride-th pixel.
-void read_packed(const Problem& p, const View& qkv, View& q, View& k, View& v) {
-    const ptrdiff_t third = qkv.pixel / 3;
-    q = View(qkv.data, qkv.image, p.S * qkv.row, p.S * qkv.pixel);
-    k = View(qkv.data + third, qkv.image, qkv.row, qkv.pixel);
-    v = View(qkv.data + 2 * third, qkv.image, qkv.row, qkv.pixel);
-}
-
-// The caller has reserved block_rows rows of outputs of half_rows.
-template <class T> NarrowedRows<T> narrowed_rows(const Problem& p, const Unit& u, T* out) {
-    const size_t row = (size_t)p.Wo * p.C;
-    return {half_rows.take(block_rows * row), out + (size_t)u.b * p.Ho * row, row, p.C, u.n_begin * p.d, u.n_end * p.d};
 }
 
 constexpr size_t widened_floats = 768 * 1024;  // rows of a band in float32: what a second-level cache and some of the third hold
@@ -112,38 +37,6 @@ template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s
         });
     });
 }
-
-#ifdef CONVATTN_PAIRS
-
-thread_local Scratch paired_weights;
-
-// Maps of an even number of channels a head, by products of pairs.
-void acmix_pairs(Problem& p, const BFloat16* qkv, Tables tables, BFloat16* out) {
-    const int inputs = 3 * p.N, pairs = PairedRows::map_pairs(p);
-    const size_t taps = (size_t)conv_taps * p.C, out_row = (size_t)p.Wo * p.C;
-    if (!paired_weights.reserve((pairs + 1) * taps)) return;
-    float *weight = paired_weights.take(pairs * taps), *zeros = paired_weights.take(taps);
-    memset(zeros, 0, taps * sizeof(float));
-    for (int t = 0; t < inputs; t += 2) {
-        const float* first = tables.weight + t * taps;
-        round_pairs(first, t + 1 < inputs ? first + taps : zeros, weight + t / 2 * taps, taps);
-    }
-    tables.weight = weight;
-    read_packed(p, packed((const float*)qkv, p.H, p.W, 3 * p.C / 2), p.q, p.k, p.v);
-    const GroupConv conv(p.H, p.W, p.S, pairs, p.N, p.d);
-    choose_window(p, [&](auto L, auto S) {
-        over_units(p, converting_cut(p), [&](const Unit& u) {
-            if (!half_rows.reserve(PairedRows::floats(p) + block_rows * out_row)) return;
-            PairedRows read(p, qkv + (size_t)u.b * p.H * p.W * 3 * p.C, first_row_read(p, u.y_begin), half_rows);
-            NarrowedRows<BFloat16> written = narrowed_rows(p, u, out);
-            const Rows block = {written.block, (ptrdiff_t)out_row, 1};  // every block of rows begins it anew
-            const Band band = {read.maps, read.values, block, (ptrdiff_t)pairs * p.d, &read, &written};
-            acmix_unit<decltype(L)::value, decltype(S)::value, Pairs>(p, conv, tables, band, u);
-        });
-    });
-}
-
-#endif
 
 }  // namespace
 
@@ -174,12 +67,6 @@ WINDOW_ENTRY(convattn_acmix_forward,
     if (!p.fits) return 1;
     const Tables tables = {scale, weight, bias};
     if (s->type == 1) {
-#ifdef CONVATTN_PAIRS
-        if (p.d % 2 == 0) {
-            acmix_pairs(p, (const BFloat16*)qkv, tables, (BFloat16*)out);
-            return failures != before;
-        }
-#endif
         acmix_half(p, *s, position, (const BFloat16*)qkv, tables, (BFloat16*)out);
         return failures != before;
     }

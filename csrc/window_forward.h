@@ -112,7 +112,7 @@ struct Cut {
 };
 
 // Both paths of ACmix. Output n*d + i, of head n, is of the convolution's group (n*d + i) / N: where heads are cut, groups are.
-Cut acmix_cut(const Problem& p) {
+inline Cut acmix_cut(const Problem& p) {
     return Cut(p, [&](int parts) { return whole_vectors(p.d, parts); });
 }
 

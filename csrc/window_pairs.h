@@ -6,12 +6,7 @@
 //
 // k - p would not fit bfloat16, so -q . p is computed apart, in float32, and the logits begin with it.
 #pragma once
-#include "half.h"
-#include "window_forward.h"
-
-// For the papers' window alone: others are widened to float32.
-#if defined(__AVX512BF16__) && CONVATTN_WINDOW == 7
-#define CONVATTN_PAIRS
+#include "acmix_forward.h"
 
 namespace {
 
@@ -162,5 +157,3 @@ template <int L, int S> struct Logits<Pairs, L, S> {
 };
 
 }  // namespace
-
-#endif

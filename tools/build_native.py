@@ -65,6 +65,9 @@ ISA_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """By processor, best first; others have the baseline alone."""
 
+OWN_SOURCES: Mapping[str, str] = {"avx512_bf16": "avx512_bf16_*.cpp"}
+"""Instruction sets that differ from the next one in few kernels: the files that hold those."""
+
 # The first versions with vector_size types in C++ and __builtin_shufflevector.
 OLDEST = {"GCC": 12, "clang": 16}
 QUOTED_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -204,8 +207,7 @@ def with_headers(source: Path) -> list[Path]:
 
 def units(source: Path, objects: Path, compiler: Compiler, extra: tuple[str, ...]) -> list[Unit]:
     """What there is to compile, the longest first."""
-    kernels = sorted(source.glob("kernels_*.cpp"))
-    if not kernels:
+    if not list(source.glob("kernels_*.cpp")):
         raise BuildError(f"no kernels_*.cpp in {source}")
     common = (*FLAGS, *extra)
     if compiler.processor not in ISA_FLAGS:
@@ -213,7 +215,7 @@ def units(source: Path, objects: Path, compiler: Compiler, extra: tuple[str, ...
     found = [
         Unit(path, objects / f"{path.stem}-{isa}.o", compiler, (*common, *flags, f"-DCONVATTN_ISA={isa}"))
         for isa, flags in compiler.isa_flags.items()
-        for path in kernels
+        for path in sorted(source.glob(OWN_SOURCES.get(isa, "kernels_*.cpp")))
     ]
     dispatch = source / "dispatch.cpp"
     return [*found, Unit(dispatch, objects / "dispatch.o", compiler, (*common, "-fvisibility=default"))]

@@ -333,7 +333,7 @@ def rounds_as_torch(name):
         weight = torch.zeros(3, 3, 3, 1, channels)
         weight[0, 1, 1, 0] = 1
         bias = torch.full((channels,), shift)
-        size = (1, qkv.shape[2], 1, 1, channels, 1, 0, 1, 0.0, TYPES[dtype])
+        size = (1, qkv.shape[2], 1, 1, channels, 1, 0, 1, 0.0, TYPES[dtype], 7)
         out = torch.empty_like(pixels, memory_format=torch.channels_last)
         maps = qkv.contiguous(memory_format=torch.channels_last)
         call("convattn_acmix_forward", Window(*size), maps, None, torch.zeros(channels), weight, bias, out)

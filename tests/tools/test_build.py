@@ -115,9 +115,16 @@ class TestWithACompiler:
         project.build()
         again = project.compiled()
         assert {name for name in first if again[name] != first[name]} == {
-            f"kernels_tiny-{isa}.o" for isa in compiler.isas
+            f"kernels_tiny-{isa}.o" for isa in compiler.isas if isa not in build_native.OWN_SOURCES
         }
         assert answer(project.library) == 43
+
+    def test_an_instruction_set_with_files_of_its_own_compiles_those_alone(self, project: Project, compiler) -> None:
+        if compiler.processor != "x86_64":
+            pytest.skip("x86-64 has one")
+        project.write("avx512_bf16_tiny.cpp", KERNEL)
+        project.build()
+        assert {name for name in project.compiled() if "bf16" in name} == {"avx512_bf16_tiny-avx512_bf16.o"}
 
     def test_other_flags_compile_again(self, project: Project, compiler, monkeypatch: pytest.MonkeyPatch) -> None:
         project.build()
