@@ -43,7 +43,8 @@ host gcc "${CXX:-g++}"
 
 clang=
 for one in clang++ clang++-20 clang++-19 clang++-18 clang++-17 clang++-16; do
-    if [ "$(echo __clang_major__ | "$one" -E -P -x c++ - 2>/dev/null || echo 0)" -ge 16 ] 2>/dev/null; then
+    if [ "$(echo __clang_major__ | "$one" -E -P -x c++ - 2>/dev/null || echo 0)" -ge 16 ] 2>/dev/null &&
+        echo "int main() {}" | "$one" -fopenmp -x c++ - -o "$out/links" 2>/dev/null; then
         clang=$one
         break
     fi
