@@ -164,13 +164,13 @@ def _is_flat(network: object) -> bool:
     return all(next(module.parameters(), None) is None for module in called)
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a module or to a part of it, or replaced its forward, so that it must be called.
+def is_hooked(*modules: nn.Module) -> bool:
+    """Whether somebody listens to a module or to a part of one, or replaced its forward, so that it must be called.
 
     Adapters (LyCORIS, kohya) and offloading (accelerate) set ``module.forward``; hooks on all modules are torch's
     ``register_module_forward_hook`` and its like.
     """
-    return bool(_has_any_global_hook()) or _is_hooked(module)
+    return bool(_has_any_global_hook()) or any(map(_is_hooked, modules))
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -178,7 +178,8 @@ def _is_hooked(module: nn.Module) -> bool:
         return True
     if has_own_forward(module):
         return True
-    return any(part is not None and _is_hooked(part) for part in module._modules.values())
+    parts = module._modules
+    return bool(parts) and any(part is not None and _is_hooked(part) for part in parts.values())
 
 
 def has_own_forward(module: nn.Module) -> bool:

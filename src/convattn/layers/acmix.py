@@ -112,8 +112,9 @@ class ACmix(DropIn, Folds):
     @takes_maps
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, ceil(H/stride), ceil(W/stride)]``; ``[C_in, H, W]`` likewise."""
-        if self.reparameterized is not None:
-            return self.reparameterized(x)
+        reparameterized = self.reparameterized
+        if reparameterized is not None:
+            return reparameterized(x)
         fused = self._fused(x)
         if fused is not None:
             return fused
@@ -126,7 +127,7 @@ class ACmix(DropIn, Folds):
         if (type(projection), type(path), type(mix)) != (nn.Conv2d, ShiftConvolution, PathMix):
             return None
         attention = fused_attention(self.attention, path.num_heads, path.stride)
-        if attention is None or path.fc_bias is not None or any(map(is_hooked, (projection, path, mix))):
+        if attention is None or path.fc_bias is not None or is_hooked(projection, path, mix):
             return None
         return fused_acmix(
             x,

@@ -252,10 +252,11 @@ class GroupedACmix(ReparameterizedACmix):
 
     def fused(self) -> LocalAttention | None:
         """The attention path, where one call of the operator is all; None where a part is hooked or of another kind."""
-        projection = self._modules["projection"]
+        projection: Any = self._modules["projection"]
+        attention: Any = self._modules["attention"]
         if type(projection) is not nn.Conv2d or is_hooked(projection) or self.border is not None:
             return None
-        return fused_attention(self.attention, self.num_heads, self.stride)
+        return fused_attention(attention, self.num_heads, self.stride)
 
     def inputs(self, x: Tensor, attention: LocalAttention) -> AcmixInputs:
         """What that call gets."""

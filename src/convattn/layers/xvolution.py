@@ -196,7 +196,7 @@ class XVolution(MultiConvolution):
         Asked in eval mode without gradients, and not of a GPU, whose answer would have to be waited for.
         """
         norm = self.attention_norm
-        if self.training or type(norm) is not nn.BatchNorm2d or is_hooked(norm) or is_hooked(self.attention):
+        if self.training or type(norm) is not nn.BatchNorm2d or is_hooked(norm, self.attention):
             return False
         if not runs_directly(norm.weight, norm.bias) or not norm.weight.is_cpu:
             return False

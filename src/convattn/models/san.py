@@ -155,7 +155,7 @@ class SAN(StagedClassifier):
         """Whether nobody can tell: the stem's map at full resolution would be the network's largest."""
         norm: nn.Module = self.bn_in
         conv, first = self.conv_in, self.stages[0]
-        if not runs_directly(x) or any(map(is_hooked, (conv, norm, self.act_in, first))):
+        if not runs_directly(x) or is_hooked(conv, norm, self.act_in, first):
             return False
         fixed = type(norm) is nn.Identity or (
             type(norm) is nn.BatchNorm2d and not norm.training and norm.running_mean is not None

@@ -41,7 +41,7 @@ def check_table(name: str, table: Tensor | None, x: Tensor, *shapes: tuple[int, 
 def check_stored(*tensors: Tensor | None) -> None:
     """Tensors whose numbers are in memory: sharding and offloading leave tensors behind whose storage they freed."""
     for x in tensors:
-        if x is None or x.untyped_storage().nbytes() >= x.numel() * x.element_size():
+        if x is None or x.untyped_storage().nbytes() >= x.nbytes:
             continue
         stored = x.untyped_storage().nbytes() // x.element_size()
         reach = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
