@@ -69,7 +69,7 @@ MACHINE = ["", "machine", "software", "commit", "kernels"]
 NONE = "No record yet."
 HOW = f"""## Measuring again
 
-On a quiet machine of 2 cores, about 12 minutes:
+On a quiet machine of 2 cores, about 20 minutes:
 
 ```sh
 {COMMANDS}
