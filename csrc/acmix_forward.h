@@ -13,12 +13,12 @@ struct Tables {
     const float *scale, *weight, *bias;
 };
 
-// What both paths read of one image beside q and k (Problem), and where outputs go, block by block: `read(last row)` before
-// a block, `written(first row, rows)` after it.
+// What both paths read of one image and where outputs go, block by block: `read(first row, last row)` before a block of
+// outputs that reads these, `written(first row, rows)` after it. Pixels are as far apart as those of the Problem's maps.
 struct Band {
-    Rows maps, values, out;
+    Rows queries, keys, values, maps, out;  // queries: of every row of outputs
     ptrdiff_t map_pixel;
-    Callback<int> read;
+    Callback<int, int> read;
     Callback<int, int> written;
 };
 
@@ -35,7 +35,7 @@ void acmix_unit(const Problem& p, const GroupConv& whole, const Tables& tables, 
     float* zeros = scratch.take(input);
     memset(zeros, 0, input * sizeof(float));
     typename Attention::Buffers buffers(p);
-    PlanarRows<L, E>* keys = key_rings<L, E>(p, u);
+    PlanarRows<L, E>* keys = key_rings<L, E>(p, band.keys, u);
     auto finish = [&](auto v, float* o, int c, auto sum) UNROLLED {
         constexpr int V = v.value;
         Vec<V> result = load<V>(o) + sum * load<V>(tables.scale + c);
@@ -44,14 +44,20 @@ void acmix_unit(const Problem& p, const GroupConv& whole, const Tables& tables, 
     };
     for (int y = u.y_begin; y < u.y_end; y += block_rows) {
         const int rows = smaller(block_rows, u.y_end - y);
-        band.read(last_row_read(p, y + rows - 1));
+        band.read(first_row_read(p, y), last_row_read(p, y + rows - 1));
         const View out(band.out.at(y) - y * band.out.step, 0, band.out.step, p.C);
         conv_forward_rows<E>(conv, inputs, band.map_pixel, tables.weight + first_group, tables.bias ? tables.bias + first_output : nullptr,
                              zeros, row, out.from_channel(first_output), u.b, y, y + rows);
         for (int n = u.n_begin; n < u.n_end; n++)
-            Attention::block(p, buffers, keys[n - u.n_begin], band.values, out, u.b, n, y, rows, finish);
+            Attention::block(p, buffers, keys[n - u.n_begin], band.queries, band.values, out, u.b, n, y, rows, finish);
         band.written(y, rows);
     }
+}
+
+// q, k and v are thirds of a pixel of `maps`, which keeps a multiple of the stride of rows.
+inline Band band_of(const Problem& p, const Rows& maps, const Rows& out, Callback<int, int> read, Callback<int, int> written) {
+    const Rows queries = {maps.data, p.S * maps.step, maps.slots / p.S};
+    return {queries, maps.from_channel(p.C), maps.from_channel(2 * p.C), maps, out, p.k.pixel, read, written};
 }
 
 // Of maps that are converted on the way in. A unit converts whole rows: heads are cut only where rows are too few.
@@ -70,6 +76,17 @@ void read_packed(const Problem& p, const View& qkv, View& q, View& k, View& v) {
     q = View(qkv.data, qkv.image, p.S * qkv.row, p.S * qkv.pixel);
     k = View(qkv.data + third, qkv.image, qkv.row, qkv.pixel);
     v = View(qkv.data + 2 * third, qkv.image, qkv.row, qkv.pixel);
+}
+
+inline void acmix_of_floats(const Problem& p, const float* qkv, const Tables& tables, float* out) {
+    const View maps = packed(qkv, p.H, p.W, 3 * p.C), out_map = packed(out, p.Ho, p.Wo, p.C);
+    choose_window(p, [&](auto L, auto S) {
+        over_units(p, acmix_cut(p), [&](const Unit& u) {
+            auto nothing = [](auto...) {};
+            const Band band = band_of(p, rows_of(maps, u.b), rows_of(out_map, u.b), &nothing, &nothing);
+            acmix_unit<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, u);
+        });
+    });
 }
 
 // The caller has reserved block_rows rows of outputs of half_rows.

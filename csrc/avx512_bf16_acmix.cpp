@@ -26,7 +26,7 @@ void acmix_pairs(Problem& p, const BFloat16* qkv, Tables tables, BFloat16* out) 
             PairedRows read(p, qkv + (size_t)u.b * p.H * p.W * 3 * p.C, first_row_read(p, u.y_begin), half_rows);
             NarrowedRows<BFloat16> written = narrowed_rows(p, u, out);
             const Rows block = {written.block, (ptrdiff_t)out_row, 1};  // every block of rows begins it anew
-            const Band band = {read.maps, read.values, block, (ptrdiff_t)pairs * p.d, &read, &written};
+            const Band band = {rows_of(p.q, u.b), rows_of(p.k, u.b), read.values, read.maps, block, (ptrdiff_t)pairs * p.d, &read, &written};
             acmix_unit<decltype(L)::value, decltype(S)::value, Pairs>(p, conv, tables, band, u);
         });
     });

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 // Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
-#define CONVATTN_ABI_VERSION 6
+#define CONVATTN_ABI_VERSION 7
 
 // A map [B, C, H, W] anywhere in memory; strides in floats.
 struct ConvattnMap {
@@ -26,6 +26,7 @@ struct ConvattnWindow {
     float softmax_scale;
     int32_t type;  // of qkv and out in convattn_acmix_forward: 0 float32, 1 bfloat16, 2 float16
     int32_t size;  // of the window: 3, 5 or 7
+    int32_t inputs;  // channels of the input in convattn_acmix_layer_forward
 };
 
 // Any set of offsets. Position (y*stride_y + dy, x*stride_x + dx) for every offset, under a border rule.
@@ -62,6 +63,12 @@ struct ConvattnOffsetConv {
       (const ConvattnWindow* s, const void* qkv, const float* position, const float* scale, const float* weight,       \
        const float* bias, void* out),                                                                                  \
       (s, qkv, position, scale, weight, bias, out))                                                                    \
+    /* the same from the input [B, H, W, inputs], in float32. projection_weight [3C][inputs], projection_bias [3C] or null; */\
+    /* qkv [B, H, W, 3C]: where q, k and v are left, or null */                                                        \
+    X(convattn_acmix_layer_forward,                                                                                    \
+      (const ConvattnWindow* s, const float* in, const float* projection_weight, const float* projection_bias,         \
+       const float* position, const float* scale, const float* weight, const float* bias, float* qkv, float* out),     \
+      (s, in, projection_weight, projection_bias, position, scale, weight, bias, qkv, out))                            \
     /* dqkv is written; the rest is added to, one copy per thread: dposition [d][2], dweight, dalpha */                \
     X(convattn_acmix_backward,                                                                                         \
       (const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,             \

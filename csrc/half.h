@@ -85,7 +85,7 @@ template <class T> struct WidenedRows {
     size_t size;  // of a row
     int first, next;
 
-    void operator()(int last) {
+    void operator()(int, int last) {
         for (; next <= last; next++) widen(from + (size_t)next * size, data + (size_t)(next - first) * size, size);
     }
 };

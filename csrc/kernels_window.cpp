@@ -1,6 +1,6 @@
 // Entry points over a window of one size, CONVATTN_WINDOW. OpenMP calls stay unresolved in the library and bind to the
 // runtime torch has loaded.
-#include "acmix_forward.h"
+#include "acmix_layer.h"
 #include "window_backward.h"
 
 namespace {
@@ -9,30 +9,29 @@ template <int L, int S> void attention_unit(const Problem& p, const View& out, c
     typedef ForwardAttention<L, S> Attention;
     if (!scratch.reserve(key_ring_floats<L, Floats>(p, u.heads()) + Attention::Buffers::floats(p), 32 + 2 * u.heads())) return;
     typename Attention::Buffers buffers(p);
-    PlanarRows<L>* keys = key_rings<L, Floats>(p, u);
+    PlanarRows<L>* keys = key_rings<L, Floats>(p, rows_of(p.k, u.b), u);
     for (int y = u.y_begin; y < u.y_end; y += block_rows)
         for (int n = u.n_begin; n < u.n_end; n++)
-            Attention::block(p, buffers, keys[n - u.n_begin], rows_of(p.v, u.b), out, u.b, n, y, smaller(block_rows, u.y_end - y),
+            Attention::block(p, buffers, keys[n - u.n_begin], rows_of(p.q, u.b), rows_of(p.v, u.b), out, u.b, n, y,
+                             smaller(block_rows, u.y_end - y),
                              [](auto v, float* o, int, auto sum) UNROLLED { store<v.value>(o, sum); });
 }
 
 constexpr size_t widened_floats = 768 * 1024;  // rows of a band in float32: what a second-level cache and some of the third hold
 
 // Maps in half precision, computed with in float32.
-template <class T> void acmix_half(const Problem& whole, const ConvattnWindow& s, const float* position, const T* qkv, const Tables& tables, T* out) {
-    const size_t row = (size_t)whole.W * 3 * whole.C, out_row = (size_t)whole.Wo * whole.C;
-    const int limit = larger(4 * block_rows, (int)smaller((int64_t)whole.Ho, (int64_t)(widened_floats / row) / whole.S));
-    choose_window(whole, [&](auto L, auto S) {
-        over_units(whole, converting_cut(whole, limit), [&](const Unit& u) {
-            Problem p(s, position);
+template <class T> void acmix_half(Problem& p, const T* qkv, const Tables& tables, T* out) {
+    const size_t row = (size_t)p.W * 3 * p.C, out_row = (size_t)p.Wo * p.C;
+    const int limit = larger(4 * block_rows, (int)smaller((int64_t)p.Ho, (int64_t)(widened_floats / row) / p.S));
+    choose_window(p, [&](auto L, auto S) {
+        over_units(p, converting_cut(p, limit), [&](const Unit& u) {
             const int first = first_row_read(p, u.y_begin), rows = last_row_read(p, u.y_end - 1) - first + 1;
-            if (!p.fits || !half_rows.reserve(rows * row + block_rows * out_row)) return;
+            if (!half_rows.reserve(rows * row + block_rows * out_row)) return;
             WidenedRows<T> read = {qkv + (size_t)u.b * p.H * row, half_rows.take(rows * row), row, first, first};
             NarrowedRows<T> written = narrowed_rows(p, u, out);
-            const View maps(read.data - (ptrdiff_t)first * (ptrdiff_t)row, 0, row, 3 * p.C);
-            read_packed(p, maps, p.q, p.k, p.v);
+            const Rows maps = {read.data - (ptrdiff_t)first * (ptrdiff_t)row, (ptrdiff_t)row, every_row};
             const Rows block = {written.block, (ptrdiff_t)out_row, 1};  // every block of rows begins it anew
-            const Band band = {rows_of(maps, 0), rows_of(p.v, 0), block, maps.pixel, &read, &written};
+            const Band band = band_of(p, maps, block, &read, &written);
             acmix_unit<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, u);
         });
     });
@@ -65,24 +64,30 @@ WINDOW_ENTRY(convattn_acmix_forward,
     const int64_t before = failures;
     Problem p(*s, position);
     if (!p.fits) return 1;
+    read_packed(p, packed((const float*)qkv, p.H, p.W, 3 * p.C), p.q, p.k, p.v);  // of halves the distances alone
     const Tables tables = {scale, weight, bias};
     if (s->type == 1) {
-        acmix_half(p, *s, position, (const BFloat16*)qkv, tables, (BFloat16*)out);
+        acmix_half(p, (const BFloat16*)qkv, tables, (BFloat16*)out);
         return failures != before;
     }
     if (s->type == 2) {
-        acmix_half(p, *s, position, (const Float16*)qkv, tables, (Float16*)out);
+        acmix_half(p, (const Float16*)qkv, tables, (Float16*)out);
         return failures != before;
     }
-    const View qkv_map = packed((const float*)qkv, p.H, p.W, 3 * p.C), out_map = packed((float*)out, p.Ho, p.Wo, p.C);
-    read_packed(p, qkv_map, p.q, p.k, p.v);
-    choose_window(p, [&](auto L, auto S) {
-        over_units(p, acmix_cut(p), [&](const Unit& u) {
-            auto nothing = [](auto...) {};
-            const Band band = {rows_of(qkv_map, u.b), rows_of(p.v, u.b), rows_of(out_map, u.b), qkv_map.pixel, &nothing, &nothing};
-            acmix_unit<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), tables, band, u);
-        });
-    });
+    acmix_of_floats(p, (const float*)qkv, tables, (float*)out);
+    return failures != before;
+}
+
+WINDOW_ENTRY(convattn_acmix_layer_forward,
+             (const ConvattnWindow* s, const float* in, const float* projection_weight, const float* projection_bias,
+              const float* position, const float* scale, const float* weight, const float* bias, float* qkv, float* out),
+             (s, in, projection_weight, projection_bias, position, scale, weight, bias, qkv, out)) {
+    const int64_t before = failures;
+    const Projection projection = {s->inputs, 3 * s->heads * s->head_dim, projection_weight, projection_bias};
+    const Layer layer = {projection, in, {scale, weight, bias}, qkv, out};
+    const int whole = s->batch - s->batch % s->threads;  // every thread gets as many of these
+    acmix_images(*s, position, layer, 0, whole);
+    acmix_images(*s, position, layer, whole, s->batch);
     return failures != before;
 }
 

@@ -31,9 +31,11 @@ struct FetchAhead {
     ptrdiff_t step;  // bytes for every channel
 };
 
-// P outputs of up to 2 vectors: out[i][...] += sum_c x[c][i] * w[c][...]. Tail: the last vector has `last` lanes.
+// P outputs of up to 2 vectors: out[i][...] = begin[...] + sum_c x[c][i] * w[c][...]; added to where `begin` is null. Tail: the
+// last vector has `last` lanes.
 template <int P, int O, bool Tail>
-void offset_conv_tile(const float* x, const float* w, ptrdiff_t w_step, int inputs, float* const* out, int last, FetchAhead ahead) {
+void offset_conv_tile(const float* x, const float* w, ptrdiff_t w_step, int inputs, float* const* out, int last, const float* begin,
+                      FetchAhead ahead) {
     constexpr int L = native_lanes;
     Vec<L> sum[P][O] = {};
     for (int c = 0; c < inputs; c++, x += P, w += w_step, ahead.at += ahead.step) {
@@ -52,13 +54,14 @@ void offset_conv_tile(const float* x, const float* w, ptrdiff_t w_step, int inpu
     repeat<P>([&](auto i) UNROLLED {
         repeat<O>([&](auto o) UNROLLED {
             float* target = out[i] + o * L;
-            if constexpr (Tail && o == O - 1) store_first<L>(target, load_first<L>(target, last) + sum[i][o], last);
-            else store<L>(target, load<L>(target) + sum[i][o]);
+            const float* from = begin ? begin + o * L : target;
+            if constexpr (Tail && o == O - 1) store_first<L>(target, load_first<L>(from, last) + sum[i][o], last);
+            else store<L>(target, load<L>(from) + sum[i][o]);
         });
     });
 }
 
-typedef void (*OffsetConvTile)(const float*, const float*, ptrdiff_t, int, float* const*, int, FetchAhead);
+typedef void (*OffsetConvTile)(const float*, const float*, ptrdiff_t, int, float* const*, int, const float*, FetchAhead);
 
 template <int O, bool Tail, int... P> OffsetConvTile tile_of(int pixels, Indices<P...>) {
     static constexpr OffsetConvTile of[] = {offset_conv_tile<P + 1, O, Tail>...};
@@ -172,7 +175,7 @@ struct OffsetConvUnit {
                 float* to[tile_pixels];
                 for (int i = 0; i < count; i++) to[i] = target[first + i] + (j / tiles_of_block) * p.V + o;
                 const FetchAhead ahead = {next + ((ptrdiff_t)s * tiles + k) * (row * channels / shares), row / shares};
-                tile_of(count, vectors, last < native_lanes)(packed + (size_t)first * channels, w, p.V, channels, to, last, ahead);
+                tile_of(count, vectors, last < native_lanes)(packed + (size_t)first * channels, w, p.V, channels, to, last, nullptr, ahead);
             }
         }
     }

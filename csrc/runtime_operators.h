@@ -119,7 +119,7 @@ struct Attributes {
         expect(height > 0 && width > 0, "an empty map");
         expect(stride[0] == stride[1] && stride[0] <= 2, "a stride that is not 1 or 2");
         return {narrow(batch), narrow(height), narrow(width), narrow(heads), narrow(head_dim(channels)), narrow(stride[0]),
-                relu ? 1 : 0, threads(), scale, 0, fast_window(channels)};
+                relu ? 1 : 0, threads(), scale, 0, fast_window(channels), 0};
     }
 };
 

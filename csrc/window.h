@@ -39,8 +39,10 @@ struct Rows {
     ptrdiff_t step;
     int slots;
     float* at(int y) const { return data + (y % slots) * step; }
+    Rows from_channel(int c) const { return {data + c, step, slots}; }
 };
-INLINE Rows rows_of(const View& map, int image) { return {map.at(image), map.row, 0x7fffffff}; }
+constexpr int every_row = 0x7fffffff;
+INLINE Rows rows_of(const View& map, int image) { return {map.at(image), map.row, every_row}; }
 // Index i of an endless row that bounces between 0 and n-1 (numpy's "reflect"); n = 1 gives 0.
 INLINE int reflect(int i, int n) {
     if (n == 1) return 0;
@@ -134,8 +136,8 @@ void to_planar(const float* src, const ptrdiff_t* offset, float factor, int chan
 // Padded column S*i + f of channel c of row y is row(y)[(c*S + f)*plane + i].
 template <int L, class E = Floats> struct PlanarRows {
     const Problem& p;
-    const float* src;  // the head's channel 0 in pixel (0, 0)
-    ptrdiff_t src_row, src_pixel;
+    Rows src;  // from the head's channel 0 on
+    ptrdiff_t src_pixel;
     bool positioned;  // whether p is subtracted
     int channels, slots, plane, filled, next;
     size_t slot_size;
@@ -149,8 +151,8 @@ template <int L, class E = Floats> struct PlanarRows {
     }
     static size_t floats(const Problem& p) { return (size_t)p.slots() * (p.d / E::each) * p.S * plane_size(p); }
 
-    PlanarRows(const Problem& p, const View& map, int image, int head, bool positioned, int first_row)
-        : p(p), src(map.at(image) + head * (p.d / E::each)), src_row(map.row), src_pixel(map.pixel), positioned(positioned),
+    PlanarRows(const Problem& p, const Rows& map, ptrdiff_t pixel, int head, bool positioned, int first_row)
+        : p(p), src(map.from_channel(head * (p.d / E::each))), src_pixel(pixel), positioned(positioned),
           channels(p.d / E::each), slots(p.slots()), plane(plane_size(p)), filled(smaller(plane, round_up(p.Wo + span(p), L))),
           next(first_row), slot_size((size_t)channels * p.S * plane), data(scratch.take(floats(p))) {
         memset(data, 0, floats(p) * 4);
@@ -170,7 +172,7 @@ template <int L, class E = Floats> struct PlanarRows {
                         x[l] = p.column_x[column];
                     }
                     const KeyPosition at = {with_position ? p.weight_x : nullptr, p.weight_y, x, p.row_y(next)};
-                    to_planar<L, E>(src + next * src_row, offset, 1.f, channels, row(next) + f * plane + i0, (size_t)p.S * plane, at);
+                    to_planar<L, E>(src.at(next), offset, 1.f, channels, row(next) + f * plane + i0, (size_t)p.S * plane, at);
                 }
     }
 };
@@ -240,13 +242,13 @@ void similarity_of_rows(int rows, const float* q, const float* const* key_rows, 
     else similarity<E, L, S, 1>(q, key_rows, x0, plane, channels, begin, logits);
 }
 
-// q (or dout) of a tile, planar: dst[c][row][lane]. `map` points at row and column 0 of the tile's head.
+// q (or dout) of a tile, rows y and on of a head, planar: dst[c][row][lane].
 template <int L, class E = Floats>
-void planar_queries(const float* map, const View& view, int rows, int x0, int last_x, float factor, int channels, float* dst) {
+void planar_queries(const Rows& head, ptrdiff_t pixel, int y, int rows, int x0, int last_x, float factor, int channels, float* dst) {
     ptrdiff_t offset[L];
-    for (int l = 0; l < L; l++) offset[l] = smaller(x0 + l, last_x) * view.pixel;
+    for (int l = 0; l < L; l++) offset[l] = smaller(x0 + l, last_x) * pixel;
     for (int i = 0; i < rows; i++)
-        to_planar<L, E>(map + i * view.row, offset, factor, channels, dst + i * L, (size_t)rows * L);
+        to_planar<L, E>(head.at(y + i), offset, factor, channels, dst + i * L, (size_t)rows * L);
 }
 
 // Calls f(Index<V>, c0) for vectors of channels, then for what is left over.

@@ -46,8 +46,8 @@ template <int L, int S> struct BackwardAttention {
     }
     // The caller has reserved floats(p).
     BackwardAttention(const Problem& p, const WindowGradients& grad, const View& dout, float alpha, int b, int n)
-        : p(p), grad(grad), dout(dout), alpha(alpha), b(b), n(n), keys(p, p.k, b, n, true, 0),
-          values(p, p.v, b, n, false, 0), q(scratch.take((size_t)block_rows * p.d * L)),
+        : p(p), grad(grad), dout(dout), alpha(alpha), b(b), n(n), keys(p, rows_of(p.k, b), p.k.pixel, n, true, 0),
+          values(p, rows_of(p.v, b), p.v.pixel, n, false, 0), q(scratch.take((size_t)block_rows * p.d * L)),
           g(scratch.take((size_t)block_rows * p.d * L)), prob(scratch.take((size_t)block_rows * window_taps * L)),
           dprob(scratch.take((size_t)block_rows * window_taps * L)), along_x(scratch.take(L)), along_y(scratch.take(L)),
           position_sum(scratch.take(2 * p.d)),
@@ -75,8 +75,9 @@ template <int L, int S> struct BackwardAttention {
 
     void block(int y, int rows, int x0, int valid) {
         const float *q_row = p.q.at(b, y) + n * p.d, *g_row = dout.at(b, y) + n * p.d;
-        planar_queries<L>(q_row, p.q, rows, x0, p.Wo - 1, p.softmax_scale * 1.4426950408889634f, p.d, q);
-        planar_queries<L>(g_row, dout, rows, x0, p.Wo - 1, 1.f, p.d, g);
+        const Rows queries = rows_of(p.q, b).from_channel(n * p.d), grads = rows_of(dout, b).from_channel(n * p.d);
+        planar_queries<L>(queries, p.q.pixel, y, rows, x0, p.Wo - 1, p.softmax_scale * 1.4426950408889634f, p.d, q);
+        planar_queries<L>(grads, dout.pixel, y, rows, x0, p.Wo - 1, 1.f, p.d, g);
         similarity_of_rows<L, S>(rows, q, key_rows, x0, keys.plane, p.d, prob);
         similarity_of_rows<L, S>(rows, g, value_rows, x0, values.plane, p.d, dprob);
         for (int i = 0; i < rows; i++) {

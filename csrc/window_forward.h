@@ -41,8 +41,8 @@ template <int L, int S, class E = Floats> struct ForwardAttention {
 
     // finish(Index<V>, output, channel, sum) for head n and query rows y to y+rows-1 of image b
     template <class Finish>
-    static void block(const Problem& p, const Buffers& m, PlanarRows<L, E>& keys, const Rows& values, const View& out, int b, int n, int y, int rows,
-                      Finish finish) {
+    static void block(const Problem& p, const Buffers& m, PlanarRows<L, E>& keys, const Rows& queries, const Rows& values, const View& out,
+                      int b, int n, int y, int rows, Finish finish) {
         const int span = S * (rows - 1) + K, channels = p.d / E::each;
         keys.load_until(smaller(p.H - 1, larger(reach, S * (y + rows - 1) + reach)));
         for (int r = 0; r < span; r++) {
@@ -57,7 +57,7 @@ template <int L, int S, class E = Floats> struct ForwardAttention {
             const int valid = smaller(tile, p.Wo - x0);
             const ptrdiff_t* offset = m.offsets + S * x0;
             const float factor = Logits<E, L, S>::query_factor(to_base_2);
-            planar_queries<L, E>(p.q.at(b, y) + n * channels, p.q, rows, x0, p.Wo - 1, factor, channels, m.q);
+            planar_queries<L, E>(queries.from_channel(n * channels), p.q.pixel, y, rows, x0, p.Wo - 1, factor, channels, m.q);
             m.begin.tile(rows, x0, m.q);
             similarity_of_rows<L, S, E>(rows, m.q, m.key_rows, x0, keys.plane, channels, m.logits, m.begin);
             for (int i = 0; i < rows; i++) {
@@ -132,10 +132,10 @@ template <class F> void over_units(const Problem& p, const Cut& cut, F f) {
 }
 
 // The keys of the unit's heads.
-template <int L, class E> PlanarRows<L, E>* key_rings(const Problem& p, const Unit& u) {
+template <int L, class E> PlanarRows<L, E>* key_rings(const Problem& p, const Rows& rows, const Unit& u) {
     PlanarRows<L, E>* keys = scratch.take_array<PlanarRows<L, E>>(u.heads());
     for (int i = 0; i < u.heads(); i++)
-        new (keys + i) PlanarRows<L, E>(p, p.k, u.b, u.n_begin + i, E::each == 1, first_row_read(p, u.y_begin));
+        new (keys + i) PlanarRows<L, E>(p, rows, p.k.pixel, u.n_begin + i, E::each == 1, first_row_read(p, u.y_begin));
     return keys;
 }
 template <int L, class E> size_t key_ring_floats(const Problem& p, int heads) {

@@ -63,7 +63,7 @@ struct PairedRows {
         memset(zeros, 0, p.d * sizeof(BFloat16));
     }
 
-    void operator()(int last) {
+    void operator()(int, int last) {
         const int inputs = 3 * p.N;
         for (; next <= last; next++) {
             const BFloat16* row = image + (size_t)next * p.W * 3 * p.C;

@@ -39,6 +39,7 @@ class Window(ctypes.Structure):
         ("softmax_scale", ctypes.c_float),
         ("type", ctypes.c_int32),
         ("size", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
     )
 
 

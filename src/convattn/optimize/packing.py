@@ -110,7 +110,9 @@ def inputs_of(acmix: Any, x: Tensor) -> AcmixInputs:
 
 
 class PackedACmix(Packed):
-    """A folded ACmix for inference on the CPU as one call, its projection's weights packed and its tables its own.
+    """A folded ACmix for inference on the CPU as one call, with tables of its own.
+
+    In half precision the projection's weights are packed too; in float32 our kernels compute it, from plain weights.
 
     Args:
         acmix: a folded one; see :func:`is_one_call`.
@@ -123,11 +125,12 @@ class PackedACmix(Packed):
     def __init__(self, acmix: GroupedACmix, size: Sequence[int]) -> None:
         super().__init__(acmix.projection.weight.dtype, acmix.extra_repr())
         self.form = acmix.form
-        self.project = PackedConvolution(acmix.projection, size).compute
-        inputs = inputs_of(acmix, torch.empty(0, dtype=self.dtype))
+        inputs, plain = inputs_of(acmix, torch.empty(0, dtype=self.dtype)), self.dtype == torch.float32
+        self.project = None if plain else PackedConvolution(acmix.projection, size).compute
         shape = inputs.projection_weight.shape  # of the numbers, the packed ones are all
         own: dict[str, Any] = {"projection_weight": torch.empty(1, dtype=self.dtype).expand(shape)}
-        for name in ("position", "weight", "scale", "bias"):
+        tables = ("position", "weight", "scale", "bias")
+        for name in ("projection_weight", "projection_bias", *tables) if plain else tables:
             table = getattr(inputs, name)
             own[name] = None if table is None else float_table(table.detach().clone())
         self.inputs = inputs._replace(**own)

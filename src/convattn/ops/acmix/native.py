@@ -1,12 +1,14 @@
-"""``acmix`` by the CPU kernels of ``csrc/kernels_window.cpp``: one 1x1 convolution, then everything else in one pass.
+"""``acmix`` by the CPU kernels of ``csrc/kernels_window.cpp``.
 
-The projection runs over a few images at a time, so that q, k and v stay in the cache and fresh memory is not touched.
+In float32 they make q, k and v themselves, some rows at a time. In half precision a 1x1 convolution makes them, of a
+few images at a time, so that they stay in the cache and fresh memory is not touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from ctypes import byref
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -58,6 +60,9 @@ def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     """The output and, if they are to be kept, q, k and v in one map (else an empty tensor)."""
     if not x.keep:
         return prepare(x)(x.x), x.x.new_empty(0)
+    if x.x.dtype == torch.float32:
+        qkv = empty_channels_last(x.kept_shape, x.x)
+        return _from_input(x, qkv)(x.x), qkv
     qkv = _projection(x)(x.x)
     return prepare(x, lambda maps: maps)(qkv), qkv
 
@@ -67,9 +72,20 @@ def prepare(x: AcmixInputs, project: Callable[[Tensor], Tensor] | None = None) -
 
     Args:
         x: such inputs.
-        project: gives q, k and v of some images in one channels-last map; None: the 1x1 convolution.
+        project: gives q, k and v of some images in one channels-last map; None: the kernels make them, in half
+            precision the 1x1 convolution.
     """
-    project = project or _projection(x)
+    if project is None and x.x.dtype == torch.float32:
+        return _from_input(x)
+    return _from_projection(x, project or _projection(x))
+
+
+Addresses: TypeAlias = Callable[[], list[int | None]]
+"""Where the tables of a call lie, which has to be asked anew for every one."""
+
+
+def _tables(x: AcmixInputs, *projection: Tensor | None) -> Addresses:
+    """The projection's tables, where a kernel computes it too, and the others."""
     copied: list[tuple[Tensor, Tensor]] = []
 
     def readable(table: Tensor | None, *shape: int) -> Tensor | None:
@@ -79,21 +95,45 @@ def prepare(x: AcmixInputs, project: Callable[[Tensor], Tensor] | None = None) -
             copied.append((torch.empty(shape, device="cpu"), table))
         return copied[-1][0]
 
-    position = readable(x.position, x.channels // x.num_heads, 2)
-    tables = position, readable(x.scale, x.channels), readable(x.weight, *x.weight.shape), readable(x.bias, x.channels)
-    shape, dtype = x.output_shape, x.x.dtype
+    tables = [readable(table, *(() if table is None else table.shape)) for table in (*projection, x.position)]
+    tables += [readable(x.scale, x.channels), readable(x.weight, *x.weight.shape), readable(x.bias, x.channels)]
+
+    def addresses() -> list[int | None]:
+        for own, table in copied:
+            own.copy_(table)
+        address_of = _abi.address_of
+        return [None if table is None else address_of(table) for table in tables]
+
+    return addresses
+
+
+def _from_input(x: AcmixInputs, kept: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """All of it by the kernels; ``kept``: where q, k and v are left."""
+    shape, tables = x.output_shape, _tables(x, x.projection_weight, x.projection_bias)
+    window, forward = byref(_window(x, len(x.x))), _abi.kernel("convattn_acmix_layer_forward", 10)
+
+    def run(given: Tensor) -> Tensor:
+        given, address_of = given.contiguous(memory_format=torch.channels_last), _abi.address_of
+        out = torch.empty(shape, device="cpu", memory_format=torch.channels_last)
+        left = None if kept is None else address_of(kept)
+        forward(window, address_of(given), *tables(), left, address_of(out))
+        return out
+
+    return run
+
+
+def _from_projection(x: AcmixInputs, project: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What follows q, k and v, which ``project`` makes of some images in one channels-last map."""
+    shape, dtype, tables = x.output_shape, x.x.dtype, _tables(x)
     parts = [(part, byref(_window(x, part.stop - part.start, TYPES[dtype]))) for part in _chunks(x, CHUNK_BYTES)]
     whole, forward = len(parts) == 1, _abi.kernel("convattn_acmix_forward", 7)
 
     def run(given: Tensor) -> Tensor:
-        for own, table in copied:
-            own.copy_(table)
         address_of = _abi.address_of
         out = torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
         for part, window in parts:
             maps = project(given if whole else given[part])
-            read = [None if table is None else address_of(table) for table in tables]
-            forward(window, address_of(maps), *read, address_of(out if whole else out[part]))
+            forward(window, address_of(maps), *tables(), address_of(out if whole else out[part]))
             del maps  # before the next are made: two at a time would be fresh memory every time
         return out
 
@@ -163,4 +203,5 @@ def _window(x: AcmixInputs, batch: int, type_of_maps: int = 0) -> Window:
     head_dim, stride = x.channels // x.num_heads, x.nbhd.stride[0]
     threads, size = torch.get_num_threads(), x.x.shape[-2:]
     window = fast_window(x.nbhd, head_dim)
-    return Window(batch, *size, x.num_heads, head_dim, stride, relu, threads, x.softmax_scale, type_of_maps, window)
+    of_maps = x.softmax_scale, type_of_maps, window, x.x.shape[1]
+    return Window(batch, *size, x.num_heads, head_dim, stride, relu, threads, *of_maps)
