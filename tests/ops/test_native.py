@@ -114,8 +114,8 @@ def _drawn(batch, size, heads, head_dim):
     return [torch.randn(shape, generator=generator) * 0.3 for shape in shapes]
 
 
-# The kernels make q, k and v of whole images in a ring of rows; of an image that is cut, bands make their own where they
-# overlap little, else all are made before. 300 inputs pass one chunk of them, 45 and 66 outputs end within a vector.
+# Whole images have a ring of rows of q, k and v; of an image that is cut, bands make their own where they overlap
+# little, else all are made before. 300 inputs pass one chunk of them, 45 and 66 outputs end within a vector.
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize(("window", "stride"), [(7, 1), (7, 2), (5, 2), (3, 1)])
 @pytest.mark.parametrize(
