@@ -23,8 +23,8 @@ struct Layer {
 struct ProjectedRows {
     const Problem& p;
     const Projection& projection;
-    const float *weight, *image;  // weight: packed
-    int next, end;                // the first row to make, and the one after the last
+    const float* image;
+    int next, end;  // the first row to make, and the one after the last
     Rows rows;
     float** target;
 
@@ -37,8 +37,8 @@ struct ProjectedRows {
     static size_t row_floats(const Problem& p) { return (size_t)p.W * 3 * p.C; }
     static size_t floats(const Problem& p) { return slots(p) * (row_floats(p) + 2 * (size_t)p.W); }
     // The caller has reserved floats(p).
-    ProjectedRows(const Problem& p, const Layer& layer, const float* weight, const Unit& u)
-        : p(p), projection(layer.projection), weight(weight), image(layer.in + (size_t)u.b * p.H * p.W * layer.projection.inputs),
+    ProjectedRows(const Problem& p, const Layer& layer, const Unit& u)
+        : p(p), projection(layer.projection), image(layer.in + (size_t)u.b * p.H * p.W * layer.projection.inputs),
           next(first_row_read(p, u.y_begin)), end(last_row_read(p, u.y_end - 1) + 1),
           target(projected_rows.take_array<float*>((size_t)slots(p) * p.W)) {
         const ptrdiff_t row = row_floats(p);
@@ -51,22 +51,25 @@ struct ProjectedRows {
         int pixels = 0;
         for (const int enough = smaller(end, first + slots(p)); next < enough; next++)
             for (int x = 0; x < p.W; x++) target[pixels++] = rows.at(next) + (ptrdiff_t)x * 3 * p.C;
-        if (PROJECT(&projection, weight, image + (size_t)begin * p.W * projection.inputs, pixels, target, 0, projection_columns(projection)))
+        if (PROJECT(&projection, image + (size_t)begin * p.W * projection.inputs, pixels, target, 0, projection_blocks(projection)))
             fail();
     }
 };
 
-void acmix_by_rows(const Problem& p, const Layer& layer) {
-    const Projection& projection = layer.projection;
-    if (!packed_weights.reserve(packed_floats(projection))) return;
-    float* weight = packed_weights.take(packed_floats(projection));
+void acmix_by_rows(const Problem& p, Layer layer) {
+    if (!layer.projection.packed) {  // once for all rows
+        const Projection plain = layer.projection;
+        if (!packed_weights.reserve(packed_floats(plain))) return;
+        float* weight = packed_weights.take(packed_floats(plain));
 #pragma omp parallel for schedule(static) num_threads(p.threads) if (p.threads > 1)
-    for (int j = 0; j < projection_columns(projection); j++) PACK_PROJECTION(&projection, j, j + 1, weight);
+        for (int j = 0; j < projection_blocks(plain); j++) PACK_PROJECTION(&plain, j, weight);
+        layer.projection.weight = weight, layer.projection.packed = true;
+    }
     const View out = packed(layer.out, p.Ho, p.Wo, p.C);
     choose_window(p, [&](auto L, auto S) {
         over_units(p, converting_cut(p), [&](const Unit& u) {
             if (!projected_rows.reserve(ProjectedRows::floats(p))) return;
-            ProjectedRows read(p, layer, weight, u);
+            ProjectedRows read(p, layer, u);
             auto nothing = [](auto...) {};
             const Band band = band_of(p, read.rows, rows_of(out, u.b), &read, &nothing);
             acmix_unit<decltype(L)::value, decltype(S)::value>(p, convolution_of(p), layer.tables, band, u);
@@ -79,13 +82,13 @@ void project_all(const Problem& p, const Layer& layer) {
     constexpr int64_t most_pixels = 448;  // whose inputs and sums stay in a core's second-level cache
     const Projection& projection = layer.projection;
     const int64_t pixels = (int64_t)p.B * p.H * p.W, blocks = ceil_div(pixels, most_pixels);
-    const int columns = projection_columns(projection), splits = blocks < 4 * p.threads ? smaller(p.threads, columns) : 1;
+    const int columns = projection_blocks(projection), splits = blocks < 4 * p.threads ? smaller(p.threads, columns) : 1;
 #pragma omp parallel for schedule(static) num_threads(p.threads) if (p.threads > 1)
     for (int64_t u = 0; u < blocks * splits; u++) {
         const int64_t first = pixels * (u / splits) / blocks, count = pixels * (u / splits + 1) / blocks - first;
         float* target[most_pixels];
         for (int64_t i = 0; i < count; i++) target[i] = layer.qkv + (first + i) * projection.outputs;
-        if (PROJECT(&projection, nullptr, layer.in + first * projection.inputs, (int)count, target, first_of_part(columns, u % splits, splits),
+        if (PROJECT(&projection, layer.in + first * projection.inputs, (int)count, target, first_of_part(columns, u % splits, splits),
                     first_of_part(columns, u % splits + 1, splits)))
             fail();
     }

@@ -27,6 +27,7 @@ struct ConvattnWindow {
     int32_t type;  // of qkv and out in convattn_acmix_forward: 0 float32, 1 bfloat16, 2 float16
     int32_t size;  // of the window: 3, 5 or 7
     int32_t inputs;  // channels of the input in convattn_acmix_layer_forward
+    int32_t packed;  // whether its projection_weight is [ceil(3C/32)][inputs][32]; what is left of the last 32 is not read
 };
 
 // Any set of offsets. Position (y*stride_y + dy, x*stride_x + dx) for every offset, under a border rule.

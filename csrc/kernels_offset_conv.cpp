@@ -4,27 +4,26 @@
 
 namespace {
 
-static_assert(projection_column == tile_outputs);
+static_assert(projection_block % tile_outputs == 0);
 alignas(64) const float no_bias[tile_outputs] = {};
 
-int width_of_column(const Projection& p, int column) { return smaller(tile_outputs, p.outputs - column * tile_outputs); }
-
-// The weights of a column from input `first` on, as [input][tile_outputs].
-void pack_weights(const Projection& p, int column, int first, int inputs, float* to) {
+// The weights of a block from input `first` on.
+void pack_weights(const Projection& p, int block, int first, int inputs, float* to) {
     constexpr int L = native_lanes;
     const size_t step = p.inputs;
-    const float* from = p.weight + column * tile_outputs * step + first;
-    for (int o = 0; o < width_of_column(p, column); o += L, from += L * step, to += L) {
-        const int lanes = smaller(L, width_of_column(p, column) - o);
+    const int width = smaller(projection_block, p.outputs - block * projection_block);
+    const float* from = p.weight + block * projection_block * step + first;
+    for (int o = 0; o < width; o += L, from += L * step, to += L) {
+        const int lanes = smaller(L, width - o);
         int c = 0;
         for (; c + L <= inputs; c += L) {
             Vec<L> v[L];
             repeat<L>([&](auto i) UNROLLED { v[i] = load<L>(from + smaller(i, lanes - 1) * step + c); });
             transpose<L>(v);
-            repeat<L>([&](auto i) UNROLLED { store<L>(to + (c + i) * tile_outputs, v[i]); });
+            repeat<L>([&](auto i) UNROLLED { store<L>(to + (c + i) * projection_block, v[i]); });
         }
         for (; c < inputs; c++)
-            for (int i = 0; i < lanes; i++) to[c * tile_outputs + i] = from[i * step + c];
+            for (int i = 0; i < lanes; i++) to[c * projection_block + i] = from[i * step + c];
     }
 }
 
@@ -46,44 +45,45 @@ struct ProjectedPixels {
             pack_tile(from, pixels, inputs, packed + (size_t)begin * inputs);
         }
     }
-    void multiply(int column, int first, int inputs, const float* packed, const float* weight) const {
-        const int o = column * tile_outputs, width = width_of_column(p, column), vectors = ceil_div(width, native_lanes);
+    // Outputs from o on; weight: theirs of the first input.
+    void multiply(int o, int first, int inputs, const float* packed, const float* weight) const {
+        const int width = smaller(tile_outputs, p.outputs - o), vectors = ceil_div(width, native_lanes);
         const int last = width - (vectors - 1) * native_lanes;
         const float* begin = first ? nullptr : p.bias ? p.bias + o : no_bias;
-        const char* next = (const char*)(weight + (size_t)inputs * tile_outputs);
-        const ptrdiff_t row = tile_outputs * sizeof(float);
+        const char* next = (const char*)(weight + (size_t)inputs * projection_block);
+        const ptrdiff_t row = projection_block * sizeof(float);
         for (int k = 0; k < tiles(); k++) {
             const int at = first_of_tile(k), pixels = first_of_tile(k + 1) - at;
             float* to[tile_pixels];
             for (int i = 0; i < pixels; i++) to[i] = target[at + i] + o;
             const FetchAhead ahead = {next + k * (row * inputs / tiles()), row / tiles()};
-            tile_of(pixels, vectors, last < native_lanes)(packed + (size_t)at * inputs, weight, tile_outputs, inputs, to, last, begin, ahead);
+            tile_of(pixels, vectors, last < native_lanes)(packed + (size_t)at * inputs, weight, projection_block, inputs, to, last, begin, ahead);
         }
     }
 };
 
 }  // namespace
 
-extern "C" void PACK_PROJECTION(const Projection* p, int first_column, int last_column, float* packed) {
-    const size_t column = (size_t)p->inputs * tile_outputs;
-    for (int j = first_column; j < last_column; j++) pack_weights(*p, j, 0, p->inputs, packed + j * column);
+extern "C" void PACK_PROJECTION(const Projection* p, int block, float* packed) {
+    pack_weights(*p, block, 0, p->inputs, packed + (size_t)block * p->inputs * projection_block);
 }
 
-extern "C" int PROJECT(const Projection* p, const float* packed, const float* in, int pixels, float* const* target, int first_column,
-                       int last_column) {
-    const int chunk = smaller(packed_inputs, p->inputs), blocks = ceil_div(pixels, block_pixels);
-    const size_t column = (size_t)p->inputs * tile_outputs, input_floats = (size_t)smaller(pixels, block_pixels) * chunk + native_lanes;
-    if (!scratch.reserve(input_floats + (size_t)chunk * tile_outputs)) return 1;
-    float *inputs = scratch.take(input_floats), *own = scratch.take((size_t)chunk * tile_outputs);
-    for (int k = 0; k < blocks; k++) {
-        const int first = first_of_part(pixels, k, blocks), end = first_of_part(pixels, k + 1, blocks);
+extern "C" int PROJECT(const Projection* p, const float* in, int pixels, float* const* target, int first_block, int last_block) {
+    const int chunk = smaller(packed_inputs, p->inputs), parts = ceil_div(pixels, block_pixels);
+    const size_t input_floats = (size_t)smaller(pixels, block_pixels) * chunk + native_lanes;
+    if (!scratch.reserve(input_floats + (size_t)chunk * projection_block)) return 1;
+    float *inputs = scratch.take(input_floats), *own = scratch.take((size_t)chunk * projection_block);
+    for (int part = 0; part < parts; part++) {
+        const int first = first_of_part(pixels, part, parts), end = first_of_part(pixels, part + 1, parts);
         const ProjectedPixels of = {*p, in + (size_t)first * p->inputs, end - first, target + first};
         for (int c = 0; c < p->inputs; c += chunk) {
             const int count = smaller(chunk, p->inputs - c);
             of.pack(c, count, inputs);
-            for (int j = first_column; j < last_column; j++) {
-                if (!packed) pack_weights(*p, j, c, count, own);
-                of.multiply(j, c, count, inputs, packed ? packed + j * column + (size_t)c * tile_outputs : own);
+            for (int j = first_block; j < last_block; j++) {
+                if (!p->packed) pack_weights(*p, j, c, count, own);
+                const float* weight = p->packed ? p->weight + ((size_t)j * p->inputs + c) * projection_block : own;
+                const int o = j * projection_block, width = smaller(projection_block, p->outputs - o);
+                for (int i = 0; i < width; i += tile_outputs) of.multiply(o + i, c, count, inputs, weight + i);
             }
         }
     }

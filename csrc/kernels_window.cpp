@@ -83,7 +83,7 @@ WINDOW_ENTRY(convattn_acmix_layer_forward,
               const float* position, const float* scale, const float* weight, const float* bias, float* qkv, float* out),
              (s, in, projection_weight, projection_bias, position, scale, weight, bias, qkv, out)) {
     const int64_t before = failures;
-    const Projection projection = {s->inputs, 3 * s->heads * s->head_dim, projection_weight, projection_bias};
+    const Projection projection = {s->inputs, 3 * s->heads * s->head_dim, projection_weight, projection_bias, s->packed != 0};
     const Layer layer = {projection, in, {scale, weight, bias}, qkv, out};
     const int whole = s->batch - s->batch % s->threads;  // every thread gets as many of these
     acmix_images(*s, position, layer, 0, whole);

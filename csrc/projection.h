@@ -3,22 +3,22 @@
 #pragma once
 #include "vectors.h"
 
+// Weights are packed in blocks of outputs, whatever the lanes of the processor: [block][input][projection_block].
+constexpr int projection_block = 32;
+
 struct Projection {
     int inputs, outputs;
-    const float *weight, *bias;  // [outputs][inputs]; [outputs] or null
+    const float *weight, *bias;  // [outputs][inputs], or packed; [outputs] or null
+    bool packed;
 };
-
-// Weights are packed in columns of outputs: [column][input][projection_column].
-constexpr int projection_column = 2 * native_lanes;
-static inline int projection_columns(const Projection& p) { return ceil_div(p.outputs, projection_column); }
-static inline size_t packed_floats(const Projection& p) { return (size_t)projection_columns(p) * projection_column * p.inputs; }
+static inline int projection_blocks(const Projection& p) { return ceil_div(p.outputs, projection_block); }
+static inline size_t packed_floats(const Projection& p) { return (size_t)projection_blocks(p) * projection_block * p.inputs; }
 
 #define PACK_PROJECTION CONVATTN_PASTE(convattn_pack_projection, CONVATTN_ISA)
 #define PROJECT CONVATTN_PASTE(convattn_project, CONVATTN_ISA)
 
-// Some columns of the weights, into the memory of all.
-extern "C" void PACK_PROJECTION(const Projection* p, int first_column, int last_column, float* packed);
-// Some columns of the outputs, of pixels that lie one after another; target: where each pixel's outputs go. packed: null to
-// pack what is needed. Returns 1 where there was not enough memory.
-extern "C" int PROJECT(const Projection* p, const float* packed, const float* in, int pixels, float* const* target, int first_column,
-                       int last_column);
+// One block of the weights, into the memory of all.
+extern "C" void PACK_PROJECTION(const Projection* p, int block, float* packed);
+// Some blocks of the outputs, of pixels that lie one after another; target: where each pixel's outputs go. Weights that are not
+// packed are, on the way. Returns 1 where there was not enough memory.
+extern "C" int PROJECT(const Projection* p, const float* in, int pixels, float* const* target, int first_block, int last_block);

@@ -119,31 +119,62 @@ struct Attributes {
         expect(height > 0 && width > 0, "an empty map");
         expect(stride[0] == stride[1] && stride[0] <= 2, "a stride that is not 1 or 2");
         return {narrow(batch), narrow(height), narrow(width), narrow(heads), narrow(head_dim(channels)), narrow(stride[0]),
-                relu ? 1 : 0, threads(), scale, 0, fast_window(channels), 0};
+                relu ? 1 : 0, threads(), scale, 0, fast_window(channels), 0, 0};
     }
 };
 
 // Each operator: its name, how many inputs it has and how many of them must be there, and one computation. It returns
 // what the kernels return: whether memory ran out.
+struct AcmixTables {
+    const Tensor position, weight, scale, bias;
+    const std::vector<float> scales;
+
+    // From input `first` on: position [d, 2] or none, weight [3N, 3, 3, N, d], scale [1] or [C], bias [C] or none
+    AcmixTables(const Attributes& a, const Call& call, size_t first, int64_t channels)
+        : position(call.input(first)), weight(call.input(first + 1)), scale(call.input(first + 2)), bias(call.input(first + 3)),
+          scales(scale.count() == 1 ? channels : 0, scale.data[0]) {
+        expect(a.fast_window(channels), "fewer than 4 channels a head, or no reflected window of 3x3, 5x5 or 7x7");
+        expect(!position.data || position.count() == 2 * a.head_dim(channels), "a position of another size than [d, 2]");
+        expect(scale.count() == 1 || scale.count() == channels, "a scale of another size than [1] or [C]");
+        expect(weight.count() == 27 * a.heads * channels, "a weight of another size than [3N, 3, 3, N, d]");
+        expect(!bias.data || bias.count() == channels, "a bias of another size than [C]");
+    }
+    const float* every_scale() const { return scales.empty() ? scale.data : scales.data(); }
+};
+
 struct Acmix {
     static constexpr const char* name = "acmix";
     static constexpr size_t inputs = 5;
     static bool needs(size_t input) { return input == 0 || input == 2 || input == 3; }
-    // qkv [B, H, W, 3C], position [d, 2] or none, weight [3N, 3, 3, N, d], scale [1] or [C], bias [C] or none
+    // qkv [B, H, W, 3C], tables
     static bool run(const Attributes& a, const Call& call) {
-        const Tensor qkv = call.map(0), position = call.input(1), weight = call.input(2), scale = call.input(3), bias = call.input(4);
+        const Tensor qkv = call.map(0);
         expect(qkv[3] % 3 == 0, "q, k and v of unequal channels");
-        const int64_t channels = qkv[3] / 3, d = a.head_dim(channels);
-        expect(a.fast_window(channels), "fewer than 4 channels a head, or no reflected window of 3x3, 5x5 or 7x7");
-        expect(!position.data || position.count() == 2 * d, "a position of another size than [d, 2]");
-        expect(scale.count() == 1 || scale.count() == channels, "a scale of another size than [1] or [C]");
-        expect(weight.count() == 27 * a.heads * channels, "a weight of another size than [3N, 3, 3, N, d]");
-        expect(!bias.data || bias.count() == channels, "a bias of another size than [C]");
-        const std::vector<float> scales(scale.count() == 1 ? channels : 0, scale.data[0]);
-        const Tensor out = call.output({qkv[0], strided(qkv[1], a.stride[0]), strided(qkv[2], a.stride[1]), channels});
+        const int64_t channels = qkv[3] / 3;
+        const AcmixTables t(a, call, 1, channels);
         const ConvattnWindow s = a.window(qkv[0], qkv[1], qkv[2], channels);
-        return convattn_acmix_forward(&s, qkv.data, position.data, scales.empty() ? scale.data : scales.data(), weight.data, bias.data,
-                                      out.data);
+        const Tensor out = call.output({qkv[0], strided(qkv[1], a.stride[0]), strided(qkv[2], a.stride[1]), channels});
+        return convattn_acmix_forward(&s, qkv.data, t.position.data, t.every_scale(), t.weight.data, t.bias.data, out.data);
+    }
+};
+
+struct AcmixLayer {
+    static constexpr const char* name = "acmix_layer";
+    static constexpr size_t inputs = 7;
+    static bool needs(size_t input) { return input != 2 && input != 3 && input != 6; }
+    // x [B, H, W, C_in], projection_weight [ceil(3C / 32), C_in, 32], projection_bias [3C] or none, tables
+    static bool run(const Attributes& a, const Call& call) {
+        const Tensor x = call.map(0), projection = call.map(1, 3), bias = call.input(2);
+        const int64_t channels = call.input(4).count() / (27 * a.heads);
+        const AcmixTables t(a, call, 3, channels);
+        expect(projection.shape == std::vector<int64_t>{(3 * channels + 31) / 32, x[3], 32},
+               "a projection_weight of another shape than [ceil(3C / 32), C_in, 32]");
+        expect(!bias.data || bias.count() == 3 * channels, "a projection_bias of another size than [3C]");
+        ConvattnWindow s = a.window(x[0], x[1], x[2], channels);
+        s.inputs = (int32_t)x[3], s.packed = 1;
+        const Tensor out = call.output({x[0], strided(x[1], a.stride[0]), strided(x[2], a.stride[1]), channels});
+        return convattn_acmix_layer_forward(&s, x.data, projection.data, bias.data, t.position.data, t.every_scale(), t.weight.data, t.bias.data,
+                                            nullptr, out.data);
     }
 };
 
@@ -291,7 +322,7 @@ template <class Kind, class Work> Outcome outcome(Work work) try {
 // Calls `use` with every operator.
 template <class... Kinds, class Use> void each_of(Use use) { (use(Kinds()), ...); }
 template <class Use> void each_operator(Use use) {
-    each_of<Acmix, Attend, Correlate, Aggregate, GroupConvolution, OffsetConvolution, PixelShiftAttention>(use);
+    each_of<Acmix, AcmixLayer, Attend, Correlate, Aggregate, GroupConvolution, OffsetConvolution, PixelShiftAttention>(use);
 }
 
 }  // namespace

@@ -50,13 +50,13 @@ class OneOperator(nn.Module):
         return found
 
 
-def recorded(network: nn.Module, inputs: list[Tensor], free: bool = True) -> Any:
+def recorded(network: nn.Module, inputs: list[Tensor], free: bool = True, acmix: Any = "acmix_layer") -> Any:
     """The ONNX model of a network, with our operators in it; the maps' batch and sizes are free."""
     onnx = pytest.importorskip("onnx", reason="needs pip install 'convattn[export]'")
     names = [f"input{place}" for place in range(len(inputs))]
     axes = {name: {0: "b", **({2: "h", 3: "w"} if x.dim() == 4 else {})} for name, x in zip(names, inputs, strict=True)}
     data = io.BytesIO()
-    with kernels.recorded():
+    with kernels.recorded(acmix):
         torch.onnx.export(
             network,
             tuple(inputs),
@@ -81,6 +81,11 @@ def resized(operator: Any, geometry: Geometry, first: list[Tensor], batch: int) 
         x[:1].expand(batch, *x.shape[1:]).contiguous() if x.dim() == 4 and x.shape[0] == 2 else y
         for x, y in zip(drawn(operator, geometry, 1), first, strict=True)
     ]
+
+
+def name_in_file(operator: Any) -> str:
+    """That of the node that stands for a case of the contract."""
+    return "acmix_layer" if operator is Acmix else operator.name.split("-")[0]
 
 
 def ours(model: Any) -> set[str]:

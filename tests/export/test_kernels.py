@@ -16,7 +16,7 @@ from convattn.export import OnnxOptions, kernels, onnxruntime_library, open_expo
 from convattn.ops import _native
 from convattn.ops._recording import fixed_sizes
 from tests.export.networks import IN_ONNX, classifier, detector
-from tests.export.single import MATRIX, OneOperator, drawn, ours, recorded, resized
+from tests.export.single import MATRIX, OneOperator, drawn, name_in_file, ours, recorded, resized
 from tests.export.test_export import images
 from tests.ops.cases import (
     WINDOWS,
@@ -59,11 +59,21 @@ def run(session: Any, inputs: list[Tensor]) -> Tensor:
 def test_every_operator(operator: Any, geometry: Geometry, threads: int) -> None:
     inputs = drawn(operator, geometry)
     model = recorded(OneOperator(operator, geometry), inputs)
-    assert ours(model) == {operator.name.split("-")[0]}
+    assert ours(model) == {name_in_file(operator)}
     expected = operator.reference([x.double() for x in inputs], geometry)
     found = run(opened(model, threads), inputs)
     scale = expected.abs().amax().item() if expected.numel() else 1.0
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-6 * max(scale, 1.0))
+
+
+@pytest.mark.parametrize("geometry", WINDOWS, ids=str)
+def test_acmix_behind_a_convolution_that_can_be_quantised(geometry: Geometry) -> None:
+    inputs = drawn(Acmix, geometry)
+    model = recorded(OneOperator(Acmix, geometry), inputs, acmix="acmix")
+    assert ours(model) == {"acmix"}
+    assert [node.op_type for node in model.graph.node if not node.domain] == ["Conv", "Transpose", "Transpose"]
+    expected = Acmix.reference([x.double() for x in inputs], geometry)
+    torch.testing.assert_close(run(opened(model), inputs).double(), expected, rtol=0, atol=3e-6 * expected.abs().max())
 
 
 @pytest.mark.parametrize("operator", [Acmix, Attend])

@@ -18,7 +18,7 @@ from convattn.export import OnnxOptions, kernels, open_exported, openvino_operat
 from convattn.export.kernels import has_runtimes_library
 from convattn.ops import _native
 from tests.export.networks import IN_ONNX, classifier, detector
-from tests.export.single import MATRIX, OneOperator, drawn, recorded, resized
+from tests.export.single import MATRIX, OneOperator, drawn, name_in_file, recorded, resized
 from tests.export.test_export import images
 from tests.ops.cases import (
     WINDOWS,
@@ -82,7 +82,7 @@ def test_every_operator(operator: Any, geometry: Geometry, threads: int, tmp_pat
     """With sizes that are free, and with fixed ones, where maps are not copied."""
     inputs = drawn(operator, geometry)
     model = read(operator, geometry, inputs, tmp_path / "net.xml")
-    assert types(model) == {f"convattn_{operator.name.split('-')[0]}"}
+    assert types(model) == {f"convattn_{name_in_file(operator)}"}
     if threads > 1:
         model = of_sizes(model, dict(enumerate(inputs)))
     expected = operator.reference([x.double() for x in inputs], geometry)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from convattn.errors import UserError
 from convattn.ops import _dispatch, _native, _recording
+from convattn.ops.acmix.native import BLOCK
 from convattn.ops.neighborhood import BORDERS, Neighborhood
 
 DOMAIN = "convattn"
@@ -95,6 +96,7 @@ def _offset_convolution(x: Any) -> dict[str, Any]:
 
 _ATTRIBUTES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "acmix": _acmix,
+    "acmix_layer": _acmix,
     "attend": _attend,
     "correlate": _products,
     "aggregate": _products,
@@ -106,7 +108,14 @@ _ATTRIBUTES: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 OPERATORS = tuple(_ATTRIBUTES)
 
-_MAPS = {"acmix": 1, "attend": 3, "group_convolution": 1, "offset_convolution": 1, "pixel_shift_attention": 3}
+_MAPS = {
+    "acmix": 1,
+    "acmix_layer": 1,
+    "attend": 3,
+    "group_convolution": 1,
+    "offset_convolution": 1,
+    "pixel_shift_attention": 3,
+}
 """How many of the first tensors are maps that the library wants channels-last; so is the output then."""
 
 
@@ -117,6 +126,8 @@ class _NodeKind(NamedTuple):
     attributes: Attributes
     sizes: list[int | None]
     """Of its output; None: not known."""
+    projection: tuple[int, ...] = ()
+    """Of ``acmix_layer``: outputs and inputs of the projection."""
 
 
 class _Node(torch.autograd.Function):
@@ -131,7 +142,9 @@ class _Node(torch.autograd.Function):
     def symbolic(g: Any, run: Any, node: _NodeKind, *tensors: Any) -> Any:
         """The node, and the transposes around it, which runtimes fuse into the convolutions on both sides."""
         if node.name == "acmix":
-            return _acmix_node(g, node, tensors)
+            tensors = _projected(g, tensors)
+        elif node.name == "acmix_layer":
+            tensors = tensors[0], _packed(g, tensors[1], *node.projection), *tensors[2:]
         maps = _MAPS.get(node.name, 0)
         given = [
             g.op("Transpose", x, perm_i=_TO_CHANNELS_LAST) if place < maps and x is not None else x
@@ -141,13 +154,21 @@ class _Node(torch.autograd.Function):
         return g.op("Transpose", out, perm_i=_TO_CHANNELS_FIRST) if maps else out
 
 
-def _acmix_node(g: Any, node: _NodeKind, tensors: Sequence[Any]) -> Any:
-    """The projection stays a convolution of the runtime's own."""
+def _projected(g: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """The inputs of ``acmix``: the projection is a convolution of the runtime's own."""
     x, projection, projection_bias, *others = tensors
     biases = [] if projection_bias is None else [projection_bias]
-    qkv = g.op("Conv", x, projection, *biases, kernel_shape_i=[1, 1])
-    out = _node(g, node, [g.op("Transpose", qkv, perm_i=_TO_CHANNELS_LAST), *others])
-    return g.op("Transpose", out, perm_i=_TO_CHANNELS_FIRST)
+    return g.op("Conv", x, projection, *biases, kernel_shape_i=[1, 1]), *others
+
+
+def _packed(g: Any, weight: Any, outputs: int, inputs: int) -> Any:
+    """A projection's weights as :func:`convattn.ops.acmix.native.packed_projection` lays them out."""
+
+    def numbers(*values: int) -> Any:
+        return g.op("Constant", value_t=torch.tensor(values))
+
+    padded = g.op("Pad", g.op("Reshape", weight, numbers(outputs, inputs)), numbers(0, 0, -outputs % BLOCK, 0))
+    return g.op("Transpose", g.op("Reshape", padded, numbers(-1, BLOCK, inputs)), perm_i=[0, 2, 1])
 
 
 def _node(g: Any, node: _NodeKind, tensors: Sequence[Any]) -> Any:
@@ -168,17 +189,25 @@ def _nothing(g: Any) -> Any:
 
 
 @contextmanager
-def recorded() -> Iterator[None]:
-    """Under it, torch's ONNX exporter (``dynamo=False``) writes our operators as nodes, where a kernel serves them."""
+def recorded(acmix: Literal["acmix", "acmix_layer"]) -> Iterator[None]:
+    """Under it, torch's ONNX exporter (``dynamo=False``) writes our operators as nodes, where a kernel serves them.
+
+    Args:
+        acmix: what becomes of ACmix: ``"acmix_layer"`` has the projection in it, ``"acmix"`` follows a convolution of
+            the runtime's own, which can be quantised.
+    """
     runtimes_library()
 
     def record(name: str, inputs: Any, run: Callable[[], Tensor]) -> Tensor | None:
         if name not in _ATTRIBUTES or _dispatch.reasons_against("native", name, inputs):
             return None
         sizes = _recording.output_sizes(inputs.output_shape)
+        name = acmix if name == "acmix" else name
         if name in _MAPS:
             sizes = [sizes[place] for place in _TO_CHANNELS_LAST]
-        out: Tensor = _Node.apply(run, _NodeKind(name, _ATTRIBUTES[name](inputs), sizes), *inputs.tensors)
+        projection = tuple(map(int, inputs.projection_weight.shape[:2])) if name == "acmix_layer" else ()
+        node = _NodeKind(name, _ATTRIBUTES[name](inputs), sizes, projection)
+        out: Tensor = _Node.apply(run, node, *inputs.tensors)
         return out
 
     with _recording.recording(record):

@@ -146,6 +146,11 @@ def _acmix(attributes: Mapping[str, Any], qkv: Shape, *_: Shape) -> list[int]:
     return _map(attributes, qkv, max(-1, qkv[3] // 3))
 
 
+def _acmix_layer(attributes: Mapping[str, Any], x: Shape, *others: Shape) -> list[int]:
+    weight = others[3]
+    return _map(attributes, x, _times(weight[3], weight[4]))
+
+
 def _correlate(attributes: Mapping[str, Any], q: Shape, *_: Shape) -> list[int]:
     batch, _channels, height, width = q
     return [batch, attributes["num_heads"], len(attributes["offsets"]) // 2, height, width]
@@ -169,6 +174,7 @@ def _as_the_query(_: Mapping[str, Any], q: Shape, *_others: Shape) -> list[int]:
 
 _SHAPES: Mapping[str, Callable[..., list[int]]] = {
     "acmix": _acmix,
+    "acmix_layer": _acmix_layer,
     "attend": _as_the_query,
     "correlate": _correlate,
     "aggregate": _aggregate,

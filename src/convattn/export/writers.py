@@ -69,7 +69,8 @@ def write_onnx(job: Job, file: Path) -> None:
     free: dict[str, dict[int, str]] = {"images": job.free}
     for name in job.program.names:
         free[name] = {0: "objects"} if isinstance(job.program, DetectorProgram) else {0: "batch"}
-    with _recording(job), kernels.recorded() if job.onnx.operators == "convattn" else nullcontext():
+    ours = kernels.recorded("acmix" if job.precision == "int8" else "acmix_layer")
+    with _recording(job), ours if job.onnx.operators == "convattn" else nullcontext():
         torch.onnx.export(
             job.program,
             (job.example,),

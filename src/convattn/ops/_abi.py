@@ -40,6 +40,7 @@ class Window(ctypes.Structure):
         ("type", ctypes.c_int32),
         ("size", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
+        ("packed", ctypes.c_int32),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,9 +111,7 @@ def inputs_of(acmix: Any, x: Tensor) -> AcmixInputs:
 
 
 class PackedACmix(Packed):
-    """A folded ACmix for inference on the CPU as one call, with tables of its own.
-
-    In half precision the projection's weights are packed too; in float32 our kernels compute it, from plain weights.
+    """A folded ACmix for inference on the CPU as one call, its projection's weights packed and its tables its own.
 
     Args:
         acmix: a folded one; see :func:`is_one_call`.
@@ -125,15 +124,18 @@ class PackedACmix(Packed):
     def __init__(self, acmix: GroupedACmix, size: Sequence[int]) -> None:
         super().__init__(acmix.projection.weight.dtype, acmix.extra_repr())
         self.form = acmix.form
-        inputs, plain = inputs_of(acmix, torch.empty(0, dtype=self.dtype)), self.dtype == torch.float32
-        self.project = None if plain else PackedConvolution(acmix.projection, size).compute
+        inputs = inputs_of(acmix, torch.empty(0, dtype=self.dtype))
         shape = inputs.projection_weight.shape  # of the numbers, the packed ones are all
         own: dict[str, Any] = {"projection_weight": torch.empty(1, dtype=self.dtype).expand(shape)}
-        tables = ("position", "weight", "scale", "bias")
-        for name in ("projection_weight", "projection_bias", *tables) if plain else tables:
+        for name in ("projection_bias", "position", "weight", "scale", "bias"):
             table = getattr(inputs, name)
             own[name] = None if table is None else float_table(table.detach().clone())
         self.inputs = inputs._replace(**own)
+        if self.dtype == torch.float32:
+            packed = native.packed_projection(inputs.projection_weight.detach())
+            self.prepare = partial(native.prepare, packed=packed)
+        else:
+            self.prepare = partial(native.prepare, project=PackedConvolution(acmix.projection, size).compute)
         self.prepared: Prepared | None = None
 
     def compute(self, x: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ class PackedACmix(Packed):
         if prepared is None or not prepared.fits(x):
             inputs = self.inputs._replace(x=x)
             inputs.check()
-            prepared = self.prepared = Prepared(native.prepare(inputs, self.project), x)
+            prepared = self.prepared = Prepared(self.prepare(inputs), x)
         return prepared(x)
 
 

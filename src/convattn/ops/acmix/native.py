@@ -24,6 +24,8 @@ CHUNK_BYTES = 10 << 20
 """How much of q, k and v is made at a time; measured on 32 MiB of shared cache."""
 BACKWARD_CHUNK_BYTES = 5 << 20
 """The same where their gradients are as large again."""
+BLOCK = 32
+"""Outputs that the kernels' packed weights hold together, ``projection_block`` of ``csrc/projection.h``."""
 KEPT_PIXELS = 8
 """Up to how many pixels of a map for each channel training keeps q, k and v."""
 
@@ -62,22 +64,37 @@ def acmix(x: AcmixInputs) -> tuple[Tensor, Tensor]:
         return prepare(x)(x.x), x.x.new_empty(0)
     if x.x.dtype == torch.float32:
         qkv = empty_channels_last(x.kept_shape, x.x)
-        return _from_input(x, qkv)(x.x), qkv
+        return _from_input(x, kept=qkv)(x.x), qkv
     qkv = _projection(x)(x.x)
     return prepare(x, lambda maps: maps)(qkv), qkv
 
 
-def prepare(x: AcmixInputs, project: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+def prepare(
+    x: AcmixInputs, project: Callable[[Tensor], Tensor] | None = None, packed: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
     """The operator as a function of the map, for maps of the shape and dtype of ``x.x``.
 
     Args:
         x: such inputs.
         project: gives q, k and v of some images in one channels-last map; None: the kernels make them, in half
             precision the 1x1 convolution.
+        packed: the projection's weights as :func:`packed_projection` lays them out, for the kernels to make q, k and v
+            with; None: they pack them at every call.
     """
     if project is None and x.x.dtype == torch.float32:
-        return _from_input(x)
+        return _from_input(x, packed)
     return _from_projection(x, project or _projection(x))
+
+
+def packed_projection(weight: Tensor) -> Tensor:
+    """``[3C, C_in, 1, 1]`` as the kernels multiply it, ``[ceil(3C / 32), C_in, 32]``, zeros behind the last output.
+
+    Example:
+        >>> packed_projection(torch.zeros(48, 16, 1, 1)).shape
+        torch.Size([2, 16, 32])
+    """
+    padded = torch.nn.functional.pad(weight.flatten(1), (0, 0, 0, -weight.shape[0] % BLOCK))
+    return padded.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous()
 
 
 Addresses: TypeAlias = Callable[[], list[int | None]]
@@ -107,10 +124,12 @@ def _tables(x: AcmixInputs, *projection: Tensor | None) -> Addresses:
     return addresses
 
 
-def _from_input(x: AcmixInputs, kept: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+def _from_input(x: AcmixInputs, packed: Tensor | None = None, kept: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """All of it by the kernels; ``kept``: where q, k and v are left."""
-    shape, tables = x.output_shape, _tables(x, x.projection_weight, x.projection_bias)
-    window, forward = byref(_window(x, len(x.x))), _abi.kernel("convattn_acmix_layer_forward", 10)
+    weight = x.projection_weight if packed is None else packed
+    shape, tables = x.output_shape, _tables(x, weight, x.projection_bias)
+    window = byref(_window(x, len(x.x), packed=int(packed is not None)))
+    forward = _abi.kernel("convattn_acmix_layer_forward", 10)
 
     def run(given: Tensor) -> Tensor:
         given, address_of = given.contiguous(memory_format=torch.channels_last), _abi.address_of
@@ -198,10 +217,10 @@ def _projection(x: AcmixInputs) -> Callable[[Tensor], Tensor]:
     return project
 
 
-def _window(x: AcmixInputs, batch: int, type_of_maps: int = 0) -> Window:
+def _window(x: AcmixInputs, batch: int, type_of_maps: int = 0, packed: int = 0) -> Window:
     relu = int(x.activation == "relu")
     head_dim, stride = x.channels // x.num_heads, x.nbhd.stride[0]
     threads, size = torch.get_num_threads(), x.x.shape[-2:]
     window = fast_window(x.nbhd, head_dim)
-    of_maps = x.softmax_scale, type_of_maps, window, x.x.shape[1]
+    of_maps = x.softmax_scale, type_of_maps, window, x.x.shape[1], packed
     return Window(batch, *size, x.num_heads, head_dim, stride, relu, threads, *of_maps)
