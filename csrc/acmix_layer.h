@@ -79,17 +79,15 @@ void acmix_by_rows(const Problem& p, Layer layer) {
 
 // q, k and v of all pixels.
 void project_all(const Problem& p, const Layer& layer) {
-    constexpr int64_t most_pixels = 448;  // whose inputs and sums stay in a core's second-level cache
     const Projection& projection = layer.projection;
-    const int64_t pixels = (int64_t)p.B * p.H * p.W, blocks = ceil_div(pixels, most_pixels);
-    const int columns = projection_blocks(projection), splits = blocks < 4 * p.threads ? smaller(p.threads, columns) : 1;
+    const ProjectionCut cut = projection_cut((int64_t)p.B * p.H * p.W, projection_blocks(projection), p.threads);
 #pragma omp parallel for schedule(static) num_threads(p.threads) if (p.threads > 1)
-    for (int64_t u = 0; u < blocks * splits; u++) {
-        const int64_t first = pixels * (u / splits) / blocks, count = pixels * (u / splits + 1) / blocks - first;
-        float* target[most_pixels];
-        for (int64_t i = 0; i < count; i++) target[i] = layer.qkv + (first + i) * projection.outputs;
-        if (PROJECT(&projection, layer.in + first * projection.inputs, (int)count, target, first_of_part(columns, u % splits, splits),
-                    first_of_part(columns, u % splits + 1, splits)))
+    for (int64_t u = 0; u < cut.parts * cut.splits; u++) {
+        const int64_t part = u / cut.splits, split = u % cut.splits, first = cut.first_pixel(part);
+        const int count = (int)(cut.first_pixel(part + 1) - first);
+        float* target[ProjectionCut::most_pixels];
+        for (int i = 0; i < count; i++) target[i] = layer.qkv + (first + i) * projection.outputs;
+        if (PROJECT(&projection, layer.in + first * projection.inputs, count, target, cut.first_block(split), cut.first_block(split + 1)))
             fail();
     }
 }

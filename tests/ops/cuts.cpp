@@ -1,8 +1,9 @@
 // Says how ACmix's passes cut their work for some threads, without running them. Reads lines of
 //   batch rows columns heads head_dim stride threads
-// and answers each with three shares: of the forward pass, of the convolution's backward pass, what the busiest thread
-// computes; and how often the forward pass reads a row of keys.
+// and answers each with three shares, of the forward pass, of the convolution's backward pass and of the projection, what the
+// busiest thread computes; and how often the forward pass reads a row of keys.
 #include "../../csrc/group_conv.h"
+#include "../../csrc/projection.h"
 #include "../../csrc/window_forward.h"
 
 #include <stdio.h>
@@ -32,7 +33,7 @@ int main() {
         Problem p(s, nullptr);
         const int threads = p.threads;
         p.threads = 1;  // one after another
-        Threads forward(threads), backward(threads);
+        Threads forward(threads), backward(threads), projection(threads);
         double rows_read = 0;
         ConvattnWindow many = s;
         many.threads = threads;
@@ -47,6 +48,12 @@ int main() {
             const ConvUnit u(conv, cut, i);
             backward.take((u.y_end - u.y_begin) * u.groups);
         }
-        printf("%g %g %g\n", forward.busiest(), backward.busiest(), rows_read / ((double)p.B * p.H * p.N));
+        const ProjectionCut shares = projection_cut((int64_t)p.B * p.H * p.W, ceil_div(3 * p.C, projection_block), threads);
+        for (int64_t part = 0; part < shares.parts; part++)
+            for (int split = 0; split < shares.splits; split++) {
+                const int64_t pixels = shares.first_pixel(part + 1) - shares.first_pixel(part);
+                projection.take((double)pixels * (shares.first_block(split + 1) - shares.first_block(split)));
+            }
+        printf("%g %g %g %g\n", forward.busiest(), backward.busiest(), projection.busiest(), rows_read / ((double)p.B * p.H * p.N));
     }
 }
