@@ -162,7 +162,10 @@ def _projected(g: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _packed(g: Any, weight: Any, outputs: int, inputs: int) -> Any:
-    """A projection's weights as :func:`convattn.ops.acmix.native.packed_projection` lays them out."""
+    """A projection's weights as :func:`convattn.ops.acmix.native.packed_projection` lays them out.
+
+    In the graph's operators: the exporter loses tensors that torch's operators make for a node.
+    """
 
     def numbers(*values: int) -> Any:
         return g.op("Constant", value_t=torch.tensor(values))
