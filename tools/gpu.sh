@@ -40,8 +40,9 @@ step() {
 }
 
 tests() {
-    local pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -p no:warnings --tb=short -m "" -n "${WORKERS:-8}")
-    step 120 "operators" "${pytest[@]}" tests/ops/triton_contract.py
+    # Triton compiles some thousand kernels for them, which is what takes the time: all cores help
+    local pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -p no:warnings --tb=short -m "" -n "${WORKERS:-$(nproc)}")
+    step 180 "operators" "${pytest[@]}" tests/ops/triton_contract.py
     step 120 "layers and networks" "${pytest[@]}" tests/models/test_gpu.py
 }
 

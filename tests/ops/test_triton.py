@@ -4,12 +4,14 @@ import importlib.util
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from convattn.ops import Neighborhood, attend, backends
+from convattn.ops import Neighborhood, _dispatch, attend, backends
+from convattn.ops._triton import kept_on_gpu
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = "tests/ops/triton_contract.py"
@@ -66,3 +68,22 @@ def test_the_package_imports_without_triton():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "needs the package triton, which is not installed" in done.stdout
+
+
+def test_tables_of_a_captured_graph_are_kept(monkeypatch):
+    """A CUDA graph reads them at every replay, however many other sizes were met since."""
+    made = weakref.WeakSet()
+
+    @kept_on_gpu
+    def table(size):
+        found = torch.zeros(size)
+        made.add(found)
+        return found
+
+    monkeypatch.setattr(_dispatch, "is_capturing_a_graph", lambda: True)
+    table(1)
+    monkeypatch.undo()
+    for size in range(2, 400):
+        table(size)
+    assert 1 in {len(found) for found in made}
+    assert 2 not in {len(found) for found in made}

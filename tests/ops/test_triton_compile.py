@@ -29,7 +29,7 @@ from benchmarks.gpu_compile import launches, resources
 from convattn.ops import Neighborhood
 
 SHARED_OF_A_CONSUMER_GPU = 99 * 1024
-INSTRUCTIONS_A_SPILL = 64  # in the walk over the halo; on an H200 the forms without any took up to twice as long
+MOST_SPILLS = 300  # in the walk over the halo: of float32, 128 channels a head; in half precision under 70
 GATE = {
     "attend-512@7-bf16": (attention(512, 7, WINDOW, BFLOAT), 90),
     "attend-128@28-fp32-sm80": (attention(128, 28, WINDOW, FLOAT), 80),
@@ -77,4 +77,4 @@ def test_kernels_compile_within_bounds(work, arch):
         print(launch.name, taken)
         assert taken.shared <= SHARED_OF_A_CONSUMER_GPU, launch.name
         assert taken.programs_per_sm >= 2, launch.name
-        assert taken.spills * INSTRUCTIONS_A_SPILL <= taken.instructions, launch.name
+        assert taken.spills <= MOST_SPILLS, launch.name

@@ -199,6 +199,24 @@ def test_window_kernels_of_every_head_dim(head_dim, dtype, border, stride, backe
 
 
 @on_backends
+@pytest.mark.parametrize("border", ["reflect", "zeros"])
+@pytest.mark.parametrize("scale", [-0.7, 0.0])
+def test_window_kernels_of_any_scale(scale, border, backend):
+    """One below 0 turns the largest logit into the smallest; at 0 every position of a window counts the same."""
+    nbhd = Neighborhood.window(5, border=border)
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 32, 7, 6, generator=generator) for _ in range(3)]
+
+    def answer(maps, backend):
+        leaves = [x.to(DEVICE).requires_grad_() for x in maps]
+        out = ops.attend(*leaves, nbhd, num_heads=2, scale=scale, backend=backend)
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), leaves)]
+
+    for got, true in zip(answer(maps, backend), answer([x.double() for x in maps], "eager"), strict=True):
+        torch.testing.assert_close(got.double(), true, rtol=1e-4, atol=1e-4)
+
+
+@on_backends
 @pytest.mark.parametrize("operator", EVERY, ids=lambda o: o.name)
 def test_empty_batch(operator, backend):
     geometry = Geometry(7, 5, 3)

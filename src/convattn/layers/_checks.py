@@ -170,7 +170,9 @@ def is_hooked(*modules: nn.Module) -> bool:
     Adapters (LyCORIS, kohya) and offloading (accelerate) set ``module.forward``; hooks on all modules are torch's
     ``register_module_forward_hook`` and its like.
     """
-    return bool(_has_any_global_hook()) or any(map(_is_hooked, modules))
+    if _has_any_global_hook():  # a table of hooks, whose bool() torch.compile does not know before 2.12
+        return True
+    return any(map(_is_hooked, modules))
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -179,7 +181,9 @@ def _is_hooked(module: nn.Module) -> bool:
     if has_own_forward(module):
         return True
     parts = module._modules
-    return bool(parts) and any(part is not None and _is_hooked(part) for part in parts.values())
+    if parts:
+        return any(part is not None and _is_hooked(part) for part in parts.values())
+    return False
 
 
 def has_own_forward(module: nn.Module) -> bool:

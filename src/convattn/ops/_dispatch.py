@@ -337,6 +337,11 @@ def triton_takes_tiles() -> bool:
     return torch.version.hip is None
 
 
+def is_capturing_a_graph() -> bool:
+    """Whether a CUDA graph is being captured, which will read at every replay what kernels are given now."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def autocast(*tensors: Any) -> tuple[Any, ...]:
     """The tensors in the dtype that ``torch.autocast`` asks for, as a convolution's would be; float64 stays."""
     dtype = _autocast_dtype(tensors[0])

@@ -5,13 +5,15 @@ Nothing here imports ``triton``, so that the package imports where there is none
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from convattn.ops import _dispatch
 from convattn.ops.neighborhood import Neighborhood
 
 FUSED_MULTIPLY_ADD = {"enable_fp_fusion": True}
@@ -59,7 +61,26 @@ class Tables:
         return self.row_readers.shape[2], self.column_readers.shape[2]
 
 
-@lru_cache(maxsize=256)
+P = ParamSpec("P")
+T = TypeVar("T")
+_IN_GRAPHS: dict[int, object] = {}
+
+
+def kept_on_gpu(function: Callable[P, T]) -> Callable[P, T]:
+    """``lru_cache`` for tables on a GPU. Those that a CUDA graph is captured with are kept for good: it reads them."""
+    cached = lru_cache(maxsize=256)(function)
+
+    @wraps(function)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> T:
+        found = cached(*args, **kwargs)  # type: ignore[arg-type]
+        if _dispatch.is_capturing_a_graph():
+            _IN_GRAPHS[id(found)] = found
+        return found
+
+    return kept
+
+
+@kept_on_gpu
 def tables(nbhd: Neighborhood, size: tuple[int, int], device: torch.device) -> Tables:
     """The index tables of a neighbourhood on a map of ``size``; made on the host once and kept."""
     (top, _), (left, _) = nbhd.reach(0), nbhd.reach(1)

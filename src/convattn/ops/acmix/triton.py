@@ -7,15 +7,13 @@ Its zero border lies after the projection, whose bias therefore counts for the t
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops import _dispatch
 from convattn.ops._layout import channels_last
-from convattn.ops._triton import sum_images
+from convattn.ops._triton import FUSED_MULTIPLY_ADD, kept_on_gpu, next_power_of_two, sum_images
 from convattn.ops.acmix import composed
 from convattn.ops.acmix.inputs import AcmixInputs, coordinates
 from convattn.ops.attend.inputs import AttendInputs
@@ -154,7 +152,7 @@ def _inside(x: AcmixInputs) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
-@lru_cache(maxsize=256)
+@kept_on_gpu
 def _axis_inside(size: int, outputs: int, steps: tuple[int, int], taps: int, device: torch.device) -> Tensor:
     at = torch.arange(outputs)[:, None] * steps[0] + (torch.arange(taps) - taps // 2) * steps[1]
     return ((at >= 0) & (at < size)).float().to(device)
@@ -165,12 +163,24 @@ def _shift(x: AcmixInputs) -> Tensor | None:
     height, width = x.output_shape[2:]
     if x.projection_bias is None:
         return None if x.bias is None else x.bias.expand(height, width, -1)
-    maps, *_, dim = x.weight.shape
-    bias = x.projection_bias.float().view(maps, dim)
-    of_taps = torch.einsum("tklng,tg->klgn", x.weight.float(), bias).flatten(2)
-    rows, columns = _inside(x)
-    shift = torch.einsum("yk,kxc->yxc", rows, torch.einsum("xl,klc->kxc", columns, of_taps))
-    return shift if x.bias is None else shift + x.bias
+    from convattn.ops.acmix.triton_kernels import shift_kernel
+
+    out = torch.empty((height, width, x.channels), dtype=torch.float32, device=x.x.device)
+    weight, projection_bias = x.weight.contiguous(), x.projection_bias.contiguous()
+    maps, kh, kw, heads, dim = weight.shape
+    padded = next_power_of_two(maps)
+    pixels, channels = min(next_power_of_two(width), 64), max(16, min(64, 1024 // padded))
+    shift_kernel[(height, -(-width // pixels), -(-x.channels // channels))](
+        *(weight, projection_bias, projection_bias if x.bias is None else x.bias.contiguous(), out),
+        *(maps, heads, dim, x.x.shape[2], x.x.shape[3], width, *x.nbhd.stride, *x.dilation, kh, kw),
+        MAPS=padded,
+        PIXELS=pixels,
+        CHANNELS=channels,
+        HAS_BIAS=x.bias is not None,
+        num_warps=4,
+        **FUSED_MULTIPLY_ADD,
+    )
+    return out
 
 
 def _dense_gradient(ddense: Tensor, dtap: Tensor | None, x: AcmixInputs) -> tuple[Tensor, Tensor, Tensor | None]:

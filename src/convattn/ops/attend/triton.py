@@ -5,15 +5,18 @@ Both keep nothing but the inputs between forward and backward, and use no atomic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.ops._dispatch import triton_takes_tiles
 from convattn.ops._layout import channels_last, empty_channels_last
-from convattn.ops._triton import FUSED_MULTIPLY_ADD, Tables, map_strides, next_power_of_two, tables
+from convattn.ops._triton import FUSED_MULTIPLY_ADD, Tables, kept_on_gpu, map_strides, next_power_of_two, tables
 from convattn.ops.attend import offsets
 from convattn.ops.attend.inputs import AttendInputs
 from convattn.ops.attend.triton_tiles import Kind, Work, choose_tile
@@ -95,7 +98,7 @@ def precision_of(dtype: torch.dtype) -> str:
     return "tf32x3" if exact else "tf32"
 
 
-def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, ...], dict[str, object]]:
+def _window_launch(kind: Kind, x: AttendInputs) -> tuple[tuple[int], tuple[int, ...], dict[str, Any]]:
     """Grid, sizes and compile-time constants of a window kernel."""
     (batch, channels, height, width), (out_h, out_w) = x.k.shape, x.q.shape[-2:]
     dim = channels // x.num_heads
@@ -137,21 +140,42 @@ class Mix:
     relu: bool
 
 
+@kept_on_gpu
+def walk(columns: int, pixels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Row, row, column, column, 1 and zeros for every pixel of a halo, ``[pixels, 16]``.
+
+    Small integers, exact in any dtype: products with them give what depends on a key's place.
+    """
+    at = torch.arange(pixels)
+    row, column = at // columns, at % columns
+    table = torch.stack([row, row, column, column, torch.ones_like(row)], 1)
+    return F.pad(table, (0, 11)).to(device, dtype)
+
+
+def _placed(position: Tensor | None, q: Tensor, constants: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The position and the walk for a kernel with these constants; any tensors where there is no position."""
+    if position is None:
+        return q, q
+    return position, walk(constants["LW"], constants["S"] * constants["STEPS"], q.dtype, q.device)
+
+
 def window_forward(x: AttendInputs, mix: Mix | None = None) -> Tensor:
     """``attend`` by the kernel on tiles, and what is asked for beside it."""
     from convattn.ops.attend.triton_window import forward_kernel
 
+    if x.scale < 0:  # the kernels' softmax starts from the largest product, so their scale is at least 0
+        return window_forward(x._replace(q=-x.q, scale=-x.scale), mix)
     q, k, v = (channels_last(t) for t in (x.q, x.k, x.v))
     out, t = _empty(q), _tables(x)
     grid, sizes, constants = _window_launch("forward", x)
     strides = (stride for m in (q, k, v, out) for stride in map_strides(m))
-    mixed: tuple[Tensor, ...] = (q, q, q, q)
+    mixed: tuple[Tensor, ...] = (q, q, q, q, q)
     has_position = mix is not None and mix.position is not None
     steps: tuple[int, ...] = (0,) * 6
     if mix is not None:
         other = channels_last(mix.other)
         shift = q if mix.shift is None else mix.shift
-        mixed = q if mix.position is None else mix.position, mix.gain, other, shift
+        mixed = (*_placed(mix.position, q, constants), mix.gain, other, shift)
         steps = (int(len(mix.gain) > 1), *map_strides(other), *((0, 0) if mix.shift is None else shift.stride()[:2]))
     forward_kernel[grid](
         *(q, k, v, out, *t.gathered, *mixed),
@@ -189,14 +213,18 @@ def window_backward(
     """
     from convattn.ops.attend.triton_window import key_kernel, query_kernel
 
+    if x.scale < 0:
+        inner = window_backward(grad, x._replace(q=-x.q, scale=-x.scale), into, gain, position)
+        into[0].neg_()
+        return inner
     q, k, v, grad = (channels_last(t) for t in (x.q, x.k, x.v, grad))
     (dq, dk, dv), t, sums = into, _tables(x), _sums(x)
-    more = (q if position is None else position, q if gain is None else gain)
+    of_gain = q if gain is None else gain
     options = {"HAS_POSITION": position is not None, "HAS_GAIN": gain is not None}
     read = [stride for m in (q, k, v, grad) for stride in map_strides(m)]
     grid, sizes, constants = _window_launch("query", x)
     query_kernel[grid](
-        *(q, k, v, grad, *sums, dq, *t.gathered, *more),
+        *(q, k, v, grad, *sums, dq, *t.gathered, *_placed(position, q, constants), of_gain),
         *read,
         *map_strides(dq),
         *sizes,
@@ -206,7 +234,7 @@ def window_backward(
     )
     grid, sizes, constants = _window_launch("key", x)
     key_kernel[grid](
-        *(q, k, v, grad, *sums, dk, dv, *t.scattered, *more),
+        *(q, k, v, grad, *sums, dk, dv, *t.scattered, q if position is None else position, of_gain),
         *read,
         *map_strides(dk),
         *sizes,

@@ -12,18 +12,19 @@ from convattn.ops._triton import next_power_of_two
 
 Kind: TypeAlias = Literal["forward", "query", "key"]
 
-PIXELS = 16  # of a group: the rows of a tensor core's product
+LEAST_PIXELS = 16  # that a product of the tensor cores takes
 PROGRAMS_TO_FILL = 1024  # about two waves of the programs that a large GPU holds at once
 
 
 @dataclass(frozen=True)
 class Step:
-    """Halo pixels that a group takes at a time, groups and warps of a program, stages of its pipeline."""
+    """Halo pixels that a group takes at a time, stages of the pipeline, groups and warps, a group's own pixels."""
 
     pixels: int
     stages: int
     groups: int = 4
     warps: int = 4
+    own: int = LEAST_PIXELS
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Steps:
 # shared memory and hardly spill registers (tests/ops/test_triton_compile.py).
 HALF_STEPS: dict[Kind, dict[int, Steps]] = {
     "forward": {
-        16: Steps(Step(128, 2, 1, 1), Step(32, 2, 1, 1)),
+        16: Steps(Step(32, 2, 1, 2, 32), Step(32, 2, 1, 2, 32)),
         32: Steps(Step(128, 2, 1, 1), Step(32, 2, 1, 1)),
         64: Steps(Step(32, 2, 2, 2), Step(32, 2, 2, 2)),
         128: Steps(Step(16, 1, 4, 4), Step(16, 1, 4, 4)),
@@ -166,11 +167,12 @@ class Work:
 
 
 def _tile(work: Work, rows: int, steps: Steps) -> Tile:
-    cols = PIXELS // rows
+    cols = steps.whole.own // rows
     halo_rows, halo_cols = min(work.reach(rows), work.halo[0]), min(work.reach(cols), work.halo[1])
+    halo_cols = next_power_of_two(halo_cols)  # so that a pixel's row and column cost the kernels nothing
     halo = halo_rows * halo_cols
     step = steps.of(halo)
-    return Tile(step, rows, cols, halo, halo_cols, max(PIXELS, min(step.pixels, next_power_of_two(halo))))
+    return Tile(step, rows, cols, halo, halo_cols, max(LEAST_PIXELS, min(step.pixels, next_power_of_two(halo))))
 
 
 @lru_cache(maxsize=512)
@@ -182,7 +184,7 @@ def choose_tile(work: Work) -> Tile:
         down, across = tile.programs(work.own)
         return down * across
 
-    best = min((_tile(work, rows, steps) for rows in (1, 2, 4)), key=lambda tile: tile.logits * tiles(tile))
+    best = min((_tile(work, rows, steps) for rows in (1, 2, 4, 8)), key=lambda tile: tile.logits * tiles(tile))
     programs = work.images * work.heads * tiles(best)
     fitting = (n for n in (4, 2, 1) if work.heads % n == 0 and (n == 1 or programs // n >= PROGRAMS_TO_FILL))
     return replace(best, heads=next(fitting))

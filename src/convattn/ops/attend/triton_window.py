@@ -20,7 +20,6 @@ import triton.language as tl
 from convattn.ops._triton_kernels import load_vectors, store_vectors
 from convattn.ops.attend.triton_halo import (
     along_position,
-    batched_dot,
     beyond,
     counts_of_queries,
     gain_or_one,
@@ -29,8 +28,13 @@ from convattn.ops.attend.triton_halo import (
     is_spoiled,
     key_step,
     load_tile,
+    load_walk,
     logits,
+    of_position,
+    product,
+    product_across,
     query_tile,
+    sharpness,
     store_tile,
     tile_pixels,
     window_program,
@@ -67,7 +71,7 @@ SIZES = ["heads", "H", "W", "HO", "WO", "tiles_y", "tiles_x", "FOLDS_Y", "FOLDS_
 
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
-    q, k, v, out, taps, rows, columns, position, gain, other, shift,
+    q, k, v, out, taps, rows, columns, position, walk, gain, other, shift,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, ob, oy, ox, gc, pb, py, px, sy, sx,
     heads, H, W, HO, WO, tiles_y, tiles_x, scale,
     HAS_POSITION: tl.constexpr, MIXED: tl.constexpr, HAS_SHIFT: tl.constexpr, RELU: tl.constexpr,
@@ -80,28 +84,39 @@ def forward_kernel(
     ``MIXED``: what is stored is ``act(gain * attention + other + shift)``, ACmix's other path in ``other``.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
+    sharp, one = sharpness(scale)
     image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
     iy, ix, is_query, cy, cx, y_first, x_first = query_tile(tile_y, tile_x, HO, WO, STRIDE, RADIUS, G, TH, TW)
-    jy, jx, keep, counts = key_step(0, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
+    jy, jx, keep, counts = key_step(0, y_first, x_first, cy, cx, H, W, one, HALO, LW, S, RADIUS, REFLECT)
+    at = load_walk(walk, 0, y_first, S) if HAS_POSITION else q
     spoiled = tl.zeros([G, TH * TW], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = load_tile(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
-        along_y, along_x = along_position(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
-        top, total = beyond(cy, cx, H, W, RADIUS, REFLECT)
+        common, along = 0.0, query
+        if HAS_POSITION:
+            common, along = along_position(query, position, y_first, x_first, H, W, C, CP)
+        top, total = beyond(cy, cx, common, H, W, RADIUS, REFLECT)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
+                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, one, HALO, LW, S, RADIUS, REFLECT)
+                if HAS_POSITION:
+                    at = load_walk(walk, step, y_first, S)
             key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
+            logit = logits(query, key, counts, along, at, HAS_POSITION, PRECISION)
             new_top = tl.maximum(top, tl.max(logit, 2))
-            shrink = tl.exp2(top - new_top)
-            weight = tl.exp2(logit - new_top[:, :, None])
-            total = total * shrink + tl.sum(weight, 2)
-            acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, :, None], input_precision=PRECISION)
+            weight = tl.exp2(logit * sharp - (new_top * sharp)[:, :, None])
+            if STEPS > 1:
+                shrink = tl.exp2((top - new_top) * sharp)
+                total = total * shrink
+                acc = acc * shrink[:, :, None]
+            elif not REFLECT:
+                total = total * tl.exp2((top - new_top) * sharp)
+            total += tl.sum(weight, 2)
+            acc = product(weight.to(value.dtype), value, acc, PRECISION)
             top = new_top
-        acc = acc / tl.where(is_query, total, 1.0)[:, :, None]
+        acc *= (1.0 / tl.where(is_query, total, 1.0))[:, :, None]
         spoiled += tl.sum(acc * 0.0, 2)
         if MIXED:
             acc = _mixed(acc, head, image, iy, ix, is_query, gain, other, shift, gc, pb, py, px, sy, sx,
@@ -126,7 +141,7 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def query_kernel(
-    q, k, v, dout, top, total, inner, dq, taps, rows, columns, position, gain,
+    q, k, v, dout, top, total, inner, dq, taps, rows, columns, position, walk, gain,
     qb, qy, qx, kb, ky, kx, vb, vy, vx, gb, gy, gx, ob, oy, ox,
     heads, H, W, HO, WO, tiles_y, tiles_x, scale,
     HAS_POSITION: tl.constexpr, HAS_GAIN: tl.constexpr,
@@ -142,66 +157,71 @@ def query_kernel(
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     factor = gain_or_one(gain, HAS_GAIN)
+    sharp, one = sharpness(scale)
     image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
     iy, ix, is_query, cy, cx, y_first, x_first = query_tile(tile_y, tile_x, HO, WO, STRIDE, RADIUS, G, TH, TW)
-    jy, jx, keep, counts = key_step(0, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
+    jy, jx, keep, counts = key_step(0, y_first, x_first, cy, cx, H, W, one, HALO, LW, S, RADIUS, REFLECT)
+    at = load_walk(walk, 0, y_first, S) if HAS_POSITION else q
     spoiled = tl.zeros([G, TH * TW], tl.float32)
+    zeros = tl.zeros([G, TH * TW, S], tl.float32)
     for head in range(first_head, first_head + HEADS):
         query = load_tile(q + image * qb + head * C, iy, ix, is_query, qy, qx, C, CP)
         grad = load_tile(dout + image * gb + head * C, iy, ix, is_query, gy, gx, C, CP)
-        along_y, along_x = along_position(query, position, C, CP) if HAS_POSITION else (0.0, 0.0)
-        own_top, own_total = beyond(cy, cx, H, W, RADIUS, REFLECT)
+        common, along = 0.0, query
+        if HAS_POSITION:
+            common, along = along_position(query, position, y_first, x_first, H, W, C, CP)
+        own_top, own_total = beyond(cy, cx, common, H, W, RADIUS, REFLECT)
         own_inner = tl.zeros([G, TH * TW], tl.float32)
         if STEPS > 1:
             for step in range(STEPS):
-                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
+                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, one, HALO, LW, S, RADIUS, REFLECT)
+                if HAS_POSITION:
+                    at = load_walk(walk, step, y_first, S)
                 key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
                 value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-                logit = logits(
-                    query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION
-                )
+                logit = logits(query, key, counts, along, at, HAS_POSITION, PRECISION)
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
-                shrink = tl.exp2(own_top - new_top)
-                weight = tl.exp2(logit - new_top[:, :, None])
+                shrink = tl.exp2((own_top - new_top) * sharp)
+                weight = tl.exp2(logit * sharp - (new_top * sharp)[:, :, None])
                 own_total = own_total * shrink + tl.sum(weight, 2)
-                own_inner = own_inner * shrink + tl.sum(weight * batched_dot(grad, value, PRECISION), 2)
+                own_inner = own_inner * shrink + tl.sum(weight * product_across(grad, value, zeros, PRECISION), 2)
                 own_top = new_top
             own_total = tl.where(is_query, own_total, 1.0)
             own_inner = own_inner / own_total
-            norm = own_top + tl.log2(own_total)
+            norm = own_top * sharp + tl.log2(own_total)
         acc = tl.zeros([G, TH * TW, CP], tl.float32)
-        moment_y = tl.zeros([G, TH * TW], tl.float32)
-        moment_x = tl.zeros([G, TH * TW], tl.float32)
+        moments = tl.zeros([G, TH * TW, 16], tl.float32)
         for step in range(STEPS):
             if STEPS > 1:
-                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, HALO, LW, S, RADIUS, REFLECT)
+                jy, jx, keep, counts = key_step(step, y_first, x_first, cy, cx, H, W, one, HALO, LW, S, RADIUS, REFLECT)
+                if HAS_POSITION:
+                    at = load_walk(walk, step, y_first, S)
             key = load_tile(k + image * kb + head * C, jy, jx, keep, ky, kx, C, CP)
             value = load_tile(v + image * vb + head * C, jy, jx, keep, vy, vx, C, CP)
-            logit = logits(query, key, counts, along_y, along_x, jy, jx, H, W, scale * LOG2E, HAS_POSITION, PRECISION)
-            toward = batched_dot(grad, value, PRECISION)
+            logit = logits(query, key, counts, along, at, HAS_POSITION, PRECISION)
+            toward = product_across(grad, value, zeros, PRECISION)
             if STEPS == 1:
                 new_top = tl.maximum(own_top, tl.max(logit, 2))
-                weight = tl.exp2(logit - new_top[:, :, None])
-                own_total = tl.where(is_query, own_total * tl.exp2(own_top - new_top) + tl.sum(weight, 2), 1.0)
+                weight = tl.exp2(logit * sharp - (new_top * sharp)[:, :, None])
+                if not REFLECT:
+                    own_total = own_total * tl.exp2((own_top - new_top) * sharp)
+                own_total = tl.where(is_query, own_total + tl.sum(weight, 2), 1.0)
                 own_inner = tl.sum(weight * toward, 2) / own_total
                 own_top = new_top
             else:
-                weight = tl.exp2(logit - norm[:, :, None])
-            dlogit = weight * (toward - own_inner[:, :, None])
-            acc = tl.dot(dlogit.to(key.dtype), key, acc, input_precision=PRECISION)
+                weight = tl.exp2(logit * sharp - norm[:, :, None])
+            dlogit = (weight * (toward - own_inner[:, :, None])).to(key.dtype)
+            acc = product(dlogit, key, acc, PRECISION)
             if HAS_POSITION:
-                down, across = place(jy, jx, H, W)
-                moment_y += tl.sum(dlogit * down[:, None, :], 2)
-                moment_x += tl.sum(dlogit * across[:, None, :], 2)
+                moments = product(dlogit, at, moments, PRECISION)
         if HAS_POSITION:
-            step_y, step_x = directions(position, C, CP)
-            acc -= moment_y[:, :, None] * step_y[None, None, :] + moment_x[:, :, None] * step_x[None, None, :]
+            acc -= of_position(moments, position, y_first, x_first, H, W, C, CP)
         if STEPS == 1:
-            acc = acc / own_total[:, :, None]
-        at = ((image * heads + head) * HO + iy) * WO + ix
-        tl.store(top + at, own_top * LN2, mask=is_query)
-        tl.store(total + at, own_total, mask=is_query)
-        tl.store(inner + at, own_inner, mask=is_query)
+            acc *= (1.0 / own_total)[:, :, None]
+        place_of = ((image * heads + head) * HO + iy) * WO + ix
+        tl.store(top + place_of, (own_top - common) * sharp * LN2, mask=is_query)
+        tl.store(total + place_of, own_total, mask=is_query)
+        tl.store(inner + place_of, own_inner, mask=is_query)
         spoiled += tl.sum(acc * 0.0, 2)
         store_tile(dq + image * ob + head * C, acc * (scale * factor), iy, ix, is_query, oy, ox, C, CP)
     if is_spoiled(spoiled, is_query):
@@ -240,6 +260,7 @@ def key_kernel(
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     factor = gain_or_one(gain, HAS_GAIN)
+    sharp, one = sharpness(scale)
     image, first_head, tile_y, tile_x = window_program(heads, tiles_x, tiles_y, HEADS)
     first, jy, jx = tile_pixels(tile_y, tile_x, G, TH, TW)
     is_key = (jy < H) & (jx < W)
@@ -247,8 +268,9 @@ def key_kernel(
     y_first = tl.maximum((first - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
     x_first = tl.maximum((tile_x * TW - RADIUS + STRIDE - 1 + RADIUS * STRIDE) // STRIDE - RADIUS, 0)
     iy, ix, keep = halo(0, y_first, x_first, HO, WO, HALO, LW, S)
-    counts = counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
+    counts = counts_of_queries(iy, ix, jy, jx, is_key, H, W, one, STRIDE, RADIUS, REFLECT)
     spoiled = tl.zeros([G, TH * TW], tl.float32)
+    zeros = tl.zeros([G, TH * TW, S], tl.float32)
     for head in range(first_head, first_head + HEADS):
         key = load_tile(k + image * kb + head * C, jy, jx, is_key, ky, kx, C, CP)
         if HAS_POSITION:
@@ -263,18 +285,18 @@ def key_kernel(
         for step in range(STEPS):
             if STEPS > 1:
                 iy, ix, keep = halo(step, y_first, x_first, HO, WO, HALO, LW, S)
-                counts = counts_of_queries(iy, ix, jy, jx, is_key, H, W, STRIDE, RADIUS, REFLECT)
+                counts = counts_of_queries(iy, ix, jy, jx, is_key, H, W, one, STRIDE, RADIUS, REFLECT)
             query = load_tile(q + image * qb + head * C, iy, ix, keep, qy, qx, C, CP)
             grad = load_tile(dout + image * gb + head * C, iy, ix, keep, gy, gx, C, CP)
             at = plane + iy * WO + ix
             norm = tl.load(top + at, mask=keep, other=float("inf"))  # no query: weight 0
             norm = norm * LOG2E + tl.log2(tl.load(total + at, mask=keep, other=1.0))
             own_inner = tl.load(inner + at, mask=keep, other=0.0)
-            logit = batched_dot(key, query, PRECISION) * (scale * LOG2E) + counts
-            weight = tl.exp2(logit - norm[:, None, :])
-            dvalue = tl.dot(weight.to(grad.dtype), grad, dvalue, input_precision=PRECISION)
-            dlogit = weight * (batched_dot(value, grad, PRECISION) - own_inner[:, None, :])
-            dkey = tl.dot(dlogit.to(query.dtype), query, dkey, input_precision=PRECISION)
+            logit = product_across(key, query, counts, PRECISION)
+            weight = tl.exp2(logit * sharp - norm[:, None, :])
+            dvalue = product(weight.to(grad.dtype), grad, dvalue, PRECISION)
+            dlogit = weight * (product_across(value, grad, zeros, PRECISION) - own_inner[:, None, :])
+            dkey = product(dlogit.to(query.dtype), query, dkey, PRECISION)
         spoiled += tl.sum(dkey * 0.0, 2) + tl.sum(dvalue * 0.0, 2)
         store_tile(dk + image * ob + head * C, dkey * (scale * factor), jy, jx, is_key, oy, ox, C, CP)
         store_tile(dv + image * ob + head * C, dvalue * factor, jy, jx, is_key, oy, ox, C, CP)
