@@ -16,6 +16,7 @@ from convattn.layers.vector_attention import VectorAttention, VectorAttention2d,
 from convattn.ops import aggregate
 from convattn.ops._dispatch import needs_standard_operators, runs_directly, working_set_bytes
 from convattn.ops._layout import memory_format_of
+from convattn.ops._recording import map_size
 
 
 class PatchwiseAttention(VectorAttention, Folds):
@@ -67,13 +68,19 @@ class PatchwiseAttention(VectorAttention, Folds):
 
     def attention_weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The weights γ of every window, ``[B, C/s, K², H, W]``."""
-        keys = self._unfolded(self.neighborhood.pad(k), *k.shape[-2:])
         if self.reparameterized is not None:
-            folded = self.reparameterized.parts()
-            windows = keys.unflatten(1, (self.query_channels, *self.kernel_size)).permute(0, 4, 5, 2, 3, 1)
-            return self._weights_of(self._hidden(q, windows, folded), folded.second_weight, folded.second_bias)
-        weights: Tensor = self.weights(torch.cat([q, keys], 1))
+            weights = self._folded_weights(q, k, self.reparameterized.parts())
+        else:
+            weights = self.weights(torch.cat([q, self._unfolded(self.neighborhood.pad(k), *k.shape[-2:])], 1))
         return weights.unflatten(1, (-1, len(self.neighborhood)))
+
+    def _folded_weights(self, q: Tensor, k: Tensor, folded: Folded) -> Tensor:
+        """γ of whole maps, ``[B, C/s * K², H, W]``."""
+        features = torch.cat([q, *self.neighborhood.views(self.neighborhood.pad(k), *map_size(k))], 1)
+        low, high = (bound.to(features.dtype)[:, None, None] for bound in (folded.low, folded.high))
+        first, second = (weight[..., None, None] for weight in (folded.weight, folded.second_weight))
+        hidden = F.relu(F.conv2d(torch.clamp(features, low, high), first, folded.bias))
+        return F.conv2d(hidden, second, folded.second_bias)
 
     def _unfolded(self, padded: Tensor, height: int, width: int) -> Tensor:
         """The keys of every window beside each other, ``[B, C_qk * K², H, W]``, offset by offset for each channel."""
