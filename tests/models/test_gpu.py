@@ -1,5 +1,6 @@
 """On a GPU every layer and network computes what it computes on the CPU, and what people do there works."""
 
+import gc
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import convattn
+from benchmarks.timing import Timed, captured
 from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
@@ -143,6 +145,25 @@ def test_held_by_a_cuda_graph(name):
     x.copy_(torch.randn_like(x))
     graph.replay()
     torch.testing.assert_close(out, net(x))
+
+
+@torch.no_grad()
+def test_a_captured_call_to_be_timed_keeps_its_weights():
+    """A graph reads them where they were; what is freed meanwhile others get."""
+    net, x, out = build("acmix_resnet14").to(DEVICE).eval(), torch.randn(2, 3, 64, 64, device=DEVICE), {}
+    expected = net(x).clone()
+
+    def timed(net, x):
+        return Timed(lambda: out.update(found=net(x)), torch.no_grad)
+
+    job = captured(timed(net, x), DEVICE)
+    del net, x
+    gc.collect()
+    torch.cuda.empty_cache()
+    spoil = [torch.full((1 << 20,), torch.nan, device=DEVICE) for _ in range(64)]
+    job.run()
+    torch.testing.assert_close(out["found"], expected, rtol=1e-3, atol=1e-4)
+    del spoil
 
 
 @pytest.mark.parametrize("name", ["acmix_resnet14", "xvolution_resnet14", "acmix_san10", "acmix_pvt_tiny"])
