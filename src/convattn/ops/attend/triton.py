@@ -144,7 +144,7 @@ class Mix:
 def walk(columns: int, pixels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Row, row, column, column, 1 and zeros for every pixel of a halo, ``[pixels, 16]``.
 
-    Small integers, exact in any dtype: products with them give what depends on a key's place.
+    Integers, exact in any dtype up to 256: products with them give what depends on a key's place.
     """
     at = torch.arange(pixels)
     row, column = at // columns, at % columns
