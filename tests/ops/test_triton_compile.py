@@ -6,6 +6,7 @@ Triton's interpreter accepts programs that its compiler rejects, and a step too 
 import os
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -29,7 +30,7 @@ from benchmarks.gpu_compile import launches, resources
 from convattn.ops import Neighborhood
 
 SHARED_OF_A_CONSUMER_GPU = 99 * 1024
-MOST_SPILLS = 300  # in the walk over the halo: of float32, 128 channels a head; in half precision under 70
+MOST_SPILLS = {BFLOAT: 72, HALF: 72, FLOAT: 300}  # in the walk over the halo; too large a step spills thousands
 GATE = {
     "attend-512@7-bf16": (attention(512, 7, WINDOW, BFLOAT), 90),
     "attend-128@28-fp32-sm80": (attention(128, 28, WINDOW, FLOAT), 80),
@@ -77,4 +78,5 @@ def test_kernels_compile_within_bounds(work, arch):
         print(launch.name, taken)
         assert taken.shared <= SHARED_OF_A_CONSUMER_GPU, launch.name
         assert taken.programs_per_sm >= 2, launch.name
-        assert taken.spills <= MOST_SPILLS, launch.name
+        dtype = next(x.dtype for x in launch.arguments.values() if isinstance(x, torch.Tensor))
+        assert taken.spills <= MOST_SPILLS[dtype], launch.name
