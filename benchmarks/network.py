@@ -30,7 +30,7 @@ Form: TypeAlias = Literal["folded", "trained", "packed"]
 
 # Largest difference of the outputs over the largest output; in training, of all gradients as one vector, by norms.
 TOLERANCES = {"model": {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}, "train": {"float32": 2e-3}}
-HALF_TRAIN_TOLERANCE = 4e-1  # a plain ResNet-50's own in bfloat16, of two images on a GPU: 0.22
+HALF_TRAIN_TOLERANCE = 3e-1  # in bfloat16, of two images: ResNet-50 0.22 on a GPU, 0.23 on a CPU, ACmix-ResNet-50 0.23
 CHECKED_IMAGES = 2
 DETECTION_CLASSES = 80
 SECONDS = 45.0

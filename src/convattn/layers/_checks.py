@@ -170,7 +170,7 @@ def is_hooked(*modules: nn.Module) -> bool:
     Adapters (LyCORIS, kohya) and offloading (accelerate) set ``module.forward``; hooks on all modules are torch's
     ``register_module_forward_hook`` and its like.
     """
-    if _has_any_global_hook():  # a table of hooks, whose bool() torch.compile does not know before 2.12
+    if _has_any_global_hook():  # a table of hooks; torch.compile of 2.11 refuses bool() of it
         return True
     return any(map(_is_hooked, modules))
 
