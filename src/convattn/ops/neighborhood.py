@@ -334,6 +334,8 @@ def clamp_size(size: Any, low: int, high: int | None = None) -> Any:
     """
     if isinstance(size, Tensor):
         return size.clamp(low, high)
+    if isinstance(size, int):  # torch.compile of 2.11 takes no sym_max of a number
+        return max(size, low) if high is None else min(max(size, low), high)
     clamped: Any = torch.sym_max(size, low)
     return clamped if high is None else torch.sym_min(clamped, high)
 
