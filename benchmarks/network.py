@@ -106,9 +106,9 @@ def require_model(name: str) -> None:
 
 def require_form(name: str, kind: Kind, run: NetworkRun) -> None:
     """Raise a UserError where packed weights are asked for in what has none."""
-    if form_of(name) == "packed" and ((kind, run.device) != ("model", "cpu") or run.dtype == "float16"):
+    if form_of(name) == "packed" and (kind != "model" or (run.device, run.dtype) == ("cpu", "float16")):
         raise UserError(
-            f"{name}: weights are packed for inference in float32 or bfloat16 on the CPU alone, got {kind} in "
+            f"{name}: weights are packed for inference alone, on a CPU in float32 or bfloat16, got {kind} in "
             f"{run.dtype} on {run.device}; leave @packed out"
         )
 

@@ -81,7 +81,7 @@ def test_a_network_can_be_measured_with_packed_weights():
     assert any(isinstance(m, PackedConvolution) for m in packed.modules())
     require_form(name, "model", SMALL)
     with pytest.raises(
-        UserError, match="weights are packed for inference in float32 or bfloat16 on the CPU alone, got train"
+        UserError, match="weights are packed for inference alone, on a CPU in float32 or bfloat16, got train"
     ):
         require_form(name, "train", SMALL)
     with pytest.raises(UserError, match="in float16 on cpu; leave @packed out"):

@@ -14,6 +14,7 @@ from convattn.layers.augmented import AugmentedConv2d
 from convattn.layers.involution import Involution2d
 from convattn.layers.local_relation import LocalRelation2d
 from convattn.layers.timm_operators import BottleneckAttention2d
+from convattn.optimize.packing import PackedACmix, PackedProduct
 from tests.models.test_tracing import NETWORKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -145,6 +146,19 @@ def test_held_by_a_cuda_graph(name):
     x.copy_(torch.randn_like(x))
     graph.replay()
     torch.testing.assert_close(out, net(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@torch.no_grad()
+def test_packed_weights(dtype):
+    plain, x = convattn.optimize(build("acmix_resnet14")).to(DEVICE, dtype), torch.randn(2, 3, 64, 64, device=DEVICE)
+    packed = convattn.optimize(plain, x.to(dtype), weights="packed")
+    assert {PackedProduct, PackedACmix} <= {type(module) for module in packed.modules()}
+    for size in (64, 64), (96, 80):
+        x = torch.randn(3, 3, *size, device=DEVICE, dtype=dtype)
+        torch.testing.assert_close(packed(x), plain(x), rtol=0.1, atol=16 * torch.finfo(dtype).eps)
+    with pytest.raises(TypeError, match=r"take a \w+ map \[B, C, H, W\] on cuda:0, got"):
+        packed(x.cpu())
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ import torch
 
 from convattn import ops
 from convattn.ops import Neighborhood
+from convattn.ops.acmix import triton as acmix_triton
+from convattn.ops.acmix.inputs import AcmixInputs
 from convattn.ops.attend import reference as attend_reference
 from convattn.ops.attend import triton as attend_triton
 from convattn.ops.pixel_shift import reference as pixel_shift_reference
@@ -320,3 +322,33 @@ def test_schema_and_fake_agree_with_the_kernel(operator):
     for op, args in calls:
         detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
         torch.library.opcheck(op, detached, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [((3, 3), 1, 1), ((3, 1), 2, 2), ((5, 7), 1, 1)])
+@pytest.mark.parametrize("dtype", [FLOAT, BFLOAT, HALF], ids=str)
+def test_acmix_prepared_and_its_sums_over_pixels(kernel, stride, dilation, dtype):
+    """The same output where the weights' products are kept; the gradients of what acts on every pixel alike."""
+    generator = torch.Generator().manual_seed(0)
+    heads, channels, images, size = 2, 48, 3, (9, 7)
+    shapes = [(3 * channels, 24, 1, 1), (3 * channels,), (channels // heads, 2)]
+    shapes += [(3 * heads, *kernel, heads, channels // heads), (1,), (channels,)]
+    tables = [torch.randn(shape, generator=generator).to(dtype).float() * 0.3 for shape in shapes]
+    x = torch.randn(images, 24, *size, generator=generator).to(dtype).float()
+    nbhd = Neighborhood.window(5, stride=stride)
+
+    def run(kind, device, backend):
+        given = [t.to(device, kind).requires_grad_() for t in (x, *tables)]
+        out = ops.acmix(*given, nbhd=nbhd, num_heads=heads, dilation=dilation, backend=backend)
+        ramp = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape).to(device, kind)
+        grads = torch.autograd.grad(out, given, ramp)
+        return [t.detach().double().cpu() for t in (out, *grads)], given
+
+    (true, _), (got, given) = run(torch.float64, "cpu", "eager"), run(dtype, DEVICE, "triton")
+    bound = 3e-6 if dtype == FLOAT else 6 * torch.finfo(dtype).eps
+    for number, (a, b) in enumerate(zip(got, true, strict=True)):
+        assert (a - b).norm() < bound * b.norm(), number
+    inputs = AcmixInputs(*(t.detach() for t in given), nbhd, heads, (dilation, dilation), "none")
+    kept, call = acmix_triton.prepare(inputs), acmix_triton.acmix(inputs)[0]
+    assert torch.equal(kept(inputs.x), call)
+    other = torch.randn_like(inputs.x)
+    assert torch.equal(kept(other), acmix_triton.acmix(inputs._replace(x=other))[0])

@@ -116,18 +116,6 @@ def map_strides(x: Tensor) -> tuple[int, int, int]:
     return x.stride(0), x.stride(2), x.stride(3)
 
 
-def sum_images(x: Tensor) -> Tensor:
-    """The sum over the images of a channels_last map, ``[H, W, C]`` in float32."""
-    from convattn.ops._triton_kernels import sum_images_kernel
-
-    x = x.contiguous(memory_format=torch.channels_last)
-    size = x[0].numel()
-    out = x.new_empty((x.shape[2], x.shape[3], x.shape[1]), dtype=torch.float32)
-    block = 1024 if size > 1 << 18 else 128  # enough programs to fill a GPU
-    sum_images_kernel[(-(-size // block),)](x, out, x.shape[0], size, BLOCK=block, num_warps=4)
-    return out
-
-
 def next_power_of_two(n: int) -> int:
     """The smallest power of two that is at least ``n``.
 

@@ -56,19 +56,3 @@ def head_block(program, blocks, tiles, heads, H, W, PIXELS: tl.constexpr, HEADS:
     image = (program // blocks // tiles).to(tl.int64)
     i = tile * PIXELS + tl.arange(0, PIXELS)
     return image, block * HEADS, i // W, i % W, i < H * W
-
-
-@triton.jit(do_not_specialize=["images"])
-def sum_images_kernel(x, out, images, size, BLOCK: tl.constexpr):
-    """BLOCK numbers of the sum of ``images`` runs of ``size`` numbers, by two running sums."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    keep = at < size
-    even = tl.zeros([BLOCK], tl.float32)
-    odd = tl.zeros([BLOCK], tl.float32)
-    for image in range(0, images - 1, 2):
-        start = x + tl.cast(image, tl.int64) * size
-        even += tl.load(start + at, mask=keep, other=0.0).to(tl.float32)
-        odd += tl.load(start + size + at, mask=keep, other=0.0).to(tl.float32)
-    if images % 2 == 1:
-        even += tl.load(x + tl.cast(images - 1, tl.int64) * size + at, mask=keep, other=0.0).to(tl.float32)
-    tl.store(out + at, even + odd, mask=keep)

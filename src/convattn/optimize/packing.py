@@ -1,4 +1,9 @@
-"""Convolutions and folded ACmix whose weights are laid out for oneDNN once, not at every call."""
+"""Convolutions and folded ACmix in the form that one device multiplies, made once and not at every call.
+
+On a CPU the weights are laid out for oneDNN. On a GPU a 1x1 convolution in half precision is a product of matrices,
+which adds the bias as it stores (cuDNN leaves that to a slow pass of its own), and ACmix keeps the convolution of the
+input that its convolution path and projection compose to.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers._checks import is_hooked
@@ -14,33 +20,34 @@ from convattn.layers.acmix_forms import GroupedACmix
 from convattn.ops._abi import float_table
 from convattn.ops._dispatch import needs_standard_operators
 from convattn.ops._prepared import Prepared
-from convattn.ops.acmix import native
+from convattn.ops.acmix import native, triton
 from convattn.ops.acmix.inputs import AcmixInputs
 
 
 class Packed(nn.Module):
-    """What the modules with packed weights share: inference alone, in one dtype on the CPU, in this process.
+    """What the modules with packed weights share: inference alone, in one dtype on one device, in this process.
 
     They have no parameters, since the layout is the processor's own: a state dict does not hold it.
 
     Args:
-        dtype: of the maps.
+        weight: of the module that it replaces; maps are of its dtype and on its device.
         described: what the module is printed with.
 
     Raises:
-        TypeError: in ``forward``, another input than a map ``[B, C, H, W]`` of that dtype on the CPU.
+        TypeError: in ``forward``, another input than a map ``[B, C, H, W]`` of that dtype on that device.
         RuntimeError: in ``forward``, an input that wants a gradient, ``torch.compile`` or an exporter.
     """
 
-    def __init__(self, dtype: torch.dtype, described: str) -> None:
+    def __init__(self, weight: Tensor, described: str) -> None:
         super().__init__()
-        self.dtype, self.described = dtype, described
+        self.dtype, self.device, self.described = weight.dtype, weight.device, described
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H, W]`` -> ``[B, C, Ho, Wo]``."""
-        if x.dtype != self.dtype or not x.is_cpu or x.dim() != 4:
+        if x.dtype != self.dtype or x.device != self.device or x.dim() != 4:
+            where = "the CPU" if self.device.type == "cpu" else self.device
             raise TypeError(
-                f"packed weights take a {str(self.dtype).removeprefix('torch.')} map [B, C, H, W] on the CPU, got "
+                f"packed weights take a {str(self.dtype).removeprefix('torch.')} map [B, C, H, W] on {where}, got "
                 f"{x.dtype}, {list(x.shape)} on {x.device}; optimize without weights='packed'"
             )
         if torch.compiler.is_compiling() or needs_standard_operators() or (torch.is_grad_enabled() and x.requires_grad):
@@ -90,7 +97,7 @@ class PackedConvolution(Packed):
     """
 
     def __init__(self, convolution: nn.Conv2d, size: Sequence[int]) -> None:
-        super().__init__(convolution.weight.dtype, convolution.extra_repr())
+        super().__init__(convolution.weight, convolution.extra_repr())
         conv: Any = convolution
         self.bias = None if conv.bias is None else conv.bias.detach()
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
@@ -104,6 +111,30 @@ class PackedConvolution(Packed):
         return found
 
 
+class PackedProduct(Packed):
+    """A 1x1 convolution for inference as a product of matrices, for half precision on a GPU.
+
+    Args:
+        convolution: a plain one; see :func:`packs`.
+
+    Example:
+        >>> conv, x = nn.Conv2d(4, 8, 1, stride=2).requires_grad_(False), torch.randn(1, 4, 5, 5)
+        >>> bool(torch.allclose(PackedProduct(conv)(x), conv(x), atol=1e-6))
+        True
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__(convolution.weight, convolution.extra_repr())
+        self.weight = convolution.weight.detach().flatten(1).clone()
+        self.bias = None if convolution.bias is None else convolution.bias.detach().clone()
+        self.stride = convolution.stride
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The convolution."""
+        read = x[:, :, :: self.stride[0], :: self.stride[1]]
+        return F.linear(read.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
 def inputs_of(acmix: Any, x: Tensor) -> AcmixInputs:
     """What the one call of a folded ACmix (:func:`is_one_call`) gets of a map."""
     inputs: AcmixInputs = acmix.inputs(x, acmix.fused())
@@ -111,7 +142,7 @@ def inputs_of(acmix: Any, x: Tensor) -> AcmixInputs:
 
 
 class PackedACmix(Packed):
-    """A folded ACmix for inference on the CPU as one call, its projection's weights packed and its tables its own.
+    """A folded ACmix for inference as one call, its tables its own and its weights in the form that is multiplied.
 
     Args:
         acmix: a folded one; see :func:`is_one_call`.
@@ -122,21 +153,27 @@ class PackedACmix(Packed):
     """
 
     def __init__(self, acmix: GroupedACmix, size: Sequence[int]) -> None:
-        super().__init__(acmix.projection.weight.dtype, acmix.extra_repr())
+        super().__init__(acmix.projection.weight, acmix.extra_repr())
         self.form = acmix.form
-        inputs = inputs_of(acmix, torch.empty(0, dtype=self.dtype))
-        shape = inputs.projection_weight.shape  # of the numbers, the packed ones are all
-        own: dict[str, Any] = {"projection_weight": torch.empty(1, dtype=self.dtype).expand(shape)}
-        for name in ("projection_bias", "position", "weight", "scale", "bias"):
-            table = getattr(inputs, name)
-            own[name] = None if table is None else float_table(table.detach().clone())
-        self.inputs = inputs._replace(**own)
-        if self.dtype == torch.float32:
-            packed = native.packed_projection(inputs.projection_weight.detach())
-            self.prepare = partial(native.prepare, packed=packed)
+        inputs = inputs_of(acmix, torch.empty(0, dtype=self.dtype, device=self.device))
+        own: dict[str, Any] = {name: None if t is None else t.detach().clone() for name, t in _tables(inputs).items()}
+        self.prepare: Callable[[AcmixInputs], Callable[[Tensor], Tensor]]
+        if self.device.type == "cuda":
+            self.prepare = triton.prepare
         else:
-            self.prepare = partial(native.prepare, project=PackedConvolution(acmix.projection, size).compute)
+            shape = inputs.projection_weight.shape  # of the numbers, the packed ones are all
+            own = {name: None if t is None else float_table(t) for name, t in own.items()}
+            own["projection_weight"] = torch.empty(1, dtype=self.dtype).expand(shape)
+            self.prepare = self._native(acmix.projection, size)
+        self.inputs = inputs._replace(**own)
         self.prepared: Prepared | None = None
+
+    def _native(
+        self, projection: nn.Conv2d, size: Sequence[int]
+    ) -> Callable[[AcmixInputs], Callable[[Tensor], Tensor]]:
+        if self.dtype == torch.float32:
+            return partial(native.prepare, packed=native.packed_projection(projection.weight.detach()))
+        return partial(native.prepare, project=PackedConvolution(projection, size).compute)
 
     def compute(self, x: Tensor) -> Tensor:
         """The operator."""
@@ -148,16 +185,21 @@ class PackedACmix(Packed):
         return prepared(x)
 
 
+def _tables(inputs: AcmixInputs) -> dict[str, Tensor | None]:
+    """All its tensors but the map, by name."""
+    return dict(zip(inputs._fields[1 : inputs.num_tensors], inputs.tensors[1:], strict=True))
+
+
 def packs(module: nn.Module) -> bool:
-    """Whether it is a convolution that :class:`PackedConvolution` computes: plain, on the CPU, of a dtype that fits."""
-    return (
-        type(module) is nn.Conv2d
-        and not is_hooked(module)
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-        and module.weight.is_cpu
-        and (module.weight.dtype == torch.float32 or (module.weight.dtype == torch.bfloat16 and _has_bfloat16()))
-    )
+    """Whether it is a convolution that packed weights compute: plain, of a dtype and on a device that fit."""
+    if type(module) is not nn.Conv2d or is_hooked(module):
+        return False
+    dtype, place = module.weight.dtype, module.weight.device.type
+    if place == "cuda":
+        pointwise = module.kernel_size == (1, 1) and module.groups == 1 and module.padding in ((0, 0), "valid", "same")
+        return pointwise and dtype in (torch.float16, torch.bfloat16)
+    plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return plain and place == "cpu" and (dtype == torch.float32 or (dtype == torch.bfloat16 and _has_bfloat16()))
 
 
 def _has_bfloat16() -> bool:
@@ -168,7 +210,7 @@ def is_one_call(module: nn.Module) -> bool:
     """Whether it is a folded ACmix that one call of the operator computes, with a projection that can be packed."""
     if type(module) is not GroupedACmix or is_hooked(module) or module.fused() is None:
         return False
-    return packs(module.projection)
+    return module.projection.weight.is_cuda or packs(module.projection)
 
 
 def packed(model: nn.Module, run: Callable[[], object]) -> dict[str, Packed]:
@@ -177,7 +219,8 @@ def packed(model: nn.Module, run: Callable[[], object]) -> dict[str, Packed]:
     Raises:
         RuntimeError: torch was built without oneDNN.
     """
-    if not torch.backends.mkldnn.is_available():
+    on_cpu = any(p.is_cpu for p in model.parameters())
+    if on_cpu and not torch.backends.mkldnn.is_available():
         raise RuntimeError("weights='packed' needs a torch with oneDNN, which this one has not; leave it out")
     sizes: dict[nn.Module, Sequence[int]] = {}
 
@@ -199,7 +242,15 @@ def packed(model: nn.Module, run: Callable[[], object]) -> dict[str, Packed]:
         if not name or module not in sizes:
             continue
         if module not in operators:
-            made[name] = PackedConvolution(module, sizes[module])
-        elif not native.not_supported_reasons(inputs_of(module, torch.empty(sizes[module], dtype=module.weight.dtype))):
+            on_gpu = module.weight.is_cuda
+            made[name] = PackedProduct(module) if on_gpu else PackedConvolution(module, sizes[module])
+        elif _is_served(module, sizes[module]):
             made[name] = PackedACmix(module, sizes[module])
     return made
+
+
+def _is_served(acmix: GroupedACmix, size: Sequence[int]) -> bool:
+    """Whether the kernels of its device compute a folded ACmix on maps of this size."""
+    like = acmix.projection.weight
+    inputs = inputs_of(acmix, torch.empty(size, dtype=like.dtype, device=like.device))
+    return not (triton if like.is_cuda else native).not_supported_reasons(inputs)

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # Triton compiles these functions from their source; their parameters are pointers and numbers of the device.
-"""What ACmix computes from its weights alone, each in one launch: on a GPU a launch costs more than the numbers."""
+"""What ACmix computes beside the attention, each in one launch: on a GPU a launch costs more than few numbers."""
 
 import triton
 import triton.language as tl
@@ -38,3 +38,34 @@ def shift_kernel(
         acc += tl.load(bias + c, mask=is_channel, other=0.0).to(tl.float32)[None, :]
     keep = (x < WO)[:, None] & is_channel[None, :]
     tl.store(out + (y * WO + x)[:, None] * (heads * dim) + c[None, :], acc, mask=keep)
+
+
+@triton.jit(do_not_specialize=["lines", "size", "chunk"])
+def weighted_sums_kernel(
+    x, weights, out, lines, size, chunk, C,
+    ROWS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Some channels of ``weights^T x`` over a chunk of the pixels of all images, ``[ROWS, C]`` for every chunk.
+
+    Args:
+        x: ``[lines, C]``, the pixels of one image after another.
+        weights: ``[size, ROWS]``, of every pixel of an image, in the dtype of ``x``.
+        out: ``[chunks, ROWS, C]`` in float32.
+        lines: pixels of all images.
+        size: pixels of an image.
+        chunk: pixels of a program.
+        C: channels.
+    """
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    part = tl.program_id(1)
+    row = tl.arange(0, ROWS)
+    last = min(lines, (part + 1) * chunk)
+    acc = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for start in range(part * chunk, last, PIXELS):
+        at = start + tl.arange(0, PIXELS)
+        keep = at < last
+        weight = tl.load(weights + (at % size)[:, None] * ROWS + row[None, :])
+        there = keep[:, None] & (c < C)[None, :]
+        value = tl.load(x + at.to(tl.int64)[:, None] * C + c[None, :], mask=there, other=0.0)
+        acc = tl.dot(tl.trans(weight), value, acc, input_precision="ieee")
+    tl.store(out + (part * ROWS + row)[:, None] * C + c[None, :], acc, mask=(c < C)[None, :])
