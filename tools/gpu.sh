@@ -29,7 +29,7 @@ step() {
     fi
     ((seconds > left)) && seconds=$left
     echo "== $name"
-    timeout --kill-after=10 "$seconds" "$@"
+    timeout --signal=INT --kill-after=10 "$seconds" "$@" # interrupted, pytest still names what failed
     local code=$?
     if ((code)); then
         said="FAILED ($code)"
@@ -68,10 +68,12 @@ SCRIPT
 records() {
     local bench=("$PYTHON" -m benchmarks) place=(--device cuda --batch 64 --rounds 20 --out "$RESULTS") mode pair
     local bf16=("${place[@]}" --dtype bfloat16)
-    for mode in forward train; do # most of the time goes to Triton's compiler
+    step 60 "acmix_resnet50 compiled" "$PYTHON" -m benchmarks.gpu_warm acmix_resnet50 64 bfloat16
+    for mode in forward train; do
         step 90 "acmix_resnet50 $mode bf16" "${bench[@]}" model acmix_resnet50 --mode $mode "${bf16[@]}" --processes 1
     done
-    step 60 "attend bf16" "${bench[@]}" op attend-64@56 attend-512@7 "${bf16[@]}"
+    step 60 "acmix_resnet50 packed bf16" "${bench[@]}" model acmix_resnet50@packed --against conv_resnet50@packed "${bf16[@]}" --processes 0
+    step 90 "attend bf16" "${bench[@]}" op attend-64@56 attend-512@7 "${bf16[@]}"
     step 60 "xvolution_resnet50 train bf16" "${bench[@]}" model xvolution_resnet50 --mode train "${bf16[@]}" --processes 0
     for pair in acmix_swin_tiny:swin_tiny acmix_pvt_tiny:pvt_v1_tiny acmix_san10:san10; do
         step 60 "${pair%%:*} forward bf16" "${bench[@]}" model "${pair%%:*}" --against "${pair##*:}" "${bf16[@]}" --processes 0

@@ -61,9 +61,11 @@ def optimize(
             X-volution counts those on maps of the example's size (:meth:`convattn.layers.XVolution.reparameterize`).
             ``"measured"``: the least time on the ``example``.
         weights: ``"packed"``: convolutions and folded ACmix in float32 or bfloat16 on the CPU keep their weights in the
-            layout that oneDNN multiplies, which they otherwise make at every call. Needs an example. Such a network is
-            for inference in this process: it has no state dict to load, no gradients, and ``torch.compile`` and
-            exporters refuse it. One in bfloat16: optimize it in float32, convert it, optimize it again with this.
+            layout that oneDNN multiplies, which they otherwise make at every call. On a GPU the 1x1 convolutions in
+            half precision become products of matrices, and ACmix composes its weights once. Needs an example. Such a
+            network is for inference in this process: it has no state dict to load, no gradients, and
+            ``torch.compile`` and exporters refuse it. One in half precision: optimize it in float32, convert it,
+            optimize it again with this.
         report: is called with what was done and the largest difference of an output; ``print`` will do.
 
     Raises:

@@ -131,8 +131,9 @@ class PackedProduct(Packed):
 
     def compute(self, x: Tensor) -> Tensor:
         """The convolution."""
-        read = x[:, :, :: self.stride[0], :: self.stride[1]]
-        return F.linear(read.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        read = x[:, :, :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
+        # of rows with gaps torch multiplies each on its own, and adds the bias after
+        return F.linear(read.contiguous(), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 def inputs_of(acmix: Any, x: Tensor) -> AcmixInputs:
