@@ -310,7 +310,7 @@ class TestReparameterize:
         path = ShiftConvolution(16, num_heads=4)
         q, small = torch.zeros(1, 16, 6, 8), torch.zeros(1, 16, 3, 4)
         projected = 16 * 16 * (4 + 2)
-        for form, module in (("unfused", path), ("grouped", ReducedConvolution(path))):
+        for form, module in (("unfused", path), ("grouped", ReducedConvolution(path, 2))):
             with FlopCounterMode(display=False) as counter:
                 module(q, small, small)
             assert counter.get_total_flops() // 2 == (multiply_adds(path, 2)[form] - projected) * 12

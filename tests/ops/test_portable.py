@@ -12,6 +12,7 @@ from convattn.ops import Neighborhood
 from convattn.ops._recording import fixed_sizes
 from convattn.ops.attend.portable import _log_meetings
 from convattn.ops.group_convolution import reference
+from convattn.ops.group_convolution.enlarged import enlarged_group_convolution
 
 
 def attend_and_count(size: tuple[int, int], calls: list[str]) -> torch.Tensor:
@@ -43,17 +44,37 @@ def test_every_window_meets_as_many_pixels_as_it_has_offsets(border, stride):
         assert math.isclose(sum(map(math.exp, row)), 49)
 
 
-@pytest.mark.parametrize("shape", [(12, 3, 3, 4, 16), (12, 3, 5, 4, 8), (9, 3, 3, 3, 32), (12, 3, 3, 4, 6)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(12, 3, 3, 4, 16), (12, 3, 5, 4, 8), (9, 3, 3, 3, 32), (12, 3, 3, 4, 6), (36, 3, 1, 12, 4)], ids=str
+)
 def test_groups_together_compute_what_each_does(shape):
-    """Four groups of four outputs fill a vector; three outputs never do, nor do six groups."""
+    """Four groups of four outputs fill a vector; three outputs never do, nor do six groups; twelve are filled up."""
     maps, _, _, _, dim = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, maps * dim, 6, 5, generator=generator, dtype=torch.float64)
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    bias = torch.randn(shape[3] * dim, generator=generator, dtype=torch.float64)
     for stride, dilation in ((1, 1), (2, 1), (1, 2)):
-        found = ops.group_convolution(x, weight, stride=stride, dilation=dilation, backend="portable")
-        expected = reference.group_convolution(x, weight, None, stride, dilation)
+        found = ops.group_convolution(x, weight, bias, stride=stride, dilation=dilation, backend="portable")
+        expected = reference.group_convolution(x, weight, bias, stride, dilation)
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 3, 1, 6), (6, 3, 5, 2, 4), (3, 1, 3, 4, 1), (4, 5, 1, 3, 2)], ids=str)
+@pytest.mark.parametrize("ratio", [1, 2, 3, 8])
+def test_enlarged_maps_are_never_made_by_portable_operators(shape, ratio, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, shape[0] * shape[-1], 4, 3, generator=generator).to(dtype)
+    weight = torch.randn(shape, generator=generator).to(dtype)
+    large = x.double().repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)
+    expected = reference.group_convolution(large, weight.double(), None, 1, 1)
+    rtol = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
+    for backend in ("portable", "eager"):
+        with ops.backend(backend):
+            found = enlarged_group_convolution(x, weight, ratio)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=rtol * expected.abs().max().item())
 
 
 class Attention(torch.nn.Module):

@@ -6,7 +6,6 @@ import copy
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.layers.folding import PASS_SAVED, check_folds, exact, make_form, parameter_like, scaled
@@ -15,7 +14,8 @@ from convattn.layers.path_mix import PathMix
 from convattn.layers.shift_convolution import ShiftConvolution
 from convattn.layers.tokens import as_map, as_tokens
 from convattn.ops import group_convolution
-from convattn.ops._recording import map_size, size_of
+from convattn.ops._recording import size_of
+from convattn.ops.group_convolution.enlarged import enlarged_group_convolution
 
 if TYPE_CHECKING:
     from convattn.layers.spatial_reduction import SpatialReductionACmix
@@ -85,7 +85,9 @@ class ReparameterizedReduction(nn.Module):
         self.projection, self.attention = layer.projection, layer.attention
         alpha, beta = layer.mix.rates()
         scaled_path = path.scaled_copy(beta)
-        self.convolution = ReducedConvolution(scaled_path) if form == "grouped" else scaled_path
+        self.convolution = (
+            ReducedConvolution(scaled_path, self.projection.sr_ratio) if form == "grouped" else scaled_path
+        )
         proj = self.attention.proj if type(self.attention) is GlobalAttention else None
         self.mix = PathMix("sum" if proj is not None else "alpha")
         if proj is not None:
@@ -106,21 +108,23 @@ class ReducedConvolution(nn.Module):
     """The convolution path of :class:`SpatialReductionACmix` for inference, from q, k and v maps.
 
     The fully connected layer and the k x k kernels are one grouped convolution of q's N maps and one of k's and v's
-    2N, enlarged (:func:`convattn.ops.group_convolution`).
+    2N, enlarged (:func:`convattn.ops.group_convolution`); of all 3N where r is 1.
 
     Args:
         path: the convolution path, β in it.
+        sr_ratio: r.
 
     Example:
         >>> import torch
         >>> path = ShiftConvolution(8, num_heads=2)
         >>> q, k, v = torch.randn(1, 8, 6, 4), torch.randn(1, 8, 3, 2), torch.randn(1, 8, 3, 2)
-        >>> bool(torch.allclose(ReducedConvolution(path)(q, k, v), path(q, k, v), atol=1e-6))
+        >>> bool(torch.allclose(ReducedConvolution(path, 2)(q, k, v), path(q, k, v), atol=1e-6))
         True
     """
 
-    def __init__(self, path: ShiftConvolution) -> None:
+    def __init__(self, path: ShiftConvolution, sr_ratio: int) -> None:
         super().__init__()
+        self.sr_ratio = sr_ratio
         exact_path = copy.deepcopy(path).to(exact(path.fc).device, torch.float64)
         folded, self.kernel_size = exact_path.folded_weight(), path.kernel_size
         # three dimensions: a module's conversion to channels_last refuses parameters of five
@@ -129,12 +133,11 @@ class ReducedConvolution(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q ``[B, C, r h, r w]``, k and v ``[B, C, h, w]`` -> ``[B, C, r h, r w]``."""
-        small = torch.cat([k, v], 1).contiguous(memory_format=torch.channels_last)
-        large = F.interpolate(small, size=map_size(q), mode="nearest")
-        weight_q, weight_kv = (
-            weight.unflatten(0, (-1, *self.kernel_size)).to(q.dtype) for weight in (self.weight_q, self.weight_kv)
-        )
-        return group_convolution(q, weight_q) + group_convolution(large, weight_kv)
+        weights = self.weight_q, self.weight_kv
+        of_q, of_kv = (weight.unflatten(0, (-1, *self.kernel_size)).to(q.dtype) for weight in weights)
+        if self.sr_ratio == 1:
+            return group_convolution(torch.cat([q, k, v], 1), torch.cat([of_q, of_kv]))
+        return group_convolution(q, of_q) + enlarged_group_convolution(torch.cat([k, v], 1), of_kv, self.sr_ratio)
 
     def extra_repr(self) -> str:
         """What it holds."""
