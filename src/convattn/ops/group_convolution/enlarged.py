@@ -41,12 +41,16 @@ def enlarged_group_convolution(x: Tensor, weight: Tensor, ratio: int) -> Tensor:
     """
     if ratio == 1:
         return group_convolution(x, weight)
-    standard = _dispatch.needs_standard_operators() or _dispatch.is_portable_wanted()
-    if standard or (x.is_cpu and ratio >= WORTHWHILE):
+    if _dispatch.needs_standard_operators() or _dispatch.is_portable_wanted() or _is_worthwhile(x, ratio):
         return _transposed(x, weight, ratio)
     size: Any = (size_of(x, 2) * ratio, size_of(x, 3) * ratio)
     large = F.interpolate(x.contiguous(memory_format=torch.channels_last), size=size, mode="nearest")
     return group_convolution(large, weight)
+
+
+def _is_worthwhile(x: Tensor, ratio: int) -> bool:
+    half = _dispatch.autocast(x)[0].dtype in (torch.float16, torch.bfloat16)
+    return x.is_cpu and ratio >= WORTHWHILE and not half
 
 
 def _transposed(x: Tensor, weight: Tensor, ratio: int) -> Tensor:
