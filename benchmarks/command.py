@@ -226,6 +226,25 @@ def gpu_kernels(
     say(console, str(docs_folder / room.PAGE))
 
 
+def gpu_warm(
+    network: Annotated[str, typer.Argument(help="A network with ACmix layers.")] = "acmix_resnet50",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    dtype: Dtype = "bfloat16",
+) -> None:
+    """Compile what a network's ACmix layers launch on a GPU, all kinds of layers at once, before it is measured.
+
+    [bold]Example[/]
+
+      python -m benchmarks gpu-warm acmix_resnet50 --batch 64 --dtype bfloat16
+    """
+    from benchmarks.gpu_warm import compiled
+
+    require_device("cuda")
+    console = make_console()
+    for layer in compiled(network, batch, dtype):
+        say(console, f"compiled {layer}")
+
+
 def _line(console: Any) -> "OnProgress":
     return lambda done, what: console.print(f"{done:4.0%} {what}", highlight=False)
 
@@ -330,7 +349,7 @@ def docs(
     say(console, *map(str, page.write(found, out)))
 
 
-VERBS = (op, model, runtime, exports, gpu_kernels, memory, data, start, docs)
+VERBS = (op, model, runtime, exports, gpu_kernels, gpu_warm, memory, data, start, docs)
 for _verb in (*VERBS, budget):
     app.command()(_verb)
 

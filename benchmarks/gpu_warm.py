@@ -2,22 +2,21 @@
 
 Triton keeps what it compiled on disk, so that a measurement of the network finds it there: compiling one kernel after
 another in its own process takes most of a short loan of a GPU.
-
-    python -m benchmarks.gpu_warm acmix_resnet50 64 bfloat16
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.network import build
-from convattn import ACmix, optimize
+import convattn
+from benchmarks.network import build, require_model
+from convattn import ACmix
 
 Layer = tuple[str, str, tuple[int, ...]]
 """A network, a layer in it, and the shape of the layer's input."""
@@ -51,20 +50,22 @@ def run(layer: Layer, dtype: str) -> str:
     x = x.detach().to(half)
     channels = acmix.projection.out_channels // 3
     followed = nn.Sequential(acmix.cpu(), nn.BatchNorm2d(channels), nn.ReLU()).eval()
-    folded = optimize(followed).to("cuda", half)
+    folded = convattn.optimize(followed).to("cuda", half)
     with torch.inference_mode():
         folded(x)
     torch.cuda.synchronize()
     return name
 
 
-def main(network: str, batch: str, dtype: str) -> None:
-    """Every kind of layer at once."""
-    layers = kinds(network, int(batch))
+def compiled(network: str, batch: int, dtype: str) -> Iterator[str]:
+    """The name of every kind of layer once it is compiled, all at once.
+
+    Raises:
+        UserError: a network that timm does not know.
+    """
+    require_model(network)
+    layers = kinds(network, batch)
+    if not layers:
+        return
     with ProcessPoolExecutor(len(layers), multiprocessing.get_context("spawn")) as pool:
-        for name in pool.map(run, layers, [dtype] * len(layers)):
-            print("compiled", name, flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        yield from pool.map(run, layers, [dtype] * len(layers))
