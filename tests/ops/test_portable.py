@@ -9,6 +9,7 @@ import torch
 
 from convattn import ops
 from convattn.ops import Neighborhood
+from convattn.ops._portable import neighbours, softmax
 from convattn.ops._recording import fixed_sizes
 from convattn.ops.attend.portable import _log_meetings
 from convattn.ops.group_convolution import reference
@@ -75,6 +76,30 @@ def test_enlarged_maps_are_never_made_by_portable_operators(shape, ratio, dtype)
             found = enlarged_group_convolution(x, weight, ratio)
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=rtol * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("border", ["reflect", "zeros", "replicate"])
+@pytest.mark.parametrize("stride", [(2, 2), (2, 1), (3, 2)], ids=str)
+@pytest.mark.parametrize("offsets", [((0, 0),), ((-2, 1), (1, 1), (0, -3), (2, 0)), ((1, 2), (3, 2))], ids=str)
+def test_neighbours_at_a_stride(offsets, stride, border):
+    nbhd = Neighborhood(offsets, stride=stride, border=border)
+    x = torch.arange(2 * 7 * 6.0).view(1, 2, 7, 6)
+    expected = list(nbhd.views(nbhd.pad(x), 7, 6))
+    assert all(map(torch.equal, neighbours(nbhd, x), expected))
+    assert len(list(neighbours(nbhd, x))) == len(offsets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_softmax_step_by_step(dtype):
+    x = (torch.randn(2, 3, 9, 4, dtype=torch.float64) * 30).to(dtype).requires_grad_()
+    with ops.backend("portable"):
+        found = softmax(x, 2)
+    exact = x.double().softmax(2)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), exact, rtol=8 * eps, atol=eps)
+    weight = torch.randn_like(exact)
+    got, true = (torch.autograd.grad(out, x, weight.to(out.dtype))[0] for out in (found, exact))
+    torch.testing.assert_close(got.double(), true.double(), rtol=8 * eps, atol=8 * eps)
 
 
 class Attention(torch.nn.Module):

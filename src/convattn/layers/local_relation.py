@@ -13,6 +13,7 @@ from convattn.layers._checks import check_choice, check_counts, check_odd
 from convattn.layers._drop_in import DropIn, takes_maps
 from convattn.ops import Neighborhood, aggregate, correlate
 from convattn.ops._layout import accumulation_dtype
+from convattn.ops._portable import softmax
 from convattn.ops.neighborhood import IntPair
 
 Composability: TypeAlias = Literal["squared_difference", "absolute_difference", "product"]
@@ -116,7 +117,7 @@ class LocalRelation2d(DropIn):
         qk = self.projection(x)
         q, k = qk.to(accumulation_dtype(qk.dtype)).chunk(2, 1)
         logits = self._compose(self.neighborhood.centres(q), k)
-        weights = (logits + self.prior().to(logits.dtype)[..., None, None]).softmax(2)
+        weights = softmax(logits + self.prior().to(logits.dtype)[..., None, None], 2)
         out: Tensor = self.transform(aggregate(weights.to(x.dtype), x, self.neighborhood))
         return out
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from convattn.layers._base import Factory
 from convattn.layers.vector_attention import VectorAttention, VectorAttention2d, weights_network
 from convattn.ops._layout import accumulation_dtype
+from convattn.ops._portable import softmax
 
 
 class PairwiseAttention(VectorAttention):
@@ -44,7 +45,7 @@ class PairwiseAttention(VectorAttention):
         others = torch.stack(list(self.neighborhood.views(padded, height, width)), 2)
         differences = (centres[:, :, None] - others).flatten(3)
         weights: Tensor = self.weights(differences)
-        return weights.softmax(2).unflatten(3, (height, width))
+        return softmax(weights, 2).unflatten(3, (height, width))
 
 
 class PairwiseAttention2d(VectorAttention2d):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convattn.ops import _dispatch
 from convattn.ops._layout import accumulation_dtype
 from convattn.ops._recording import map_size, size_of
 from convattn.ops.neighborhood import Neighborhood
@@ -34,16 +35,31 @@ def _places(nbhd: Neighborhood, height: int, width: int, device: torch.device) -
 def neighbours(nbhd: Neighborhood, x: Tensor) -> Iterator[Tensor]:
     """For each offset every output pixel's neighbour, ``[..., H, W]`` -> ``[..., Ho, Wo]``.
 
-    Slices; with a stride by index, since a slice with a step ties an exported size to odd or even numbers.
+    Slices; with a stride of the map's every second row and column and of those between. These are read by index, since
+    a slice with a step ties an exported size to odd or even numbers.
     """
     height, width, padded = x.shape[-2], x.shape[-1], nbhd.pad(x)
     if nbhd.stride == (1, 1):
         yield from nbhd.views(padded, height, width)
         return
-    places, sizes = _places(nbhd, height, width, x.device), nbhd.output_size(height, width)
-    pixels = padded.flatten(-2)
-    for place in places:
-        yield pixels.index_select(-1, place.flatten()).unflatten(-1, sizes)
+    sizes, steps = nbhd.output_size(height, width), nbhd.stride
+    rows, columns = ([offset[axis] + nbhd.reach(axis)[0] for offset in nbhd.offsets] for axis in (0, 1))
+    found: dict[tuple[int, int], Tensor] = {}
+    of_rows = {p: _every(padded, -2, steps[0], p, sizes[0], rows) for p in {row % steps[0] for row in rows}}
+    for row, column in zip(rows, columns, strict=True):
+        phase = row % steps[0], column % steps[1]
+        if phase not in found:
+            found[phase] = _every(of_rows[phase[0]], -1, steps[1], phase[1], sizes[1], columns)
+        down, across = row // steps[0], column // steps[1]
+        yield found[phase][..., down : down + sizes[0], across : across + sizes[1]]
+
+
+def _every(x: Tensor, dim: int, step: int, phase: int, outputs: Any, starts: list[int]) -> Tensor:
+    """Every ``step``-th row or column from number ``phase`` on, as many as outputs read from these starts."""
+    if step == 1:
+        return x
+    most = max(start // step for start in starts if start % step == phase)
+    return x.index_select(dim, torch.arange(outputs + most, device=x.device) * step + phase)
 
 
 def neighbourhoods(nbhd: Neighborhood, x: Tensor, num_heads: int) -> Tensor:
@@ -74,6 +90,15 @@ def gather_pixels(pixels: Tensor, places: Tensor, nbhd: Neighborhood) -> Tensor:
     if nbhd.border == "zeros":
         pixels, places = F.pad(pixels, [0, 0, 1, 0]), places + 1
     return pixels.index_select(2, places.flatten())
+
+
+def softmax(x: Tensor, dim: int) -> Tensor:
+    """``x.softmax(dim)``; step by step for runtimes, which turn a map around for the softmax along a middle axis."""
+    if not (_dispatch.needs_standard_operators() or _dispatch.is_portable_wanted()):
+        return x.softmax(dim)
+    wide = x.to(accumulation_dtype(x.dtype))
+    raised = (wide - wide.amax(dim, keepdim=True).detach()).exp()
+    return (raised / raised.sum(dim, keepdim=True)).to(x.dtype)
 
 
 def correlate(x: CorrelateInputs) -> Tensor:
