@@ -35,19 +35,11 @@ Against = Annotated[str, typer.Option(help="The plain network.")]
 Size = Annotated[int, typer.Option(min=32, help="Height and width of the images.")]
 Batch = Annotated[str, typer.Option(help="Images at a time: 8, or several as in 1,8.")]
 Isa = Annotated[str, choice("--isa", "At most avx512, avx2 or baseline, on all sides.", *ISAS)]
-Dtype = Annotated[
-    str, choice("--dtype", "float32, bfloat16 or float16; in training, of autocast.", "float32", "bfloat16", "float16")
-]
+DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Annotated[str, choice("--dtype", "float32, bfloat16 or float16; in training, of autocast.", *DTYPES)]
 Runtime = Annotated[str, choice("--runtime", "onnxruntime or openvino.", "onnxruntime", "openvino")]
 Operators = Annotated[str, choice("--operators", "Of the files: standard or convattn.", "standard", "convattn")]
-Precision = Annotated[
-    str,
-    choice(
-        "--precision",
-        "Of the files: float32, float16, bfloat16 or int8.",
-        *("float32", "float16", "bfloat16", "int8"),
-    ),
-]
+Precision = Annotated[str, choice("--precision", "Of the files: float32, float16, bfloat16 or int8.", *DTYPES, "int8")]
 Rounds = Annotated[int, typer.Option(min=2, help="Rounds of turns; what is slow sits some out.")]
 Processes = Annotated[int, typer.Option(min=0, help="Fresh processes for each peak of memory; 0 leaves it out.")]
 Subjects = Annotated[str, typer.Option(help="Only these beside the convolution, as in native,unfold.")]
@@ -226,23 +218,13 @@ def gpu_kernels(
     say(console, str(docs_folder / room.PAGE))
 
 
-def gpu_warm(
-    network: Annotated[str, typer.Argument(help="A network with ACmix layers.")] = "acmix_resnet50",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
-    dtype: Dtype = "bfloat16",
-) -> None:
-    """Compile what a network's ACmix layers launch on a GPU, all kinds of layers at once, before it is measured.
-
-    [bold]Example[/]
-
-      python -m benchmarks gpu-warm acmix_resnet50 --batch 64 --dtype bfloat16
-    """
+def gpu_warm(network: str = "acmix_resnet50", batch: int = 64, dtype: Dtype = "bfloat16") -> None:
+    """Compile what a network's ACmix layers launch on a GPU, all kinds of layers at once, before it is measured."""
     from benchmarks.gpu_warm import compiled
 
     require_device("cuda")
-    console = make_console()
     for layer in compiled(network, batch, dtype):
-        say(console, f"compiled {layer}")
+        say(make_console(), f"compiled {layer}")
 
 
 def _line(console: Any) -> "OnProgress":

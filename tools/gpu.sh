@@ -68,7 +68,7 @@ SCRIPT
 records() {
     local bench=("$PYTHON" -m benchmarks) place=(--device cuda --batch 64 --rounds 20 --out "$RESULTS") mode pair
     local bf16=("${place[@]}" --dtype bfloat16)
-    step 60 "acmix_resnet50 compiled" "${bench[@]}" gpu-warm acmix_resnet50 --batch 64 --dtype bfloat16
+    step 60 "acmix_resnet50 compiled" "${bench[@]}" gpu-warm --network acmix_resnet50 --batch 64
     for mode in forward train; do
         step 90 "acmix_resnet50 $mode bf16" "${bench[@]}" model acmix_resnet50 --mode $mode "${bf16[@]}" --processes 1
     done
