@@ -219,7 +219,12 @@ def gpu_kernels(
 
 
 def gpu_warm(network: str = "acmix_resnet50", batch: int = 64, dtype: Dtype = "bfloat16") -> None:
-    """Compile what a network's ACmix layers launch on a GPU, all kinds of layers at once, before it is measured."""
+    """Compile what a network's ACmix layers launch on a GPU, all kinds of layers at once, before it is measured.
+
+    [bold]Example[/]
+
+      python -m benchmarks gpu-warm --network acmix_resnet50 --batch 64
+    """
     from benchmarks.gpu_warm import compiled
 
     require_device("cuda")
