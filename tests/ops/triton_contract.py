@@ -352,3 +352,12 @@ def test_acmix_prepared_and_its_sums_over_pixels(kernel, stride, dilation, dtype
     assert torch.equal(kept(inputs.x), call)
     other = torch.randn_like(inputs.x)
     assert torch.equal(kept(other), acmix_triton.acmix(inputs._replace(x=other))[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 9, 7), (2, 8, 3, 2)], ids=str)
+def test_acmix_prepared_for_maps_that_the_kernels_do_not_serve(shape):
+    x, weight = torch.randn(shape, device=DEVICE), torch.randn(6, 3, 3, 2, 4, device=DEVICE)
+    tables = torch.randn(24, 8, 1, 1, device=DEVICE), None, None, weight, torch.ones(1, device=DEVICE), None
+    inputs = AcmixInputs(x, *tables, Neighborhood.window(7), 2, (1, 1), "relu")
+    expected = ops.acmix(x, *tables, nbhd=inputs.nbhd, num_heads=2, backend="eager").relu()
+    torch.testing.assert_close(acmix_triton.prepare(inputs)(x), expected, rtol=1e-4, atol=1e-5)

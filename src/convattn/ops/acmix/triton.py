@@ -73,7 +73,12 @@ def fold(x: AcmixInputs) -> Folded:
 
 
 def prepare(x: AcmixInputs) -> Callable[[Tensor], Tensor]:
-    """The operator as a function of maps like this one, for weights that stay as they are."""
+    """The operator as a function of maps like this one, for weights that stay as they are.
+
+    Maps that the kernels do not serve, an empty batch or less than a window, go by operators.
+    """
+    if 0 in x.output_shape or geometry_reasons(x.x, x.nbhd, x.channels // x.num_heads):
+        return lambda maps: composed.acmix(x._replace(x=maps))
     with torch.cuda.device_of(x.x):
         folded = fold(x)
 
