@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 // Changes whenever a structure or a signature below does; src/convattn/ops/_native.py holds the same number.
-#define CONVATTN_ABI_VERSION 7
+#define CONVATTN_ABI_VERSION 8
 
 // A map [B, C, H, W] anywhere in memory; strides in floats.
 struct ConvattnMap {
@@ -75,6 +75,14 @@ struct ConvattnOffsetConv {
       (const ConvattnWindow* s, const float* qkv, const float* position, float alpha, const float* weight,             \
        const float* dout, float* dqkv, double* dposition, double* dweight, double* dalpha),                            \
       (s, qkv, position, alpha, weight, dout, dqkv, dposition, dweight, dalpha))                                       \
+    /* the same to the input. qkv, as the forward left it, may be null. din and dprojection [threads][3C][inputs] are */ \
+    /* written, dprojection_bias [threads][3C], or null, is added to. No fewer images than threads */                    \
+    X(convattn_acmix_layer_backward,                                                                                   \
+      (const ConvattnWindow* s, const float* in, const float* projection_weight, const float* projection_bias,         \
+       const float* qkv, const float* position, float alpha, const float* weight, const float* dout, float* din,       \
+       float* dprojection, double* dprojection_bias, double* dposition, double* dweight, double* dalpha),              \
+      (s, in, projection_weight, projection_bias, qkv, position, alpha, weight, dout, din, dprojection,                \
+       dprojection_bias, dposition, dweight, dalpha))                                                                  \
     /* local attention alone; q at the output resolution */                                                            \
     X(convattn_window_forward,                                                                                         \
       (const ConvattnWindow* s, const ConvattnMap* q, const ConvattnMap* k, const ConvattnMap* v,                      \

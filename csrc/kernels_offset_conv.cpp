@@ -5,6 +5,7 @@
 namespace {
 
 static_assert(projection_block % tile_outputs == 0);
+constexpr int gradient_pixels = 256;  // whose inputs for a tile stay in or near a core's first-level cache
 alignas(64) const float no_bias[tile_outputs] = {};
 
 // The weights of a block from input `first` on.
@@ -57,10 +58,29 @@ struct ProjectedPixels {
             float* to[tile_pixels];
             for (int i = 0; i < pixels; i++) to[i] = target[at + i] + o;
             const FetchAhead ahead = {next + k * (row * inputs / tiles()), row / tiles()};
-            tile_of(pixels, vectors, last < native_lanes)(packed + (size_t)at * inputs, weight, projection_block, inputs, to, last, begin, ahead);
+            tile_of(pixels, vectors, last < native_lanes)(packed + (size_t)at * inputs, pixels, weight, projection_block, inputs, to, last, begin, ahead);
         }
     }
 };
+
+// sum[c] += the sum over rows of column c.
+void add_columns(const float* from, int rows, int columns, double* sum) {
+    constexpr int L = native_lanes, together = 4;
+    int c = 0;
+    for (; c + together * L <= columns; c += together * L) {
+        Vec<L> part[together] = {};
+        for (int r = 0; r < rows; r++)
+            repeat<together>([&](auto i) UNROLLED { part[i] += load<L>(from + (size_t)r * columns + c + i * L); });
+        alignas(64) float lane[together * L];
+        repeat<together>([&](auto i) UNROLLED { store<L>(lane + i * L, part[i]); });
+        for (int i = 0; i < together * L; i++) sum[c + i] += lane[i];
+    }
+    for (; c < columns; c++) {
+        float part = 0;
+        for (int r = 0; r < rows; r++) part += from[(size_t)r * columns + c];
+        sum[c] += part;
+    }
+}
 
 }  // namespace
 
@@ -84,6 +104,29 @@ extern "C" int PROJECT(const Projection* p, const float* in, int pixels, float* 
                 const float* weight = p->packed ? p->weight + ((size_t)j * p->inputs + c) * projection_block : own;
                 const int o = j * projection_block, width = smaller(projection_block, p->outputs - o);
                 for (int i = 0; i < width; i += tile_outputs) of.multiply(o + i, c, count, inputs, weight + i);
+            }
+        }
+    }
+    return 0;
+}
+
+// The tiles of PROJECT, whose pixels are outputs here and whose inputs are pixels.
+extern "C" int PROJECTION_GRADIENT(const Projection* p, const float* in, const float* dout, int pixels, bool add, float* dweight,
+                                   double* dbias) {
+    const int parts = ceil_div(pixels, gradient_pixels), tiles = ceil_div(p->outputs, tile_pixels);
+    for (int part = 0; part < parts; part++) {
+        const int first = first_of_part(pixels, part, parts), count = first_of_part(pixels, part + 1, parts) - first;
+        const float *gradients = dout + (size_t)first * p->outputs, *inputs = in + (size_t)first * p->inputs;
+        if (dbias) add_columns(gradients, count, p->outputs, dbias);
+        for (int c = 0; c < p->inputs; c += tile_outputs) {
+            const int width = smaller(tile_outputs, p->inputs - c), vectors = ceil_div(width, native_lanes);
+            const int last = width - (vectors - 1) * native_lanes;
+            for (int k = 0; k < tiles; k++) {
+                const int o = first_of_part(p->outputs, k, tiles), outputs = first_of_part(p->outputs, k + 1, tiles) - o;
+                float* to[tile_pixels];
+                for (int i = 0; i < outputs; i++) to[i] = dweight + (size_t)(o + i) * p->inputs + c;
+                tile_of(outputs, vectors, last < native_lanes)(gradients + o, p->outputs, inputs + c, p->inputs, count, to, last,
+                                                               part || add ? nullptr : no_bias, {(const char*)inputs, 0});
             }
         }
     }

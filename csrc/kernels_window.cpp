@@ -1,7 +1,7 @@
 // Entry points over a window of one size, CONVATTN_WINDOW. OpenMP calls stay unresolved in the library and bind to the
 // runtime torch has loaded.
+#include "acmix_backward.h"
 #include "acmix_layer.h"
-#include "window_backward.h"
 
 namespace {
 
@@ -115,40 +115,41 @@ WINDOW_ENTRY(convattn_acmix_backward,
     const int64_t before = failures;
     Problem p(*s, position);
     if (!p.fits) return 1;
-    const View qkv_map = packed(qkv, p.H, p.W, 3 * p.C), dqkv_map = packed(dqkv, p.H, p.W, 3 * p.C);
-    const View dout_map = packed(dout, p.Ho, p.Wo, p.C);
-    read_packed(p, qkv_map, p.q, p.k, p.v);
-    WindowGradients shared;
-    read_packed(p, dqkv_map, shared.dq, shared.dk, shared.dv);
-    const GroupConv conv = convolution_of(p);
+    const View maps = packed(qkv, p.H, p.W, 3 * p.C), gradients = packed(dqkv, p.H, p.W, 3 * p.C);
+    const AcmixGradients gradients_of = {p, weight, alpha, packed(dout, p.Ho, p.Wo, p.C), {dposition, dweight, dalpha}};
+    const ConvCut cut(convolution_of(p), parts_of_image(p.B, p.threads));
+    const bool whole_images = cut.parts() == 1;
     choose_window(p, [&](auto L, auto S) {
-        auto attention = [&](int slice, int b, int n) {
-            WindowGradients grad = shared;
-            grad.dposition = dposition ? dposition + (size_t)slice * 2 * p.d : nullptr;
-            typedef BackwardAttention<decltype(L)::value, decltype(S)::value> Attention;
-            if (!scratch.reserve(Attention::floats(p))) return;
-            Attention head(p, grad, dout_map, alpha, b, n);
-            head.run();
-            dalpha[slice] += head.dalpha;
-        };
-        const ConvCut cut(conv, parts_of_image(p.B, p.threads));
-        auto convolution = [&](int slice, int64_t unit) {
-            conv_backward_unit(conv, cut, unit, qkv_map, weight, dout_map, dqkv_map, dweight + slice * conv.weights());
-        };
-        const bool whole_images = cut.parts() == 1;
+        constexpr int l = decltype(L)::value, stride = decltype(S)::value;
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
         {
 #pragma omp for schedule(static, 1)
             for (int slice = 0; slice < p.threads; slice++)
                 for (int64_t u = slice; u < (int64_t)p.B * cut.parts(); u += p.threads) {
-                    convolution(slice, u);
-                    for (int n = 0; whole_images && n < p.N; n++) attention(slice, (int)u, n);
+                    gradients_of.convolution(slice, cut, u, maps, gradients);
+                    for (int n = 0; whole_images && n < p.N; n++) gradients_of.attention<l, stride>(slice, (int)u, n, maps, gradients);
                 }
 #pragma omp for schedule(static, 1)
             for (int slice = 0; slice < p.threads; slice++)
-                for (int64_t u = slice; !whole_images && u < (int64_t)p.B * p.N; u += p.threads) attention(slice, (int)(u / p.N), (int)(u % p.N));
+                for (int64_t u = slice; !whole_images && u < (int64_t)p.B * p.N; u += p.threads)
+                    gradients_of.attention<l, stride>(slice, (int)(u / p.N), (int)(u % p.N), maps, gradients);
         }
     });
+    return failures != before;
+}
+
+WINDOW_ENTRY(convattn_acmix_layer_backward,
+             (const ConvattnWindow* s, const float* in, const float* projection_weight, const float* projection_bias, const float* qkv,
+              const float* position, float alpha, const float* weight, const float* dout, float* din, float* dprojection,
+              double* dprojection_bias, double* dposition, double* dweight, double* dalpha),
+             (s, in, projection_weight, projection_bias, qkv, position, alpha, weight, dout, din, dprojection, dprojection_bias, dposition,
+              dweight, dalpha)) {
+    const int64_t before = failures;
+    Problem p(*s, position);
+    if (!p.fits) return 1;
+    const AcmixGradients gradients = {p, weight, alpha, packed(dout, p.Ho, p.Wo, p.C), {dposition, dweight, dalpha}};
+    const Projection projection = {s->inputs, 3 * p.C, projection_weight, projection_bias, false};
+    acmix_layer_backward(gradients, {projection, in, qkv, din, dprojection, dprojection_bias});
     return failures != before;
 }
 
@@ -159,7 +160,7 @@ WINDOW_ENTRY(convattn_window_backward,
     const int64_t before = failures;
     Problem p(*s, nullptr);
     if (!p.fits) return 1;
-    p.q = View(*q), p.k = View(*k), p.v = View(*v);
+    const Attended maps = {View(*q), View(*k), View(*v)};
     const WindowGradients grad = {View(*dq), View(*dk), View(*dv), nullptr};
     const View dout_map(*dout);
     choose_window(p, [&](auto L, auto S) {
@@ -167,7 +168,7 @@ WINDOW_ENTRY(convattn_window_backward,
         for (int64_t u = 0; u < (int64_t)p.B * p.N; u++) {
             typedef BackwardAttention<decltype(L)::value, decltype(S)::value> Attention;
             if (!scratch.reserve(Attention::floats(p))) continue;
-            Attention head(p, grad, dout_map, 1.f, (int)(u / p.N), (int)(u % p.N));
+            Attention head(p, maps, grad, dout_map, 1.f, (int)(u / p.N), (int)(u % p.N));
             head.run();
         }
     });

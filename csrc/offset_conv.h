@@ -31,14 +31,14 @@ struct FetchAhead {
     ptrdiff_t step;  // bytes for every channel
 };
 
-// P outputs of up to 2 vectors: out[i][...] = begin[...] + sum_c x[c][i] * w[c][...]; added to where `begin` is null. Tail: the
-// last vector has `last` lanes.
+// P outputs of up to 2 vectors: out[i][...] = begin[...] + sum_c x[c*x_step + i] * w[c*w_step + ...]; added to where `begin` is null.
+// Tail: the last vector has `last` lanes.
 template <int P, int O, bool Tail>
-void offset_conv_tile(const float* x, const float* w, ptrdiff_t w_step, int inputs, float* const* out, int last, const float* begin,
+void offset_conv_tile(const float* x, ptrdiff_t x_step, const float* w, ptrdiff_t w_step, int inputs, float* const* out, int last, const float* begin,
                       FetchAhead ahead) {
     constexpr int L = native_lanes;
     Vec<L> sum[P][O] = {};
-    for (int c = 0; c < inputs; c++, x += P, w += w_step, ahead.at += ahead.step) {
+    for (int c = 0; c < inputs; c++, x += x_step, w += w_step, ahead.at += ahead.step) {
         Vec<L> tap[O];
         repeat<O>([&](auto o) UNROLLED {
             tap[o] = Tail && o == O - 1 ? load_first<L>(w + o * L, last) : load<L>(w + o * L);
@@ -61,7 +61,7 @@ void offset_conv_tile(const float* x, const float* w, ptrdiff_t w_step, int inpu
     });
 }
 
-typedef void (*OffsetConvTile)(const float*, const float*, ptrdiff_t, int, float* const*, int, const float*, FetchAhead);
+typedef void (*OffsetConvTile)(const float*, ptrdiff_t, const float*, ptrdiff_t, int, float* const*, int, const float*, FetchAhead);
 
 template <int O, bool Tail, int... P> OffsetConvTile tile_of(int pixels, Indices<P...>) {
     static constexpr OffsetConvTile of[] = {offset_conv_tile<P + 1, O, Tail>...};
@@ -175,7 +175,7 @@ struct OffsetConvUnit {
                 float* to[tile_pixels];
                 for (int i = 0; i < count; i++) to[i] = target[first + i] + (j / tiles_of_block) * p.V + o;
                 const FetchAhead ahead = {next + ((ptrdiff_t)s * tiles + k) * (row * channels / shares), row / shares};
-                tile_of(count, vectors, last < native_lanes)(packed + (size_t)first * channels, w, p.V, channels, to, last, nullptr, ahead);
+                tile_of(count, vectors, last < native_lanes)(packed + (size_t)first * channels, count, w, p.V, channels, to, last, nullptr, ahead);
             }
         }
     }

@@ -16,12 +16,17 @@ static inline size_t packed_floats(const Projection& p) { return (size_t)project
 
 #define PACK_PROJECTION CONVATTN_PASTE(convattn_pack_projection, CONVATTN_ISA)
 #define PROJECT CONVATTN_PASTE(convattn_project, CONVATTN_ISA)
+#define PROJECTION_GRADIENT CONVATTN_PASTE(convattn_projection_gradient, CONVATTN_ISA)
 
 // One block of the weights, into the memory of all.
 extern "C" void PACK_PROJECTION(const Projection* p, int block, float* packed);
 // Some blocks of the outputs, of pixels that lie one after another; target: where each pixel's outputs go. Weights that are not
 // packed are, on the way. Returns 1 where there was not enough memory.
 extern "C" int PROJECT(const Projection* p, const float* in, int pixels, float* const* target, int first_block, int last_block);
+// dweight[o][c] = sum_pixel dout[pixel][o] * in[pixel][c], [outputs][inputs], added to where `add`; dbias[o] += sum_pixel
+// dout[pixel][o], or null. Returns 1 where there was not enough memory.
+extern "C" int PROJECTION_GRADIENT(const Projection* p, const float* in, const float* dout, int pixels, bool add, float* dweight,
+                                   double* dbias);
 
 // How the pixels and the blocks of outputs are cut for threads, each of which gets as many parts.
 struct ProjectionCut {

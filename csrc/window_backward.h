@@ -23,6 +23,9 @@ INLINE void scatter_row(int first, int valid, int first_row, int last_row, Weigh
     repeat<columns>([&](auto k) UNROLLED { add(S * first + k, sum[k]); });
 }
 
+struct Attended {
+    View q, k, v;  // q at the output resolution
+};
 struct WindowGradients {
     View dq, dk, dv;      // added to
     double* dposition;    // [d][2], added to, or null
@@ -31,6 +34,7 @@ struct WindowGradients {
 template <int L, int S> struct BackwardAttention {
     static constexpr int most_rows = S * (block_rows - 1) + K;
     const Problem& p;
+    const Attended& maps;
     const WindowGradients& grad;
     const View& dout;
     const float alpha;
@@ -45,9 +49,9 @@ template <int L, int S> struct BackwardAttention {
         return 2 * PlanarRows<L>::floats(p) + 2 * (size_t)block_rows * (p.d + window_taps) * L + 2 * L + 2 * (size_t)p.d + 7 * most_rows;
     }
     // The caller has reserved floats(p).
-    BackwardAttention(const Problem& p, const WindowGradients& grad, const View& dout, float alpha, int b, int n)
-        : p(p), grad(grad), dout(dout), alpha(alpha), b(b), n(n), keys(p, rows_of(p.k, b), p.k.pixel, n, true, 0),
-          values(p, rows_of(p.v, b), p.v.pixel, n, false, 0), q(scratch.take((size_t)block_rows * p.d * L)),
+    BackwardAttention(const Problem& p, const Attended& maps, const WindowGradients& grad, const View& dout, float alpha, int b, int n)
+        : p(p), maps(maps), grad(grad), dout(dout), alpha(alpha), b(b), n(n), keys(p, rows_of(maps.k, b), maps.k.pixel, n, true, 0),
+          values(p, rows_of(maps.v, b), maps.v.pixel, n, false, 0), q(scratch.take((size_t)block_rows * p.d * L)),
           g(scratch.take((size_t)block_rows * p.d * L)), prob(scratch.take((size_t)block_rows * window_taps * L)),
           dprob(scratch.take((size_t)block_rows * window_taps * L)), along_x(scratch.take(L)), along_y(scratch.take(L)),
           position_sum(scratch.take(2 * p.d)),
@@ -65,7 +69,7 @@ template <int L, int S> struct BackwardAttention {
                 key_y[r] = reflect(S * y + r - reach, p.H);
                 key_rows[r] = keys.row(key_y[r]);
                 value_rows[r] = values.row(key_y[r]);
-                source_rows[r] = p.k.at(b, key_y[r]) + n * p.d;
+                source_rows[r] = maps.k.at(b, key_y[r]) + n * p.d;
             }
             const int tile = tile_width(p.Wo, L);
             for (int x0 = 0; x0 < p.Wo; x0 += tile) block(y, rows, x0, smaller(tile, p.Wo - x0));
@@ -74,18 +78,18 @@ template <int L, int S> struct BackwardAttention {
     }
 
     void block(int y, int rows, int x0, int valid) {
-        const float *q_row = p.q.at(b, y) + n * p.d, *g_row = dout.at(b, y) + n * p.d;
-        const Rows queries = rows_of(p.q, b).from_channel(n * p.d), grads = rows_of(dout, b).from_channel(n * p.d);
-        planar_queries<L>(queries, p.q.pixel, y, rows, x0, p.Wo - 1, p.softmax_scale * 1.4426950408889634f, p.d, q);
+        const float *q_row = maps.q.at(b, y) + n * p.d, *g_row = dout.at(b, y) + n * p.d;
+        const Rows queries = rows_of(maps.q, b).from_channel(n * p.d), grads = rows_of(dout, b).from_channel(n * p.d);
+        planar_queries<L>(queries, maps.q.pixel, y, rows, x0, p.Wo - 1, p.softmax_scale * 1.4426950408889634f, p.d, q);
         planar_queries<L>(grads, dout.pixel, y, rows, x0, p.Wo - 1, 1.f, p.d, g);
         similarity_of_rows<L, S>(rows, q, key_rows, x0, keys.plane, p.d, prob);
         similarity_of_rows<L, S>(rows, g, value_rows, x0, values.plane, p.d, dprob);
         for (int i = 0; i < rows; i++) {
             softmax_backward(i, valid);
-            if (p.weight_x) position_terms(i, q_row + i * p.q.row, x0, valid);
+            if (p.weight_x) position_terms(i, q_row + i * maps.q.row, x0, valid);
             query_gradient(i, y + i, x0, valid);
         }
-        scatter(dprob, q_row, p.q, grad.dk, rows, x0, valid);
+        scatter(dprob, q_row, maps.q, grad.dk, rows, x0, valid);
         scatter(prob, g_row, dout, grad.dv, rows, x0, valid);
     }
 
@@ -129,7 +133,7 @@ template <int L, int S> struct BackwardAttention {
         store<L>(along_x, sum_x);
         store<L>(along_y, sum_y);
         for (int x = 0; x < valid; x++) {
-            const float* query = q_row + (x0 + x) * p.q.pixel;
+            const float* query = q_row + (x0 + x) * maps.q.pixel;
             over_channels(p.d, [&](auto v, int c0) UNROLLED {
                 constexpr int V = v.value;
                 float* t = position_sum + c0;
@@ -152,7 +156,7 @@ template <int L, int S> struct BackwardAttention {
         const int* column = p.column + S * x0;
         const float* const* source_row = source_rows + S * i;
         float* target = grad.dq.at(b, y, x0) + n * p.d;
-        const ptrdiff_t pixel = p.k.pixel;
+        const ptrdiff_t pixel = maps.k.pixel;
         weighted_sums<L, S>(
             p, dprob + (size_t)i * window_taps * L, valid,
             [&](auto v, int c0, int dy, int k) UNROLLED { return load<v.value>(source_row[dy] + column[k] * pixel + c0); },

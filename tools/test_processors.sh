@@ -14,7 +14,7 @@ mkdir -p "$out"
 
 echo "recording what the tests call (minutes) ..."
 CONVATTN_RECORD=$calls OMP_NUM_THREADS=2 "$python" -m pytest -q -p no:cacheprovider tests/ops/test_contract.py \
-    tests/ops/test_offset_convolution.py tests/ops/test_pixel_shift.py tests/ops/test_native.py \
+    tests/ops/test_offset_convolution.py tests/ops/test_pixel_shift.py tests/ops/test_native.py tests/ops/test_native_acmix.py \
     -k "native and not lower_instruction"
 
 # build NAME COMPILER: the library and the program that repeats the calls, under build/processors/NAME

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.ops.guarded import Guard
 from tests.ops.recorded import Recorder
@@ -22,3 +23,11 @@ elif os.environ.get("CONVATTN_RECORD"):
 def _guard_pages(request):
     """Behind the tensors in one half of the tests, before them in the other."""
     GUARD.side = ("behind", "before")[zlib.crc32(request.node.nodeid.encode()) % 2]
+
+
+@pytest.fixture
+def set_threads():
+    """``torch.set_num_threads``, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

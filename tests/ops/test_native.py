@@ -12,9 +12,7 @@ import torch
 import convattn
 from convattn.ops import Neighborhood, _native, acmix, aggregate, attend, correlate, scatter
 from convattn.ops._abi import TYPES, Window, call
-from convattn.ops.acmix import native as native_acmix
 from convattn.ops.acmix import reference as acmix_reference
-from convattn.ops.acmix.inputs import AcmixInputs
 from tests.ops.cases import Acmix, Geometry
 
 pytestmark = pytest.mark.skipif(bool(_native.reasons()), reason=f"no CPU kernels here: {_native.reasons()}")
@@ -100,67 +98,11 @@ def test_threads_change_nothing_but_rounding_and_runs_repeat_to_the_bit(batch):
         assert torch.equal(b, c)
 
 
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def _drawn(batch, size, heads, head_dim):
     shapes = [(batch, 6, *size), (3 * heads * head_dim, 6, 1, 1), (3 * heads * head_dim,), (head_dim, 2)]
     shapes += [(3 * heads, 3, 3, heads, head_dim), (1,), (heads * head_dim,)]
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator) * 0.3 for shape in shapes]
-
-
-# Whole images have a ring of rows of q, k and v; of an image that is cut, bands make their own where they overlap
-# little, else all are made before. 300 inputs pass one chunk of them, 45 and 66 outputs end within a vector.
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize(("window", "stride"), [(7, 1), (7, 2), (5, 2), (3, 1)])
-@pytest.mark.parametrize(
-    ("threads", "batch", "size", "inputs", "heads", "head_dim"),
-    [
-        (1, 2, (31, 40), 6, 3, 5),
-        (2, 1, (97, 3), 300, 2, 11),
-        (2, 1, (19, 6), 16, 4, 16),
-        (2, 3, (13, 29), 37, 2, 11),
-        (5, 7, (60, 2), 3, 1, 4),
-        (3, 3, (2, 500), 5, 3, 5),
-    ],
-)
-def test_every_way_to_make_q_k_and_v(threads, batch, size, inputs, heads, head_dim, window, stride, keep, set_threads):
-    draw, channels = torch.Generator().manual_seed(0), heads * head_dim
-    shapes = (batch, inputs, *size), (3 * channels, inputs, 1, 1), (3 * channels,), (head_dim, 2)
-    shapes += (3 * heads, 3, 3, heads, head_dim), (channels,), (channels,)
-    tables = [torch.randn(shape, generator=draw) * 0.3 for shape in shapes]
-    tables[1] = tables[1] * inputs**-0.5
-    nbhd = Neighborhood.window(window, stride=stride)
-    true = acmix_reference.acmix(*(x.double() for x in tables), nbhd=nbhd, num_heads=heads, activation="relu")
-    set_threads(threads)
-    for layout in (torch.channels_last, torch.contiguous_format):
-        x = tables[0].contiguous(memory_format=layout)
-        given = AcmixInputs(x, *tables[1:], nbhd, heads, (1, 1), "relu", keep)
-        out, qkv = native_acmix.acmix(given)
-        torch.testing.assert_close(out.double(), true, rtol=1e-4, atol=1e-5 * true.abs().max().item())
-        if keep:
-            expected = torch.nn.functional.conv2d(x.double(), tables[1].double(), tables[2].double())
-            torch.testing.assert_close(qkv.double(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_one_pixel_of_the_input_that_is_not_finite_reaches_its_windows_alone(set_threads):
-    draw, channels = torch.Generator().manual_seed(0), 22
-    shapes = (1, 20, 60, 33), (3 * channels, 20, 1, 1), (11, 2), (6, 3, 3, 2, 11), (channels,)
-    x, projection, position, weight, scale = (torch.randn(shape, generator=draw) for shape in shapes)
-    x[0, 7, 31, 17] = float("nan")
-    for threads in (1, 2):
-        set_threads(threads)
-        out = acmix(
-            x, projection, None, position, weight, scale, nbhd=Neighborhood.window(7), num_heads=2, backend="native"
-        )
-        reached = torch.zeros(60, 33, dtype=torch.bool)
-        reached[28:35, 14:21] = True
-        assert torch.equal(out.isnan().any(1)[0], reached)
 
 
 # Few images of few rows: heads and groups of channels are cut as well.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch  # before the library: its OpenMP calls bind to the runtime that torch has loaded
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 """``CONVATTN_ABI_VERSION`` of ``csrc/convattn.h``."""
 
 FOLDER = Path(__file__).parent.parent / "_native"

@@ -1,7 +1,8 @@
 """``acmix`` by the CPU kernels of ``csrc/kernels_window.cpp``.
 
-In float32 they make q, k and v themselves, some rows at a time. In half precision a 1x1 convolution makes them, of a
-few images at a time, so that they stay in the cache and fresh memory is not touched.
+In float32 they make q, k and v themselves, some rows at a time, and in the backward what these give the input and the
+projection. In half precision 1x1 convolutions do, of a few images at a time, so that q, k and v stay in the cache and
+fresh memory is not touched.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ CHUNK_BYTES = 10 << 20
 """How much of q, k and v is made at a time; measured on 32 MiB of shared cache."""
 BACKWARD_CHUNK_BYTES = 5 << 20
 """The same where their gradients are as large again."""
+OWN_PIXELS = 192
+"""From how many pixels for each thread on that pays for its copy of the projection's gradient."""
 BLOCK = 32
 """Outputs that the kernels' packed weights hold together, ``projection_block`` of ``csrc/projection.h``."""
-KEPT_PIXELS = 8
+KEPT_PIXELS = 28
 """Up to how many pixels of a map for each channel training keeps q, k and v."""
 
 
@@ -164,47 +167,90 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     if x.scale.shape[0] != 1:
         return composed.acmix_backward(grad, x, out, qkv)
     grad = grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    threads, position, weight = torch.get_num_threads(), float_table(x.position), float_table(x.weight)
-    dposition = None if position is None else torch.zeros((threads, *position.shape), dtype=torch.float64)
-    dweight = torch.zeros((threads, *x.weight.shape), dtype=torch.float64)
-    dscale = torch.zeros(threads, dtype=torch.float64)
-    alpha = float(x.scale)
-    dx = empty_channels_last(x.x.shape, x.x)
-    dprojection: Tensor | None = None
-    dprojection_bias: Tensor | None = None
-    dmaps, project = None, _projection(x)
-    for part in _chunks(x, BACKWARD_CHUNK_BYTES):
-        maps = (qkv[part] if qkv.numel() else project(x.x[part])).float()
-        dmaps = torch.empty_like(maps, memory_format=torch.channels_last) if dmaps is None else dmaps[: len(maps)]
-        arguments = (maps, position, alpha, weight, grad[part].float(), dmaps, dposition, dweight, dscale)
-        call("convattn_acmix_backward", _window(x, len(maps)), *arguments)
-        dpart, dw, db = composed.project_backward(dmaps.to(x.x.dtype), x, part)
-        if len(dpart) == len(dx):
-            dx = dpart
+    found = _Gradients(x, grad.contiguous(memory_format=torch.channels_last), qkv)
+    # as many whole images for every thread, then the rest, each of which all threads share
+    whole = _whole_images(x)
+    if whole:
+        found.add_whole_images(whole)
+    for part in _chunks(x, BACKWARD_CHUNK_BYTES, whole):
+        found.add_images(part)
+    return found.gradients()
+
+
+def _whole_images(x: AcmixInputs) -> int:
+    """How many images threads do alone, each with a copy of the projection's gradient and memory that it keeps."""
+    batch, _, height, width = x.x.shape
+    each = batch // torch.get_num_threads()
+    small = 12 * x.channels * height * width <= CHUNK_BYTES and each * height * width >= OWN_PIXELS
+    return each * torch.get_num_threads() if small and x.x.dtype == torch.float32 else 0
+
+
+class _Gradients:
+    """What the images of a batch add to the gradients, by kernels that sum apart in every thread."""
+
+    def __init__(self, x: AcmixInputs, grad: Tensor, qkv: Tensor) -> None:
+        def sums(*shape: int) -> Tensor:
+            return torch.zeros((torch.get_num_threads(), *shape), device="cpu", dtype=torch.float64)
+
+        self.x, self.grad, self.qkv = x, grad, qkv
+        self.position, self.weight = float_table(x.position), float_table(x.weight)
+        self.dposition = None if self.position is None else sums(*self.position.shape)
+        self.dweight, self.dscale = sums(*x.weight.shape), sums(1)
+        self.dx = empty_channels_last(x.x.shape, x.x)
+        self.dprojection: Tensor | None = None
+        self.dprojection_bias: Tensor | None = None
+        self.dmaps: Tensor | None = None
+
+    def add_whole_images(self, count: int) -> None:
+        """The first of the batch, whole images for every thread; their gradients of q, k and v stay in its cache."""
+        x, projection, bias = self.x, float_table(self.x.projection_weight), float_table(self.x.projection_bias)
+        copies = torch.empty((torch.get_num_threads(), *projection.shape), device="cpu")
+        dbias = None if bias is None else torch.zeros((len(copies), len(bias)), device="cpu", dtype=torch.float64)
+        maps = x.x.contiguous(memory_format=torch.channels_last)
+        tables = projection, bias, self.qkv if self.qkv.numel() else None, self.position, float(x.scale), self.weight
+        sums = copies, dbias, self.dposition, self.dweight, self.dscale
+        call("convattn_acmix_layer_backward", _window(x, count), maps, *tables, self.grad, self.dx, *sums)
+        self._add_projection(copies.sum(0), None if dbias is None else dbias.sum(0).float())
+
+    def add_images(self, part: slice) -> None:
+        """Some images, whose gradients of q, k and v lie in memory."""
+        x = self.x
+        maps = (self.qkv[part] if self.qkv.numel() else _projection(x)(x.x[part])).float()
+        kept = self.dmaps
+        dmaps = torch.empty_like(maps, memory_format=torch.channels_last) if kept is None else kept[: len(maps)]
+        self.dmaps = dmaps if kept is None else kept
+        tables = maps, self.position, float(x.scale), self.weight, self.grad[part].float()
+        call(
+            "convattn_acmix_backward", _window(x, len(maps)), *tables, dmaps, self.dposition, self.dweight, self.dscale
+        )
+        dpart, *of_projection = composed.project_backward(dmaps.to(x.x.dtype), x, part)
+        if len(dpart) == len(self.dx):
+            self.dx = dpart
         else:
-            dx[part] = dpart
-        dprojection = dw if dprojection is None else dprojection.add_(dw)
-        dprojection_bias = db if dprojection_bias is None or db is None else dprojection_bias.add_(db)
-        del maps, arguments
-    return (
-        dx,
-        torch.zeros_like(x.projection_weight) if dprojection is None else dprojection,
-        dprojection_bias
-        if dprojection_bias is not None or x.projection_bias is None
-        else torch.zeros_like(x.projection_bias),
-        None if dposition is None else dposition.sum(0),
-        dweight.sum(0),
-        dscale.sum().reshape(1),
-        None if x.bias is None else grad.sum((0, 2, 3), dtype=torch.float32),
-    )
+            self.dx[part] = dpart
+        self._add_projection(*of_projection)
+
+    def _add_projection(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.dprojection = weight if self.dprojection is None else self.dprojection.add_(weight)
+        self.dprojection_bias = bias if self.dprojection_bias is None or bias is None else self.dprojection_bias + bias
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        """Of :attr:`AcmixInputs.tensors`."""
+        x, dprojection, dbias = self.x, self.dprojection, self.dprojection_bias
+        if dprojection is None:  # of no image
+            dprojection = torch.zeros_like(x.projection_weight)
+            dbias = None if x.projection_bias is None else torch.zeros_like(x.projection_bias)
+        dposition = None if self.dposition is None else self.dposition.sum(0)
+        dscale = self.dscale.sum().reshape(1)
+        dshift = None if x.bias is None else self.grad.sum((0, 2, 3), dtype=torch.float32)
+        return self.dx, dprojection, dbias, dposition, self.dweight.sum(0), dscale, dshift
 
 
-def _chunks(x: AcmixInputs, size: int) -> Iterator[slice]:
+def _chunks(x: AcmixInputs, size: int, begin: int = 0) -> Iterator[slice]:
     batch, _, height, width = x.x.shape
     fit = size // (12 * x.channels * height * width)
     images = max(1, torch.get_num_threads(), fit)
-    return (slice(first, min(first + images, batch)) for first in range(0, batch, images))
+    return (slice(first, min(first + images, batch)) for first in range(begin, batch, images))
 
 
 def _projection(x: AcmixInputs) -> Callable[[Tensor], Tensor]:
