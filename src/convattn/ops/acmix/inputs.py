@@ -79,6 +79,10 @@ class AcmixInputs(_AcmixFields, Inputs, map="x", reads="x"):
         """Raise ``ValueError`` where they are not what :meth:`saved` gives."""
         check_table("out", out, self.x, self.output_shape, *([] if self.activation == "relu" else [(0,)]))
         check_table("qkv", qkv, self.x, self.kept_shape, (0,))
+        if qkv.dtype != self.x.dtype:
+            raise ValueError(
+                f"qkv must be {self.x.dtype} as the map is, got {qkv.dtype}; hooks must give back what is saved"
+            )
 
     @property
     def softmax_scale(self) -> float:

@@ -167,6 +167,8 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     if x.scale.shape[0] != 1:
         return composed.acmix_backward(grad, x, out, qkv)
     grad = grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad
+    if qkv.numel():
+        qkv = qkv.contiguous(memory_format=torch.channels_last)  # hooks on saved tensors may lay it out anew
     found = _Gradients(x, grad.contiguous(memory_format=torch.channels_last), qkv)
     # as many whole images for every thread, then the rest, each of which all threads share
     whole = _whole_images(x)

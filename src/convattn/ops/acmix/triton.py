@@ -104,7 +104,7 @@ def acmix_backward(grad: Tensor, x: AcmixInputs, out: Tensor, qkv: Tensor) -> tu
     grad = channels_last(grad * (out > 0).to(grad.dtype) if x.activation == "relu" else grad)
     x = x._replace(x=channels_last(x.x))
     with torch.cuda.device_of(x.x):
-        return _gradients(grad, x, qkv if qkv.numel() else _project(x))
+        return _gradients(grad, x, channels_last(qkv) if qkv.numel() else _project(x))
 
 
 def _gradients(grad: Tensor, x: AcmixInputs, qkv: Tensor) -> tuple[Tensor | None, ...]:
