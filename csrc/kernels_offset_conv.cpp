@@ -111,8 +111,8 @@ extern "C" int PROJECT(const Projection* p, const float* in, int pixels, float* 
 }
 
 // The tiles of PROJECT, whose pixels are outputs here and whose inputs are pixels.
-extern "C" int PROJECTION_GRADIENT(const Projection* p, const float* in, const float* dout, int pixels, bool add, float* dweight,
-                                   double* dbias) {
+extern "C" void PROJECTION_GRADIENT(const Projection* p, const float* in, const float* dout, int pixels, bool add, float* dweight,
+                                    double* dbias) {
     const int parts = ceil_div(pixels, gradient_pixels), tiles = ceil_div(p->outputs, tile_pixels);
     for (int part = 0; part < parts; part++) {
         const int first = first_of_part(pixels, part, parts), count = first_of_part(pixels, part + 1, parts) - first;
@@ -130,7 +130,6 @@ extern "C" int PROJECTION_GRADIENT(const Projection* p, const float* in, const f
             }
         }
     }
-    return 0;
 }
 
 ENTRY(convattn_offset_conv)(const ConvattnOffsetConv* s, const ConvattnMap* in, const float* weight, const float* bias,

@@ -24,9 +24,9 @@ extern "C" void PACK_PROJECTION(const Projection* p, int block, float* packed);
 // packed are, on the way. Returns 1 where there was not enough memory.
 extern "C" int PROJECT(const Projection* p, const float* in, int pixels, float* const* target, int first_block, int last_block);
 // dweight[o][c] = sum_pixel dout[pixel][o] * in[pixel][c], [outputs][inputs], added to where `add`; dbias[o] += sum_pixel
-// dout[pixel][o], or null. Returns 1 where there was not enough memory.
-extern "C" int PROJECTION_GRADIENT(const Projection* p, const float* in, const float* dout, int pixels, bool add, float* dweight,
-                                   double* dbias);
+// dout[pixel][o], or null.
+extern "C" void PROJECTION_GRADIENT(const Projection* p, const float* in, const float* dout, int pixels, bool add, float* dweight,
+                                    double* dbias);
 
 // How the pixels and the blocks of outputs are cut for threads, each of which gets as many parts.
 struct ProjectionCut {
