@@ -1,5 +1,7 @@
 """ACmix computes what the paper says, in every variant."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,8 @@ from torch import nn
 
 from convattn import ACmix, LocalAttention2d, ShiftConv2d
 from convattn.layers import PathMix, ShiftConvolution
-from convattn.ops import Neighborhood, one_hot_kernel
+from convattn.layers.path_mix import MixKind
+from convattn.ops import Neighborhood, backend, one_hot_kernel
 from convattn.ops.attend import reference as attend_reference
 from tests.layers import reference
 
@@ -39,6 +42,21 @@ def test_equals_the_authors_formulas(size, stride, dilation, kernel, attention_k
     leaves = [x, *state.values()]
     for ours, theirs in zip(*(torch.autograd.grad(y, leaves, ramp) for y in (got, expected)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("mix", get_args(MixKind))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_mix_in_the_networks_dtype(mix, dtype):
+    torch.manual_seed(0)
+    layer = random_state(ACmix(8, 8, mix=mix)).to(dtype)
+    x = torch.randn(1, 8, 6, 5).to(dtype)
+    with backend("eager"):
+        expected = layer(x)
+    got = layer(x)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, expected, **({} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}))
+    got.float().sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
 def test_gradcheck():

@@ -1,5 +1,7 @@
 """Operators under torch.func, forward mode and torch.jit, and the public choice of a backend."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -50,6 +52,31 @@ def test_many_vectors_at_once(operator):
     several = torch.stack([first, 2 * first])
     mapped = torch.func.vmap(lambda x: operator.run([x, *others], GEOMETRY))(several)
     torch.testing.assert_close(mapped, torch.stack([operator.run([x, *others], GEOMETRY) for x in several]))
+
+
+@on_every_operator
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_watched_training_is_the_same(operator, dtype):
+    """Gradients to the second order: past torch's dispatcher and, where a mode watches, through it."""
+    inputs = [x.to(dtype).requires_grad_() for x in drawn(operator)]
+
+    def gradients(watched):
+        with watched:
+            y = operator.run(inputs, GEOMETRY)
+            u = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
+            first = torch.autograd.grad(y, inputs, u, retain_graph=True)
+        again = torch.autograd.grad(y, inputs, u, create_graph=True)
+        second = torch.autograd.grad(sum((d * d).sum() for d in again), inputs, allow_unused=True)
+        return y, first, again, [d for d in second if d is not None]
+
+    past, through = gradients(nullcontext()), gradients(Recorder(calls := []))
+    torch.testing.assert_close(past, through, rtol=0, atol=0)
+    if operator.name == "dynamic_conv":  # of torch's operators alone
+        return
+    assert len(calls) >= 2  # the forward and its gradient
+    with torch.profiler.profile() as profiled:
+        operator.run(inputs, GEOMETRY)
+    assert any(event.name.startswith("convattn::") for event in profiled.events())
 
 
 def test_hessian():

@@ -134,7 +134,7 @@ class ACmix(DropIn, Folds):
             projection.weight,
             projection.bias,
             attention.position_weight,
-            lambda: (mix.rates()[1] * path.folded_weight(), mix.rates()[0]),
+            lambda: folded_path(path, mix),
             nbhd=attention.neighborhood,
             num_heads=path.num_heads,
             kernel_size=path.kernel_size,
@@ -177,6 +177,12 @@ class ACmix(DropIn, Folds):
     def _folded(self, form: FormChoice, example: Tensor | None) -> ReparameterizedACmix:
         check_folds(self.mix)
         return fold(Parts(self.projection, self.attention, self.convolution, *self.mix.rates()), form, example)
+
+
+def folded_path(path: ShiftConvolution, mix: PathMix) -> tuple[Tensor, Tensor]:
+    """The convolution path times β as one grouped convolution, and α."""
+    alpha, beta = (rate.to(path.fc) for rate in mix.rates())  # a plain sum's are ones in float32 on the CPU
+    return path.folded_weight(beta), alpha
 
 
 def _query_channels(attention: nn.Module | None, channels: int, head_dim: int) -> int:

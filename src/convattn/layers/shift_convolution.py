@@ -132,13 +132,19 @@ class ShiftConvolution(StridedLayer):
         # contiguous: a program exported at one batch size would guard on einsum's strides at another
         return torch.einsum("mt,btdhw->bdmhw", fc.to(maps.dtype), by_map).contiguous().flatten(1, 2)
 
-    def folded_weight(self) -> Tensor:
-        """fc and the kernels as one grouped convolution, ``[maps, kh, kw, N, head_dim]``: see ``ops.acmix``."""
+    def folded_weight(self, rate: Tensor | None = None) -> Tensor:
+        """fc and the kernels as one grouped convolution, ``[maps, kh, kw, N, head_dim]``: see ``ops.acmix``.
+
+        Args:
+            rate: ``[1]``, multiplies it all.
+        """
+        fc = (self.fc if rate is None else self.fc * rate).t()
         if self.kernel is None:
-            weight = self.fc.t().unflatten(1, self.kernel_size)
-            return weight[..., None, None].expand(-1, -1, -1, self.num_heads, self.head_dim)
-        kernel = self.kernel.unflatten(0, (self.head_dim, -1))
-        return torch.einsum("gomyx,mt->tyxog", kernel, self.fc).expand(-1, -1, -1, self.num_heads, -1)
+            return fc.unflatten(1, self.kernel_size)[..., None, None].expand(-1, -1, -1, self.num_heads, self.head_dim)
+        kernel = self.kernel.unflatten(0, (self.head_dim, -1)).permute(2, 3, 4, 1, 0)  # [m, y, x, o, g]
+        # one product that leaves the weights as the kernels read them; einsum copies once more, and in the backward
+        folded = torch.mm(fc, kernel.flatten(1)).unflatten(1, kernel.shape[1:])
+        return folded.expand(-1, -1, -1, self.num_heads, -1)
 
     def folded_bias(self) -> Tensor | None:
         """What the bias of fc adds, as the convolution ``[C, 1, kh, kw]`` of a map of ones: zeros lie beyond it too."""

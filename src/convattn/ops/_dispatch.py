@@ -249,19 +249,24 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
 
 def runs_directly(*tensors: Tensor | None) -> bool:
-    """Whether an operator may call its implementation past torch's dispatcher, which costs as much as a small layer.
+    """Whether an operator without gradients may call its implementation past torch's dispatcher."""
+    return not torch.is_grad_enabled() and is_unwatched(*tensors)
 
-    Only where nothing is recorded, traced, transformed or watched, so that nobody can tell the difference. Torch says
-    some of that by private functions alone; of those that this module calls none has a public one.
+
+def is_unwatched(*tensors: Tensor | None) -> bool:
+    """Whether nobody can tell that an operator goes past torch's dispatcher, which costs as much as a small layer.
+
+    Nothing is traced, transformed or watched then. Torch says some of that by private functions alone; of those that
+    this module calls none has a public one.
     """
     return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or needs_standard_operators()
         or torch._C._autograd._profiler_enabled()
         or not _PLAIN.issuperset(map(type, tensors))
         or (tensors[0] is not None and tensors[0].is_meta)
+        or any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors)
     )
 
 

@@ -108,10 +108,13 @@ class Operator(Generic[I]):
             inputs.check()
             return _laid_out(self.portable(inputs.on_its_map()), inputs.map)
         backend = _dispatch.chosen(self.name, backend, inputs)
-        if _dispatch.runs_directly(*inputs.tensors):
-            inputs.check()
-            return self._run(inputs, backend)[0]
-        return self.through_torch(inputs, backend)
+        if not _dispatch.is_unwatched(*inputs.tensors):
+            return self.through_torch(inputs, backend)
+        inputs.check()
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs.tensors):
+            found: Tensor | tuple[Tensor, ...] = _Recorded.apply(*inputs.tensors, self, inputs, backend)
+            return found[0] if self.keeps else found  # type: ignore[return-value]
+        return self._run(inputs, backend)[0]
 
     def prepared(self, inputs: I, tables: Sequence[Tensor | None], options: tuple[object, ...]) -> Prepared | None:
         """The call with these inputs, kept for the next ones; None where there is none to keep.
@@ -198,7 +201,8 @@ class Operator(Generic[I]):
         if grad is None:
             return *[None] * self.num_tensors, *others
         if self.gradient is None:
-            found = self.torch_backward(grad, *saved, *ctx.options)
+            direct = _dispatch.runs_directly(grad, *saved)
+            found = (self._first_derivative if direct else self.torch_backward)(grad, *saved, *ctx.options)
         else:
             *options, backend = ctx.options
             found = self.gradient(grad, self.inputs_of((*tensors, *options)), ctx.needs_input_grad, backend)
@@ -241,6 +245,26 @@ class Operator(Generic[I]):
 
         of_grad, *of_inputs = second_derivatives(forward, ctx.saved_tensors, grads)
         return of_grad, *[None] * (2 * self.keeps), *of_inputs, *[None] * len(ctx.options)
+
+
+class _Recorded(torch.autograd.Function):
+    """An operator with gradients past torch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        """The outputs. The tensors come first, apart from the inputs that hold them, for autograd to see."""
+        operator, inputs, backend = arguments[-3:]
+        outputs = operator._run(inputs, backend)
+        given = outputs if operator.keeps else outputs[0]
+        ctx.operator = operator
+        operator._save(ctx, (*operator._flat(inputs), backend), given)
+        return given
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients of the tensors."""
+        operator: Operator[Any] = ctx.operator
+        return *operator._backward(ctx, *grads)[: operator.num_tensors], None, None, None
 
 
 def _laid_out(x: Tensor, like: Tensor) -> Tensor:
