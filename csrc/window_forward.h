@@ -93,20 +93,20 @@ struct Unit {
 // How images are cut into units: between rows, and where these are too few between heads. Heads read nothing twice; but of
 // what they read, which the projection has just written, more lies in the caches of other cores.
 struct Cut {
-    int heads = 1, bands = 1, blocks = 1, rows = block_rows;  // parts of the heads; bands of blocks of rows
+    int heads = 1, bands = 1;  // parts of the heads, and of the rows of outputs
 
     // allowed(i): whether the heads may be cut into i parts. No band has more rows than `limit`.
     template <class Allowed> Cut(const Problem& p, Allowed allowed, int limit = 0x7fffffff) {
-        const int parts = parts_of_image(p.B, p.threads), most = larger(1, limit / block_rows);
+        const int parts = parts_of_image(p.B, p.threads);
         int64_t least = INT64_MAX;
         for (int h = 1; h <= smaller(p.N, parts); h++) {
             if (h > 1 && (p.N % h || !allowed(h))) continue;
-            const int whole = ceil_div(p.Ho, block_rows), wanted = larger(ceil_div(parts, h), ceil_div(whole, most));
-            const int r = wanted <= whole ? block_rows : block_rows / 2, in_all = ceil_div(p.Ho, r), b = smaller(wanted, in_all);
-            // rows of one head that the busiest thread computes; heads have to be a fifth better
-            const int64_t busiest = ceil_div((int64_t)p.B * h * b, (int64_t)p.threads) * ceil_div(in_all, b) * r * (p.N / h);
+            const int b = smaller(p.Ho, larger(ceil_div(parts, h), (p.Ho - 1) / limit + 1)), rows = ceil_div(p.Ho, b);
+            // what the busiest thread computes: rows of one head, and for every block of them the keys that it begins with,
+            // which take as long as a row; heads have to be a fifth better
+            const int64_t busiest = ceil_div((int64_t)p.B * h * b, (int64_t)p.threads) * (rows + ceil_div(rows, block_rows)) * (p.N / h);
             const int64_t cost = busiest * (h > 1 ? 5 : 4);
-            if (cost <= least) heads = h, bands = b, blocks = in_all, rows = r, least = cost;
+            if (cost <= least) heads = h, bands = b, least = cost;
         }
     }
 };
@@ -126,8 +126,7 @@ template <class F> void over_units(const Problem& p, const Cut& cut, F f) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads) if (p.threads > 1)
     for (int64_t u = 0; u < (int64_t)p.B * parts; u++) {
         const int part = (int)(u % parts), band = part / cut.heads, h = part % cut.heads, of_part = p.N / cut.heads;
-        f(Unit{(int)(u / parts), first_of_part(cut.blocks, band, cut.bands) * cut.rows,
-               smaller(p.Ho, first_of_part(cut.blocks, band + 1, cut.bands) * cut.rows), h * of_part, (h + 1) * of_part});
+        f(Unit{(int)(u / parts), first_of_part(p.Ho, band, cut.bands), first_of_part(p.Ho, band + 1, cut.bands), h * of_part, (h + 1) * of_part});
     }
 }
 
