@@ -68,7 +68,10 @@ layers from 64 channels at 56×56 to 512 channels at 7×7; 2 CPU threads in floa
 """
 AFTER = """
 Small maps with many channels cost least, large maps with few channels most. At stride 2, q, k and v are computed at
-the full resolution, which a strided convolution does not need.
+the full resolution, which a strided convolution does not need: 1.51, 1.42 and 1.38 times its multiply-adds at 128, 256
+and 512 channels. X-volution-ResNet-50 merged has 0.89 of the multiply-adds that it has as trained, and would have 0.75
+if its convolutions cost nothing: half of the taps on a map of 7×7 meet zeros and are left out, but most of the network
+is not X-volution. No kernel changes these counts.
 """
 
 

@@ -5,13 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from torch import nn
 
 from benchmarks import page
-from benchmarks.answers import LAYER, QUESTIONS
+from benchmarks.answers import AFTER, LAYER, QUESTIONS
 from benchmarks.machine import environment
 from benchmarks.plots import Chart, Group, draw
 from benchmarks.record import PEAK, TIME, Check, Floor, Record, Series, read_records
 from benchmarks.requirements import REQUIREMENTS, Finding, find
+from convattn import ACmix, XVolution
+from convattn.cost import count
+from convattn.layers.static_convolution import merged_taps, static_multiply_adds
+from convattn.ops.offset_convolution import products_on, skips_zeros
 from convattn.publishing import description_of
 
 ROOT = Path(__file__).parents[2]
@@ -167,3 +174,25 @@ def test_every_question_is_about_a_requirement_and_says_its_range():
     told = {question.text: question.answer(findings) for question in QUESTIONS if question.group == LAYER}
     assert set(told.values()) == {f"0.00 to {min(strided) - 1:.2f}", f"{min(strided):.2f} to {max(strided):.2f}"}
     assert QUESTIONS[0].answer(findings) == "not measured"
+
+
+@pytest.mark.skipif(not skips_zeros(torch.zeros(1)), reason="without CPU kernels no tap is left out")
+def test_the_page_gives_the_counts_of_multiply_adds():
+    strided = []
+    for channels, size in ((128, 56), (256, 28), (512, 14)):
+        layer = ACmix(channels, channels, stride=2, bias=False).eval()
+        layer.reparameterize()
+        conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        strided.append(count(layer, (channels, size, size)).macs / count(conv, (channels, size, size)).macs)
+    trained = timm.create_model("xvolution_resnet50")
+    of_static = saved = 0.0
+    for layer, size in zip(
+        (m for m in trained.modules() if isinstance(m, XVolution)), ((14, 14), (7, 7), (7, 7)), strict=True
+    ):
+        costs = static_multiply_adds(branches := layer.static_branches())
+        nbhd, weight = merged_taps(branches)
+        on_map = products_on(size, nbhd, branches[0].convolution.weight) * weight[..., 0].numel()
+        of_static, saved = of_static + 49 * costs["separate"], saved + 49 * (costs["separate"] - on_map)
+    total = count(trained).macs
+    counts = [f"{ratio:.2f}" for ratio in (*strided, 1 - saved / total, 1 - of_static / total)]
+    assert re.findall(r"\d\.\d\d", AFTER) == counts

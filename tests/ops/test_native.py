@@ -168,13 +168,19 @@ RESNET50 = ((56, 16), (28, 32), (14, 64), (7, 128))
 
 
 def test_cores_share_the_work_of_one_image(tmp_path):
-    """The busiest of 16 threads has an eighth more than its share, as have rows of 56 that are cut by fours."""
+    """The busiest of 16 threads has at most a seventh more than its share: 4 of 56 rows."""
     calls = [(batch, size, size, 4, d, 1, 16) for batch in (1, 2, 8, 32) for size, d in RESNET50]
     for asked, (forward, backward, projection, rows_read) in zip(calls, _cuts(tmp_path, calls), strict=True):
         assert 16 * forward < 1.15, asked
         assert 16 * backward < 1.15, asked
         assert 16 * projection < 1.15, asked
         assert rows_read < (2 if asked[0] >= 8 else 4), asked
+
+
+def test_two_cores_have_as_many_rows(tmp_path):
+    """Where images are cut into bands, wherever a block of rows ends."""
+    calls = [(1, size * stride, size * stride, 4, 32, stride, 2) for size in (14, 28, 42, 56) for stride in (1, 2)]
+    assert [forward for forward, *_ in _cuts(tmp_path, calls)] == [0.5] * len(calls)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
