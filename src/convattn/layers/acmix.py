@@ -134,7 +134,7 @@ class ACmix(DropIn, Folds):
             projection.weight,
             projection.bias,
             attention.position_weight,
-            lambda: folded_path(path, mix),
+            lambda: _training_tables(path, mix),
             nbhd=attention.neighborhood,
             num_heads=path.num_heads,
             kernel_size=path.kernel_size,
@@ -179,7 +179,7 @@ class ACmix(DropIn, Folds):
         return fold(Parts(self.projection, self.attention, self.convolution, *self.mix.rates()), form, example)
 
 
-def folded_path(path: ShiftConvolution, mix: PathMix) -> tuple[Tensor, Tensor]:
+def _training_tables(path: ShiftConvolution, mix: PathMix) -> tuple[Tensor, Tensor]:
     """The convolution path times β as one grouped convolution, and α."""
     alpha, beta = (rate.to(path.fc) for rate in mix.rates())  # a plain sum's are ones in float32 on the CPU
     return path.folded_weight(beta), alpha
